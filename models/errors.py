@@ -4,6 +4,7 @@ ModelError
 ├── LoadFailed         a SavedModel cannot be served
 ├── UnknownModel       no model of that name
 ├── UnknownVersion     the model has no such version
+├── UnknownLabel       the model has no version of that label
 ├── UnknownSignature   the version has no such signature
 ├── InvalidInput       the client's fault: an input that the signature or its graph does not take
 ├── PredictFailed      the model's fault: the run failed for another cause
@@ -49,6 +50,17 @@ class UnknownVersion(ModelError):
         super().__init__(f"model {quote(name)!r} has no version {quote(str(version))}; there are: {listed}")
         self.name = name
         self.version = version
+        self.available = tuple(available)
+
+
+class UnknownLabel(ModelError):
+    """No version of model `name` is labelled `label`."""
+
+    def __init__(self, name: str, label: str, available: Sequence[str] = ()) -> None:
+        listed = ", ".join(available) or "none"
+        super().__init__(f"model {quote(name)!r} has no version labelled {quote(label)!r}; there are: {listed}")
+        self.name = name
+        self.label = label
         self.available = tuple(available)
 
 

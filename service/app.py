@@ -10,6 +10,7 @@ from sanic.config import Config
 
 from service.api import health, simple, status, web
 from service.auth import BasicAuth
+from service.call import Predictor
 from service.catalogue import Catalogue
 from service.door import Door
 from service.edge import Edge
@@ -33,6 +34,7 @@ class Darkroom:
         self.door = Door(settings.max_images, settings.max_image_bytes, settings.max_image_pixels)
         self.servables = Servables(settings, self.catalogue, self.metrics)
         self.lifecycle = Lifecycle(settings, self.servables, self.metrics)
+        self.predictor = Predictor(self.lifecycle, timeout_s=settings.request_timeout_ms / 1000)
         auth = BasicAuth(settings.auth_username, settings.auth_password.get_secret_value())
         self.edge = Edge(settings, self.metrics, self.lifecycle, auth if settings.enable_auth else None)
 

@@ -28,11 +28,12 @@ _log = logging.getLogger("darkroom.service")
 
 
 class Reply(NamedTuple):
-    """What goes back: a JSON body, its status, and the headers that explain it."""
+    """What goes back: a body, its status, and the headers that explain it."""
 
     status: int
     body: bytes
     headers: dict[str, str]
+    content_type: str = "application/json"
 
 
 class Ask:
@@ -140,9 +141,13 @@ class Ask:
         try:
             return await waiter
         except asyncio.CancelledError:
-            if entry is not None and self.target is not None and self.target.batcher.withdraw(entry):
-                self._count("cancelled")
+            self.withdraw(entry)
             raise
+
+    def withdraw(self, entry: Entry | None) -> None:
+        """Takes back what `submit` returned: the caller has left and no reply is made any more."""
+        if entry is not None and self.target is not None and self.target.batcher.withdraw(entry):
+            self._count("cancelled")
 
     def answer(self, answer: Answer) -> Reply:
         """The reply to what the batcher made of the entry; never raises."""

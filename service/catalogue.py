@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from models.errors import UnknownModel, UnknownSignature, UnknownVersion
+from models.errors import UnknownLabel, UnknownModel, UnknownSignature, UnknownVersion
 
 if TYPE_CHECKING:
     from batching.batcher import Batcher
@@ -36,6 +36,7 @@ class Catalogue:
 
     def __init__(self) -> None:
         self._models: dict[str, dict[int, dict[str, Target]]] = {}
+        self._labels: dict[str, dict[str, int]] = {}
 
     def add(self, model: str, version: int, targets: dict[str, Target]) -> None:
         """Makes one version available under its signatures' names, whole or not at all."""
@@ -46,6 +47,28 @@ class Catalogue:
     def remove(self, model: str, version: int) -> dict[str, Target]:
         """Takes one version away and returns what it had, for the caller to drain."""
         return self._models.get(model, {}).pop(version, {})
+
+    def label(self, model: str, labels: dict[str, int]) -> None:
+        """Sets the labels of a model, label to version, in place of those it had."""
+        self._labels[model] = dict(labels)
+
+    def labels(self, model: str) -> dict[str, int]:
+        """The labels of a model whose version is served."""
+        served = self._models.get(model, {})
+        return {label: version for label, version in self._labels.get(model, {}).items() if version in served}
+
+    def labelled(self, model: str, label: str) -> int:
+        """The version that a label means.
+
+        Raises:
+            UnknownModel, UnknownLabel: there is none.
+        """
+        self.versions(model)
+        labels = self.labels(model)
+        try:
+            return labels[label]
+        except KeyError:
+            raise UnknownLabel(model, label, tuple(labels)) from None
 
     def models(self) -> tuple[str, ...]:
         """The names of the models, in the order they came."""

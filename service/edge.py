@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import secrets
 import time
+from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -13,6 +14,7 @@ from sanic.response import HTTPResponse
 
 from service import codec
 from service.auth import CHALLENGE
+from service.call import Call
 from service.errors import CodecError, describe, judge
 
 if TYPE_CHECKING:
@@ -150,7 +152,12 @@ def text_response(text: str, status: int = 200) -> HTTPResponse:
 
 def reply_response(reply: Reply) -> HTTPResponse:
     """The answer to a predict request."""
-    return HTTPResponse(reply.body, reply.status, reply.headers, "application/json")
+    return HTTPResponse(reply.body, reply.status, reply.headers, reply.content_type)
+
+
+def call_of(request: Request) -> Call:
+    """What a dialect wants to know of Sanic's request."""
+    return Call(request.headers, request.body, first_values(request.args), partial(parse_form, request))
 
 
 def first_values(arguments: Mapping[str, Sequence[str]]) -> dict[str, str]:

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from models.errors import InvalidInput, UnknownSignature
 from service import codec
-from service.ask import Ask
+from service.call import Route
 from service.catalogue import DEFAULT_SIGNATURE
-from service.edge import first_values, parse_form, reply_response
+from service.edge import call_of, first_values, reply_response
 from service.errors import MAX_QUOTED_CHARS, CodecError, UnsupportedContent, quote
 
 if TYPE_CHECKING:
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     from models.rows import Rows
     from service.app import Darkroom
+    from service.ask import Ask
+    from service.call import Call
     from service.catalogue import Catalogue, Target
     from service.door import Door
     from service.edge import App
@@ -33,6 +35,20 @@ class Simple:
     def __init__(self, catalogue: Catalogue, door: Door) -> None:
         self._catalogue = catalogue
         self._door = door
+
+    def read(self, ask: Ask, call: Call) -> None:
+        """Fills `ask` from a call, whichever way its pictures come.
+
+        Raises:
+            CodecError, InvalidInput, UnknownVersion: the request can't be served; each says why.
+        """
+        kind = content_kind(call.headers.get("content-type", ""))
+        if kind == "json":
+            self.read_json(ask, call.body)
+        elif kind == "form":
+            self.read_form(ask, *call.form())
+        else:
+            self.read_picture(ask, call.body, call.query)
 
     def read_json(self, ask: Ask, body: bytes) -> None:
         """Fills `ask` from `{"data": {input: nested list}, "model_name", "model_version", "signature_name", …}`.
@@ -190,25 +206,11 @@ def content_kind(content_type: str) -> str:
 
 def install(app: App, darkroom: Darkroom) -> None:
     """Adds `POST /`."""
-    reader = Simple(darkroom.catalogue, darkroom.door)
-    timeout_s = darkroom.settings.request_timeout_ms / 1000
+    route = Route("/", Simple(darkroom.catalogue, darkroom.door).read, is_sts=True)
+    darkroom.predictor.add(lambda path: route if path == "/" else None)
 
     async def predict(request: Request) -> HTTPResponse:
         """One predict request, whichever way the pictures come."""
-        ask = Ask(timeout_s=timeout_s, is_sts=True)
-        try:
-            darkroom.lifecycle.check_ready()
-            ask.set_deadline(request.headers.get("x-darkroom-deadline-ms"))
-            ask.set_priority(request.headers.get("x-darkroom-priority"))
-            kind = content_kind(request.headers.get("content-type", ""))
-            if kind == "json":
-                reader.read_json(ask, request.body)
-            elif kind == "form":
-                reader.read_form(ask, *parse_form(request))
-            else:
-                reader.read_picture(ask, request.body, first_values(request.args))
-            return reply_response(await ask.predict())
-        except Exception as err:  # noqa: BLE001 - the edge's handler: every exception becomes an answer, by the one table
-            return reply_response(ask.fail(err))
+        return reply_response(await darkroom.predictor.answer(route, call_of(request)))
 
     darkroom.edge.route(app, "POST", "/", predict)

@@ -1,0 +1,82 @@
+"""A call: one predict request as a dialect sees it, by whichever lane it came, and the way from there to its reply."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+
+from service.ask import Ask
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from batching.entry import Entry
+    from service.ask import Reply
+    from service.lifecycle import Lifecycle
+
+Form: TypeAlias = "tuple[Mapping[str, Sequence[Any]], Mapping[str, Sequence[str]]]"  # files and fields, by name
+
+
+class Call(NamedTuple):
+    """What came: `headers` by name in lower case, `query` with the first value of each name, `form` parses the body."""
+
+    headers: Mapping[str, str]
+    body: bytes
+    query: Mapping[str, str]
+    form: Callable[[], Form]
+
+
+class Route(NamedTuple):
+    """Where the calls of one address go: `read` fills an ask, `template` is the address as metrics tell it."""
+
+    template: str
+    read: Callable[[Ask, Call], None]
+    is_sts: bool = False  # STS's clients get 400 where others get 404 or 415
+
+
+class Predictor:
+    """Takes calls to their replies, the same for every dialect and every lane."""
+
+    def __init__(self, lifecycle: Lifecycle, *, timeout_s: float) -> None:
+        self._lifecycle = lifecycle
+        self._timeout_s = timeout_s
+        self._matchers: list[Callable[[str], Route | None]] = []
+
+    def add(self, match: Callable[[str], Route | None]) -> None:
+        """Adds a dialect: `match` gives the route of a POST to a path (no query), or None where it isn't its own."""
+        self._matchers.append(match)
+
+    def match(self, path: str) -> Route | None:
+        """The route of a POST to `path`; None where no dialect predicts there."""
+        for match in self._matchers:
+            if (route := match(path)) is not None:
+                return route
+        return None
+
+    def begin(self, route: Route, call: Call, on_reply: Callable[[Reply], None]) -> tuple[Ask, Entry | None]:
+        """Reads a call and submits it; `on_reply` is called exactly once, on the loop, perhaps before this returns.
+
+        Returns:
+            What `Ask.withdraw` wants, if the caller leaves.
+        """
+        ask = Ask(timeout_s=self._timeout_s, is_sts=route.is_sts)
+        try:
+            self._read(ask, route, call)
+            return ask, ask.submit(on_reply)
+        except Exception as err:  # noqa: BLE001 - the edge: every exception becomes an answer, by the one table
+            on_reply(ask.fail(err))
+            return ask, None
+
+    async def answer(self, route: Route, call: Call) -> Reply:
+        """`begin` for a coroutine; cancelling it withdraws the request."""
+        ask = Ask(timeout_s=self._timeout_s, is_sts=route.is_sts)
+        try:
+            self._read(ask, route, call)
+            return await ask.predict()
+        except Exception as err:  # noqa: BLE001 - the edge: every exception becomes an answer, by the one table
+            return ask.fail(err)
+
+    def _read(self, ask: Ask, route: Route, call: Call) -> None:
+        self._lifecycle.check_ready()
+        ask.set_deadline(call.headers.get("x-darkroom-deadline-ms"))
+        ask.set_priority(call.headers.get("x-darkroom-priority"))
+        route.read(ask, call)
