@@ -56,7 +56,7 @@ class Predictor:
         """Reads a call and submits it; `on_reply` is called exactly once, on the loop, perhaps before this returns.
 
         Returns:
-            What `Ask.withdraw` wants, if the caller leaves.
+            The ask and what its `withdraw` wants, if the caller leaves.
         """
         ask = Ask(timeout_s=self._timeout_s, is_sts=route.is_sts)
         try:
