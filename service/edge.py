@@ -7,7 +7,7 @@ import secrets
 import time
 from functools import partial
 from itertools import count
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from sanic.exceptions import SanicException
 from sanic.response import HTTPResponse
@@ -36,6 +36,7 @@ App: TypeAlias = "Sanic[Config, SimpleNamespace]"
 _log = logging.getLogger("darkroom.service")
 _access = logging.getLogger("darkroom.access")
 MAX_REQUEST_ID_CHARS = 128
+CLIENT_LEFT = 499  # before it was answered, as nginx writes it
 
 
 class RequestIds:
@@ -50,6 +51,18 @@ class RequestIds:
         if given and len(given) <= MAX_REQUEST_ID_CHARS and given.isascii() and given.isprintable():
             return given
         return f"{self._prefix}-{next(self._numbers):x}"
+
+
+class Seen(NamedTuple):
+    """One answered request as metrics and access log tell it; `route` is the template, never the raw path."""
+
+    route: str
+    method: str
+    code: int
+    started_s: float
+    request_bytes: int
+    response_bytes: int
+    client: str
 
 
 class Edge:
@@ -71,24 +84,39 @@ class Edge:
         """Adds a route; `is_open` ones answer without authentication."""
 
         async def handle(request: Request, **named: str) -> HTTPResponse:
-            started_s = time.monotonic()
-            self._metrics.http_in_flight += 1
-            code = 499  # the client left before it was answered, as nginx writes it
-            size = 0
+            started_s = self.enter()
+            code, size = CLIENT_LEFT, 0
             try:
                 response = await self._answer(request, handler, named, is_open=is_open)
                 code, size = response.status, len(response.body or b"")
                 self._finish(request, response, started_s)
                 return response
             finally:
-                self._metrics.http_in_flight -= 1
-                self._count(request, path, code, started_s, size)
+                self.leave(_seen(request, path, code, started_s, size))
 
         app.add_route(handle, path, methods=[method], name=f"{method}{path}".replace("/", "_").replace(":", "_"))
 
+    def allows(self, authorization: str | None, *, is_open: bool = False) -> bool:
+        """Whether a caller with this `Authorization` may ask."""
+        return self._auth is None or is_open or self._auth.allows(authorization)
+
+    def enter(self) -> float:
+        """A request is there, whole: returns when, for `leave`."""
+        self._metrics.http_in_flight += 1
+        return time.monotonic()
+
+    def leave(self, seen: Seen) -> None:
+        """A request that entered is answered, or its caller has left (`CLIENT_LEFT`)."""
+        self._metrics.http_in_flight -= 1
+        self._count(seen)
+
+    def headers(self, given_id: str | None) -> dict[str, str]:
+        """What every answer carries besides its times; `given_id` is the client's `X-Request-Id`."""
+        return {"X-Request-Id": self._ids.of(given_id), **self._cors}
+
     async def _answer(self, request: Request, handler: Any, named: dict[str, str], *, is_open: bool) -> HTTPResponse:
         """The handler's answer, or the refusal of a caller who may not ask."""
-        if self._auth is not None and not is_open and not self._auth.allows(request.headers.get("authorization")):
+        if not self.allows(request.headers.get("authorization"), is_open=is_open):
             return HTTPResponse("Need basic auth to request the resources", 401, dict(CHALLENGE), "text/plain")
         try:
             return await handler(request, **named)  # type: ignore[no-any-return] # the handlers' own types say it
@@ -111,33 +139,37 @@ class Edge:
         started_s = time.monotonic()
         response = self._refuse(error)
         self._finish(request, response, started_s)
-        self._count(request, "unrouted", response.status, started_s, len(response.body or b""))
+        self._count(_seen(request, "unrouted", response.status, started_s, len(response.body or b"")))
         return response
 
     def _finish(self, request: Request, response: HTTPResponse, started_s: float) -> None:
         """The headers that every answer carries."""
         headers = response.headers
-        headers["X-Request-Id"] = self._ids.of(request.headers.get("x-request-id"))
+        headers.update(self.headers(request.headers.get("x-request-id")))
         if "Server-Timing" not in headers:
             headers["Server-Timing"] = f"total;dur={(time.monotonic() - started_s) * 1000:.3f}"
-        headers.update(self._cors)
         if self._lifecycle.is_draining and request.stream is not None:
             request.stream.keep_alive = False  # type: ignore[attr-defined] # Sanic writes the header and closes
 
-    def _count(self, request: Request, route: str, code: int, started_s: float, size: int) -> None:
+    def _count(self, seen: Seen) -> None:
+        route, method, code, started_s, received, sent, client = seen
         duration_s = time.monotonic() - started_s
-        method = request.method if request.method in _METHODS else "other"
-        received = len(request.body or b"")
         self._metrics.http_ended(
-            route, method, code, duration_s=duration_s, request_bytes=received, response_bytes=size
+            route, method, code, duration_s=duration_s, request_bytes=received, response_bytes=sent
         )
         if self._has_access_log:
             fields = {"route": route, "method": method, "code": code, "duration_ms": round(duration_s * 1000, 3)}
-            fields |= {"request_bytes": received, "response_bytes": size, "client": request.ip}
+            fields |= {"request_bytes": received, "response_bytes": sent, "client": client}
             _access.info("request", extra={"fields": fields})
 
 
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"})
+
+
+def _seen(request: Request, route: str, code: int, started_s: float, size: int) -> Seen:
+    """What Sanic's request was; a method that nobody knows is "other", so that a scanner can't fill the metrics."""
+    method = request.method if request.method in _METHODS else "other"
+    return Seen(route, method, code, started_s, len(request.body or b""), size, request.ip)
 
 
 def json_response(value: object, status: int = 200, headers: Mapping[str, str] | None = None) -> HTTPResponse:
