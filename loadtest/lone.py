@@ -1,6 +1,6 @@
 """What a lone request costs: one keep-alive connection to a running server beside a plain signature call, interleaved.
 
-    python -m loadtest.lone --url http://127.0.0.1:8500 --model model/digits/1 --picture loadtest/payloads/digit-7.jpg
+    python -m loadtest.lone --url http://127.0.0.1:8500 --model model/digits/1 --picture loadtest/payloads/digit_7.jpg
 
 The server is a process of its own: start it first. The signature is called as TensorFlow's own guide does, eagerly,
 in this process. Rounds alternate, so that a machine that changes its pace changes both.
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-import tensorflow as tf
+from loadtest.plain import PlainSignature
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -36,7 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parsed = parser.parse_args(arguments)
 
     text = base64.urlsafe_b64encode(parsed.picture.read_bytes()).decode()
-    ways = {"server": _server(parsed.url, text), "signature": _signature(parsed.model, text)}
+    signature = PlainSignature(parsed.model).caller([text.encode()])
+    ways = {"server": _server(parsed.url, text), "signature": signature}
     times: dict[str, list[float]] = {name: [] for name in ways}
     for number in range(parsed.rounds + 1):
         for name, call in ways.items():
@@ -65,21 +66,6 @@ def _server(url: str, text: str) -> Callable[[], None]:
         content = answer.read()
         if answer.status != 200:
             raise SystemExit(f"the server said {answer.status}: {content[:200]!r}")
-
-    return call
-
-
-def _signature(folder: Path, text: str) -> Callable[[], None]:
-    """The plain way: the loaded signature, called eagerly, its answer taken as numpy."""
-    loaded = tf.saved_model.load(str(folder))
-    signature = loaded.signatures["serving_default"]
-    encoded = tf.constant([text])
-
-    def call() -> None:
-        # `loaded` owns the variables: it must outlive the signature.
-        assert loaded is not None  # noqa: S101 - keeps it alive in this closure
-        for value in signature(images=encoded).values():
-            value.numpy()
 
     return call
 
