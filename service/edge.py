@@ -9,7 +9,7 @@ from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
-from sanic.exceptions import SanicException
+from sanic.exceptions import MethodNotAllowed, SanicException
 from sanic.response import HTTPResponse
 
 from service import codec
@@ -81,7 +81,7 @@ class Edge:
         app.exception(Exception)(self._unrouted)
 
     def route(self, app: App, method: str, path: str, handler: Any, *, is_open: bool = False) -> None:
-        """Adds a route; `is_open` ones answer without authentication."""
+        """Adds a route, HEAD along with GET; `is_open` ones answer without authentication."""
 
         async def handle(request: Request, **named: str) -> HTTPResponse:
             started_s = self.enter()
@@ -94,7 +94,8 @@ class Edge:
             finally:
                 self.leave(_seen(request, path, code, started_s, size))
 
-        app.add_route(handle, path, methods=[method], name=f"{method}{path}".replace("/", "_").replace(":", "_"))
+        methods = ["GET", "HEAD"] if method == "GET" else [method]
+        app.add_route(handle, path, methods=methods, name=f"{method}{path}".replace("/", "_").replace(":", "_"))
 
     def allows(self, authorization: str | None, *, is_open: bool = False) -> bool:
         """Whether a caller with this `Authorization` may ask."""
@@ -137,10 +138,22 @@ class Edge:
     def _unrouted(self, request: Request, error: Exception) -> HTTPResponse:
         """What Sanic itself could not serve, counted under one route so that a scanner can't fill the metrics."""
         started_s = time.monotonic()
-        response = self._refuse(error)
+        if request.method == "OPTIONS" and isinstance(error, MethodNotAllowed):
+            response = self._options(request, error)
+        else:
+            response = self._refuse(error)
         self._finish(request, response, started_s)
         self._count(_seen(request, "unrouted", response.status, started_s, len(response.body or b"")))
         return response
+
+    def _options(self, request: Request, error: MethodNotAllowed) -> HTTPResponse:
+        """Which methods a path takes; with --enable_cors also what a browser asks before it calls from another page."""
+        allowed = ", ".join(sorted({"OPTIONS", *(error.allowed_methods or ())}))
+        headers = {"Allow": allowed}
+        if self._cors and "access-control-request-method" in request.headers:
+            headers["Access-Control-Allow-Methods"] = allowed
+            headers["Access-Control-Allow-Headers"] = "Authorization, Content-Type"
+        return HTTPResponse(b"", 200, headers, "text/plain; charset=utf-8")
 
     def _finish(self, request: Request, response: HTTPResponse, started_s: float) -> None:
         """The headers that every answer carries."""

@@ -39,9 +39,8 @@ def install(app: App, darkroom: Darkroom) -> None:
         body, content_type = darkroom.metrics.render()
         return HTTPResponse(body, 200, {}, content_type)
 
-    for method in ("GET", "HEAD"):
-        edge.route(app, method, "/health", healthy, is_open=True)
-        edge.route(app, method, "/v2/health/live", live, is_open=True)
-        edge.route(app, method, "/v2/health/ready", ready, is_open=True)
+    edge.route(app, "GET", "/health", healthy, is_open=True)
+    edge.route(app, "GET", "/v2/health/live", live, is_open=True)
+    edge.route(app, "GET", "/v2/health/ready", ready, is_open=True)
     edge.route(app, "GET", "/metrics", metrics)
     edge.route(app, "GET", "/monitoring/prometheus/metrics", metrics)

@@ -41,9 +41,8 @@ def install(app: App, darkroom: Darkroom) -> None:
             raise NotFound(f"there is no {name[:80]!r} here")
         return answer(name)
 
-    for method in ("GET", "HEAD"):
-        darkroom.edge.route(app, method, "/", page)
-        darkroom.edge.route(app, method, "/image_inference", page)
+    darkroom.edge.route(app, "GET", "/", page)
+    darkroom.edge.route(app, "GET", "/image_inference", page)
     darkroom.edge.route(app, "GET", "/web/<name:str>", part)
 
 

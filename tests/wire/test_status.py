@@ -97,3 +97,29 @@ def test_cors_is_off_until_asked_for(url: str) -> None:
     assert "access-control-allow-origin" not in httpx.get(url + "/health").headers
     with running(fake_model(name="default"), enable_cors=True) as server:
         assert httpx.get(server.url + "/health").headers["access-control-allow-origin"] == "*"
+
+
+def test_what_can_be_got_can_be_asked_for_its_head(url: str) -> None:
+    for path in ("/", "/health", "/v1/models", "/v1/models/default", "/metrics"):
+        answer = httpx.head(url + path)
+        assert answer.status_code == 200, path
+        assert int(answer.headers["content-length"]) > 0
+        assert answer.content == b""
+
+
+def test_options_tells_which_methods_a_path_takes(url: str) -> None:
+    answer = httpx.options(url + "/")
+    assert answer.status_code == 200
+    assert answer.headers["allow"] == "GET, HEAD, OPTIONS, POST"
+    assert "access-control-allow-methods" not in answer.headers
+    assert httpx.options(url + "/nowhere").status_code == 404
+
+
+def test_a_page_of_another_origin_may_post_once_cors_is_asked_for() -> None:
+    asked = {"Origin": "http://example.test", "Access-Control-Request-Method": "POST"}
+    with running(fake_model(name="default"), enable_cors=True) as server:
+        answer = httpx.options(server.url, headers=asked | {"Access-Control-Request-Headers": "content-type"})
+    assert answer.status_code == 200
+    assert answer.headers["access-control-allow-origin"] == "*"
+    assert "POST" in answer.headers["access-control-allow-methods"]
+    assert "Content-Type" in answer.headers["access-control-allow-headers"]
