@@ -12,6 +12,7 @@ from service.api import health, simple, status, web
 from service.auth import BasicAuth
 from service.call import Predictor
 from service.catalogue import Catalogue
+from service.compress import Compression
 from service.door import Door
 from service.edge import Edge
 from service.lifecycle import Lifecycle
@@ -34,7 +35,8 @@ class Darkroom:
         self.door = Door(settings.max_images, settings.max_image_bytes, settings.max_image_pixels)
         self.servables = Servables(settings, self.catalogue, self.metrics)
         self.lifecycle = Lifecycle(settings, self.servables, self.metrics)
-        self.predictor = Predictor(self.lifecycle, timeout_s=settings.request_timeout_ms / 1000)
+        compression = Compression(settings.max_body_bytes, packs_answers=settings.compress_answers)
+        self.predictor = Predictor(self.lifecycle, compression, timeout_s=settings.request_timeout_ms / 1000)
         auth = BasicAuth(settings.auth_username, settings.auth_password.get_secret_value())
         self.edge = Edge(settings, self.metrics, self.lifecycle, auth if settings.enable_auth else None)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from service.ask import Ask
 
@@ -11,9 +11,11 @@ if TYPE_CHECKING:
 
     from batching.entry import Entry
     from service.ask import Reply
+    from service.compress import Compression
+    from service.form import File
     from service.lifecycle import Lifecycle
 
-Form: TypeAlias = "tuple[Mapping[str, Sequence[Any]], Mapping[str, Sequence[str]]]"  # files and fields, by name
+Form: TypeAlias = "tuple[Mapping[str, Sequence[File]], Mapping[str, Sequence[str]]]"  # files and fields, by name
 
 
 class Call(NamedTuple):
@@ -36,8 +38,9 @@ class Route(NamedTuple):
 class Predictor:
     """Takes calls to their replies, the same for every dialect and every lane."""
 
-    def __init__(self, lifecycle: Lifecycle, *, timeout_s: float) -> None:
+    def __init__(self, lifecycle: Lifecycle, compression: Compression, *, timeout_s: float) -> None:
         self._lifecycle = lifecycle
+        self._compression = compression
         self._timeout_s = timeout_s
         self._matchers: list[Callable[[str], Route | None]] = []
 
@@ -61,7 +64,7 @@ class Predictor:
         ask = Ask(timeout_s=self._timeout_s, is_sts=route.is_sts)
         try:
             self._read(ask, route, call)
-            return ask, ask.submit(on_reply)
+            return ask, ask.submit(lambda reply: on_reply(self._compression.pack(reply, call.headers)))
         except Exception as err:  # noqa: BLE001 - the edge: every exception becomes an answer, by the one table
             on_reply(ask.fail(err))
             return ask, None
@@ -71,7 +74,7 @@ class Predictor:
         ask = Ask(timeout_s=self._timeout_s, is_sts=route.is_sts)
         try:
             self._read(ask, route, call)
-            return await ask.predict()
+            return self._compression.pack(await ask.predict(), call.headers)
         except Exception as err:  # noqa: BLE001 - the edge: every exception becomes an answer, by the one table
             return ask.fail(err)
 
@@ -79,4 +82,4 @@ class Predictor:
         self._lifecycle.check_ready()
         ask.set_deadline(call.headers.get("x-darkroom-deadline-ms"))
         ask.set_priority(call.headers.get("x-darkroom-priority"))
-        route.read(ask, call)
+        route.read(ask, self._compression.open(call))

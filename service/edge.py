@@ -15,7 +15,8 @@ from sanic.response import HTTPResponse
 from service import codec
 from service.auth import CHALLENGE
 from service.call import Call
-from service.errors import CodecError, describe, judge
+from service.errors import describe, judge
+from service.form import parse_form
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -202,24 +203,10 @@ def reply_response(reply: Reply) -> HTTPResponse:
 
 def call_of(request: Request) -> Call:
     """What a dialect wants to know of Sanic's request."""
-    return Call(request.headers, request.body, first_values(request.args), partial(parse_form, request))
+    headers, body = request.headers, request.body
+    return Call(headers, body, first_values(request.args), partial(parse_form, body, headers.get("content-type", "")))
 
 
 def first_values(arguments: Mapping[str, Sequence[str]]) -> dict[str, str]:
     """The first value of each query argument or form field."""
     return {name: values[0] for name, values in arguments.items() if values}
-
-
-def parse_form(request: Request) -> tuple[dict[str, list[Any]], dict[str, list[str]]]:
-    """The files and the fields of a form-data body, each name with its values in order.
-
-    Raises:
-        CodecError: the body isn't what its Content-Type says.
-    """
-    try:
-        files, fields = request.files, request.form
-    except (ValueError, LookupError, TypeError) as err:
-        raise CodecError(f"Invalid form-data: {type(err).__name__}: {str(err)[:200]}") from err
-    if files is None or fields is None:
-        raise CodecError("Invalid form-data: no boundary, or no part")
-    return dict(files), dict(fields)
