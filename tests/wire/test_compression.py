@@ -17,7 +17,7 @@ from tests.serving import running
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-PICTURES = [picture(seed) for seed in range(64)]
+PICTURES = [picture(seed) for seed in range(128)]
 BODY = json.dumps({"data": {"images": [standard(data) for data in PICTURES]}}).encode()
 JSON = {"Content-Type": "application/json"}
 
