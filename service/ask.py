@@ -18,7 +18,7 @@ from service import codec
 from service.errors import UNKNOWN, CodecError, NotReady, describe, judge, retry_after_s
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from batching.answer import Answer
     from service.catalogue import Target
@@ -108,6 +108,32 @@ class Ask:
         self.rows = Rows({target.field: pictures}, count=len(pictures))
         self.lap("inspect")
 
+    def take_inputs(self, target: Target, raw: Mapping[str, object], door: Door, *, strict: bool) -> None:
+        """Makes `raw`, the signature's inputs by name with pictures as raw bytes, the rows of this ask.
+
+        The pictures among them go through the door; `strict` is that of `SignatureSpec.accept`.
+
+        Raises:
+            CodecError, InvalidInput: an input or a picture that isn't taken; names the field and the index.
+        """
+        self.target = target
+        self.rows = rows = target.spec.accept(raw, strict=strict)
+        if target.spec.image_input is not None:
+            self._admit(rows, target, door)
+        self.lap("inspect")
+
+    def _admit(self, rows: Rows, target: Target, door: Door) -> None:
+        """The door for pictures that aren't the only input, or not one a row."""
+        column = rows.columns[target.field]
+        pictures = column if isinstance(column, list) else column.ravel().tolist()
+        if len(rows) and not pictures:
+            raise CodecError(f"{target.field}: is empty, beside {len(rows)} rows of other inputs")
+        sizes, pixels = door.admit(pictures, target.spec, target.field, target.metrics.poison)
+        if len(sizes) != len(rows):  # the rows aren't the pictures: they go as one whole, and the first is charged
+            rest = [0] * (len(rows) - 1)
+            sizes, pixels = [sum(sizes), *rest], [sum(pixels), *rest]
+        self.sizes, self.pixels = sizes, pixels
+
     def submit(self, on_reply: Callable[[Reply], None]) -> Entry | None:
         """Sends the rows on their way; `on_reply` is called once, on the loop.
 
@@ -119,7 +145,7 @@ class Ask:
         """
         target, rows = self._ready()
         if not len(rows):
-            on_reply(self._reply_rows(target.spec.empty()))
+            on_reply(self._reply_rows(target.spec.empty(rows.asked)))
             return None
         entry = Entry(
             rows,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import secrets
 import time
 from functools import partial
@@ -82,7 +83,10 @@ class Edge:
         app.exception(Exception)(self._unrouted)
 
     def route(self, app: App, method: str, path: str, handler: Any, *, is_open: bool = False) -> None:
-        """Adds a route, HEAD along with GET; `is_open` ones answer without authentication."""
+        """Adds a route, HEAD along with GET; `is_open` ones answer without authentication.
+
+        A handler of many addresses says in `request.ctx.template` which one it served; else metrics tell `path`.
+        """
 
         async def handle(request: Request, **named: str) -> HTTPResponse:
             started_s = self.enter()
@@ -93,10 +97,10 @@ class Edge:
                 self._finish(request, response, started_s)
                 return response
             finally:
-                self.leave(_seen(request, path, code, started_s, size))
+                self.leave(_seen(request, getattr(request.ctx, "template", path), code, started_s, size))
 
         methods = ["GET", "HEAD"] if method == "GET" else [method]
-        app.add_route(handle, path, methods=methods, name=f"{method}{path}".replace("/", "_").replace(":", "_"))
+        app.add_route(handle, path, methods=methods, name=re.sub(r"\W", "_", f"{method}{path}"))
 
     def allows(self, authorization: str | None, *, is_open: bool = False) -> bool:
         """Whether a caller with this `Authorization` may ask."""

@@ -2,6 +2,7 @@
 
     CodecError                 what a client sent can't be read
     ├── UnsupportedContent     a content type no dialect reads
+    ├── NotFound               a path names what isn't served, told in its dialect's own words
     └── TooLarge               over a limit that names its flag
     NotReady                   the server is starting or stopping
 
@@ -36,6 +37,10 @@ class UnsupportedContent(CodecError):
     """A content type that the path doesn't take."""
 
 
+class NotFound(CodecError):
+    """The path names a model or a version that isn't served; the message says so in the words of its dialect."""
+
+
 class TooLarge(CodecError):
     """A body, a count or a picture over a limit; the message names the flag."""
 
@@ -56,6 +61,7 @@ class Verdict(NamedTuple):
 TABLE: dict[type[Exception], Verdict] = {
     CodecError: Verdict(400, 400, "invalid_input"),
     UnsupportedContent: Verdict(415, 400, "invalid_input"),
+    NotFound: Verdict(404, 404, "invalid_input"),
     TooLarge: Verdict(413, 413, "invalid_input"),
     NotReady: Verdict(503, 503, "draining"),
     InvalidInput: Verdict(400, 400, "invalid_input"),
