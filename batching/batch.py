@@ -18,7 +18,7 @@ class Reason(StrEnum):
     SLACK = "slack"  # more rows, or more waiting, would have been too late for one of them
     BYTES = "bytes"
     PIXELS = "pixels"
-    RETRY = "retry"  # half of a batch in which a row is guilty
+    RETRY = "retry"  # what is left of a batch in which a row was guilty, or half of it
     DRAIN = "drain"  # the queue is being emptied, so no window was kept
 
 
@@ -58,5 +58,5 @@ class Batch:
 
     @property
     def is_retry(self) -> bool:
-        """Whether it looks for a guilty row."""
+        """Whether its rows have been in a batch that failed."""
         return self.reason is Reason.RETRY

@@ -158,9 +158,10 @@ class Batcher:
             target_images=queue.policy.target(),
         )
 
-    def _condemned(self, entry: Entry, row: int, error: BaseException) -> None:
-        """A row failed alone."""
-        self._queue.policy.note_guilty()
+    def _condemned(self, entry: Entry, row: int, error: BaseException, is_alone: bool) -> None:  # noqa: FBT001 - a callback
+        """A row was found guilty: it failed alone, after a bisection, or was named."""
+        if is_alone:
+            self._queue.policy.note_guilty()
         self._outbox.tell(self._observer.guilty, error)
         if self._repeats is not None:
             self._outbox.tell(self._repeats.remember, entry, row, error, self._clock())

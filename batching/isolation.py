@@ -1,4 +1,4 @@
-"""The halves of failed batches that wait to be run again, and their fair share of the engine."""
+"""The rows of failed batches that wait to be run again, and their fair share of the engine."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ if TYPE_CHECKING:
 
 
 class Isolation:
-    """Bisection: a failed batch of B rows comes back as two halves, down to single rows.
+    """A failed batch of B rows comes back without its guilty rows, where the runner named them, and is whole again.
 
-    Each guilty row costs at most two calls a level, so k of them at most 2k⌈log2 B⌉ beside the first. First in, first
-    out. While healthy traffic waits, retries take at most as much engine time as its last batch did: a storm of poison
-    leaves it half of the engine, and makes no batch of it wait for longer than about one batch more (I7).
+    Where it named none, bisection: two halves, down to single rows. Each guilty row costs at most two calls a level, so
+    k of them at most 2k⌈log2 B⌉ beside the first. First in, first out. While healthy traffic waits, retries take at
+    most as much engine time as its last batch did: a storm of poison leaves it half of the engine, and makes no batch
+    of it wait for longer than about one batch more (I7).
 
     Attributes:
         rows: live rows that wait for a retry.
@@ -42,17 +43,17 @@ class Isolation:
         """A retry of `cost` left."""
         self._credit -= cost
 
-    def halve(self, spans: Sequence[Span]) -> None:
-        """Adds both halves of these rows of pending entries; one row is a half of its own."""
+    def add(self, spans: Sequence[Span], *, halved: bool) -> None:
+        """Adds these rows of pending entries, as one group or as two halves; one row is a half of its own."""
         images = 0
         for entry, start, stop in spans:
             entry.waiting_rows += stop - start
             images += stop - start
         self.rows += images
-        self._groups += _cut(spans, images // 2)
+        self._groups += _cut(spans, images // 2) if halved else (list(spans),)
 
     def take(self) -> list[Span]:
-        """The live rows of the oldest half that has any; empty where none has."""
+        """The live rows of the oldest group that has any; empty where none has."""
         while self._groups:
             spans = [span for span in self._groups.popleft() if span[0].state is PENDING]
             if spans:

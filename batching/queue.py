@@ -168,12 +168,12 @@ class BatchQueue:
         if is_ok and self._curve is not None:
             self._curve.learn(batch.images + batch.padding, now - batch.dispatched_s, now)
 
-    def suspect(self, spans: Sequence[Span], now: float) -> None:
-        """Queues both halves of a failed batch for a retry: `spans` are its live rows; the overdue are dropped."""
+    def suspect(self, spans: Sequence[Span], now: float, *, halved: bool = True) -> None:
+        """Queues live rows of a failed batch for a retry, in two halves or as one; the overdue are dropped."""
         self._drop(entry for entry, _, _ in spans if entry.due_s <= now)
         live = [span for span in spans if span[0].state is PENDING]
         self.pending.watch(entry for entry, _, _ in live)
-        self._isolation.halve(live)
+        self._isolation.add(live, halved=halved)
 
     def wake_at(self) -> float:
         """When to poll again if nothing happens before, infinity: never. Asked after `poll` gave None."""

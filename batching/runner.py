@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence, Sized
+    from collections.abc import Callable, Mapping, Sequence, Sized
 
 
 class Report(Protocol):
@@ -14,6 +15,8 @@ class Report(Protocol):
     Attributes:
         results: one a part, with as many rows as the part; None when it failed.
         error: why it failed, or None.
+        guilty: the rows of the call by whose fault it failed, each with its own error; empty where the runner can't
+            tell: then they are found by bisection.
         started_s: when the runner's thread took the batch, on the batcher's clock.
         collate_s: joining the parts to one input; execute_s: the engine's call; split_s: taking the outputs apart.
     """
@@ -25,6 +28,10 @@ class Report(Protocol):
     @property
     def error(self) -> BaseException | None:
         """Why there are none."""
+
+    @property
+    def guilty(self) -> Mapping[int, BaseException]:
+        """Whose fault that is, by row of the call."""
 
     @property
     def started_s(self) -> float:
@@ -49,6 +56,7 @@ class Failure(NamedTuple):
     error: BaseException
     started_s: float
     results: None = None
+    guilty: Mapping[int, BaseException] = MappingProxyType({})
     collate_s: float = 0.0
     execute_s: float = 0.0
     split_s: float = 0.0

@@ -11,7 +11,7 @@ from batching.ledger import Ledger
 from batching.observer import Outcome
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence, Sized
+    from collections.abc import Callable, Mapping, Sequence, Sized
 
     from batching.batch import Batch, Span
     from batching.queue import BatchQueue
@@ -28,15 +28,17 @@ Ended: TypeAlias = "tuple[Entry, Answer, Outcome, BaseException | None]"
 class Settlement:
     """Answers the rows of a batch that went well, and isolates the guilty rows of one that did not.
 
-    A batch that failed by the client's fault is halved and run again until the guilty rows are alone; nobody is blamed
-    for a row that did not fail alone. Any other failure ends each entry of the batch, once: nothing else is replayed.
+    Where a batch failed by the client's fault and the runner names the guilty rows, they end and the others are run
+    again together. Where it names none, the batch is halved and run again until the guilty rows are alone: nobody is
+    blamed for a row that neither failed alone nor was named. Any other failure ends each entry of the batch, once:
+    nothing else is replayed.
     """
 
     def __init__(
         self,
         queue: BatchQueue,
         is_client_fault: Callable[[BaseException], bool],
-        condemned: Callable[[Entry, int, BaseException], None],
+        condemned: Callable[[Entry, int, BaseException, bool], None],
     ) -> None:
         self._queue = queue
         self._is_client_fault = is_client_fault
@@ -56,10 +58,8 @@ class Settlement:
             _ledger(owner).ride(batch, report)
         is_fault = self._is_fault(error)
         if spans and is_fault and not spans[0][0].whole:
-            if batch.images > 1:
-                self._queue.suspect(spans, now)
-            else:
-                self._condemn(spans[0], owners, error, now, ended)
+            guilty = _named(batch, report) if batch.images > 1 else {0: error}
+            self._isolate(batch, guilty, now, ended)
             return
         for entry, _, _ in (*owners, *spans):
             self._fail(entry, error, Outcome.INVALID_INPUT if is_fault else Outcome.MODEL_ERROR, now, ended)
@@ -101,13 +101,30 @@ class Settlement:
             if entry.riders is not None:
                 queue.end(entry)
 
+    def _isolate(self, batch: Batch, guilty: Mapping[int, BaseException], now: float, ended: list[Ended]) -> None:
+        """Ends the guilty rows, by their place in `batch`, and has the others run again; all of them where none is."""
+        left: list[Span] = []
+        place = 0
+        for entry, start, stop in batch.spans:
+            first = start  # of the rows since the last guilty one
+            for row in range(start, stop):
+                if (error := guilty.get(place)) is not None:
+                    left.append((entry, first, row))
+                    first = row + 1
+                    self._condemn(entry, row, error, now, ended, is_alone=batch.images == 1)
+                place += 1
+            left.append((entry, first, stop))
+        left = [span for span in left if span[1] < span[2] and span[0].state is PENDING]
+        self._queue.suspect(left, now, halved=not guilty)
+
     def _condemn(
-        self, span: Span, owners: Sequence[Span], error: BaseException, now: float, ended: list[Ended]
+        self, entry: Entry, row: int, error: BaseException, now: float, ended: list[Ended], *, is_alone: bool
     ) -> None:
-        """Ends a row that failed alone."""
-        entry, row, _ = span
-        self._condemned(entry, row, error)
-        for owner, first, _ in owners:
+        """Ends a guilty row, for all who want it."""
+        if entry.state is not PENDING:
+            return
+        self._condemned(entry, row, error, is_alone)
+        for owner, first, _ in _owners((entry, row, row + 1)):
             _ledger(owner).condemn(first, error)
             self.close(owner, now, ended)
         if entry.riders is not None:
@@ -145,6 +162,18 @@ def _owners(span: Span) -> list[Span]:
     """Whose rows these are: the entry's own, or for a carrier those of the riders that are left."""
     riders = span[0].riders
     return [span] if riders is None else [(rider, row, row + 1) for rider, row in riders if rider.state is PENDING]
+
+
+def _named(batch: Batch, report: Report) -> dict[int, BaseException]:
+    """The rows that the runner names guilty, by their place in the batch; nonsense names nobody."""
+    try:
+        return {
+            row: error
+            for row, error in report.guilty.items()
+            if isinstance(error, Exception) and 0 <= row < batch.images
+        }
+    except Exception:  # noqa: BLE001  what a runner reports is as foreign as what it raises
+        return {}
 
 
 def _misfit(batch: Batch, results: Sequence[Sized] | None) -> BadOutput | None:

@@ -2,9 +2,10 @@
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from queue import SimpleQueue
 from threading import Thread
+from types import MappingProxyType
 from typing import NamedTuple, Protocol
 
 from models.errors import ModelError, PredictFailed
@@ -12,6 +13,7 @@ from models.rows import Rows, join, miscount
 from models.spec import SignatureSpec
 
 _log = logging.getLogger("darkroom.models")
+NOBODY: Mapping[int, BaseException] = MappingProxyType({})
 CLOSE_TIMEOUT_S = 30.0  # guess: longer than any batch that is worth waiting for
 
 
@@ -51,7 +53,10 @@ Part = tuple[Rows, int, int]  # rows, start, stop
 
 
 class Report(NamedTuple):
-    """What came of one batch: a result for each part, or one error. Durations in seconds; `started_s` is monotonic."""
+    """What came of one batch: a result for each part, or one error. Durations in seconds; `started_s` is monotonic.
+
+    `guilty` has the rows of the call that made it fail, each with its error; empty: nobody knows.
+    """
 
     results: list[Rows] | None
     error: BaseException | None
@@ -59,6 +64,7 @@ class Report(NamedTuple):
     collate_s: float = 0.0
     execute_s: float = 0.0
     split_s: float = 0.0
+    guilty: Mapping[int, BaseException] = NOBODY
 
 
 class _Work(NamedTuple):

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from batching.batcher import Batcher
 from batching.limits import Limits
 from batching.observer import Observer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence, Sized
+    from collections.abc import Callable, Mapping, Sequence, Sized
 
     from batching.answer import Timing
     from batching.batch import Batch
     from batching.errors import BatchingError
     from batching.observer import Outcome
     from batching.runner import Report, Runner
+
+    Names: TypeAlias = Callable[[list[int]], Mapping[Any, Any]]  # of the guilty places of a call, what the runner tells
 
 
 class BadPictureError(Exception):
@@ -39,6 +41,7 @@ class FakeReport:
     collate_s: float = 0.0
     execute_s: float = 0.0
     split_s: float = 0.0
+    guilty: Mapping[Any, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -61,12 +64,15 @@ class EchoRunner:
 
     Attributes:
         seconds: the time of a call by its rows, padding included.
-        crash: an exception, not the client's fault, for each call that holds the row "crash".
+        failing: the share of a call's time after which a guilty row fails it.
+        names: which of the guilty rows of a call, by place, the runner names; None: it can't tell.
         calls: what came, in order.
         running, most_running: calls at the moment, and at most.
     """
 
     seconds: Callable[[int], float] = lambda _: 1.0
+    names: Names | None = None
+    failing: float = 1.0
     calls: list[Call] = field(default_factory=list)
     running: int = 0
     most_running: int = 0
@@ -79,6 +85,8 @@ class EchoRunner:
         self.running += 1
         self.most_running = max(self.most_running, self.running)
         seconds = self.seconds(len(call.rows) + padding)
+        if any(is_row(row, "poison") for row in call.rows):
+            seconds *= self.failing
         loop.call_later(seconds, self._end, call, seconds, done)
 
     def _end(self, call: Call, seconds: float, done: Callable[[Report], None]) -> None:
@@ -93,7 +101,29 @@ class EchoRunner:
         elif any(is_row(row, "poison") for row in call.rows):
             error = BadPictureError("cannot decode")
         results = None if error else [list(payload[start:stop]) for payload, start, stop in call.parts]
-        return FakeReport(results, error, call.at_s, execute_s=seconds)
+        guilty = [place for place, row in enumerate(call.rows) if is_row(row, "poison")]
+        named = self.names(guilty) if self.names and isinstance(error, BadPictureError) else {}
+        return FakeReport(results, error, call.at_s, execute_s=seconds, guilty=named)
+
+
+def name_all(guilty: list[int]) -> Mapping[Any, Any]:
+    """A runner that names every guilty row."""
+    return {place: BadPictureError(f"row {place}") for place in guilty}
+
+
+def name_first(guilty: list[int]) -> Mapping[Any, Any]:
+    """A runner that names one of them."""
+    return name_all(guilty[:1])
+
+
+def name_nonsense(guilty: list[int]) -> Mapping[Any, Any]:
+    """A runner that names places that no row has, and the guilty without an error."""
+    return {-1: BadPictureError("?"), 10**6: BadPictureError("?"), **dict.fromkeys(guilty)}
+
+
+def name_strangers(_: list[int]) -> Mapping[Any, Any]:
+    """A runner that takes places for words."""
+    return {"first": BadPictureError("?")}
 
 
 def batcher_of(runner: Runner, limits: Limits | None = None, **options: Any) -> Batcher:

@@ -16,13 +16,24 @@ from typing import TYPE_CHECKING, Any, cast
 
 from hypothesis import strategies as st
 
-from tests.property.rig import BadPictureError, Diary, EchoRunner, FakeReport, is_client_fault, is_row
+from tests.property.rig import (
+    BadPictureError,
+    Diary,
+    EchoRunner,
+    FakeReport,
+    is_client_fault,
+    is_row,
+    name_all,
+    name_first,
+    name_nonsense,
+    name_strangers,
+)
 from tests.vclock import VirtualLoop, run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from tests.property.rig import Call
+    from tests.property.rig import Call, Names
 
 KINDS = ["fine"] * 12 + ["poison", "poison", "twin", "twin", "crash", "short"]
 SIZES = {"a": 8, "b": 8}
@@ -51,6 +62,7 @@ class Day:
     asks: tuple[Ask, ...]
     call_s: float
     row_s: float
+    names: Names | None
     slo_s: float | None
     remembers: bool
     single_flight: bool
@@ -108,6 +120,7 @@ def days(draw: st.DrawFn, *, kinds: list[str] = KINDS) -> Day:
         asks=tuple(sorted(draw(st.lists(ask, min_size=1, max_size=14)), key=lambda ask: ask.at_s)),
         call_s=draw(st.sampled_from([0.0, 0.25, 1.0])),
         row_s=draw(st.sampled_from([0.0, 0.25])),
+        names=draw(st.sampled_from([None, None, name_all, name_first, name_nonsense, name_strangers])),
         slo_s=draw(st.none() | st.none() | st.sampled_from([1.0, 4.0])),
         remembers=remembers,
         single_flight=remembers and draw(st.booleans()),
@@ -133,7 +146,7 @@ class ShortRunner(EchoRunner):
 def live_through(day: Day, scheduler: SimpleNamespace) -> None:
     """Runs the day, and asserts what must be true of any."""
     loop = VirtualLoop()
-    runner = ShortRunner(seconds=lambda rows: day.call_s + day.row_s * rows)
+    runner = ShortRunner(lambda rows: day.call_s + day.row_s * rows, day.names)
     diary = Diary()
     fates = [Fate(ask, _labels(number, ask)) for number, ask in enumerate(day.asks)]
     run(_main(day, scheduler, runner, diary, fates), loop)

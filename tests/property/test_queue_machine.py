@@ -17,10 +17,20 @@ from batching.errors import BadOutput, BatchingError, Closed, PredictedLate, Que
 from batching.limits import Limits
 from batching.queue import BatchQueue
 from batching.settlement import Settlement
-from tests.property.rig import BadPictureError, FakeReport, is_client_fault, is_row
+from tests.property.rig import (
+    BadPictureError,
+    FakeReport,
+    is_client_fault,
+    is_row,
+    name_all,
+    name_first,
+    name_nonsense,
+    name_strangers,
+)
 
 if TYPE_CHECKING:
     from batching.answer import Answer
+    from tests.property.rig import Names
 
 LINGER_S = 2.0
 
@@ -81,6 +91,11 @@ class Known:
         return sum(row in states for row in self.rows) if self.is_live else 0
 
 
+def rows_of(batch: Batch) -> list[tuple[Entry, int]]:
+    """Every row of a batch, in the order of the call."""
+    return [(entry, row) for entry, start, stop in batch.spans for row in range(start, stop)]
+
+
 class QueueMachine(RuleBasedStateMachine):
     """Does everything that a driver may do, in any order, and compares (I1 to I9)."""
 
@@ -129,10 +144,12 @@ class QueueMachine(RuleBasedStateMachine):
         self.known: dict[Entry, Known] = {}
         self.batches: list[Batch] = []
         self.interactive_in_a_row = 0
+        self.company = 0  # rows of the batch that is being settled
         self.is_open = True
 
-    def condemned(self, entry: Entry, row: int, error: BaseException) -> None:
-        """Only a poisoned row may be blamed."""
+    def condemned(self, entry: Entry, row: int, error: BaseException, is_alone: bool) -> None:
+        """Only a poisoned row may be blamed; one that was named was in company."""
+        assert is_alone == (self.company == 1)
         assert is_row(self.known[entry].labels[row], "poison")
         assert isinstance(error, BadPictureError)
 
@@ -316,10 +333,14 @@ class QueueMachine(RuleBasedStateMachine):
             assert batch.reason is (Reason.BYTES if is_heavy else Reason.PIXELS)
 
     @precondition(lambda self: self.batches)
-    @rule(data=st.data(), fate=st.sampled_from(["well", "well", "well", "crash", "short"]))
-    def finish(self, data: st.DataObject, fate: str) -> None:
+    @rule(
+        data=st.data(),
+        fate=st.sampled_from(["well", "well", "well", "crash", "short"]),
+        names=st.sampled_from([None, name_all, name_first, name_nonsense, name_strangers]),
+    )
+    def finish(self, data: st.DataObject, fate: str, names: Names | None) -> None:
         """The runner gives a batch back."""
-        self.give_back(data.draw(st.integers(0, len(self.batches) - 1)), fate)
+        self.give_back(data.draw(st.integers(0, len(self.batches) - 1)), fate, names)
 
     @rule(calls=st.integers(2, 10))
     def serve(self, calls: int) -> None:
@@ -329,10 +350,11 @@ class QueueMachine(RuleBasedStateMachine):
                 self.give_back(0, "well")
             self.poll()
 
-    def give_back(self, number: int, fate: str) -> None:
+    def give_back(self, number: int, fate: str, names: Names | None = None) -> None:
         """A call ends: well, with the client's fault if there is poison in it, or broken."""
         batch = self.batches.pop(number)
-        report = self.report_of(batch, fate)
+        report = self.report_of(batch, fate, names)
+        self.company = batch.images
         alive = [span for span in batch.spans if self.known[span[0]].is_live]
         ended: list[Any] = []
         self.settlement.settle(batch, report, self.now, ended)
@@ -341,8 +363,12 @@ class QueueMachine(RuleBasedStateMachine):
         if is_suspect:
             self.collect_dropped()  # an SLO that was missed in flight is not worth a retry
             alive = [span for span in alive if self.known[span[0]].is_live]
+        places = {(entry, row): place for place, (entry, row) in enumerate(rows_of(batch))}
+        named = report.guilty if names in {name_all, name_first} else {}
         for entry, start, stop in alive:
-            self.known[entry].rows[start:stop] = [Row.SUSPECT if is_suspect else Row.SETTLED] * (stop - start)
+            for row in range(start, stop):
+                is_free = not is_suspect or places[entry, row] in named
+                self.known[entry].rows[row] = Row.SETTLED if is_free else Row.SUSPECT
         for entry, answer, _, _ in ended:
             assert entry in {span[0] for span in alive}
             self.end(entry, answer)
@@ -350,13 +376,14 @@ class QueueMachine(RuleBasedStateMachine):
             for entry, _, _ in alive:
                 self.check_failed(entry, RuntimeError if fate == "crash" else BadOutput)
 
-    def report_of(self, batch: Batch, fate: str) -> FakeReport:
+    def report_of(self, batch: Batch, fate: str, names: Names | None) -> FakeReport:
         """What the runner says of a call."""
-        labels = [self.known[entry].labels[index] for entry, a, b in batch.spans for index in range(a, b)]
+        labels = [self.known[entry].labels[row] for entry, row in rows_of(batch)]
         if fate == "crash":
             return FakeReport(None, RuntimeError("out of memory"), self.now)
-        if any(is_row(label, "poison") for label in labels):
-            return FakeReport(None, BadPictureError("cannot decode"), self.now)
+        if guilty := [place for place, label in enumerate(labels) if is_row(label, "poison")]:
+            error = BadPictureError("cannot decode")
+            return FakeReport(None, error, self.now, guilty=names(guilty) if names else {})
         results = [payload[a:b] for payload, a, b in batch.parts]  # type: ignore[index]  # payloads are lists of labels
         if fate == "short":
             results[-1] = results[-1][1:]

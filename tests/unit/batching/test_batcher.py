@@ -15,7 +15,7 @@ from batching.entry import Entry
 from batching.errors import BadOutput, Closed, DeadlineExceeded, QueueFull
 from batching.limits import Limits
 from batching.observer import Observer, Outcome
-from tests.property.rig import BadPictureError, Diary, EchoRunner, FakeReport, batcher_of, is_client_fault
+from tests.property.rig import BadPictureError, Diary, EchoRunner, FakeReport, batcher_of, is_client_fault, name_all
 from tests.vclock import VirtualLoop, run
 
 if TYPE_CHECKING:
@@ -189,6 +189,23 @@ def test_a_row_that_expires_in_the_queue_never_runs() -> None:
     assert ended_s == 3.0
     assert answer.timing == (3.0, 0.0, 0, None, 0.0, 0.0, 0)
     assert [call.rows for call in runner.calls] == [["blocks"]]
+
+
+def test_rows_that_the_runner_names_end_and_the_others_run_again_together() -> None:
+    runner = EchoRunner(names=name_all)
+
+    async def main() -> list[Answer]:
+        batcher = batcher_of(runner)
+        entries = [Entry(["a"], 1), Entry(["poison", "b", "poison"], 3), Entry(["c", "poison"], 2, keep_going=True)]
+        return await asyncio.gather(*map(batcher.predict, entries))
+
+    alone, ended, kept = run(main())
+    assert [call.rows for call in runner.calls] == [["a", "poison", "b", "poison", "c", "poison"], ["a", "c"]]
+    assert alone.pieces == (["a"],)
+    assert str(ended.error) == "row 1", "its own error, not that of the call"
+    assert list(ended.errors) == [0], "the first ends it"
+    assert kept.pieces == (["c"],)
+    assert list(kept.errors) == [1]
 
 
 def test_one_poisoned_row_is_named_and_its_batch_mates_are_answered() -> None:
