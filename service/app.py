@@ -15,6 +15,7 @@ from service.catalogue import Catalogue
 from service.compress import Compression
 from service.door import Door
 from service.edge import Edge
+from service.head import HeadReader
 from service.lifecycle import Lifecycle
 from service.metrics import Metrics
 from service.servable import Servables
@@ -37,6 +38,7 @@ class Darkroom:
         self.lifecycle = Lifecycle(settings, self.servables, self.metrics)
         compression = Compression(settings.max_body_bytes, packs_answers=settings.compress_answers)
         self.predictor = Predictor(self.lifecycle, compression, timeout_s=settings.request_timeout_ms / 1000)
+        self.heads = HeadReader(self.predictor.match, max_body_bytes=settings.max_body_bytes)
         auth = BasicAuth(settings.auth_username, settings.auth_password.get_secret_value())
         self.edge = Edge(settings, self.metrics, self.lifecycle, auth if settings.enable_auth else None)
 

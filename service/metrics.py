@@ -8,7 +8,6 @@ is best at: collecting and printing.
 from __future__ import annotations
 
 import platform
-from bisect import bisect_left
 from collections import Counter
 from operator import attrgetter
 from typing import TYPE_CHECKING
@@ -21,6 +20,16 @@ from prometheus_client.registry import Collector
 from batching.batch import Reason
 from batching.observer import Observer
 from service.errors import TABLE
+from service.histogram import (
+    LATENCY_EDGES,
+    LOAD_EDGES,
+    SIGNED_EDGES,
+    SIZE_EDGES,
+    STAGE_EDGES,
+    Histogram,
+    batch_edges,
+    with_slo,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -31,58 +40,11 @@ if TYPE_CHECKING:
     from batching.runner import Report
     from batching.stats import QueueStats
 
-LATENCY_EDGES = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1, 2.5, 5, 10)
-STAGE_EDGES = (
-    0.00001,
-    0.000025,
-    0.00005,
-    0.0001,
-    0.00025,
-    0.0005,
-    *LATENCY_EDGES,
-)  # decoding takes tens of microseconds
-SIZE_EDGES = (256, 1024, 4096, 16384, 65536, 262144, 1048576, 4194304, 16777216, 67108864)
-LOAD_EDGES = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
-SIGNED_EDGES = (-1, -0.3, -0.1, -0.03, -0.01, -0.003, -0.001, 0, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1)
 STAGES = ("parse", "decode", "inspect", "collate", "execute", "split", "serialize")
 OUTCOMES = ("ok", *sorted({verdict.outcome for verdict in TABLE.values()} | {"cancelled"}))
 POISONS = ("base64", "format", "pixels", "bytes", "graph")
 STATES = ("START", "LOADING", "AVAILABLE", "UNLOADING", "END")
 MODEL_LABELS = ("model", "version")
-
-
-class Histogram:
-    """One child of a histogram: counts a bucket, and their sum."""
-
-    __slots__ = ("counts", "edges", "total")
-
-    def __init__(self, edges: Sequence[float]) -> None:
-        self.edges = tuple(edges)
-        self.counts = [0] * (len(edges) + 1)
-        self.total = 0.0
-
-    def observe(self, value: float) -> None:
-        """Counts `value` into the bucket whose upper edge is the first that is not below it."""
-        self.counts[bisect_left(self.edges, value)] += 1
-        self.total += value
-
-    def add_to(self, family: HistogramMetricFamily, labels: Sequence[str]) -> None:
-        """Adds this child, cumulated as Prometheus wants it."""
-        buckets, running = [], 0
-        for edge, count in zip((*map(str, map(float, self.edges)), "+Inf"), self.counts, strict=True):
-            running += count
-            buckets.append((edge, float(running)))
-        family.add_metric(labels, buckets, self.total)
-
-
-def _with_slo(edges: Sequence[float], slo_s: float) -> tuple[float, ...]:
-    """The edges with the SLO among them, so that the share of answers inside it is read exactly."""
-    return tuple(sorted({*edges, slo_s})) if slo_s else tuple(edges)
-
-
-def _batch_edges(max_images: int) -> tuple[int, ...]:
-    """1, 2, 4, … and the largest batch."""
-    return tuple(sorted({1 << bit for bit in range(max_images.bit_length())} | {max_images}))
 
 
 class ModelMetrics(Observer):
@@ -91,7 +53,7 @@ class ModelMetrics(Observer):
     def __init__(self, model: str, version: int, *, slo_s: float = 0.0, max_batch_images: int = 1) -> None:
         self.labels = (model, str(version))
         self.slo_s = slo_s
-        latency = _with_slo(LATENCY_EDGES, slo_s)
+        latency = with_slo(LATENCY_EDGES, slo_s)
         # From 0 on: a series that begins with its first event hides that event from rate().
         self.requests: Counter[str] = Counter(dict.fromkeys(OUTCOMES, 0))
         self.images: Counter[str] = Counter(dict.fromkeys(OUTCOMES, 0))
@@ -102,7 +64,7 @@ class ModelMetrics(Observer):
         self.duration = Histogram(latency)
         self.queue_wait = Histogram(latency)
         self.execution = Histogram(latency)
-        self.batch_images = Histogram(_batch_edges(max_batch_images))
+        self.batch_images = Histogram(batch_edges(max_batch_images))
         self.wait_error = Histogram(SIGNED_EDGES)
         self.stages = {stage: Histogram(STAGE_EDGES) for stage in STAGES}
         self.load_s = Histogram(LOAD_EDGES)
@@ -155,6 +117,7 @@ class Metrics(Collector):
         self.http_request_size: dict[str, Histogram] = {}
         self.http_response_size: dict[str, Histogram] = {}
         self.http_in_flight = 0
+        self.fast_lane_requests = 0
         self.loop_lag = Histogram(LATENCY_EDGES)
         self.build = (version, tensorflow, platform.python_version())
         self.registry = CollectorRegistry(auto_describe=False)
@@ -206,6 +169,9 @@ class Metrics(Collector):
             requests.add_metric(labels, count)
         yield requests
         yield _gauge("darkroom_http_requests_in_flight", "HTTP requests being answered.", [((), self.http_in_flight)])
+        fast = CounterMetricFamily("darkroom_fast_lane_requests", "HTTP requests that went past Sanic.")
+        fast.add_metric((), self.fast_lane_requests)
+        yield fast
         for name, text, children in (
             ("darkroom_http_request_duration_seconds", "From the whole request to its answer.", self.http_duration),
             ("darkroom_http_request_size_bytes", "Bodies received.", self.http_request_size),

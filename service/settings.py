@@ -55,6 +55,7 @@ class Settings(BaseModel):
     request_timeout_ms: float = Field(30_000.0, gt=0, description="deadline of a request that names none (guess)")
     drain_timeout_ms: float = Field(20_000.0, ge=0, description="how long a stopping server finishes what it accepted (Kubernetes' 30 s, less a margin)")
 
+    fast_lane: bool = Field(True, description="plain predict requests go past Sanic's request path; off only to compare (measured)")
     max_body_bytes: int = Field(64 << 20, ge=1, description="largest request body, also once inflated (guess)")
     compress_answers: bool = Field(False, description="pack answers of 1 KB and more for clients that send Accept-Encoding: gzip or deflate (measured: off, in a fast network packing takes longer than it saves)")
     max_images: int = Field(1024, ge=1, description="most images in one request (guess)")

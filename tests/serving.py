@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from models.loaded import LoadedModel
 
 START_TIMEOUT_S = 120
+DEFAULTS: dict[str, Any] = {}  # settings of every server that a test starts and does not set itself
 
 
 @contextmanager
@@ -33,7 +34,7 @@ def running(*models: LoadedModel, **settings: Any) -> Iterator[Server]:
     started: queue.Queue[Server | BaseException] = queue.Queue()
 
     async def serve() -> None:
-        server = Server(Settings(host="127.0.0.1", port=0, **settings), *models)
+        server = Server(Settings(**{"host": "127.0.0.1", "port": 0} | DEFAULTS | settings), *models)
         task = asyncio.create_task(server.run())
         listening = asyncio.create_task(server.is_listening.wait())
         await asyncio.wait({task, listening}, return_when=asyncio.FIRST_COMPLETED)
@@ -67,7 +68,8 @@ class Process:
     """`darkroom serve` as a process: its address once it is ready, and all that it printed."""
 
     def __init__(self, *flags: str, environment: dict[str, str] | None = None, cwd: Path | None = None) -> None:
-        command = [sys.executable, "-m", "service", "serve", "--host=127.0.0.1", "--port=0", *flags]
+        defaults = [f"--{name}={value}" for name, value in DEFAULTS.items()]
+        command = [sys.executable, "-m", "service", "serve", "--host=127.0.0.1", "--port=0", *defaults, *flags]
         self.lines: list[str] = []
         self.url = ""
         self._ready = threading.Event()

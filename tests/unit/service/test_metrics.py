@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
 from batching.stats import QueueStats
-from service.metrics import LATENCY_EDGES, Histogram, Metrics
+from service.histogram import LATENCY_EDGES, Histogram
+from service.metrics import Metrics
 
 
 def _samples(metrics: Metrics) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:

@@ -1,0 +1,202 @@
+"""The fast lane: plain predict requests go past Sanic's request path, on Sanic's own connections.
+
+One request at a time a connection, as in Sanic. Whatever isn't plain (`service/head.py`) is handed to Sanic's path as
+it came, and so is all that follows it until Sanic is done with it: answers keep the order of their requests.
+"""
+
+from __future__ import annotations
+
+import time
+from functools import lru_cache, partial
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qs
+
+from sanic.helpers import STATUS_CODES
+from sanic.http.constants import Stage
+from sanic.server.protocols.http_protocol import HttpProtocol
+
+from service.call import Call
+from service.edge import CLIENT_LEFT, Seen, first_values
+from service.form import parse_form
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from batching.entry import Entry
+    from service.app import Darkroom
+    from service.ask import Ask, Reply
+    from service.head import Head
+
+MAX_AHEAD_BYTES = 65536  # Sanic's own mark: with so much sent ahead of an answer, reading pauses
+_NO_QUERY: Mapping[str, str] = {}
+
+
+class FastLane(HttpProtocol):
+    """One connection, in one of four states; bytes and answers move it.
+
+    Idle: the next bytes are looked at. Reading: `_head` is there, `_missing` bytes of its body aren't. Waiting: the
+    request is with the batcher, and what else comes stays in `_ahead`. Sanic's: it has bytes, or isn't done with them.
+    """
+
+    __slots__ = (
+        "_ahead",
+        "_asked",
+        "_darkroom",
+        "_head",
+        "_is_waiting",
+        "_missing",
+        "_parts",
+        "_received_bytes",
+        "_started_s",
+    )
+
+    def __init__(self, *, app: Any, **kwargs: Any) -> None:
+        super().__init__(app=app, **kwargs)
+        self._darkroom: Darkroom = app.ctx.darkroom
+        self._head: Head | None = None
+        self._parts: list[bytes] = []
+        self._missing = 0
+        self._is_waiting = False
+        self._asked: tuple[Ask, Entry | None] | None = None
+        self._ahead = bytearray()
+        self._started_s = 0.0
+        self._received_bytes = 0
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes came."""
+        if self._is_waiting:
+            self._keep(data)
+        elif self._is_sanics():
+            super().data_received(data)
+        else:
+            self._time = time.monotonic()
+            self._take(data)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The client has left: what it waits for is withdrawn."""
+        if self._is_waiting and self._head is not None:
+            self._is_waiting = False
+            if self._asked is not None:
+                ask, entry = self._asked
+                ask.withdraw(entry)
+            self._leave(self._head, CLIENT_LEFT, 0)
+        self._head = None
+        self._parts.clear()
+        super().connection_lost(exc)  # type: ignore[no-untyped-call] # Sanic types in parts
+
+    def close_if_idle(self) -> bool:
+        """Closes the connection unless there is a request on it; says whether it did."""
+        return False if self._head is not None else bool(super().close_if_idle())
+
+    def check_timeouts(self) -> None:
+        """Sanic's, which comes by every few seconds; a client that is still sending is Sanic's from then on.
+
+        An answer that takes long is not the client's silence: the request's deadline ends that wait.
+        """
+        if self._is_waiting:
+            self._time = time.monotonic()
+        elif self._head is not None:
+            last_s, sent = self._time, (self._head.raw, *self._parts)
+            self._head = None
+            self._parts = []
+            super().data_received(b"".join(sent))
+            self._time = last_s
+        super().check_timeouts()  # type: ignore[no-untyped-call] # Sanic types in parts
+
+    def _is_sanics(self) -> bool:
+        """Whether Sanic has bytes of this connection, or is not done with those it had."""
+        http = self.http
+        return http is None or http.stage is not Stage.IDLE or http.request is not None or bool(self.recv_buffer)
+
+    def _take(self, data: bytes) -> None:
+        """Begins one request after another, until one has to wait, for its body or its answer, or is Sanic's."""
+        while data:
+            if self._head is None:
+                self._head = self._read_head(data)
+                if self._head is None:
+                    super().data_received(data)
+                    return
+                self._missing = self._head.body_bytes
+                data = data[len(self._head.raw) :]
+            missing = self._missing
+            if len(data) < missing:
+                self._parts.append(data)
+                self._missing -= len(data)
+                return
+            body = data[:missing]
+            if self._parts:
+                body = b"".join((*self._parts, body))
+                self._parts = []
+            self._begin(self._head, body)
+            data = data[missing:]
+            if self._is_waiting:
+                self._keep(data)
+                return
+            if self.transport is None or self.transport.is_closing():
+                return
+
+    def _read_head(self, data: bytes) -> Head | None:
+        """The head of a request that is the lane's; not where the caller may not ask, or doesn't read its answers."""
+        head = self._darkroom.heads.read(data) if self._can_write.is_set() else None
+        if head is None or not self._darkroom.edge.allows(head.headers.get("authorization")):
+            return None
+        return head
+
+    def _keep(self, data: bytes) -> None:
+        """Keeps what was sent ahead of an answer, up to a mark; then TCP holds the client back."""
+        self._ahead += data
+        if len(self._ahead) >= MAX_AHEAD_BYTES and self.transport is not None:
+            self.transport.pause_reading()
+
+    def _begin(self, head: Head, body: bytes) -> None:
+        """Sends a whole request on its way; it may be answered before this returns."""
+        self._is_waiting = True
+        self._started_s = self._darkroom.edge.enter()
+        self._received_bytes = len(body)
+        self._darkroom.metrics.fast_lane_requests += 1
+        query = first_values(parse_qs(head.query)) if head.query else _NO_QUERY
+        form = partial(parse_form, body, head.headers.get("content-type", ""))
+        asked = self._darkroom.predictor.begin(head.route, Call(head.headers, body, query, form), self._reply)
+        if self._is_waiting:
+            self._asked = asked
+
+    def _reply(self, reply: Reply) -> None:
+        """Writes the answer, then goes on with what was sent ahead of it."""
+        head, transport = self._head, self.transport
+        if head is None or transport is None:
+            return  # the client has left in this very turn
+        is_kept = head.is_kept and not self._darkroom.lifecycle.is_draining
+        headers = reply.headers | self._darkroom.edge.headers(head.headers.get("x-request-id"))
+        lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()]).encode()
+        first = _first_lines(reply.status, reply.content_type, is_kept)
+        transport.write(b"%b%d\r\n%b\r\n%b" % (first, len(reply.body), lines, reply.body))
+        was_asked, self._asked = self._asked, None
+        self._head, self._is_waiting, self._time = None, False, time.monotonic()
+        self._leave(head, reply.status, len(reply.body))
+        if not is_kept:
+            self._ahead.clear()
+            self.close()
+        elif was_asked and self._ahead:
+            data = bytes(self._ahead)
+            self._ahead.clear()
+            transport.resume_reading()
+            self._take(data)
+
+    def _leave(self, head: Head, code: int, sent_bytes: int) -> None:
+        client = self.conn_info.client_ip if self.conn_info is not None else ""
+        seen = Seen(head.route.template, "POST", code, self._started_s, self._received_bytes, sent_bytes, client)
+        self._darkroom.edge.leave(seen)
+
+
+@lru_cache(256)
+def _first_lines(status: int, content_type: str, is_kept: bool) -> bytes:  # noqa: FBT001 - a cache takes its key by place
+    """An answer's head as far as it is always the same, up to the value of its Content-Length."""
+    connection = "keep-alive" if is_kept else "close"
+    reason = STATUS_CODES.get(status, b"UNKNOWN").decode()
+    lines = (
+        f"HTTP/1.1 {status} {reason}",
+        f"connection: {connection}",
+        f"content-type: {content_type}",
+        "content-length: ",
+    )
+    return "\r\n".join(lines).encode()
