@@ -74,6 +74,18 @@ def miscount(answer: Rows, count: int) -> str:
     return ""
 
 
+def row_bytes(rows: Rows) -> list[int]:
+    """The bytes of each row over all its columns; of rows that are not aligned, all on the first."""
+    sizes = [0] * len(rows)
+    for column in rows.columns.values():
+        values = [len(item) for item in column] if isinstance(column, list) else _array_bytes(column)
+        if rows.aligned:
+            sizes = [size + more for size, more in zip(sizes, values, strict=True)]
+        elif sizes:
+            sizes[0] += sum(values)
+    return sizes
+
+
 def join(pieces: Sequence[Rows], *, padding: int = 0) -> Rows:
     """The rows of `pieces` one after another, then `padding` repeats of the last row.
 
@@ -94,6 +106,16 @@ def _join(columns: list[Column], padding: int) -> Column:
         last = columns[-1][-1:]
         columns = [*columns, np.repeat(np.asarray(last), padding, axis=0)]
     return columns[0] if len(columns) == 1 else np.concatenate(columns)
+
+
+def _array_bytes(column: "np.ndarray[Any, np.dtype[Any]]") -> list[int]:
+    """The bytes of each row of an array; a scalar is one row."""
+    rows = column if column.ndim else column.reshape(1)
+    if not (count := len(rows)):
+        return []
+    if rows.dtype == object:
+        return [sum(map(len, row)) for row in rows.reshape(count, -1).tolist()]
+    return [rows.nbytes // count] * count
 
 
 def _count(columns: dict[str, Column]) -> int:

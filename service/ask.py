@@ -13,7 +13,7 @@ import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from batching.entry import Entry
-from models.rows import Rows, join
+from models.rows import Rows, join, row_bytes
 from service import codec
 from service.errors import UNKNOWN, CodecError, NotReady, describe, judge, retry_after_s
 
@@ -34,6 +34,14 @@ class Reply(NamedTuple):
     body: bytes
     headers: dict[str, str]
     content_type: str = "application/json"
+
+
+class Rendered(NamedTuple):
+    """What a renderer makes where the body alone does not say it all: headers of its own, another content type."""
+
+    body: bytes
+    headers: dict[str, str]
+    content_type: str
 
 
 class Ask:
@@ -63,7 +71,7 @@ class Ask:
         self.rows: Rows | None = None
         self.sizes: list[int] = []
         self.pixels: list[int] = []
-        self.render: Callable[[Rows], bytes] = _render_columns
+        self.render: Callable[[Rows], bytes | Rendered] = _render_columns
 
     def lap(self, stage: str) -> None:
         """Books the time since the last lap on `stage`."""
@@ -85,7 +93,11 @@ class Ask:
             milliseconds = math.nan
         if not 0 < milliseconds < math.inf:
             raise CodecError("X-Darkroom-Deadline-Ms: expected a positive number of milliseconds")
-        self.deadline_s = min(self.deadline_s, self.started_s + milliseconds / 1000)
+        self.set_timeout(milliseconds / 1000)
+
+    def set_timeout(self, seconds: float) -> None:
+        """Brings the deadline forward to `seconds` after the start; it can't push it back."""
+        self.deadline_s = min(self.deadline_s, self.started_s + seconds)
 
     def set_priority(self, header: str | None) -> None:
         """Puts the rows in the lane that `X-Darkroom-Priority` names: `interactive`, the default, or `bulk`.
@@ -120,6 +132,8 @@ class Ask:
         self.rows = rows = target.spec.accept(raw, strict=strict)
         if target.spec.image_input is not None:
             self._admit(rows, target, door)
+        else:
+            self.sizes = row_bytes(rows)
         self.lap("inspect")
 
     def _admit(self, rows: Rows, target: Target, door: Door) -> None:
@@ -212,10 +226,13 @@ class Ask:
         return ", ".join([*stages, f"total;dur={(time.monotonic() - self.started_s) * 1000:.3f}"])
 
     def _reply_rows(self, rows: Rows) -> Reply:
-        body = self.render(rows)
+        made = self.render(rows)
         self.lap("serialize")
         self._count("ok")
-        return Reply(200, body, {"Server-Timing": self.timing()})
+        headers = {"Server-Timing": self.timing()}
+        if isinstance(made, bytes):
+            return Reply(200, made, headers)
+        return Reply(200, made.body, headers | made.headers, made.content_type)
 
     def _guilty(self, answer: Answer) -> CodecError:
         """The first guilty row by its index, and how many there are."""

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.rows import Rows, join
+from models.rows import Column, Rows, join, row_bytes
 
 
 def rows_of(values: list[int]) -> Rows:
@@ -74,3 +74,20 @@ def test_the_asked_outputs_have_one_order() -> None:
 def test_rows_without_a_first_dimension_count_as_one() -> None:
     assert len(Rows({"x": np.zeros(())})) == 1
     assert len(Rows({})) == 1
+
+
+@pytest.mark.parametrize(
+    ("columns", "aligned", "sizes"),
+    [
+        ({"text": [b"abc", b""], "number": np.zeros((2, 3), np.float32)}, True, [15, 12]),
+        ({"text": np.array([[b"a", b"bc"], [b"", b"d"]], object)}, True, [3, 1]),
+        ({"text": [b"abc", b"de"], "number": np.zeros(1, np.int64)}, False, [13, 0]),
+        ({"number": np.array(1.0, np.float64)}, False, [8]),
+        ({"number": np.zeros((0, 5), np.float32)}, True, []),
+        ({}, False, [0]),
+    ],
+)
+def test_the_bytes_of_each_row_are_counted_over_all_columns(
+    columns: dict[str, Column], aligned: bool, sizes: list[int]
+) -> None:
+    assert row_bytes(Rows(columns, aligned=aligned)) == sizes
