@@ -1,19 +1,15 @@
-"""Versions on disk: which there are, which are served, and their loading one by one."""
+"""Versions on disk: which there are, and whether their files have stood still. Reads folders, never what is in them."""
 
-import logging
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
 
-from models.custom_ops import load_custom_ops
-from models.engine import load_model
 from models.errors import LoadFailed
 from models.loaded import LoadedModel
-from models.saved_model import FILE_NAME
+from models.source import Found
 
-_log = logging.getLogger("darkroom.models")
-
-Policy = Literal["all", "latest"]
+FILE_NAME = "saved_model.pb"
+SETTLED_SCANS = 2  # guess: a copy that pauses for longer than a scan's interval is rare, and found out by the load
 
 
 def versions(base_path: Path) -> dict[int, Path]:
@@ -22,67 +18,95 @@ def versions(base_path: Path) -> dict[int, Path]:
     `00000123` is version 123; where `1` and `01` both exist, the plainer name wins. All else is left alone.
 
     Raises:
-        LoadFailed: there is no such folder, or it cannot be listed.
+        LoadFailed: there is no such folder, it cannot be listed, or no version is in it.
     """
     try:
         folders = sorted(base_path.iterdir(), key=lambda folder: (len(folder.name), folder.name), reverse=True)
         found = {int(folder.name): folder for folder in folders if _is_version(folder)}
     except OSError as err:
         raise LoadFailed(f"the model's folder cannot be listed: {err.strerror}") from err
-    return dict(sorted(found.items()))
-
-
-def served(base_path: Path, policy: Policy) -> dict[int, Path]:
-    """The versions that the policy names, newest first.
-
-    Raises:
-        LoadFailed: there is none.
-    """
-    found = versions(base_path)
     if not found:
         hint = "; it is a SavedModel itself: give the folder above" if (base_path / FILE_NAME).is_file() else ""
         raise LoadFailed(f"the model's folder has no version: a folder named by a number, with {FILE_NAME} in it{hint}")
-    newest_first = sorted(found, reverse=True)
-    return {version: found[version] for version in (newest_first if policy == "all" else newest_first[:1])}
+    return dict(sorted(found.items()))
 
 
-def load_versions(
-    base_path: Path,
-    *,
-    name: str,
-    policy: Policy = "all",
-    session_config: Mapping[str, Any] | None = None,
-    custom_op_paths: Sequence[Path] = (),
-    intra_op_threads: int = 0,
-    inter_op_threads: int = 0,
-) -> Iterator[LoadedModel]:
-    """Loads the versions that the policy names, newest first, each when it is asked for; every step blocks for seconds.
+class FolderSource:
+    """The versions in a folder, each loaded by `load` from its path and number.
 
-    A version that fails is logged and left out.
-
-    Raises:
-        LoadFailed: there is no version, or none that loads; says why of each.
+    A version is settled when it is whole, as far as its file names tell, and either its last change is `settle_s` old
+    or SETTLED_SCANS scans found it the same: the second is for a file server whose clock is not ours.
     """
-    load_custom_ops(custom_op_paths)
-    failed = []
-    folders = served(base_path, policy)
-    for version, path in folders.items():
-        try:
-            loaded = load_model(
-                path,
-                name=name,
-                version=version,
-                intra_op_threads=intra_op_threads,
-                inter_op_threads=inter_op_threads,
-                session_config=session_config,
-            )
-        except LoadFailed as err:
-            _log.error("model %s version %d is not served: %s", name, version, err)
-            failed.append(f"version {version}: {err}")
-            continue
-        yield loaded
-    if len(failed) == len(folders):
-        raise LoadFailed("; ".join(failed))
+
+    def __init__(
+        self,
+        base_path: Path,
+        load: Callable[[Path, int], LoadedModel],
+        *,
+        settle_s: float,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._base_path = base_path
+        self._load = load
+        self._settle_s = settle_s
+        self._clock = clock
+        self._seen: dict[int, tuple[Hashable, int]] = {}  # version → its stamp, and how many scans found it so
+
+    def scan(self) -> Mapping[int, Found]:
+        """See Source."""
+        seen: dict[int, tuple[Hashable, int]] = {}
+        found = {}
+        for version, folder in versions(self._base_path).items():
+            try:
+                stamp, changed_s = _stamp(folder)
+            except OSError:  # it is being taken away under our eyes
+                continue
+            before, scans = self._seen.get(version, (None, 0))
+            seen[version] = (stamp, scans + 1 if stamp == before else 1)
+            has_stood = seen[version][1] >= SETTLED_SCANS or 0 <= self._settle_s <= self._clock() - changed_s
+            found[version] = Found(stamp, is_settled=has_stood and _is_whole(folder))
+        self._seen = seen
+        return found
+
+    def load(self, version: int) -> LoadedModel:
+        """See Source. What changes while it is loaded is not served."""
+        folder = versions(self._base_path).get(version)
+        if folder is None:
+            raise LoadFailed("its folder is gone")
+        before = _stamp_now(folder)
+        loaded = self._load(folder, version)
+        if _stamp_now(folder) != before:
+            loaded.close()
+            raise LoadFailed("its files changed while they were loaded")
+        return loaded
+
+
+def _stamp_now(folder: Path) -> Hashable:
+    try:
+        return _stamp(folder)[0]
+    except OSError as err:
+        raise LoadFailed(f"its folder cannot be read: {err.strerror}") from err
+
+
+def _stamp(folder: Path) -> tuple[Hashable, float]:
+    """What changes when a file of the folder does; and when that was last, in seconds of the file system's clock.
+
+    The change time, not the modification time, tells the second: a copy that keeps times does not keep it.
+    """
+    stats = [(str(path.relative_to(folder)), path.stat()) for path in _files(folder)]
+    stamp = tuple((name, stat.st_size, stat.st_mtime_ns) for name, stat in stats)
+    return stamp, max((stat.st_ctime for _, stat in stats), default=0.0)
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    yield from (path for path in sorted(folder.rglob("*")) if path.is_file())
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether variables come with their index and in as many pieces as their names say."""
+    pieces = [path.name for path in (folder / "variables").glob("variables.data-*-of-*")]
+    has_index = (folder / "variables" / "variables.index").is_file()
+    return bool(pieces) == has_index and all(len(pieces) == int(name.rpartition("-")[2]) for name in pieces)
 
 
 def _is_version(folder: Path) -> bool:

@@ -5,9 +5,9 @@ from typing import Any
 
 from models._tensorflow import saved_model_pb2
 from models.errors import LoadFailed
+from models.repository import FILE_NAME
 from models.spec import DTYPES, REF_OFFSET, SignatureSpec, TensorSpec
 
-FILE_NAME = "saved_model.pb"
 SERVE = "serve"
 LABELS = Path("assets.extra") / "labels.txt"
 _INTERNAL = frozenset({"__saved_model_init_op", "__saved_model_train_op"})

@@ -63,7 +63,7 @@ def _parser() -> argparse.ArgumentParser:
 def _serve(parsed: argparse.Namespace) -> int:
     """`darkroom serve`."""
     settings = settings_from_flags(parsed)
-    settings.models()  # a config file that can't be read stops the start here, with its problems
+    _ = settings.models  # a config file that can't be read stops the start here, with its problems
     set_up_logs(settings.effective_log_level, settings.log_format)
     _log.info("settings that differ from the defaults", extra={"fields": settings.changed()})
     _log.debug("all settings", extra={"fields": settings.redacted()})

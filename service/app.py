@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from sanic import Sanic
 from sanic.config import Config
 
-from service.api import health, simple, status, web
+from service.api import admin, health, simple, status, web
 from service.auth import BasicAuth
 from service.call import Predictor
 from service.catalogue import Catalogue
@@ -18,7 +18,7 @@ from service.edge import Edge
 from service.head import HeadReader
 from service.lifecycle import Lifecycle
 from service.metrics import Metrics
-from service.servable import Servables
+from service.repository import Repository
 
 if TYPE_CHECKING:
     from models.loaded import LoadedModel
@@ -34,8 +34,8 @@ class Darkroom:
         self.catalogue = Catalogue()
         self.metrics = Metrics(version=_version("darkroom"), tensorflow=_version("tensorflow-cpu", "tensorflow"))
         self.door = Door(settings.max_images, settings.max_image_bytes, settings.max_image_pixels)
-        self.servables = Servables(settings, self.catalogue, self.metrics)
-        self.lifecycle = Lifecycle(settings, self.servables, self.metrics)
+        self.repository = Repository(settings, self.catalogue, self.metrics)
+        self.lifecycle = Lifecycle(settings, self.repository, self.metrics)
         compression = Compression(settings.max_body_bytes, packs_answers=settings.compress_answers)
         self.predictor = Predictor(self.lifecycle, compression, timeout_s=settings.request_timeout_ms / 1000)
         self.heads = HeadReader(self.predictor.match, max_body_bytes=settings.max_body_bytes)
@@ -52,6 +52,7 @@ def create_app(settings: Settings, *models: LoadedModel) -> App:
     app = Sanic(f"darkroom-{id(darkroom):x}", config=_sanic_config(settings), configure_logging=False)
     app.ctx.darkroom = darkroom
     darkroom.edge.install(app)
+    admin.install(app, darkroom)
     health.install(app, darkroom)
     simple.install(app, darkroom)
     status.install(app, darkroom)

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from models.errors import UnknownLabel, UnknownModel, UnknownSignature, UnknownVersion
+from service.errors import NotReady
+from service.states import States
 
 if TYPE_CHECKING:
     from batching.batcher import Batcher
@@ -13,6 +15,7 @@ if TYPE_CHECKING:
     from service.metrics import ModelMetrics
 
 DEFAULT_SIGNATURE = "serving_default"
+MAX_REASON_CHARS = 1024  # guess: room for the reasons of a few versions
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -32,9 +35,13 @@ class Target:
 
 
 class Catalogue:
-    """Who can be asked. Read by every request, changed only when a version comes or goes; on the loop's thread only."""
+    """Who can be asked. Read by every request, changed only when a version comes or goes; on the loop's thread only.
+
+    `states` tells of every version, also of those that cannot be asked.
+    """
 
     def __init__(self) -> None:
+        self.states = States()
         self._models: dict[str, dict[int, dict[str, Target]]] = {}
         self._labels: dict[str, dict[str, int]] = {}
 
@@ -71,11 +78,11 @@ class Catalogue:
             raise UnknownLabel(model, label, tuple(labels)) from None
 
     def models(self) -> tuple[str, ...]:
-        """The names of the models, in the order they came."""
-        return tuple(self._models)
+        """The names of the models, in the order they came; some may have no version to ask at the moment."""
+        return tuple(dict.fromkeys((*self.states.models(), *self._models)))
 
     def versions(self, model: str) -> dict[int, dict[str, Target]]:
-        """The versions of a model, rising.
+        """The versions of a model that can be asked, rising; none while it loads, or where all of them failed.
 
         Raises:
             UnknownModel: there is none of that name.
@@ -83,6 +90,8 @@ class Catalogue:
         try:
             return self._models[model]
         except KeyError:
+            if model in self.states.models():
+                return {}
             raise UnknownModel(model, self.models()) from None
 
     def version(self, model: str, version: int | None = None) -> dict[str, Target]:
@@ -90,18 +99,22 @@ class Catalogue:
 
         Raises:
             UnknownModel, UnknownVersion: there is none.
+            NotReady: nothing of the model can be asked now; says why.
         """
         versions = self.versions(model)
+        if not versions:
+            raise NotReady(f"model {model!r} is not served: {self.states.story(model)}"[:MAX_REASON_CHARS])
         try:
             return versions[max(versions) if version is None else version]
-        except (KeyError, ValueError):
-            raise UnknownVersion(model, "latest" if version is None else version, tuple(versions)) from None
+        except KeyError:
+            raise UnknownVersion(model, str(version), tuple(versions)) from None
 
     def find(self, model: str, version: int | None = None, signature: str = DEFAULT_SIGNATURE) -> Target:
         """The target of a request.
 
         Raises:
             UnknownModel, UnknownVersion, UnknownSignature: there is none; each lists what there is.
+            NotReady: nothing of the model can be asked now.
         """
         targets = self.version(model, version)
         try:

@@ -5,6 +5,7 @@
     ├── NotFound               a path names what isn't served, told in its dialect's own words
     └── TooLarge               over a limit that names its flag
     NotReady                   the server is starting or stopping
+    Forbidden                  what only the operator may ask
 
 The exceptions of `batching` and `models` are drawn in their own modules; none of them knows a status code.
 """
@@ -49,6 +50,10 @@ class NotReady(RuntimeError):
     """The server or the model is starting or stopping: ask again soon."""
 
 
+class Forbidden(PermissionError):
+    """Only the operator may ask this, and nothing shows that it was him; the message names what would."""
+
+
 class Verdict(NamedTuple):
     """What an exception means at the edge: the HTTP status, the same for an STS client, and the `outcome` label."""
 
@@ -64,6 +69,7 @@ TABLE: dict[type[Exception], Verdict] = {
     NotFound: Verdict(404, 404, "invalid_input"),
     TooLarge: Verdict(413, 413, "invalid_input"),
     NotReady: Verdict(503, 503, "draining"),
+    Forbidden: Verdict(403, 403, "invalid_input"),
     InvalidInput: Verdict(400, 400, "invalid_input"),
     UnknownModel: Verdict(404, 400, "invalid_input"),
     UnknownVersion: Verdict(404, 400, "invalid_input"),

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from models.loaded import LoadedModel
     from service.metrics import Metrics
-    from service.servable import Servables
+    from service.repository import Repository
     from service.settings import Settings
 
 _log = logging.getLogger("darkroom.service")
@@ -34,9 +34,9 @@ class State(IntEnum):
 class Lifecycle:
     """Starts and stops the parts in order; `failure` says why a start failed."""
 
-    def __init__(self, settings: Settings, servables: Servables, metrics: Metrics) -> None:
+    def __init__(self, settings: Settings, repository: Repository, metrics: Metrics) -> None:
         self._settings = settings
-        self._servables = servables
+        self._repository = repository
         self._metrics = metrics
         self._state = State.STARTING
         self._tasks: list[asyncio.Task[None]] = []  # none of them ends while the server is well
@@ -57,7 +57,7 @@ class Lifecycle:
     @property
     def is_ready(self) -> bool:
         """Whether a predict request would be taken: models are loaded, every batcher is alive, nothing is stopping."""
-        return self._state is State.READY and self._servables.are_healthy and all(not t.done() for t in self._tasks)
+        return self._state is State.READY and self._repository.are_healthy and all(not t.done() for t in self._tasks)
 
     def check_ready(self) -> None:
         """Lets a predict request pass once the first load is over; an unhealthy batcher speaks for itself.
@@ -73,8 +73,8 @@ class Lifecycle:
         """Serves `models`, or begins to load those of the settings while health and metrics already answer."""
         self._tasks.append(asyncio.create_task(self._watch_loop(), name="event-loop-lag"))
         if models:
-            for model in models:
-                await self._servables.add(model)
+            self._repository.give(models)
+            await self._repository.load_all()
             self._become_ready()
         else:
             self._loading = asyncio.create_task(self._load(), name="load-models")
@@ -84,20 +84,22 @@ class Lifecycle:
         if self._state < State.DRAINING:
             self._state = State.DRAINING
             _log.info("draining: new requests get 503, accepted ones are answered")
-            await self._servables.drain(self._settings.drain_timeout_ms / 1000)
+            await self._repository.drain(self._settings.drain_timeout_ms / 1000)
 
     def stop(self) -> None:
         """Frees the engines; idempotent."""
         self._state = State.STOPPED
         for task in self._tasks:
             task.cancel()
-        self._servables.close()
+        self._repository.close()
 
     async def _load(self) -> None:
         """Loads every model of the settings; the server is ready when at least one of them is."""
         try:
-            await self._servables.load_all()
+            await self._repository.load_all()
             self._become_ready()
+            if self._settings.reload_models:
+                self._tasks.append(asyncio.create_task(self._repository.watch(), name="watch-models"))
         except Exception as err:  # noqa: BLE001 - whatever it was, the process must hear of it and end with its words
             self.failure = err
             self.settled.set()

@@ -30,6 +30,7 @@ from service.histogram import (
     batch_edges,
     with_slo,
 )
+from service.states import START, STATES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -43,7 +44,6 @@ if TYPE_CHECKING:
 STAGES = ("parse", "decode", "inspect", "collate", "execute", "split", "serialize")
 OUTCOMES = ("ok", *sorted({verdict.outcome for verdict in TABLE.values()} | {"cancelled"}))
 POISONS = ("base64", "format", "pixels", "bytes", "graph")
-STATES = ("START", "LOADING", "AVAILABLE", "UNLOADING", "END")
 MODEL_LABELS = ("model", "version")
 
 
@@ -69,7 +69,7 @@ class ModelMetrics(Observer):
         self.stages = {stage: Histogram(STAGE_EDGES) for stage in STAGES}
         self.load_s = Histogram(LOAD_EDGES)
         self.warmup_s = Histogram(LOAD_EDGES)
-        self.state = "START"
+        self.state = START
         self.wire = "tensor"
         self.passes: dict[str, bool] = {}
         self.queues: list[Callable[[], QueueStats]] = []

@@ -6,7 +6,9 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from models.plan import Policy
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,9 +32,17 @@ def _parse_json(value: object) -> object:
     return json.loads(value or "{}") if isinstance(value, str) else value
 
 
+def _check_policy(text: str) -> str:
+    """The text of a policy as it came; one that is none raises ValueError."""
+    Policy.parse(text)
+    return text
+
+
 Numbers = Annotated[tuple[int, ...], BeforeValidator(_split_numbers)]
 Paths = Annotated[tuple[str, ...], BeforeValidator(_split_numbers)]
 JsonObject = Annotated[dict[str, Any], BeforeValidator(_parse_json)]
+Labels = Annotated[dict[str, int], BeforeValidator(_parse_json)]
+VersionPolicy = Annotated[str, AfterValidator(_check_policy)]
 
 
 class ModelEntry(BaseModel):
@@ -45,6 +55,8 @@ class ModelEntry(BaseModel):
     platform: str = "tensorflow"
     custom_op_paths: Paths = ()
     session_config: JsonObject = {}
+    model_version_policy: VersionPolicy | None = None  # None: the server's; new here, as the next one
+    version_labels: Labels = {}
 
 
 def read_model_config(path: Path) -> tuple[ModelEntry, ...]:

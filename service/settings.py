@@ -4,12 +4,23 @@ from __future__ import annotations
 
 import argparse
 import os
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 
-from service.model_config import BadSettingsError, JsonObject, ModelEntry, Numbers, Paths, explain, read_model_config
+from service.model_config import (
+    BadSettingsError,
+    JsonObject,
+    Labels,
+    ModelEntry,
+    Numbers,
+    Paths,
+    VersionPolicy,
+    explain,
+    read_model_config,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -37,7 +48,8 @@ class Settings(BaseModel):
     model_config_file: Path | None = Field(None, description="JSON file of several models, wins over --model_base_path (STS)")
     custom_op_paths: Paths = Field((), description="comma-separated folders; every *.so in them is loaded before any model (STS)")
     session_config: JsonObject = Field({}, description="JSON: log_device_placement, allow_soft_placement, allow_growth, per_process_gpu_memory_fraction (STS)")
-    model_version_policy: Literal["all", "latest"] = Field("all", description="which version folders are served (STS served all)")
+    model_version_policy: VersionPolicy = Field("all", description="which versions are served: all, latest, latest:N or specific:N,M (STS served all)")
+    version_labels: Labels = Field({}, description='JSON: names for versions, as {"stable": 1, "canary": 2} (precedent: TF Serving)')
     intra_op_threads: int = Field(0, ge=0, description="threads inside one TensorFlow op; 0 takes the cores that affinity and the container allow (precedent)")
     inter_op_threads: int = Field(-1, ge=-1, description="TensorFlow ops that run at once; -1 runs them in the calling thread, 0 lets TensorFlow choose (measured)")
 
@@ -69,7 +81,8 @@ class Settings(BaseModel):
     secret_pem: Path = Field(Path("secret.pem"), description="certificate of --enable_ssl (STS)")
     secret_key: Path = Field(Path("secret.key"), description="private key of --enable_ssl (STS)")
     enable_cors: bool = Field(False, description="let pages of other origins call this server (STS: true; a browser can then be made to)")
-    reload_models: bool = Field(False, description="watch the version folders; not built yet, true refuses to start (STS)")
+    reload_models: bool = Field(True, description="follow the version folders while running (STS: true)")
+    reload_interval_ms: float = Field(1000.0, gt=0, description="how often the folders are looked into; one is loaded when its files stood still for two such times (precedent: TF Serving)")
     enable_b64_autoconvert: bool = Field(False, description='accepted for old start scripts; {"b64": ...} is always understood (STS)')
     download_inference_images: bool = Field(False, description="accepted for old start scripts; nothing a client sends is ever written to disk (STS)")
 
@@ -108,7 +121,6 @@ class Settings(BaseModel):
             (self.max_queue_images < self.max_batch_images, "max_queue_images: must be at least --max_batch_images"),
             (self.enable_ssl and not self.secret_pem.is_file(), f"secret_pem: no such file: {self.secret_pem}"),
             (self.enable_ssl and not self.secret_key.is_file(), f"secret_key: no such file: {self.secret_key}"),
-            (self.reload_models, "reload_models: is not built yet; restart the server to serve a new version"),
         ]
 
     @property
@@ -116,8 +128,9 @@ class Settings(BaseModel):
         """`log_level`, or `debug` where --debug asks for it."""
         return "debug" if self.debug else self.log_level
 
+    @cached_property
     def models(self) -> tuple[ModelEntry, ...]:
-        """The models to serve: those of --model_config_file, else the one of --model_base_path.
+        """The models to serve, read once: those of --model_config_file, else the one of --model_base_path.
 
         Raises:
             BadSettingsError: the file can't be read, isn't the JSON that STS reads, or names a platform that isn't served.
@@ -128,6 +141,7 @@ class Settings(BaseModel):
                 base_path=self.model_base_path,
                 custom_op_paths=self.custom_op_paths,
                 session_config=self.session_config,
+                version_labels=self.version_labels,
             )
             return (entry,)
         return read_model_config(self.model_config_file)

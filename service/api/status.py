@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from service.app import Darkroom
     from service.catalogue import Catalogue, Target
     from service.edge import App
+    from service.states import VersionState
 
 
 def install(app: App, darkroom: Darkroom) -> None:
@@ -55,11 +56,14 @@ def describe_model(catalogue: Catalogue, name: str) -> dict[str, Any]:
         "model_signature": _describe_tensors(first) if first else None,
         "platform": "tensorflow",
         "signatures": {key: _describe_signature(target) for key, target in targets.items()},
-        "model_version_status": [
-            {"version": str(version), "state": "AVAILABLE", "status": {"error_code": "OK", "error_message": ""}}
-            for version in sorted(versions, reverse=True)
-        ],
+        "model_version_status": [_describe_state(state) for state in catalogue.states.of(name)],
     }
+
+
+def _describe_state(state: VersionState) -> dict[str, Any]:
+    """One version in TensorFlow Serving's words."""
+    status = {"error_code": "UNKNOWN" if state.message else "OK", "error_message": state.message}
+    return {"version": str(state.version), "state": state.state, "status": status}
 
 
 def _describe_tensors(target: Target) -> dict[str, list[dict[str, Any]]]:

@@ -1,14 +1,17 @@
-"""Versions on disk: which folders are versions, which are served, and what happens to one that does not load."""
+"""Versions on disk: which folders are versions, and when their files have stood still."""
 
-import logging
-from collections.abc import Callable
+import shutil
+import time
 from pathlib import Path
 
 import pytest
 
 from models.errors import LoadFailed
-from models.repository import load_versions, served, versions
-from tests import savedmodels
+from models.fake import fake_model
+from models.loaded import LoadedModel
+from models.repository import FolderSource, versions
+
+LONG_AGO = 3600.0  # the source's clock ahead of the file system's: every change is long ago
 
 
 def make(base: Path, *names: str) -> Path:
@@ -19,8 +22,15 @@ def make(base: Path, *names: str) -> Path:
     return base
 
 
-def doubles(folder: Path) -> Path:
-    return savedmodels.numbers(folder, lambda x: x * 2)
+def source(base: Path, *, ahead_s: float = 0.0) -> FolderSource:
+    def load(_: Path, version: int) -> LoadedModel:
+        return fake_model(version=version)
+
+    return FolderSource(base, load, settle_s=60.0, clock=lambda: time.time() + ahead_s)
+
+
+def settled(found: FolderSource) -> dict[int, bool]:
+    return {version: each.is_settled for version, each in found.scan().items()}
 
 
 def test_versions_are_numeric_folders_with_a_saved_model(tmp_path: Path) -> None:
@@ -36,20 +46,14 @@ def test_the_plainer_name_of_a_version_wins(tmp_path: Path) -> None:
     assert versions(make(tmp_path, "01", "1", "001"))[1].name == "1"
 
 
-def test_all_versions_are_served_newest_first_and_the_latest_is_the_largest_number(tmp_path: Path) -> None:
-    make(tmp_path, "9", "10", "1")
-    assert list(served(tmp_path, "all")) == [10, 9, 1]
-    assert list(served(tmp_path, "latest")) == [10]
-
-
 def test_a_folder_without_versions_says_what_a_version_is(tmp_path: Path) -> None:
     with pytest.raises(LoadFailed, match="a folder named by a number"):
-        served(tmp_path, "all")
+        versions(tmp_path)
 
 
 def test_a_saved_model_given_as_the_base_says_to_give_the_folder_above(tmp_path: Path) -> None:
     with pytest.raises(LoadFailed, match="give the folder above"):
-        served(make(tmp_path, "1") / "1", "all")
+        versions(make(tmp_path, "1") / "1")
 
 
 def test_a_folder_that_is_not_there_is_a_failed_load(tmp_path: Path) -> None:
@@ -57,40 +61,71 @@ def test_a_folder_that_is_not_there_is_a_failed_load(tmp_path: Path) -> None:
         versions(tmp_path / "nowhere")
 
 
-def test_a_version_that_does_not_load_is_logged_and_the_others_are_served(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+def test_what_changed_a_moment_ago_is_settled_when_two_scans_found_it_the_same(tmp_path: Path) -> None:
+    folder = source(make(tmp_path, "1"))
+    assert settled(folder) == {1: False}
+    (tmp_path / "1" / "more").write_text("still being copied")
+    assert settled(folder) == {1: False}
+    assert settled(folder) == {1: True}
+
+
+def test_what_changed_long_ago_is_settled_at_once(tmp_path: Path) -> None:
+    assert settled(source(make(tmp_path, "1"), ahead_s=LONG_AGO)) == {1: True}
+
+
+def test_a_copy_that_keeps_the_times_of_its_files_is_as_new_as_any(tmp_path: Path) -> None:
+    make(tmp_path / "elsewhere", "1")
+    file = tmp_path / "elsewhere" / "1" / "saved_model.pb"
+    shutil.copystat("/", file)
+    shutil.copytree(tmp_path / "elsewhere", tmp_path / "model")  # keeps modification times
+    assert settled(source(tmp_path / "model")) == {1: False}
+
+
+@pytest.mark.parametrize(
+    ("names", "is_whole"),
+    [
+        ((), True),
+        (("variables.index",), False),
+        (("variables.data-00000-of-00001",), False),
+        (("variables.index", "variables.data-00000-of-00002"), False),
+        (("variables.index", "variables.data-00000-of-00001"), True),
+        (("variables.index", "variables.data-00000-of-00002", "variables.data-00001-of-00002"), True),
+    ],
+)
+def test_variables_are_whole_when_their_index_and_every_piece_is_there(
+    tmp_path: Path, names: tuple[str, ...], is_whole: bool
 ) -> None:
-    doubles(tmp_path / "1")
-    make(tmp_path, "2")
-    doubles(tmp_path / "3")
-    with caplog.at_level(logging.ERROR, "darkroom.models"):
-        loaded = list(load_versions(tmp_path, name="numbers"))
-    assert [model.spec.version for model in loaded] == [3, 1]
-    assert {model.spec.name for model in loaded} == {"numbers"}
-    assert "version 2 is not served: saved_model.pb is damaged" in caplog.text
-    for model in loaded:
-        model.close()
-
-
-def test_a_model_of_which_no_version_loads_says_why_of_each(tmp_path: Path) -> None:
-    with pytest.raises(LoadFailed, match=r"version 2: .*damaged.*; version 1: .*damaged"):
-        list(load_versions(make(tmp_path, "1", "2"), name="numbers"))
-
-
-def test_versions_are_loaded_only_as_they_are_asked_for(tmp_path: Path) -> None:
-    doubles(tmp_path / "2")
     make(tmp_path, "1")
-    loads = load_versions(tmp_path, name="numbers")
-    first = next(loads)
-    (tmp_path / "1" / "saved_model.pb").unlink()
-    first.close()
-    assert list(loads) == []
+    (tmp_path / "1" / "variables").mkdir()
+    for name in names:
+        (tmp_path / "1" / "variables" / name).write_bytes(b"x")
+    assert settled(source(tmp_path, ahead_s=LONG_AGO)) == {1: is_whole}
 
 
-@pytest.mark.parametrize("break_it", [lambda folder: folder / "missing", lambda folder: folder])
-def test_custom_ops_that_cannot_be_loaded_name_the_flag(tmp_path: Path, break_it: Callable[[Path], Path]) -> None:
-    doubles(tmp_path / "model" / "1")
-    (tmp_path / "ops").mkdir()
-    (tmp_path / "ops" / "mine.so").write_bytes(b"no library")
-    with pytest.raises(LoadFailed, match=r"--custom_op_paths: (missing|mine\.so)"):
-        next(load_versions(tmp_path / "model", name="numbers", custom_op_paths=[break_it(tmp_path / "ops")]))
+def test_the_stamp_changes_with_a_file_and_only_with_one(tmp_path: Path) -> None:
+    folder = source(make(tmp_path, "1"))
+    before = folder.scan()[1].stamp
+    assert folder.scan()[1].stamp == before
+    (tmp_path / "1" / "saved_model.pb").write_bytes(b"longer")
+    assert folder.scan()[1].stamp != before
+
+
+def test_a_version_whose_files_change_while_it_loads_is_not_served(tmp_path: Path) -> None:
+    freed = []
+
+    def load(path: Path, version: int) -> LoadedModel:
+        (path / "late").write_text("the copy went on")
+        loaded = fake_model(version=version)
+        loaded.free = lambda: freed.append(version)
+        return loaded
+
+    with pytest.raises(LoadFailed, match="changed while"):
+        FolderSource(make(tmp_path, "1"), load, settle_s=0).load(1)
+    assert freed == [1]
+
+
+def test_a_version_that_went_before_it_was_loaded_is_a_failed_load(tmp_path: Path) -> None:
+    folder = source(make(tmp_path, "1", "2"))
+    shutil.rmtree(tmp_path / "2")
+    with pytest.raises(LoadFailed, match="gone"):
+        folder.load(2)

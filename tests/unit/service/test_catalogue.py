@@ -10,6 +10,7 @@ from models.errors import UnknownModel, UnknownSignature, UnknownVersion
 from models.fake import EchoEngine, fake_model
 from models.runner import Runner
 from service.catalogue import Catalogue, Target
+from service.errors import NotReady
 from service.metrics import ModelMetrics
 
 if TYPE_CHECKING:
@@ -51,5 +52,15 @@ def test_a_version_that_was_removed_is_not_found_and_comes_back_to_its_owner(tar
     catalogue.add("m", 1, {"serving_default": target})
     assert catalogue.remove("m", 1) == {"serving_default": target}
     assert catalogue.targets() == []
-    with pytest.raises(UnknownVersion, match="latest"):
+    with pytest.raises(NotReady, match="'m' is not served"):
+        catalogue.find("m")
+
+
+def test_a_known_model_that_can_not_be_asked_says_what_became_of_its_versions() -> None:
+    catalogue = Catalogue()
+    catalogue.states.note("m", 3, "END", "saved_model.pb is damaged")
+    catalogue.states.note("m", 4, "LOADING")
+    assert catalogue.models() == ("m",)
+    assert catalogue.versions("m") == {}
+    with pytest.raises(NotReady, match=r"version 4 is LOADING; version 3 is END: saved_model\.pb is damaged"):
         catalogue.find("m")

@@ -46,7 +46,7 @@ def test_all_problems_are_told_at_once_and_no_secret_with_them() -> None:
         ({"allowed_batch_sizes": "8,4"}, "must rise"),
         ({"allowed_batch_sizes": "1,2"}, "--max_batch_images"),
         ({"max_queue_images": "1"}, "--max_batch_images"),
-        ({"reload_models": "true"}, "not built yet"),
+        ({"model_version_policy": "newest"}, "latest:N"),
         ({"enable_ssl": "true", "secret_pem": "/nowhere"}, "no such file: /nowhere"),
         ({"session_config": "{"}, "session_config"),
     ],
@@ -67,7 +67,7 @@ def test_a_config_file_of_sts_names_its_models(tmp_path: Path) -> None:
     path = tmp_path / "models.json"
     entry = {"name": "a", "base_path": "x", "platform": "tensorflow", "session_config": {"allow_growth": True}}
     path.write_text(json.dumps({"model_config_list": [entry, {"name": "b", "base_path": "y"}]}))
-    models = Settings(model_config_file=path).models()
+    models = Settings(model_config_file=path).models
     assert [model.name for model in models] == ["a", "b"]
     assert models[0].session_config == {"allow_growth": True}
 
@@ -90,7 +90,7 @@ def test_a_config_file_that_can_not_be_served_says_why(tmp_path: Path, text: str
     path = tmp_path / "models.json"
     path.write_text(text)
     with pytest.raises(BadSettingsError) as caught:
-        Settings(model_config_file=path).models()
+        _ = Settings(model_config_file=path).models
     assert words in str(caught.value)
 
 

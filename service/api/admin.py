@@ -1,0 +1,85 @@
+"""What the operator asks: load, unload, label; only with a password, or from the machine that the server runs on."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
+
+from service import codec
+from service.edge import json_response
+from service.errors import CodecError, Forbidden, quote
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from sanic.request import Request
+    from sanic.response import HTTPResponse
+
+    from service.app import Darkroom
+    from service.edge import App
+    from service.settings import Settings
+
+LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
+
+
+def install(app: App, darkroom: Darkroom) -> None:
+    """Adds `GET /admin/models`, `POST /admin/models/NAME/load|unload` and `PUT /admin/models/NAME/labels`."""
+    repository, settings = darkroom.repository, darkroom.settings
+
+    async def index(request: Request) -> HTTPResponse:
+        """Every version that is known, with its state and what is wrong with it."""
+        check_operator(settings, request.headers)
+        return json_response([state._asdict() for state in repository.index()])
+
+    async def load(request: Request, name: str) -> HTTPResponse:
+        """Loads what is new, what failed and what changed; answers when it is served."""
+        check_operator(settings, request.headers)
+        await repository.load(unquote(name))
+        return await index(request)
+
+    async def unload(request: Request, name: str) -> HTTPResponse:
+        """Takes the model away until it is loaded; answers when its memory is free."""
+        check_operator(settings, request.headers)
+        await repository.unload(unquote(name))
+        return await index(request)
+
+    async def label(request: Request, name: str) -> HTTPResponse:
+        """Sets the labels of a model: `{"stable": 1, "canary": 2}`; what is not named is gone."""
+        check_operator(settings, request.headers)
+        labels = _labels(request.body)
+        repository.label(unquote(name), labels)
+        return json_response(labels)
+
+    darkroom.edge.route(app, "GET", "/admin/models", index)
+    darkroom.edge.route(app, "POST", "/admin/models/<name:str>/load", load)
+    darkroom.edge.route(app, "POST", "/admin/models/<name:str>/unload", unload)
+    darkroom.edge.route(app, "PUT", "/admin/models/<name:str>/labels", label)
+
+
+def check_operator(settings: Settings, headers: Mapping[str, str]) -> None:
+    """Lets the operator pass: who knows the password, or who asks a server that only its own machine can reach.
+
+    On loopback a browser is the stranger: a page of another origin, or one whose name was bound to 127.0.0.1, shows in
+    `Origin` or in `Host`.
+
+    Raises:
+        Forbidden: neither; says what would do.
+    """
+    if settings.enable_auth:  # the edge has asked for the password
+        return
+    if settings.host not in LOOPBACK:
+        raise Forbidden("loading and unloading is off: it needs --enable_auth, or --host=127.0.0.1")
+    origin = headers.get("origin")
+    named = [f"//{headers.get('host', '')}", *([origin] if origin else [])]
+    if any(urlsplit(each).hostname not in LOOPBACK for each in named):
+        raise Forbidden("loading and unloading is off for pages of other origins")
+
+
+def _labels(body: bytes) -> dict[str, int]:
+    fields = codec.parse_json(body)
+    if not isinstance(fields, dict):
+        raise CodecError('expected an object of labels, as {"stable": 1}')
+    for label, version in fields.items():
+        if type(version) is not int:
+            raise CodecError(f"{quote(label)}: expected the number of a version")
+    return fields

@@ -1,0 +1,295 @@
+"""The models of one server: loads, swaps and unloads their versions, as their sources and the operator want it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from typing import TYPE_CHECKING
+
+from models.errors import LoadFailed, UnknownModel, UnknownVersion
+from models.plan import Failure, Plan, Policy, plan
+from models.source import GivenSource
+from service.servable import InThread, Servable
+from service.sources import policy_of, source_of
+from service.states import AVAILABLE, END, LOADING, NO_VERSION, START, UNLOADING, VersionState
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable, Mapping, Sequence
+
+    from models.loaded import LoadedModel
+    from models.source import Found, Source
+    from service.catalogue import Catalogue
+    from service.metrics import Metrics, ModelMetrics
+    from service.settings import Settings
+
+_log = logging.getLogger("darkroom.service")
+UNLOADED = "it was unloaded on request"
+
+
+class Model:
+    """One model: where its versions come from, which of them are wanted, which are served and which failed."""
+
+    def __init__(self, name: str, source: Source, policy: Policy) -> None:
+        self.name = name
+        self.source = source
+        self.policy = policy
+        self.is_wanted = True  # until it is unloaded on request
+        self.served: dict[int, tuple[Hashable, Servable]] = {}  # version → its stamp when it was loaded, itself
+        self.failures: dict[int, Failure] = {}
+        self.trouble = ""  # why its source could not be looked into, last time
+
+
+class Repository:
+    """Every model and version of a server, from load to close. On the event loop; what blocks runs in a thread.
+
+    One version is loaded at a time, whoever asks: two loads at once would take twice the memory and no less time.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        catalogue: Catalogue,
+        metrics: Metrics,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        in_thread: InThread = asyncio.to_thread,
+    ) -> None:
+        self._settings = settings
+        self._catalogue = catalogue
+        self._states = catalogue.states
+        self._metrics = metrics
+        self._clock = clock
+        self._in_thread = in_thread
+        self._models: dict[str, Model] = {}
+        self._change = asyncio.Lock()  # held while a version comes or goes
+        self._retiring: set[Servable] = set()
+
+    @property
+    def are_healthy(self) -> bool:
+        """Whether there is a model and every batcher is alive."""
+        targets = self._catalogue.targets()
+        return bool(targets) and all(target.batcher.is_healthy for target in targets)
+
+    def know(self, name: str, source: Source, policy: Policy) -> None:
+        """Names a model, in place of those of the settings; `load_all` serves it."""
+        self._models[name] = Model(name, source, policy)
+        self._states.know(name)
+
+    def give(self, models: Sequence[LoadedModel]) -> None:
+        """Names models that are loaded already; see `know`."""
+        for name in dict.fromkeys(loaded.spec.name for loaded in models):
+            versions = {
+                loaded.spec.version: lambda loaded=loaded: loaded for loaded in models if loaded.spec.name == name
+            }
+            self.know(name, GivenSource(versions), Policy())
+
+    async def load_all(self) -> None:
+        """Loads every model; one that fails is told and left out.
+
+        A model that is still being written is waited for where nothing else can be served, and where nobody watches.
+
+        Raises:
+            LoadFailed: none could be loaded; says why of each.
+        """
+        if not self._models:
+            for entry in self._settings.models:
+                self.know(entry.name, source_of(entry, self._settings), policy_of(entry, self._settings))
+                self._catalogue.label(entry.name, entry.version_labels)
+        while True:
+            left = [(model, await self._follow(model)) for model in self._models.values()]
+            is_left = any(todo.unsettled and not model.served for model, todo in left)
+            if not is_left or (self._catalogue.targets() and self._settings.reload_models):
+                break
+            await asyncio.sleep(self._settings.reload_interval_ms / 1000)
+        if not self._catalogue.targets():
+            raise LoadFailed("; ".join(f"{self._place(name)}: {self._states.story(name)}" for name in self._models))
+
+    async def watch(self) -> None:
+        """Follows the sources for ever, every `--reload_interval_ms`."""
+        while True:
+            await asyncio.sleep(self._settings.reload_interval_ms / 1000)
+            for model in self._models.values():
+                await self._follow(model)
+
+    async def load(self, name: str) -> None:
+        """Loads what the model's policy names, now: what is new, what failed before, and what changed where it lies.
+
+        Raises:
+            UnknownModel: the server was not started with such a model.
+            LoadFailed: a version could not be loaded; what is served goes on being served.
+        """
+        model = self._find(name)
+        async with self._change:
+            model.is_wanted = True
+            model.failures.clear()
+            for version, found in (await self._scan(model)).items():
+                if version in model.served and model.served[version][0] != found.stamp and found.is_settled:
+                    await self._load(model, version, found)
+            todo = await self._update(model)
+        if model.failures or todo.unsettled or not model.served:
+            raise LoadFailed(self._states.story(name))
+
+    async def unload(self, name: str) -> None:
+        """Takes a model away: answers what it accepted, frees it, and keeps it away until `load`.
+
+        Raises:
+            UnknownModel: the server was not started with such a model.
+        """
+        model = self._find(name)
+        async with self._change:
+            model.is_wanted = False
+            versions = {*model.served, *model.failures}
+            await asyncio.gather(*(self._retire(model, version) for version in list(model.served)))
+            model.failures.clear()
+            for version in versions:
+                self._states.note(name, version, END, UNLOADED)
+        _log.info("model is unloaded on request", extra={"fields": {"model": name}})
+
+    def index(self) -> tuple[VersionState, ...]:
+        """Every version that is known of every model, newest first, with its state and what is wrong with it."""
+        return tuple(state for name in self._states.models() for state in self._states.of(name))
+
+    def label(self, name: str, labels: Mapping[str, int]) -> None:
+        """Sets the labels of a model in place of those it had.
+
+        Raises:
+            UnknownModel, UnknownVersion: there is no such model, or the version of a label is not served.
+        """
+        model = self._find(name)
+        for version in labels.values():
+            if version not in model.served:
+                raise UnknownVersion(name, version, sorted(model.served))
+        self._catalogue.label(name, dict(labels))
+
+    async def drain(self, timeout_s: float) -> None:
+        """Answers what was accepted, `timeout_s` at most, refusing what is new."""
+        await asyncio.gather(*(servable.drain(timeout_s) for servable in self._servables()))
+
+    def close(self) -> None:
+        """Ends the batchers, then the threads, then frees the engines; idempotent."""
+        for servable in self._servables():
+            servable.close()
+
+    def _servables(self) -> list[Servable]:
+        return [s for model in self._models.values() for _, s in model.served.values()] + list(self._retiring)
+
+    def _place(self, name: str) -> str:
+        """A model for the one who started the server: he may know the folder."""
+        folders = {entry.name: entry.base_path for entry in self._settings.models}
+        return f"{name} ({folders[name]})" if name in folders else name
+
+    def _find(self, name: str) -> Model:
+        try:
+            return self._models[name]
+        except KeyError:
+            raise UnknownModel(name, tuple(self._models)) from None
+
+    async def _follow(self, model: Model) -> Plan:
+        async with self._change:
+            return await self._update(model)
+
+    async def _update(self, model: Model) -> Plan:
+        """Brings what is served in line with what is found, and tells what is left."""
+        todo = Plan([], [], [])
+        if not model.is_wanted:
+            return todo
+        while found := await self._scan(model):
+            todo = plan(found, model.served, model.failures, model.policy, self._clock())
+            if not todo.loads:
+                await asyncio.gather(*(self._retire(model, version) for version in todo.unloads))
+                self._forget_gone(model, found)
+                for version in todo.unsettled:
+                    self._note(model, version, START, "its files are still being written")
+                break
+            await self._load(model, todo.loads[0], found[todo.loads[0]])
+        return todo
+
+    async def _scan(self, model: Model) -> Mapping[int, Found]:
+        """What is found; nothing where the source cannot be looked into, which changes nothing of what is served."""
+        trouble = ""
+        found: Mapping[int, Found] = {}
+        try:
+            found = await self._in_thread(model.source.scan)
+        except LoadFailed as err:
+            trouble = str(err)
+        if trouble and trouble != model.trouble:
+            fields = {"model": model.name, "reason": trouble, "still_served": sorted(model.served)}
+            _log.error("a model's versions can't be looked for", extra={"fields": fields})
+        if trouble and not model.served:
+            self._note(model, NO_VERSION, END, trouble)
+        model.trouble = trouble
+        return found
+
+    async def _load(self, model: Model, version: int, found: Found) -> None:
+        """Loads and warms one version, then puts it in the place of itself or beside the others; or notes why not."""
+        started_s = self._clock()
+        self._note(model, version, LOADING)
+        try:
+            loaded = await self._in_thread(model.source.load, version)
+        except LoadFailed as err:
+            self._fail(model, version, found, str(err))
+            return
+        load_s = self._clock() - started_s
+        metrics = self._metrics_of(model, version)
+        metrics.load_s.observe(load_s)
+        servable = Servable(loaded, self._settings, metrics, in_thread=self._in_thread)
+        self._retiring.add(servable)  # so that `close` finds it
+        await servable.open()
+        self._retiring.discard(servable)
+        _, before = model.served.get(version, (None, None))
+        model.served[version] = (found.stamp, servable)
+        model.failures.pop(version, None)
+        self._catalogue.add(model.name, version, servable.targets)
+        self._note(model, version, AVAILABLE)
+        fields = {"load_s": round(load_s, 2), "warmup_s": round(self._clock() - started_s - load_s, 2)}
+        _log.info("model is served", extra={"fields": servable.story() | fields})
+        if before is not None:
+            await self._free(before)
+
+    def _fail(self, model: Model, version: int, found: Found, reason: str) -> None:
+        failure = Failure.after(model.failures.get(version), found.stamp, self._clock())
+        model.failures[version] = failure
+        if version in model.served:  # it was to be loaded anew; what was loaded before goes on
+            self._note(model, version, AVAILABLE, f"its new files can't be served: {reason}")
+        else:
+            self._note(model, version, END, reason)
+        fields = {"model": model.name, "version": version, "reason": reason}
+        fields["next_try_s"] = round(failure.retry_at_s - self._clock())
+        _log.error("model can't be served", extra={"fields": fields})
+
+    async def _retire(self, model: Model, version: int) -> None:
+        """Takes a version out of the catalogue, then lets it finish what it accepted, then frees it."""
+        _, servable = model.served.pop(version)
+        self._catalogue.remove(model.name, version)
+        self._note(model, version, UNLOADING)
+        await self._free(servable)
+        self._forget(model, version)
+        _log.info("version is unloaded", extra={"fields": {"model": model.name, "version": version}})
+
+    async def _free(self, servable: Servable) -> None:
+        self._retiring.add(servable)
+        # Every entry it holds has a deadline at most so far away.
+        await servable.retire(self._settings.request_timeout_ms / 1000)
+        self._retiring.discard(servable)
+
+    def _forget_gone(self, model: Model, found: Mapping[int, Found]) -> None:
+        """Lets go what is neither found nor served."""
+        for state in self._states.of(model.name):
+            if state.version not in found and state.version not in model.served:
+                model.failures.pop(state.version, None)
+                self._forget(model, state.version)
+
+    def _forget(self, model: Model, version: int) -> None:
+        self._states.forget(model.name, version)
+        self._metrics.forget_model(model.name, version)
+
+    def _note(self, model: Model, version: int, state: str, message: str = "") -> None:
+        self._states.note(model.name, version, state, message)
+        self._metrics_of(model, version).state = state
+
+    def _metrics_of(self, model: Model, version: int) -> ModelMetrics:
+        settings = self._settings
+        return self._metrics.add_model(
+            model.name, version, slo_s=settings.slo_ms / 1000, max_batch_images=settings.max_batch_images
+        )
