@@ -13,16 +13,15 @@ import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from batching.entry import Entry
-from models.rows import Rows, join, row_bytes
+from models.rows import Rows, join
 from service import codec
-from service.errors import UNKNOWN, CodecError, NotReady, describe, judge, retry_after_s
+from service.errors import UNKNOWN, CodecError, describe, judge, retry_after_s
+from service.intake import Intake
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
     from batching.answer import Answer
-    from service.catalogue import Target
-    from service.door import Door
 
 _log = logging.getLogger("darkroom.service")
 
@@ -44,40 +43,17 @@ class Rendered(NamedTuple):
     content_type: str
 
 
-class Ask:
-    """One request on its way; times in seconds of the monotonic clock, `laps` holds those of its stages."""
+class Ask(Intake):
+    """One request on its way; `render` makes the body of its answer out of the rows that the model gave."""
 
-    __slots__ = (
-        "_lap_s",
-        "bulk",
-        "deadline_s",
-        "is_sts",
-        "laps",
-        "pixels",
-        "render",
-        "rows",
-        "sizes",
-        "started_s",
-        "target",
-    )
+    __slots__ = ("bulk", "deadline_s", "is_sts", "render")
 
     def __init__(self, *, timeout_s: float, is_sts: bool = False) -> None:
-        self.started_s = self._lap_s = time.monotonic()
+        super().__init__()
         self.deadline_s = self.started_s + timeout_s
         self.is_sts = is_sts  # STS's clients get 400 where others get 404 or 415
         self.bulk = False
-        self.laps: dict[str, float] = {}
-        self.target: Target | None = None
-        self.rows: Rows | None = None
-        self.sizes: list[int] = []
-        self.pixels: list[int] = []
         self.render: Callable[[Rows], bytes | Rendered] = _render_columns
-
-    def lap(self, stage: str) -> None:
-        """Books the time since the last lap on `stage`."""
-        now = time.monotonic()
-        self.laps[stage] = self.laps.get(stage, 0.0) + now - self._lap_s
-        self._lap_s = now
 
     def set_deadline(self, header: str | None) -> None:
         """Brings the deadline forward to what `X-Darkroom-Deadline-Ms` says; it can't push it back.
@@ -110,44 +86,6 @@ class Ask:
                 raise CodecError("X-Darkroom-Priority: expected interactive or bulk")
             self.bulk = header == "bulk"
 
-    def take_pictures(self, target: Target, pictures: list[bytes], door: Door) -> None:
-        """Makes `pictures`, raw bytes each, the rows of this ask, once the door has let every one of them in."""
-        self.target = target
-        if target.spec.image_input is not None:
-            self.sizes, self.pixels = door.admit(pictures, target.spec, target.field, target.metrics.poison)
-        else:
-            self.sizes = [len(data) for data in pictures]
-        self.rows = Rows({target.field: pictures}, count=len(pictures))
-        self.lap("inspect")
-
-    def take_inputs(self, target: Target, raw: Mapping[str, object], door: Door, *, strict: bool) -> None:
-        """Makes `raw`, the signature's inputs by name with pictures as raw bytes, the rows of this ask.
-
-        The pictures among them go through the door; `strict` is that of `SignatureSpec.accept`.
-
-        Raises:
-            CodecError, InvalidInput: an input or a picture that isn't taken; names the field and the index.
-        """
-        self.target = target
-        self.rows = rows = target.spec.accept(raw, strict=strict)
-        if target.spec.image_input is not None:
-            self._admit(rows, target, door)
-        else:
-            self.sizes = row_bytes(rows)
-        self.lap("inspect")
-
-    def _admit(self, rows: Rows, target: Target, door: Door) -> None:
-        """The door for pictures that aren't the only input, or not one a row."""
-        column = rows.columns[target.field]
-        pictures = column if isinstance(column, list) else column.ravel().tolist()
-        if len(rows) and not pictures:
-            raise CodecError(f"{target.field}: is empty, beside {len(rows)} rows of other inputs")
-        sizes, pixels = door.admit(pictures, target.spec, target.field, target.metrics.poison)
-        if len(sizes) != len(rows):  # the rows aren't the pictures: they go as one whole, and the first is charged
-            rest = [0] * (len(rows) - 1)
-            sizes, pixels = [sum(sizes), *rest], [sum(pixels), *rest]
-        self.sizes, self.pixels = sizes, pixels
-
     def submit(self, on_reply: Callable[[Reply], None]) -> Entry | None:
         """Sends the rows on their way; `on_reply` is called once, on the loop.
 
@@ -158,6 +96,8 @@ class Ask:
             QueueFull, PredictedLate, Closed: refused at once; `on_reply` is not called.
         """
         target, rows = self._ready()
+        if self.gaps is not None:
+            self._expect_rows(self.gaps, rows)
         if not len(rows):
             on_reply(self._reply_rows(target.spec.empty(rows.asked)))
             return None
@@ -169,6 +109,7 @@ class Ask:
             deadline=self.deadline_s,
             key=rows.key,
             whole=not (rows.aligned and target.spec.batched),
+            keep_going=self.gaps is not None,
             bulk=self.bulk,
         )
         target.batcher.submit(entry, lambda answer: on_reply(self.answer(answer)))
@@ -197,11 +138,11 @@ class Ask:
         self.laps["split"] = timing.split_s
         self._ready()[0].metrics.queue_wait.observe(timing.queue_s)
         try:
-            if answer.errors:
+            if self.gaps is None and answer.errors:
                 return self.fail(self._guilty(answer))
             if answer.error is not None:
                 return self.fail(answer.error)
-            reply = self._reply_rows(join([piece for piece in answer.pieces if isinstance(piece, Rows)]))
+            reply = self._reply_rows(self._answered(answer))
         except Exception as err:  # noqa: BLE001 - the edge: whatever a renderer raises becomes this caller's 500, no one else's
             return self.fail(err)
         reply.headers["Server-Timing"] += f', batch;desc="{timing.batch_images}", reason;desc="{timing.reason}"'
@@ -234,16 +175,19 @@ class Ask:
             return Reply(200, made, headers)
         return Reply(200, made.body, headers | made.headers, made.content_type)
 
+    def _answered(self, answer: Answer) -> Rows:
+        """The rows that were answered, in the request's order."""
+        target, rows = self._ready()
+        if self.gaps is not None:
+            self.gaps.condemn(answer.errors, target.field)
+        pieces = [piece for piece in answer.pieces if isinstance(piece, Rows)]
+        return join(pieces) if pieces else target.spec.empty(rows.asked)
+
     def _guilty(self, answer: Answer) -> CodecError:
         """The first guilty row by its index, and how many there are."""
         target, _ = self._ready()
         index = min(answer.errors)
         return CodecError(f"{target.field}[{index}]: {describe(answer.errors[index])}")
-
-    def _ready(self) -> tuple[Target, Rows]:
-        if self.target is None or self.rows is None:
-            raise NotReady("the request was submitted before it was read")
-        return self.target, self.rows
 
     def _count(self, outcome: str) -> None:
         """Counts the end of this ask under its model, and the stages of the edge; the runner's are counted a batch."""

@@ -31,17 +31,29 @@ class Door(NamedTuple):
             TooLarge: a picture, or their number, is over a limit; names `field[index]` and the flag.
             CodecError: a picture is empty or not of a format that the graph decodes; names `field[index]`.
         """
-        if len(pictures) > self.max_images:
-            raise TooLarge(f"{field}: {len(pictures)} images are over --max_images={self.max_images}")
-        sizes, pixels = [], []
-        for index, data in enumerate(pictures):
-            size = len(data)
-            if size > self.max_image_bytes:
-                poison["bytes"] += 1
-                raise TooLarge(f"{field}[{index}]: {size} bytes are over --max_image_bytes={self.max_image_bytes}")
-            sizes.append(size)
-            pixels.append(self._pixels(data, spec, f"{field}[{index}]", poison))
-        return sizes, pixels
+        self.check_count(len(pictures), field)
+        pixels = [self.inspect(data, spec, f"{field}[{index}]", poison) for index, data in enumerate(pictures)]
+        return [len(data) for data in pictures], pixels
+
+    def check_count(self, count: int, field: str) -> None:
+        """Lets a request of `count` pictures pass.
+
+        Raises:
+            TooLarge: they are too many; names the flag.
+        """
+        if count > self.max_images:
+            raise TooLarge(f"{field}: {count} images are over --max_images={self.max_images}")
+
+    def inspect(self, data: bytes, spec: SignatureSpec, where: str, poison: Counter[str]) -> int:
+        """The decoded pixels of one picture.
+
+        Raises:
+            TooLarge, CodecError: as `admit`; `where` begins the message.
+        """
+        if len(data) > self.max_image_bytes:
+            poison["bytes"] += 1
+            raise TooLarge(f"{where}: {len(data)} bytes are over --max_image_bytes={self.max_image_bytes}")
+        return self._pixels(data, spec, where, poison)
 
     def _pixels(self, data: bytes, spec: SignatureSpec, where: str, poison: Counter[str]) -> int:
         """Width x height of one picture, read from its header."""

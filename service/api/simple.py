@@ -11,6 +11,7 @@ from service.call import Route
 from service.catalogue import DEFAULT_SIGNATURE
 from service.edge import call_of, first_values, reply_response
 from service.errors import MAX_QUOTED_CHARS, CodecError, UnsupportedContent, quote
+from service.gaps import wants_per_image
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from service.catalogue import Catalogue, Target
     from service.door import Door
     from service.edge import App
+    from service.gaps import Gaps
 
 DEFAULT_MODEL = "default"
 
@@ -69,7 +71,7 @@ class Simple:
         data = fields.get("data")
         if not data:
             raise CodecError("Inference with empty data, please check the request JSON")
-        _set_top_k(ask, target, fields.get("top_k"))
+        _set_answer(ask, target, fields)
         self._take_data(ask, target, data, is_base64=fields.get("base64_decode") is True)
 
     def read_form(self, ask: Ask, files: Mapping[str, Sequence[Any]], fields: Mapping[str, Sequence[str]]) -> None:
@@ -83,7 +85,7 @@ class Simple:
         pictures = [file.body for file in (*files.get("image", ())[:1], *files.get("images", ()))]
         if not pictures:
             raise CodecError("form-data: no file called 'image' or 'images'")
-        _set_top_k(ask, target, named.get("top_k"))
+        _set_answer(ask, target, named)
         ask.lap("parse")
         self._take_raw(ask, target, pictures)
 
@@ -94,7 +96,7 @@ class Simple:
             CodecError, InvalidInput, UnknownVersion: the request can't be served; each says why.
         """
         ask.target = target = self._find(query)
-        _set_top_k(ask, target, query.get("top_k"))
+        _set_answer(ask, target, query)
         ask.lap("parse")
         self._take_raw(ask, target, [body])
 
@@ -109,7 +111,10 @@ class Simple:
                 raise InvalidInput(f"{message}, please check the request JSON")
         field = spec.image_input
         if field is not None and len(spec.inputs) == 1:
-            pictures = self._pictures(named[field], field, target)
+            values = named[field]
+            if not isinstance(values, list):
+                raise InvalidInput(f"{field}: expected a list of base64 strings, got {type(values).__name__}")
+            pictures = ask.decode_pictures(target, values, self._door)
             ask.lap("decode")
             ask.take_pictures(target, pictures, self._door)
             return
@@ -117,15 +122,6 @@ class Simple:
         ask.lap("decode")
         ask.rows = spec.accept(raw)
         ask.lap("inspect")
-
-    def _pictures(self, values: object, field: str, target: Target) -> list[bytes]:
-        if not isinstance(values, list):
-            raise InvalidInput(f"{field}: expected a list of base64 strings, got {type(values).__name__}")
-        try:
-            return [codec.decode_picture(value, field, index) for index, value in enumerate(values)]
-        except CodecError:
-            target.metrics.poison["base64"] += 1
-            raise
 
     def _take_raw(self, ask: Ask, target: Target, pictures: list[bytes]) -> None:
         """Raw pictures into the one string input of the signature, whatever it is called."""
@@ -175,14 +171,18 @@ def _binary(value: object, name: str, *, is_base64: bool) -> object:
         raise CodecError(f"{name}: is nested too deep") from err
 
 
-def _set_top_k(ask: Ask, target: Target, asked: object) -> None:
-    """Answers with the k largest scores where they are asked for."""
-    if k := codec.parse_k(asked):
-        ask.render = partial(_render_top_k, k=k, labels=target.model.labels)
+def _set_answer(ask: Ask, target: Target, fields: Mapping[str, object]) -> None:
+    """Answers with the k largest scores, and with the good rows alone, where the fields ask for it."""
+    k = codec.parse_k(fields.get("top_k"))
+    gaps = ask.keep_going(target) if wants_per_image(fields.get("on_error")) else None
+    if k or gaps is not None:
+        ask.render = partial(_render, k=k, labels=target.model.labels, gaps=gaps)
 
 
-def _render_top_k(rows: Rows, *, k: int, labels: Sequence[str]) -> bytes:
-    return codec.dump_json(codec.top_k(rows, k, labels))
+def _render(rows: Rows, *, k: int, labels: Sequence[str], gaps: Gaps | None) -> bytes:
+    """STS's columns, score vectors cut to their k largest, refused rows null and told of under `errors`."""
+    columns = codec.top_k(rows, k, labels) if k else {name: codec.jsonable(c) for name, c in rows.columns.items()}
+    return codec.dump_json(columns if gaps is None else gaps.answer(columns))
 
 
 def content_kind(content_type: str) -> str:
