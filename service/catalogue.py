@@ -10,7 +10,10 @@ from service.errors import NotReady
 from service.states import States
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from batching.batcher import Batcher
+    from models.rows import Rows
     from models.spec import ModelSpec, SignatureSpec
     from service.metrics import ModelMetrics
 
@@ -27,6 +30,7 @@ class Target:
     batcher: Batcher
     metrics: ModelMetrics
     passes: list[dict[str, Any]]  # what the load-time passes came to, as metadata tells it
+    samples: Sequence[Rows] = ()  # single rows that the signature took at warm-up
 
     @property
     def field(self) -> str:

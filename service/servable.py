@@ -75,7 +75,8 @@ class Servable:
             batcher.curve.seed(images, seconds)
         self._metrics.wire = spec.wire.value
         self._metrics.passes |= {report.name: report.applied for report in engine.passes}
-        return Target(model, spec, batcher, self._metrics, [report._asdict() for report in engine.passes])
+        passes = [report._asdict() for report in engine.passes]
+        return Target(model, spec, batcher, self._metrics, passes, self.loaded.samples.get(spec.name, ()))
 
     async def drain(self, timeout_s: float) -> None:
         """Answers what was accepted, `timeout_s` at most, refusing what is new."""
