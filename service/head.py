@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
-from httptools import HttpParserError, HttpRequestParser
+from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -48,8 +48,8 @@ class HeadReader:
     def read(self, data: bytes) -> Head | None:
         """The head that `data` begins with; None where it isn't one of a plain predict request, whole and well-formed.
 
-        Plain: a POST to a path that a dialect predicts at, HTTP/1.1 or 1.0, with one Content-Length within the limit
-        and nothing to negotiate. httptools is strict (llhttp): what smuggles requests isn't well-formed.
+        Plain: a POST to a path that a dialect predicts at, HTTP/1.1 or 1.0, with a body within the limit, its length
+        told beforehand, and nothing to negotiate. httptools is strict: what smuggles requests isn't well-formed to it.
         """
         if not data.startswith(b"POST /"):
             return None
@@ -66,12 +66,12 @@ class HeadReader:
         parser = HttpRequestParser(fields)
         try:
             parser.feed_data(raw)
-        except HttpParserError:
+        except (HttpParserError, HttpParserUpgrade):
             return None
         headers = fields.headers
         body_bytes = int(headers.get("content-length", self._max_body_bytes + 1))
         is_plain = (
-            body_bytes <= self._max_body_bytes
+            0 < body_bytes <= self._max_body_bytes
             and not any(name in headers for name in _NOT_PLAIN)
             and parser.get_http_version() in {"1.1", "1.0"}
         )
@@ -88,4 +88,4 @@ class _Fields:
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Takes one header."""
-        self.headers.setdefault(name.decode("ascii").lower(), value.decode(errors="surrogateescape"))
+        self.headers.setdefault(name.decode("ascii").lower(), value.decode(errors="surrogateescape").rstrip(" \t"))

@@ -1,0 +1,411 @@
+"""What HTTP/1.1 asks of a connection, the same in both lanes, and which requests take the fast one."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import threading
+from contextlib import contextmanager
+from types import CoroutineType
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from urllib.parse import urlsplit
+from zlib import crc32
+
+import httpx
+import numpy as np
+import pytest
+
+from models.fake import EchoEngine, SlowEngine, fake_model
+from models.rows import Rows
+from service.fastlane import FastLane
+from tests.pictures import picture, standard
+from tests.serving import metric, running, serving
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from service.server import Server
+
+T = TypeVar("T")
+FAST = "darkroom_fast_lane_requests_total"
+HEALTH = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+class WideEngine(EchoEngine):
+    """An engine whose answers are 800 KB each."""
+
+    def run(self, rows: Rows) -> Rows:
+        """A row of zeros for each row."""
+        return Rows({"scores": np.zeros((len(rows), 200_000), dtype=np.float32)})
+
+
+class Answer(NamedTuple):
+    """One answer off the wire."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+
+class Client:
+    """A socket that reads one answer after another."""
+
+    def __init__(self, url: str) -> None:
+        parts = urlsplit(url)
+        self.socket = socket.create_connection((parts.hostname, parts.port), timeout=60)
+        self._file = self.socket.makefile("rb")
+
+    def send(self, data: bytes) -> None:
+        """Sends all of it."""
+        self.socket.sendall(data)
+
+    def answer(self) -> Answer:
+        """The next answer; EOFError where the server closed instead."""
+        line = self._file.readline()
+        if not line:
+            raise EOFError
+        headers = {}
+        while (header := self._file.readline().decode().rstrip("\r\n")) != "":
+            name, _, value = header.partition(": ")
+            headers[name.lower()] = value
+        body = self._file.read(int(headers.get("content-length", 0)))
+        return Answer(int(line.split()[1]), headers, body)
+
+    def is_closed(self) -> bool:
+        """Whether the server closed the connection, with nothing more to say."""
+        return self._file.read(1) == b""
+
+    def close(self) -> None:
+        """Hangs up."""
+        self._file.close()
+        self.socket.close()
+
+
+@contextmanager
+def client(url: str) -> Iterator[Client]:
+    """A connection for one block."""
+    made = Client(url)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+def post(body: bytes, *lines: str, kind: str = "image/png", target: str = "/", version: str = "1.1") -> bytes:
+    """A predict request with more header lines."""
+    head = [f"POST {target} HTTP/{version}", "Host: x", f"Content-Type: {kind}", f"Content-Length: {len(body)}", *lines]
+    return "\r\n".join([*head, "", ""]).encode() + body
+
+
+def chunked(body: bytes) -> bytes:
+    """The same as `post`, in two chunks."""
+    head = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nTransfer-Encoding: chunked\r\n\r\n"
+    return head + b"".join(b"%x\r\n%b\r\n" % (len(part), part) for part in (body[:9], body[9:], b""))
+
+
+def digest(answer: Answer) -> int:
+    """Whose picture was answered."""
+    assert answer.status == 200, answer
+    value: int = json.loads(answer.body)["digest"][0]
+    return value
+
+
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    with running(fake_model(name="default"), max_body_bytes=1_000_000) as server:
+        yield server.url
+
+
+def test_plain_requests_take_the_fast_lane_whatever_they_carry(url: str, lane: bool) -> None:
+    data = picture(1)
+    taken = metric(url, FAST)
+    text = json.dumps({"data": {"images": [standard(data)]}}).encode()
+    for request in (
+        post(data),
+        post(data, target="/?top_k=1&model_name=default"),
+        post(text, kind="application/json"),
+        post(data, version="1.0"),
+        post(b"--b\r\nContent-Disposition: form-data; name=image; filename=a\r\n\r\n%b\r\n--b--\r\n" % data,
+             kind="multipart/form-data; boundary=b"),
+    ):  # fmt: skip
+        with client(url) as peer:
+            peer.send(request)
+            assert digest(peer.answer()) == crc32(data)
+    assert metric(url, FAST) - taken == (5 if lane else 0)
+
+
+def test_what_is_not_plain_is_answered_by_sanic(url: str) -> None:
+    data = picture(2)
+    taken = metric(url, FAST)
+    for request in (
+        chunked(data),
+        post(data, "Expect: 100-continue"),
+        post(data, "Upgrade: h2c", "Connection: keep-alive"),
+        post(data, "Transfer-Encoding: identity").replace(b"Content-Length: %d\r\n" % len(data), b""),
+        post(data, target="/health"),
+        post(data, target="/%2F"),
+        post(data, target="/nowhere"),
+        post(data, version="1.2"),
+        b"PUT / HTTP/1.1\r\nContent-Length: 0\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: x\r\n\r\n",
+        HEALTH,
+    ):
+        with client(url) as peer:
+            peer.send(request)
+            assert peer.answer().status in {100, 200, 400, 404, 405}
+    assert metric(url, FAST) == taken
+
+
+def test_pipelined_requests_are_answered_in_their_order_whoever_answers_them(url: str) -> None:
+    pictures = [picture(seed) for seed in range(40)]
+    with client(url) as peer:
+        stream = b""
+        for number, data in enumerate(pictures):
+            stream += (chunked if number % 7 == 3 else post)(data) + (HEALTH if number % 5 == 2 else b"")
+        peer.send(stream)
+        for number, data in enumerate(pictures):
+            assert digest(peer.answer()) == crc32(data)
+            if number % 5 == 2:
+                assert peer.answer().body == b"healthy"
+
+
+def test_requests_sent_far_ahead_of_their_answers_are_all_answered(url: str) -> None:
+    data = b"".join([picture(3), b" " * 30_000])
+    with client(url) as peer:
+        sender = threading.Thread(target=peer.send, args=(post(data) * 100,))
+        sender.start()
+        assert [digest(peer.answer()) for _ in range(100)] == [crc32(data)] * 100
+        sender.join()
+
+
+def test_a_client_that_reads_late_gets_every_answer() -> None:
+    data = picture(4)
+    with running(fake_model(WideEngine(), name="default")) as server, client(server.url) as peer:
+        sender = threading.Thread(target=peer.send, args=(post(data) * 40,))
+        sender.start()
+        while metric(server.url, "darkroom_requests_total", outcome="ok") < 3:
+            pass  # 32 MB are to come, more than the kernel holds for one connection
+        answers = [peer.answer() for _ in range(40)]
+        sender.join()
+        assert {answer.status for answer in answers} == {200}
+        assert len({answer.body for answer in answers}) == 1
+
+
+def test_a_request_may_come_byte_by_byte(url: str) -> None:
+    data = picture(5)
+    with client(url) as peer:
+        peer.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for request in (post(data), post(data), chunked(data)):
+            for at in range(len(request)):
+                peer.send(request[at : at + 1])
+            assert digest(peer.answer()) == crc32(data)
+
+
+@pytest.mark.parametrize("cut", [1, 40, 90, 100, 140])
+def test_a_request_may_come_in_two_pieces_and_the_next_with_the_second(url: str, cut: int) -> None:
+    first, second = picture(6), picture(7)
+    assert cut < len(post(first))
+    stream = post(first) + post(second)
+    with client(url) as peer, client(url) as other:
+        peer.send(stream[:cut])
+        other.send(HEALTH)
+        assert other.answer().status == 200  # the server has had its turn
+        peer.send(stream[cut:])
+        assert [digest(peer.answer()), digest(peer.answer())] == [crc32(first), crc32(second)]
+
+
+def test_a_body_over_the_limit_is_refused_before_it_is_sent(url: str) -> None:
+    with client(url) as peer:
+        peer.send(b"POST / HTTP/1.1\r\nContent-Type: image/png\r\nContent-Length: 1000001\r\n\r\n")
+        assert peer.answer().status == 413
+        assert peer.is_closed()
+
+
+@pytest.mark.parametrize("bomb", [b"A: " + b"x" * 20_000, b"A: b\r\n" * 4_000, b"A" * 20_000])
+def test_a_head_over_the_limit_is_refused(url: str, bomb: bytes) -> None:
+    with client(url) as peer:
+        peer.send(b"POST / HTTP/1.1\r\n" + bomb)
+        assert peer.answer().status == 413
+
+
+def test_the_connection_stays_or_closes_as_the_client_says(url: str) -> None:
+    data = picture(8)
+    for request, is_kept in (
+        (post(data), True),
+        (post(data, "Connection: keep-alive"), True),
+        (post(data, "Connection: close"), False),
+        (post(data, version="1.0"), False),
+        (post(data, "Connection: keep-alive", version="1.0"), True),
+    ):
+        with client(url) as peer:
+            peer.send(request)
+            answer = peer.answer()
+            assert digest(answer) == crc32(data)
+            assert answer.headers["connection"] == ("keep-alive" if is_kept else "close")
+            if is_kept:
+                peer.send(HEALTH)
+                assert peer.answer().body == b"healthy"
+            else:
+                assert peer.is_closed()
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ("Content-Length: 7", "Transfer-Encoding: chunked"),
+        ("Transfer-Encoding: chunked", "Content-Length: 7"),
+        ("Content-Length: 7", "Content-Length: 7"),
+        ("Content-Length: 7", "Content-Length: 0"),
+        ("Content-Length: +7",),
+        ("Content-Length: -7",),
+        ("Content-Length: 7_0",),
+        ("Content-Length: 0x7",),
+        ("Content-Length: 7, 7",),
+        ("Content-Length: seven",),
+        ("Content-Length:",),
+        ("Content-Length: 7", "no colon"),
+    ],
+)
+def test_a_request_of_two_meanings_gets_400_and_no_second_answer(url: str, lines: tuple[str, ...]) -> None:
+    head = "\r\n".join(["POST / HTTP/1.1", "Host: x", "Content-Type: image/png", *lines, "", ""])
+    with client(url) as peer:
+        peer.send(head.encode() + b"0\r\n\r\n" + HEALTH)
+        assert peer.answer().status == 400
+        assert peer.is_closed()
+
+
+def test_every_answer_is_counted_and_bears_the_same_headers_in_both_lanes(url: str) -> None:
+    labels = {"route": "/", "method": "POST"}
+    good, bad = (metric(url, "darkroom_http_requests_total", code=code, **labels) for code in ("200", "400"))
+    names = set()
+    for data in (picture(9), b"junk"):
+        answer = httpx.post(url, content=data, headers={"Content-Type": "image/png", "X-Request-Id": "me"})
+        names.add(tuple(sorted(answer.headers)))
+        assert answer.headers["x-request-id"] == "me"
+    assert names == {("connection", "content-length", "content-type", "server-timing", "x-request-id")}
+    assert metric(url, "darkroom_http_requests_total", code="200", **labels) == good + 1
+    assert metric(url, "darkroom_http_requests_total", code="400", **labels) == bad + 1
+    assert metric(url, "darkroom_http_requests_in_flight") == 1  # the scrape itself
+
+
+def test_a_client_that_leaves_is_forgotten_wherever_its_request_is() -> None:
+    running_now, go_on = threading.Event(), threading.Event()
+
+    def hold(_: float) -> None:
+        running_now.set()
+        go_on.wait(60)
+
+    data = picture(10)
+    with running(fake_model(SlowEngine(EchoEngine(), float, sleep=hold), name="default")) as server:
+        with client(server.url) as first, client(server.url) as second, client(server.url) as third:
+            first.send(post(data))
+            assert running_now.wait(60)
+            second.send(post(data) + post(data))  # waits in the queue, and one more behind it
+            third.send(post(data)[:-5])
+            _until(server.url, "darkroom_queue_images", 1)
+        _until(server.url, "darkroom_requests_total", 2, outcome="cancelled")
+        _until(server.url, "darkroom_http_requests_total", 2, code="499")
+        assert metric(server.url, "darkroom_queue_images") == 0
+        go_on.set()
+        assert httpx.post(server.url, content=data, headers={"Content-Type": "image/png"}).status_code == 200
+        assert metric(server.url, "darkroom_http_requests_in_flight") == 1
+        assert metric(server.url, "darkroom_requests_total", outcome="ok") == 1
+
+
+def test_a_stopping_server_answers_what_it_has_and_closes_the_connection() -> None:
+    running_now, go_on = threading.Event(), threading.Event()
+
+    def hold(_: float) -> None:
+        running_now.set()
+        go_on.wait(60)
+
+    model = fake_model(SlowEngine(EchoEngine(), float, sleep=hold), name="default")
+    with running(model) as server, client(server.url) as busy, client(server.url) as other:
+        busy.send(post(picture(11)) + post(picture(12)))
+        assert running_now.wait(60)
+        other.send(HEALTH)
+        assert other.answer().status == 200
+        server.loop.call_soon_threadsafe(server.stop)
+        while not server.darkroom.lifecycle.is_draining:
+            pass
+        other.send(post(picture(14)))
+        assert other.answer().status == 503
+        go_on.set()
+        answer = busy.answer()
+        assert digest(answer) == crc32(picture(11))
+        assert answer.headers["connection"] == "close"
+        assert busy.is_closed()
+
+
+def test_a_client_that_is_slow_to_send_is_left_to_sanic_and_its_time_limits() -> None:
+    request = post(picture(15))
+    with running(fake_model(name="default"), fast_lane=True) as server, client(server.url) as peer:
+        for cut in (-10, -1):
+            peer.send(HEALTH)
+            assert peer.answer().status == 200  # there is a connection, and it is idle
+            peer.send(request[:cut])
+            while not _on_loop(server, lambda lane: lane._head is not None):
+                pass  # until the server has read it
+            _on_loop(server, FastLane.check_timeouts)
+            assert _on_loop(server, FastLane._is_sanics)
+            assert not _on_loop(server, FastLane.close_if_idle)
+            peer.send(request[cut:])
+            assert digest(peer.answer()) == crc32(picture(15))
+        assert metric(server.url, FAST) == 0
+
+
+def test_a_request_that_waits_long_for_its_answer_is_not_taken_for_a_silent_client() -> None:
+    running_now, go_on = threading.Event(), threading.Event()
+
+    def hold(_: float) -> None:
+        running_now.set()
+        go_on.wait(60)
+
+    model = fake_model(SlowEngine(EchoEngine(), float, sleep=hold), name="default")
+    with running(model, fast_lane=True) as server, client(server.url) as peer:
+        peer.send(post(picture(16)))
+        assert running_now.wait(60)
+        _on_loop(server, _make_old)
+        _on_loop(server, FastLane.check_timeouts)
+        assert not _on_loop(server, FastLane.close_if_idle)
+        go_on.set()
+        assert digest(peer.answer()) == crc32(picture(16))
+
+
+@pytest.mark.slow
+def test_both_lanes_do_the_same_on_uvloop(lane: bool) -> None:
+    data = picture(13)
+    with serving("--model_base_path=fake") as url, client(url) as peer:
+        big = data + b" " * 2_000_000
+        sender = threading.Thread(target=peer.send, args=((post(data) + HEALTH + post(big)) * 5,))
+        sender.start()
+        for _ in range(5):
+            assert digest(peer.answer()) == crc32(data)
+            assert peer.answer().body == b"healthy"
+            assert digest(peer.answer()) == crc32(big)
+        sender.join()
+        assert (metric(url, FAST) > 0) == lane
+
+
+def _until(url: str, name: str, value: float, **labels: str) -> None:
+    """Asks until a metric has a value; the test's own time limit ends it otherwise."""
+    while metric(url, name, **labels) != value:
+        pass
+
+
+def _on_loop(server: Server, act: Callable[[FastLane], T]) -> T:
+    """What `act` gives for the server's one connection, done on its loop."""
+
+    async def on_loop() -> T:
+        coroutines = [task.get_coro() for task in asyncio.all_tasks()]
+        frames = [one.cr_frame for one in coroutines if isinstance(one, CoroutineType) and one.cr_frame is not None]
+        (lane,) = [frame.f_locals["self"] for frame in frames if isinstance(frame.f_locals.get("self"), FastLane)]
+        return act(lane)
+
+    return asyncio.run_coroutine_threadsafe(on_loop(), server.loop).result(60)
+
+
+def _make_old(lane: FastLane) -> None:
+    """Lets the last byte have come an hour ago."""
+    lane._time -= 3600
