@@ -1,4 +1,4 @@
-"""The `darkroom` command: `serve` answers requests, `export` makes a SavedModel that can be served."""
+"""The `darkroom` command: `serve` answers requests, `export` makes a SavedModel, `token` a bearer token."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from service.logs import set_up_logs
 from service.machine import raise_open_files
 from service.model_config import BadSettingsError
 from service.settings import Settings, add_flags, settings_from_flags
+from service.tokens import DESCRIPTION as TOKEN
+from service.tokens import add_token_flags
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -57,6 +59,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     add_export_flags(export)
     export.set_defaults(run=run_export)
+    token = commands.add_parser("token", help="make a bearer token for --auth_tokens_file", description=TOKEN)
+    add_token_flags(token)
     return parser
 
 
@@ -89,6 +93,7 @@ async def _run_server(settings: Settings) -> int:
 
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop)
+    loop.add_signal_handler(signal.SIGHUP, server.darkroom.auth.reload)
     try:
         await server.run()
     except OSError as err:

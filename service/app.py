@@ -9,7 +9,7 @@ from sanic import Sanic
 from sanic.config import Config
 
 from service.api import admin, generate, health, simple, status, web
-from service.auth import BasicAuth
+from service.auth import auth_of
 from service.call import Predictor
 from service.catalogue import Catalogue
 from service.compress import Compression
@@ -39,8 +39,8 @@ class Darkroom:
         compression = Compression(settings.max_body_bytes, packs_answers=settings.compress_answers)
         self.predictor = Predictor(self.lifecycle, compression, timeout_s=settings.request_timeout_ms / 1000)
         self.heads = HeadReader(self.predictor.match, max_body_bytes=settings.max_body_bytes)
-        auth = BasicAuth(settings.auth_username, settings.auth_password.get_secret_value())
-        self.edge = Edge(settings, self.metrics, self.lifecycle, auth if settings.enable_auth else None)
+        self.auth = auth_of(settings)
+        self.edge = Edge(settings, self.metrics, self.lifecycle, self.auth)
 
 
 def create_app(settings: Settings, *models: LoadedModel) -> App:

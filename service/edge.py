@@ -14,10 +14,11 @@ from sanic.exceptions import MethodNotAllowed, SanicException
 from sanic.response import HTTPResponse
 
 from service import codec
-from service.auth import CHALLENGE
+from service.auth import CHALLENGE, Standing
 from service.call import Call
 from service.errors import describe, judge
 from service.form import parse_form
+from service.tokens import Scope
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from sanic.request import Request
 
     from service.ask import Reply
-    from service.auth import BasicAuth
+    from service.auth import Auth
     from service.lifecycle import Lifecycle
     from service.metrics import Metrics
     from service.settings import Settings
@@ -70,7 +71,7 @@ class Seen(NamedTuple):
 class Edge:
     """Wraps every handler: asks who calls, counts and explains each answer, turns exceptions into JSON."""
 
-    def __init__(self, settings: Settings, metrics: Metrics, lifecycle: Lifecycle, auth: BasicAuth | None) -> None:
+    def __init__(self, settings: Settings, metrics: Metrics, lifecycle: Lifecycle, auth: Auth) -> None:
         self._metrics = metrics
         self._lifecycle = lifecycle
         self._auth = auth
@@ -82,8 +83,8 @@ class Edge:
         """Makes JSON answers of what no route took: 404, 405, 408, 413 and our own mistakes."""
         app.exception(Exception)(self._unrouted)
 
-    def route(self, app: App, method: str, path: str, handler: Any, *, is_open: bool = False) -> None:
-        """Adds a route, HEAD along with GET; `is_open` ones answer without authentication.
+    def route(self, app: App, method: str, path: str, handler: Any, *, scope: Scope | None = Scope.PREDICT) -> None:
+        """Adds a route, HEAD along with GET, for callers whose credentials cover `scope`; None: for everybody.
 
         A handler of many addresses says in `request.ctx.template` which one it served; else metrics tell `path`.
         """
@@ -92,9 +93,11 @@ class Edge:
             started_s = self.enter()
             code, size = CLIENT_LEFT, 0
             try:
-                response = await self._answer(request, handler, named, is_open=is_open)
+                response = await self._answer(request, handler, named, scope)
                 code, size = response.status, len(response.body or b"")
                 self._finish(request, response, started_s)
+                if scope is Scope.ADMIN:
+                    response.headers.pop("Access-Control-Allow-Origin", None)  # no page of elsewhere changes anything
                 return response
             finally:
                 self.leave(_seen(request, getattr(request.ctx, "template", path), code, started_s, size))
@@ -102,9 +105,9 @@ class Edge:
         methods = ["GET", "HEAD"] if method == "GET" else [method]
         app.add_route(handle, path, methods=methods, name=re.sub(r"\W", "_", f"{method}{path}"))
 
-    def allows(self, authorization: str | None, *, is_open: bool = False) -> bool:
-        """Whether a caller with this `Authorization` may ask."""
-        return self._auth is None or is_open or self._auth.allows(authorization)
+    def allows(self, authorization: str | None) -> bool:
+        """Whether a caller with this `Authorization` may predict."""
+        return self._auth.standing(authorization, Scope.PREDICT) is Standing.WELCOME
 
     def enter(self) -> float:
         """A request is there, whole: returns when, for `leave`."""
@@ -120,10 +123,14 @@ class Edge:
         """What every answer carries besides its times; `given_id` is the client's `X-Request-Id`."""
         return {"X-Request-Id": self._ids.of(given_id), **self._cors}
 
-    async def _answer(self, request: Request, handler: Any, named: dict[str, str], *, is_open: bool) -> HTTPResponse:
+    async def _answer(self, request: Request, handler: Any, named: dict[str, str], scope: Scope | None) -> HTTPResponse:
         """The handler's answer, or the refusal of a caller who may not ask."""
-        if not self.allows(request.headers.get("authorization"), is_open=is_open):
-            return HTTPResponse("Need basic auth to request the resources", 401, dict(CHALLENGE), "text/plain")
+        if scope is not None:
+            standing = self._auth.standing(request.headers.get("authorization"), scope)
+            if standing is Standing.STRANGER:
+                return HTTPResponse("Need basic auth to request the resources", 401, dict(CHALLENGE), "text/plain")
+            if standing is Standing.OUT_OF_SCOPE:
+                return json_response({"error": f"this token's scopes don't cover this: it takes {scope}"}, 403)
         try:
             return await handler(request, **named)  # type: ignore[no-any-return] # the handlers' own types say it
         except Exception as err:  # noqa: BLE001 - the edge's handler: every exception becomes an answer, by the one table

@@ -21,6 +21,7 @@ from service.model_config import (
     explain,
     read_model_config,
 )
+from service.tokens import read_tokens
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -77,6 +78,7 @@ class Settings(BaseModel):
     enable_auth: bool = Field(False, description="ask for HTTP basic auth on everything but health (STS)")
     auth_username: str = Field("admin", min_length=1, description="user of --enable_auth (STS)")
     auth_password: SecretStr = Field(SecretStr(""), description="password of --enable_auth; there is no default (STS had one)")
+    auth_tokens_file: Path | None = Field(None, description="file of bearer tokens, hashed, made by `darkroom token`; asks for credentials on everything but health (precedent: none)")
     enable_ssl: bool = Field(False, description="serve HTTPS (STS)")
     secret_pem: Path = Field(Path("secret.pem"), description="certificate of --enable_ssl (STS)")
     secret_key: Path = Field(Path("secret.key"), description="private key of --enable_ssl (STS)")
@@ -96,6 +98,10 @@ class Settings(BaseModel):
     def _check_together(self) -> Self:
         """The rules that need two fields; all that are broken are told at once."""
         problems = [text for is_broken, text in self._rules() if is_broken]
+        try:
+            _ = self.auth_tokens_file and read_tokens(self.auth_tokens_file)
+        except (OSError, ValueError) as err:
+            problems.append(f"auth_tokens_file: {err}")
         if problems:
             raise ValueError("; ".join(problems))
         return self
@@ -109,8 +115,8 @@ class Settings(BaseModel):
                 f"model_platform: {self.model_platform!r} can't be served, only 'tensorflow'",
             ),
             (
-                self.enable_auth and not self.auth_password.get_secret_value(),
-                "enable_auth: needs --auth_password (or DARKROOM_AUTH_PASSWORD)",
+                self.enable_auth and not self.auth_password.get_secret_value() and self.auth_tokens_file is None,
+                "enable_auth: needs --auth_password (or DARKROOM_AUTH_PASSWORD), or --auth_tokens_file",
             ),
             (bool(sizes) and list(sizes) != sorted(set(sizes)), "allowed_batch_sizes: must rise, without repeats"),
             (bool(sizes) and min(sizes) < 1, "allowed_batch_sizes: sizes start at 1"),
@@ -122,6 +128,11 @@ class Settings(BaseModel):
             (self.enable_ssl and not self.secret_pem.is_file(), f"secret_pem: no such file: {self.secret_pem}"),
             (self.enable_ssl and not self.secret_key.is_file(), f"secret_key: no such file: {self.secret_key}"),
         ]
+
+    @property
+    def has_auth(self) -> bool:
+        """Whether callers are asked who they are."""
+        return self.enable_auth or self.auth_tokens_file is not None
 
     @property
     def effective_log_level(self) -> str:

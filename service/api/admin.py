@@ -8,6 +8,7 @@ from urllib.parse import unquote, urlsplit
 from service import codec
 from service.edge import json_response
 from service.errors import CodecError, Forbidden, quote
+from service.tokens import Scope
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -50,28 +51,27 @@ def install(app: App, darkroom: Darkroom) -> None:
         repository.label(unquote(name), labels)
         return json_response(labels)
 
-    darkroom.edge.route(app, "GET", "/admin/models", index)
-    darkroom.edge.route(app, "POST", "/admin/models/<name:str>/load", load)
-    darkroom.edge.route(app, "POST", "/admin/models/<name:str>/unload", unload)
-    darkroom.edge.route(app, "PUT", "/admin/models/<name:str>/labels", label)
+    darkroom.edge.route(app, "GET", "/admin/models", index, scope=Scope.ADMIN)
+    darkroom.edge.route(app, "POST", "/admin/models/<name:str>/load", load, scope=Scope.ADMIN)
+    darkroom.edge.route(app, "POST", "/admin/models/<name:str>/unload", unload, scope=Scope.ADMIN)
+    darkroom.edge.route(app, "PUT", "/admin/models/<name:str>/labels", label, scope=Scope.ADMIN)
 
 
 def check_operator(settings: Settings, headers: Mapping[str, str]) -> None:
-    """Lets the operator pass: who knows the password, or who asks a server that only its own machine can reach.
+    """Lets the operator pass: who has credentials, or who asks a server that only its own machine can reach.
 
-    On loopback a browser is the stranger: a page of another origin, or one whose name was bound to 127.0.0.1, shows in
-    `Origin` or in `Host`.
+    A browser may be made to ask by a page of another origin, with the credentials that it keeps or from the machine
+    itself: such a page shows in `Origin`, and one whose name was bound to 127.0.0.1 in `Host`.
 
     Raises:
         Forbidden: neither; says what would do.
     """
-    if settings.enable_auth:  # the edge has asked for the password
-        return
-    if settings.host not in LOOPBACK:
-        raise Forbidden("loading and unloading is off: it needs --enable_auth, or --host=127.0.0.1")
+    host = headers.get("host", "")
     origin = headers.get("origin")
-    named = [f"//{headers.get('host', '')}", *([origin] if origin else [])]
-    if any(urlsplit(each).hostname not in LOOPBACK for each in named):
+    if not settings.has_auth and settings.host not in LOOPBACK:
+        raise Forbidden("loading and unloading is off: it needs --enable_auth, --auth_tokens_file or --host=127.0.0.1")
+    is_foreign = origin is not None and urlsplit(origin).netloc != host
+    if is_foreign or not (settings.has_auth or urlsplit(f"//{host}").hostname in LOOPBACK):
         raise Forbidden("loading and unloading is off for pages of other origins")
 
 

@@ -8,6 +8,7 @@ from sanic.response import HTTPResponse
 
 from service.edge import json_response, text_response
 from service.lifecycle import State
+from service.tokens import Scope
 
 if TYPE_CHECKING:
     from sanic.request import Request
@@ -39,8 +40,8 @@ def install(app: App, darkroom: Darkroom) -> None:
         body, content_type = darkroom.metrics.render()
         return HTTPResponse(body, 200, {}, content_type)
 
-    edge.route(app, "GET", "/health", healthy, is_open=True)
-    edge.route(app, "GET", "/v2/health/live", live, is_open=True)
-    edge.route(app, "GET", "/v2/health/ready", ready, is_open=True)
-    edge.route(app, "GET", "/metrics", metrics)
-    edge.route(app, "GET", "/monitoring/prometheus/metrics", metrics)
+    edge.route(app, "GET", "/health", healthy, scope=None)
+    edge.route(app, "GET", "/v2/health/live", live, scope=None)
+    edge.route(app, "GET", "/v2/health/ready", ready, scope=None)
+    edge.route(app, "GET", "/metrics", metrics, scope=Scope.METRICS)
+    edge.route(app, "GET", "/monitoring/prometheus/metrics", metrics, scope=Scope.METRICS)
