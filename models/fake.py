@@ -97,6 +97,15 @@ class FailingEngine(_Around):
         return self._inner.run(rows)
 
 
+class ScreeningEngine(FailingEngine):
+    """Refuses a guilty picture's batch as FailingEngine does, and tells afterwards which rows they were."""
+
+    def screen(self, rows: Rows) -> list[InvalidInput | None]:
+        """An error for each guilty picture, None for each other one."""
+        pictures = rows.columns[self.spec.inputs[0].name]
+        return [InvalidInput("guilty picture") if self._guilty(picture) else None for picture in pictures]
+
+
 class BrokenEngine(_Around):
     """Raises `error` at every run."""
 

@@ -8,8 +8,8 @@ import numpy as np
 
 from models._tensorflow import SessionOptions, convert_to_constants, deprecation, graph_pb2, tf
 from models.errors import LoadFailed
-from models.reach import names_in_reach
-from models.rewrite import freeze, prune
+from models.reach import names_in_reach, prune
+from models.rewrite import freeze
 from models.rows import Rows
 from models.runner import Engine, PassReport
 from models.saved_model import SERVE

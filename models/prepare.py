@@ -62,6 +62,8 @@ def prepare(
         samples = _find_samples(rewriting, specs, unseen, graph_def, options)
         rewriting.settle(samples)
         specs = {key: rewriting.prove_row_wise(spec, samples[key]) for key, spec in specs.items()}
+        for each in specs.values():
+            rewriting.add_screen(each, samples[each.name])
         spec = ModelSpec(name, version, specs, labels=read_labels(path), refused=refused)
         return Artifact(spec, path, rewriting.serialized(), rewriting.bindings, rewriting.reports(), samples)
     finally:

@@ -1,10 +1,10 @@
 """What a signature's outputs reach in a graph: which of it keeps state, and which of it can be frozen. Runs nothing."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from models._tensorflow import op_def_registry
+from models._tensorflow import graph_pb2, op_def_registry
 
 # Ops that TensorFlow marks as stateful though no caller can see a state: they read variables, live inside one run
 # (TensorArray, Stack), check, print, or only call functions, whose ops are looked at in their turn.
@@ -13,12 +13,13 @@ _READS = frozenset(
     | {"Variable", "VariableShape", "VariableV2", "DisableCopyOnRead"}
 )
 _WITHIN_A_RUN = frozenset(
-    {"Assert", "CheckNumerics", "CheckNumericsV2", "DeviceIndex", "Empty", "GuaranteeConst", "MapDefun", "Print"}
-    | {"PrintV2", "Case", "If", "While", "StatefulPartitionedCall", "RemoteCall"}
+    {"DeviceIndex", "Empty", "GuaranteeConst", "MapDefun", "Case", "If", "While", "StatefulPartitionedCall"}
+    | {"RemoteCall"}
     | {"CudnnRNN", "CudnnRNNV2", "CudnnRNNV3"}
     | {"IsVariableInitialized", "RefEnter", "RefExit", "RefIdentity", "RefMerge", "RefNextIteration", "RefSelect"}
     | {"RefSwitch"}
 )
+_SPEAKS = frozenset({"Assert", "CheckNumerics", "CheckNumericsV2", "Print", "PrintV2"})
 _WITHIN_A_RUN_PREFIXES = ("TensorArray", "Stack")
 _TABLES = frozenset(
     {"HashTable", "HashTableV2", "LookupTableExportV2", "LookupTableFindV2", "LookupTableSizeV2"}
@@ -89,6 +90,15 @@ def names_in_reach(graph_def: Any, outputs: Sequence[str]) -> tuple[set[str], se
     return seen, entered
 
 
+def prune(graph_def: Any, outputs: Sequence[str]) -> Any:
+    """The graph without the nodes and functions that `outputs` (tensor names) do not need."""
+    nodes, functions = names_in_reach(graph_def, outputs)
+    pruned = graph_pb2.GraphDef(versions=graph_def.versions)
+    pruned.node.extend(node for node in graph_def.node if node.name in nodes)
+    pruned.library.function.extend(each for each in graph_def.library.function if each.signature.name in functions)
+    return pruned
+
+
 def functions_of(node: Any, functions: Any) -> list[str]:
     """The functions that a node calls: by its op's name, and by its attributes."""
     names = [node.op] if node.op in functions else []
@@ -106,8 +116,16 @@ def node_name(tensor: str) -> str:
     return tensor.lstrip("^").split(":")[0]
 
 
+def has_effect(node: Any, functions: Mapping[str, Any]) -> bool:
+    """Whether a node is run for more than what it gives: it may fail on purpose, print, or keep state."""
+    if called := functions_of(node, functions):
+        return any(has_effect(each, functions) for name in called for each in functions[name].node_def)
+    op_def = op_def_registry.get(node.op)
+    return op_def is None or node.op in _SPEAKS or (op_def.is_stateful and not _is_harmless(node.op))
+
+
 def _is_harmless(op: str) -> bool:
-    return op in _READS or op in _WITHIN_A_RUN or op.startswith(_WITHIN_A_RUN_PREFIXES)
+    return op in _READS or op in _WITHIN_A_RUN or op in _SPEAKS or op.startswith(_WITHIN_A_RUN_PREFIXES)
 
 
 def _takes_a_resource(op_def: Any) -> bool:

@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 
 from models._tensorflow import convert_to_constants, deprecation, graph_pb2
 from models.flow import trace
-from models.reach import names_in_reach, node_name
+from models.inline import inline_calls
+from models.reach import node_name, prune
 from models.session import Binding
 from models.spec import SignatureSpec, Wire
 
@@ -35,15 +36,6 @@ def freeze(session: Any, graph_def: Any, outputs: Sequence[str]) -> Any:
     with deprecation.silence():
         frozen = convert_to_constants.convert_variables_to_constants_from_session_graph(session, graph_def, nodes)
     return prune(frozen, outputs)
-
-
-def prune(graph_def: Any, outputs: Sequence[str]) -> Any:
-    """The graph without the nodes and functions that `outputs` (tensor names) do not need."""
-    nodes, functions = names_in_reach(graph_def, outputs)
-    pruned = graph_pb2.GraphDef(versions=graph_def.versions)
-    pruned.node.extend(node for node in graph_def.node if node.name in nodes)
-    pruned.library.function.extend(each for each in graph_def.library.function if each.signature.name in functions)
-    return pruned
 
 
 def hoist_base64(graph_def: Any, targets: Mapping[str, Target], wanted: AbstractSet[str]) -> tuple[Any, dict[str, str]]:
@@ -88,4 +80,12 @@ def _scopes(graph_def: Any) -> list[tuple[str, Any]]:
     return [("", graph_def.node), *functions]
 
 
-PASSES: tuple[tuple[str, Pass], ...] = (("hoist_base64", hoist_base64),)
+def inline(graph_def: Any, targets: Mapping[str, Target], wanted: AbstractSet[str]) -> tuple[Any, dict[str, str]]:
+    """The graph with its calls inlined, for every signature of it or for none: they may share a call."""
+    if len(wanted) < len(targets):
+        return graph_def, dict.fromkeys(wanted, "another signature of the graph was taken back")
+    fetches = [tensor for target in targets.values() for tensor in target.binding.fetches.values()]
+    return inline_calls(graph_def, fetches), {}
+
+
+PASSES: tuple[tuple[str, Pass], ...] = (("inline", inline), ("hoist_base64", hoist_base64))

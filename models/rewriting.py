@@ -2,9 +2,11 @@
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from models._tensorflow import SessionOptions, tf
+from models.cut import find_cut
 from models.original import Original
 from models.reach import Reach
 from models.rewrite import Pass, Target
@@ -12,11 +14,11 @@ from models.rows import Rows
 from models.runner import Engine, PassReport
 from models.session import Binding, SessionEngine, clean
 from models.spec import SignatureSpec
-from models.verify import difference, not_row_wise
+from models.verify import difference, misjudges, not_row_wise
 from models.wire import unbatched
 
 _log = logging.getLogger("darkroom.models")
-FREEZE = "freeze"
+FREEZE, SCREEN = "freeze", "screen"
 
 
 class Rewriting:
@@ -64,6 +66,30 @@ class Rewriting:
                 self._take_back(name, reason)
         self._graph = None
 
+    def add_screen(self, spec: SignatureSpec, samples: Sequence[Rows]) -> None:
+        """Gives a signature its cut, if that passes the samples and finds one that is cut short guilty."""
+        name = spec.name
+        if name not in self.bindings:
+            return
+        try:
+            binding = self._with_cut(spec)
+            engine = SessionEngine(spec, self._session, binding, passes=self.reports()[name])
+            reason = misjudges(engine, samples)
+        except Exception as err:  # noqa: BLE001 - whatever TensorFlow raises, a signature without a screen still serves
+            reason = clean(str(err))
+        if reason:
+            self._dropped[name][SCREEN] = reason
+        else:
+            self._applied[name].append(SCREEN)
+            self.bindings[name] = binding
+
+    def _with_cut(self, spec: SignatureSpec) -> Binding:
+        if not spec.batched:
+            raise ValueError("its requests never share a call")
+        binding = self.bindings[spec.name]
+        strings = [binding.feeds[tensor.name] for tensor in spec.inputs if tensor.dtype == "string"]
+        return replace(binding, cut=find_cut(self._graph, strings, list(binding.fetches.values())))
+
     def original(self, name: str) -> Engine:
         """The signature as its author meant it."""
         if name not in self._originals:
@@ -106,7 +132,7 @@ class Rewriting:
             session.close()
 
     def _names(self) -> list[str]:
-        return [FREEZE, *(name for name, _ in self._passes)]
+        return [FREEZE, *(name for name, _ in self._passes), SCREEN]
 
     def _report(self, name: str, each: str) -> PassReport:
         if each in self._applied[name]:

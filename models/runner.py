@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from queue import SimpleQueue
 from threading import Thread
 from types import MappingProxyType
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
-from models.errors import ModelError, PredictFailed
+from models.errors import InvalidInput, ModelError, PredictFailed
 from models.rows import Rows, join, miscount
 from models.spec import SignatureSpec
 
@@ -49,13 +49,25 @@ class Engine(Protocol):
         """Frees what it holds; idempotent. No call may be running."""
 
 
+@runtime_checkable
+class Screener(Protocol):
+    """An engine that can tell which rows of a failed call are to blame."""
+
+    def screen(self, rows: Rows) -> list[InvalidInput | None]:
+        """What is wrong with each row, judged alone and for less than a call; empty: it cannot tell of these.
+
+        None says that no fault was found, which is no promise: the row may fail later in the graph.
+        """
+
+
 Part = tuple[Rows, int, int]  # rows, start, stop
 
 
 class Report(NamedTuple):
     """What came of one batch: a result for each part, or one error. Durations in seconds; `started_s` is monotonic.
 
-    `guilty` has the rows of the call that made it fail, each with its error; empty: nobody knows.
+    `guilty` names rows of a failed batch, counted over its parts, that fail by themselves, each with its error; a row
+    that is not in it may be guilty all the same.
     """
 
     results: list[Rows] | None
@@ -128,9 +140,27 @@ class Runner:
             executed_s = time.monotonic()
             results = self._split(answer, rows, work)
         except BaseException as err:  # noqa: BLE001 - no exception may cost a caller its answer; threads get no Ctrl-C
-            return Report(None, _as_model_error(err), started_s, collated_s - started_s, time.monotonic() - collated_s)
+            failed_s = time.monotonic()
+            guilty = self._screen(work) if isinstance(err, InvalidInput) else {}
+            return Report(
+                None, _as_model_error(err), started_s, collated_s - started_s, failed_s - collated_s, guilty=guilty
+            )
         split_s = time.monotonic() - executed_s
         return Report(results, None, started_s, collated_s - started_s, executed_s - collated_s, split_s)
+
+    def _screen(self, work: _Work) -> dict[int, InvalidInput]:
+        """The guilty rows of a failed batch, where the engine can tell. Never raises: bisection needs no screen."""
+        engine = self._engine
+        if not (isinstance(engine, Screener) and engine.spec.batched):
+            return {}
+        try:
+            rows = _collate(work.parts, 0)
+            if len(rows) < 2 or not rows.aligned:
+                return {}
+            return {row: fault for row, fault in enumerate(engine.screen(rows)) if fault is not None}
+        except Exception:  # noqa: BLE001 - whatever the screen met, the batch's own error stands
+            _log.exception("a failed batch could not be screened")
+            return {}
 
     def _split(self, answer: Rows, fed: Rows, work: _Work) -> list[Rows]:
         """The answer's rows by part: views, not copies. What was fed whole gets the answer as it came."""

@@ -7,6 +7,7 @@ by way of `Session.run`), this 34 us. Several threads may call it at once.
 
 import re
 from base64 import urlsafe_b64encode
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,10 +28,11 @@ _QUOTED_DATA = re.compile(r"(, value: |starting with )?'(?:[^']{40,}|[^']*\\[0-9
 
 @dataclass(frozen=True, slots=True)
 class Binding:
-    """Which tensors of a graph are a signature's inputs and outputs."""
+    """Which tensors of a graph are a signature's inputs and outputs, and which of its nodes judge a row."""
 
     feeds: dict[str, str]  # input → tensor name
     fetches: dict[str, str]  # output → tensor name
+    cut: tuple[str, ...] = ()  # see models/cut.py; empty: there is none
 
 
 class SessionEngine:
@@ -46,6 +48,7 @@ class SessionEngine:
         self._hoisted = any(report.name == "hoist_base64" and report.applied for report in passes)
         self._all = tuple(sorted(binding.fetches))
         self._callables = {self._all: self._make(self._all)}
+        self._judge = make_callable(session, list(binding.feeds.values()), targets=binding.cut) if binding.cut else None
 
     def run(self, rows: Rows) -> Rows:
         """The outputs of one call; see models.runner.Engine."""
@@ -60,9 +63,18 @@ class SessionEngine:
             raise translate(err) from err
         return Rows({name: values[name] for name in asked})
 
+    def screen(self, rows: Rows) -> list[InvalidInput | None]:
+        """What is wrong with each row; see models.runner.Screener. One call a row, of the decoding part alone."""
+        judge = self._judge
+        if judge is None or not rows.aligned:
+            return []
+        arrays = [feed(rows.columns[name], self._encodes(name)) for name in self._binding.feeds]
+        return [_fault(judge, [array[row : row + 1] for array in arrays]) for row in range(len(rows))]
+
     def close(self) -> None:
         """Lets the callables go."""
         self._callables.clear()
+        self._judge = None
 
     def _encodes(self, name: str) -> bool:
         return name == self.spec.image_input and self.spec.wire is Wire.BASE64 and not self._hoisted
@@ -89,11 +101,19 @@ class SessionEngine:
         return call
 
 
-def make_callable(session: Any, feeds: list[str], fetches: list[str]) -> Any:
-    """`fetches` for values of `feeds`, in their orders; nothing for no fetch, which TensorFlow refuses."""
-    if not fetches:
-        return lambda *_: ()
-    options = config_pb2.CallableOptions(feed=feeds, fetch=fetches)
+def _fault(judge: Callable[..., object], arrays: list[Any]) -> InvalidInput | None:
+    try:
+        judge(*arrays)
+    except tf.errors.InvalidArgumentError as err:
+        return InvalidInput(clean(err.message))
+    return None
+
+
+def make_callable(session: Any, feeds: list[str], fetches: Sequence[str] = (), targets: Sequence[str] = ()) -> Any:
+    """`fetches` for values of `feeds`, in their orders, once `targets` ran; no call where there is neither."""
+    if not (fetches or targets):
+        return lambda *_: ()  # TensorFlow refuses that
+    options = config_pb2.CallableOptions(feed=feeds, fetch=fetches, target=targets)
     return session._make_callable_from_options(options)  # noqa: SLF001 - see the file's first lines
 
 

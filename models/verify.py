@@ -4,9 +4,10 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from models.errors import ModelError
+from models.errors import InvalidInput, ModelError
 from models.rows import Column, Rows, join, miscount
 from models.runner import Engine
+from models.session import SessionEngine, objects
 
 # Floats may differ by this much, relative to the value and to the largest of its output: kernels for other batch sizes,
 # and fused ones, add in another order. Half and bfloat16 keep 11 and 8 bits.
@@ -64,6 +65,31 @@ def not_row_wise(engine: Engine, singles: Sequence[Rows]) -> str:
     except ModelError as err:
         return f"a batch fails where its rows alone do not: {err}"
     return ""
+
+
+def misjudges(engine: SessionEngine, singles: Sequence[Rows]) -> str:
+    """Why the engine's screen is not to be trusted; empty: it passes these rows, and not the first one cut short."""
+    short = _cut_short(singles[0])
+    if engine.screen(join(singles)) != [None] * len(singles):
+        return "it finds a good row guilty"
+    if engine.screen(short) == [None]:
+        return "it finds nothing wrong with a row that is cut short"
+    try:
+        engine.run(short)
+    except InvalidInput:
+        return ""
+    return "the graph takes a row that it finds guilty"
+
+
+def _cut_short(rows: Rows) -> Rows:
+    """The same row with the first half of each string."""
+    halves: dict[str, Column] = {}
+    for name, column in rows.columns.items():
+        flat = column if isinstance(column, list) else column.ravel().tolist()
+        if flat and isinstance(flat[0], bytes):
+            half = [value[: len(value) // 2] for value in flat]
+            halves[name] = half if isinstance(column, list) else objects(half).reshape(column.shape)
+    return Rows(rows.columns | halves)
 
 
 def _unequal(one: Rows, other: Rows) -> str:

@@ -12,8 +12,8 @@ from models._tensorflow import SessionOptions, tf
 from models.engine import open_artifact, prepare
 from models.fake import ECHO, EchoEngine
 from models.flow import Mark, trace
-from models.reach import Reach, reach
-from models.rewrite import PASSES, Pass, Target, hoist_base64, prune
+from models.reach import Reach, prune, reach
+from models.rewrite import PASSES, Pass, Target, hoist_base64
 from models.rewriting import Rewriting
 from models.rows import Rows
 from models.runner import PassReport
@@ -283,10 +283,12 @@ def test_a_wrong_rewrite_is_caught_dropped_and_reported(
         reports, got = answer(path, (*PASSES, ("wrong", wrong)))
     assert [(report.name, report.applied) for report in reports] == [
         ("freeze", True),
+        ("inline", True),
         ("hoist_base64", True),
         ("wrong", False),
+        ("screen", True),
     ]
-    assert reports[2].reason.startswith(("its answer is not the original's", "it fails: oops"))
+    assert reports[3].reason.startswith(("its answer is not the original's", "it fails: oops"))
     assert "pass wrong is dropped" in caplog.text
     np.testing.assert_allclose(got, expected, rtol=1e-6)
 
@@ -316,7 +318,7 @@ class Unfreezable:
 def test_a_model_that_cannot_be_frozen_is_served_as_it_is() -> None:
     rewriting = Rewriting(Unfreezable(), {"s": ECHO}, {"s": Reach()}, OPTIONS, PASSES)
     rewriting.settle({"s": [Rows({"images": [b"a"]}), Rows({"images": [b"bb"]})]})
-    freeze, hoisted = rewriting.reports()["s"]
+    freeze, _, hoisted, _ = rewriting.reports()["s"]
     assert freeze.reason == "it cannot be frozen: Cannot create a tensor proto whose content is larger than 2GB."
     assert (hoisted.applied, hoisted.reason) == (False, "the graph is not frozen")
     assert isinstance(rewriting.engine("s"), EchoEngine)

@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from queue import SimpleQueue
 from zlib import crc32
 
@@ -12,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.errors import InvalidInput, OutOfMemory, PredictFailed
-from models.fake import ECHO, BrokenEngine, EchoEngine, FailingEngine, SlowEngine
+from models.fake import ECHO, BrokenEngine, EchoEngine, FailingEngine, ScreeningEngine, SlowEngine
 from models.rows import Rows
 from models.runner import Engine, PassReport, Report, Runner
 from models.spec import SignatureSpec
@@ -207,3 +208,54 @@ def test_durations_are_of_the_monotonic_clock_and_add_up() -> None:
         assert before_s <= report.started_s <= report.started_s + spent_s <= after_s
         assert min(report.collate_s, report.execute_s, report.split_s) >= 0
     assert isinstance(bad.error, InvalidInput)
+
+
+def screening(*, guilty: bytes = b"bad", spec: SignatureSpec = ECHO) -> Desk:
+    return Desk(ScreeningEngine(EchoEngine(spec), lambda name: name == guilty))
+
+
+def test_the_guilty_rows_of_a_failed_batch_are_named_by_their_place_in_it() -> None:
+    desk = screening()
+    report = desk.run([(pictures(b"x", b"bad", b"a"), 1, 3), (pictures(b"bad"), 0, 1), (pictures(b"b"), 0, 1)])
+    assert isinstance(report.error, InvalidInput)
+    assert list(report.guilty) == [0, 2]
+    assert all(isinstance(fault, InvalidInput) for fault in report.guilty.values())
+    desk.runner.close()
+
+
+def test_the_repeats_of_padding_are_never_guilty() -> None:
+    desk = screening()
+    assert list(desk.run([(pictures(b"a", b"bad"), 0, 2)], padding=2).guilty) == [1]
+    desk.runner.close()
+
+
+def test_a_single_row_an_unbatched_signature_and_a_good_batch_are_not_screened() -> None:
+    desk = screening()
+    assert desk.run([(pictures(b"bad"), 0, 1)]).guilty == {}
+    assert desk.run([(pictures(b"a", b"b"), 0, 2)]).guilty == {}
+    desk.runner.close()
+    unbatched = screening(spec=replace(ECHO, batched=False))
+    assert unbatched.run([(pictures(b"a", b"bad"), 0, 2)]).guilty == {}
+    unbatched.runner.close()
+
+
+def test_a_batch_that_failed_by_no_clients_fault_is_not_screened() -> None:
+    class Breaks(ScreeningEngine):
+        def run(self, rows: Rows) -> Rows:
+            raise OutOfMemory(f"{len(rows)} rows")
+
+    desk = Desk(Breaks(EchoEngine(), lambda _: True))
+    assert desk.run([(pictures(b"a", b"b"), 0, 2)]).guilty == {}
+    desk.runner.close()
+
+
+def test_a_screen_that_fails_leaves_the_batchs_own_error() -> None:
+    class Blind(ScreeningEngine):
+        def screen(self, rows: Rows) -> list[InvalidInput | None]:
+            raise ZeroDivisionError(f"{len(rows)} rows")
+
+    desk = Desk(Blind(EchoEngine(), lambda name: name == b"bad"))
+    report = desk.run([(pictures(b"a", b"bad"), 0, 2)])
+    assert isinstance(report.error, InvalidInput)
+    assert report.guilty == {}
+    desk.runner.close()
