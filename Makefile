@@ -5,9 +5,10 @@ BIN := $(VENV)/bin
 MODELS := model/efficientnet_lite0/1 model/digits/1
 HOST ?= 127.0.0.1
 PORT ?= 8500
+ROUNDS ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help serve models test check format lint types fast coverage docs clean requirements
+.PHONY: help serve models test check format lint types fast coverage docs clean requirements bench
 
 help:  ## what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,8 +40,13 @@ coverage: $(VENV)/dev.done  ## the scheduler's tests must take every branch of b
 	  tests/property/test_driver.py tests/property/test_queue_machine.py tests/property/test_isolation_bounds.py
 	$(BIN)/coverage report --fail-under=100
 
+# What serves each model best in the peers was found by trying; their environments are theirs alone (.bench/).
+bench: $(VENV)/dev.done $(MODELS) .bench/mosec.done .bench/mlserver.done  ## beside the limit and peers, into docs/benchmarks/ (ROUNDS=3; QUICK=--quick)
+	$(BIN)/python -m loadtest.bench model/efficientnet_lite0 --batch=8 --workers=2 --rounds=$(ROUNDS) $(QUICK)
+	$(BIN)/python -m loadtest.bench model/digits --pictures=digits --batch=64 --workers=2 --rounds=$(ROUNDS) $(QUICK)
+
 requirements: $(VENV)/dev.done  ## pin requirements/*.in again, with hashes, for Python 3.11 to 3.13
-	for name in serve models dev; do \
+	for name in serve models dev bench-mosec bench-mlserver; do \
 	  $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --upgrade \
 	    --custom-compile-command "make requirements" requirements/$$name.in -o requirements/$$name.txt; \
 	done
@@ -49,7 +55,7 @@ docs: $(VENV)/dev.done  ## write the tables of docs/settings.md and docs/metrics
 	$(BIN)/python -m service.tables
 
 clean:  ## remove what was set up and built
-	rm -rf $(VENV) model build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage
+	rm -rf $(VENV) .bench model build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage
 
 model/%/1: | $(VENV)/models.done
 	@$(BIN)/darkroom export $* --out=model --missing
@@ -68,6 +74,12 @@ $(VENV)/dev.done: requirements/dev.txt pyproject.toml | $(VENV)/bin/python
 	@echo "installing what the tests need (about a minute and a half) …"
 	@$(call install,dev)
 	@touch $(VENV)/models.done
+
+.bench/%.done: requirements/bench-%.txt
+	@echo "installing $* beside Darkroom (about a minute) …"
+	@$(PYTHON) -m venv .bench/$*
+	@.bench/$*/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	@touch $@
 
 define install
 $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/$(1).txt && \

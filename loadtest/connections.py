@@ -48,11 +48,11 @@ def retry_after_s(reply: Reply) -> float | None:
         return None
 
 
-def request_bytes(host: str, body: Body, headers: dict[str, str] | None = None) -> bytes:
-    """`POST /` with a body, whole, to be written as often as wanted."""
+def request_bytes(host: str, body: Body, headers: dict[str, str] | None = None, *, path: str = "/") -> bytes:
+    """A POST with a body, whole, to be written as often as wanted."""
     lines = {"Host": host, "Content-Type": body.content_type, "Content-Length": str(len(body.data)), **(headers or {})}
     head = "".join(f"{name}: {value}\r\n" for name, value in lines.items())
-    return f"POST / HTTP/1.1\r\n{head}\r\n".encode() + body.data
+    return f"POST {path} HTTP/1.1\r\n{head}\r\n".encode() + body.data
 
 
 class Connection(asyncio.Protocol):

@@ -69,9 +69,9 @@ class Options:
 
 
 class Model:
-    """A model's engine and its plain signature over the same pictures; both stay loaded."""
+    """A model's engine and its plain signature; both stay loaded."""
 
-    def __init__(self, folder: Path, pictures: Sequence[Picture]) -> None:
+    def __init__(self, folder: Path) -> None:
         path = version_folder(folder)
         self._loaded = load_model(
             path,
@@ -82,14 +82,13 @@ class Model:
         )
         self._engine = self._loaded.engines["serving_default"]
         self._spec = self._engine.spec
-        self._pictures = tuple(pictures)
         if self._spec.image_input is None or len(self._spec.inputs) != 1:
             raise SystemExit(f"{folder}: serving_default takes no pictures")
         self._plain = PlainSignature(path)
 
-    def caller(self, way: str, images: int) -> Callable[[], object]:
-        """A call of one batch, its input made beforehand, its answer taken as numpy."""
-        data = [picture.data for picture in cycle(self._pictures, start=0, rows=images)]
+    def caller(self, way: str, pictures: Iterable[Picture]) -> Callable[[], object]:
+        """A call of one batch of these pictures, its input made beforehand, its answer taken as numpy."""
+        data = [picture.data for picture in pictures]
         if way == ENGINE:
             rows = Rows({str(self._spec.image_input): data})
             return lambda: self._engine.run(rows)
@@ -141,9 +140,11 @@ def measure(call: Callable[[], object], *, images: int, calls: int, seconds: flo
     return Sample(rate, statistics.median(every) * 1000, cpu_s * 1e6 / (images * len(every)))
 
 
-def sweep(callers: Callable[[str, int], Callable[[], object]], options: Options) -> list[Point]:
+def sweep(
+    callers: Callable[[str, int], Callable[[], object]], options: Options, ways: Sequence[str] = (ENGINE, PLAIN)
+) -> list[Point]:
     """Every way, size and number of calls at once, in turn, `options.rounds` times after one uncounted call each."""
-    keys = [(way, images, calls) for images in options.sizes for calls in options.calls for way in (ENGINE, PLAIN)]
+    keys = [(way, images, calls) for images in options.sizes for calls in options.calls for way in ways]
     made = {(way, images): callers(way, images) for way, images, _ in keys}
     samples: dict[tuple[str, int, int], list[Sample]] = {key: [] for key in keys}
     for turn in range(options.rounds):
@@ -155,6 +156,15 @@ def sweep(callers: Callable[[str, int], Callable[[], object]], options: Options)
             samples[key].append(measure(made[way, images], images=images, calls=calls, seconds=options.seconds))
     show("")
     return [_point(key, found) for key, found in samples.items()]
+
+
+def merge(sweeps: Sequence[Sequence[Point]]) -> list[Point]:
+    """The points of several sweeps as those of one that had all their rounds."""
+    same: dict[tuple[str, int, int], list[Sample]] = {}
+    for point in (point for points in sweeps for point in points):
+        sample = Sample(point.pictures_per_s, point.call_ms, point.cpu_us)
+        same.setdefault((point.way, point.images, point.calls), []).append(sample)
+    return [_point(key, samples) for key, samples in same.items()]
 
 
 def best(points: Iterable[Point], way: str = ENGINE) -> Point:
@@ -261,8 +271,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Measures, prints, writes; returns 0."""
     parsed = parse(arguments)
     options = Options(parsed.sizes, parsed.calls, parsed.seconds, parsed.rounds)
-    model = Model(parsed.model, load(parsed.pictures))
-    points = sweep(model.caller, options)
+    model, pictures = Model(parsed.model), load(parsed.pictures)
+    points = sweep(lambda way, images: model.caller(way, cycle(pictures, start=0, rows=images)), options)
     model.close()
     circumstances = machine.describe()
     top, plain = best(points), best(points, PLAIN)

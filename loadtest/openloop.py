@@ -19,6 +19,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Protocol
 from urllib.parse import urlsplit
 
 import uvloop
@@ -41,8 +42,20 @@ class Request:
     broken_row: int | None = None
 
 
-class Mix:
+class Shots(Protocol):
     """The requests to choose from, all made before the first is sent."""
+
+    @property
+    def healthy(self) -> list[Request]:
+        """Those that must be answered."""
+
+    @property
+    def broken(self) -> list[Request]:
+        """Those with a broken picture, which must be refused."""
+
+
+class Mix:
+    """Darkroom's own requests, as the options describe them."""
 
     def __init__(self, options: argparse.Namespace, host: str) -> None:
         pictures, rows = load(options.pictures), options.rows
@@ -54,7 +67,7 @@ class Mix:
             return Request(request_bytes(host, body, headers), body, broken_row)
 
         self.healthy = [make(group) for group in groups]
-        self.broken = []
+        self.broken: list[Request] = []
         for start, group in enumerate(groups):
             row = start % rows
             self.broken.append(make((*group[:row], truncated(group[row]), *group[row + 1 :]), row))
@@ -89,7 +102,7 @@ def arrivals_s(rate: float, seconds: float, chance: random.Random, *, is_poisson
 class OpenLoop:
     """Sends a mix at a rate and collects what became of every request."""
 
-    def __init__(self, pool: Pool, mix: Mix, expectations: Expectations, options: argparse.Namespace) -> None:
+    def __init__(self, pool: Pool, mix: Shots, expectations: Expectations, options: argparse.Namespace) -> None:
         self._pool, self._mix, self._expectations, self._options = pool, mix, expectations, options
         self._chance = random.Random(options.seed)  # noqa: S311 - arrivals, no secrets
         self._samples: list[Sample] = []

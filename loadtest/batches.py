@@ -1,0 +1,151 @@
+"""Many pictures a request, large ones and mixed ones: Darkroom over HTTP beside its engine on the same pictures."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import math
+import time
+from dataclasses import dataclass
+from statistics import median
+from typing import TYPE_CHECKING
+
+from PIL import Image
+
+from loadtest.closedloop import show
+from loadtest.connections import Pool, Reply, request_bytes
+from loadtest.limit import ENGINE, measure
+from loadtest.pictures import Picture, cycle, form_body, json_body, load
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from loadtest.contenders import Running
+    from loadtest.limit import Model
+    from loadtest.pictures import Body
+
+CLIENTS = 4  # enough to keep two calls of the engine full while a body is read
+FEWEST_ANSWERS = 9  # a rate is read from at least so many
+LARGE_PIXELS = (4000, 3000)
+LIMIT_SIZES = (1, 4, 8, 16, 32)
+LIMIT_CALLS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A kind of request: `rows` pictures of `pictures` in one body."""
+
+    name: str
+    pictures: tuple[Picture, ...]
+    rows: int
+    body: Callable[[tuple[Picture, ...]], Body]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """Medians of the rounds: pictures a second over HTTP and of the engine alone, and what one request took alone."""
+
+    case: str
+    rows: int
+    pictures_per_s: float
+    limit_per_s: float
+    share: float  # of the limit, each round's own
+    lone_ms: float
+
+
+def cases(kind: str) -> list[Case]:
+    """What is tried: many pictures in JSON and in a form, a 12-megapixel photograph, and sizes mixed in a request."""
+    own = load(kind)
+    large, small = (enlarged(load("photos")[0], LARGE_PIXELS),), load("digits")
+    mixed = (*load("photos"), *small[:3], *large)
+    many = [Case(f"{rows} in JSON", own, rows, json_body) for rows in (1, 8, 32, 256)]
+    return [
+        *many,
+        Case("32 in a form", own, 32, form_body),
+        Case("12 megapixels, 1 in a form", large, 1, form_body),
+        Case("28x28 to 12 megapixels, 8 in a form", mixed, 8, form_body),
+    ]
+
+
+def enlarged(picture: Picture, size: tuple[int, int]) -> Picture:
+    """The picture at `size` (width, height) as a JPEG, as a camera of so many pixels might store it."""
+    out = io.BytesIO()
+    Image.open(io.BytesIO(picture.data)).resize(size, Image.Resampling.BICUBIC).save(out, "JPEG", quality=90)
+    return Picture(f"{picture.name} {size[0]}x{size[1]}", out.getvalue())
+
+
+async def compare(
+    server: Running, model: Model, tried: Sequence[Case], *, seconds: float, rounds: int
+) -> list[Outcome]:
+    """Each case over HTTP and by the engine alone, in turn, round after round."""
+    pool = Pool("127.0.0.1", server.port, limit=CLIENTS)
+    found: dict[str, list[tuple[float, float, float]]] = {}
+    for turn in range(rounds):
+        for case in tried:
+            show(f"round {turn + 1}/{rounds}  {case.name}")
+            body = case.body(cycle(case.pictures, start=0, rows=case.rows))
+            request = request_bytes(f"127.0.0.1:{server.port}", body)
+            lone_s = await _lone_s(pool, request)
+            rate = case.rows * await _rate(pool, request, seconds)
+            limit = await asyncio.to_thread(engine_rate, model, case.pictures, seconds)
+            found.setdefault(case.name, []).append((rate, limit, lone_s))
+    await pool.close()
+    show("")
+    return [_outcome(case, found[case.name]) for case in tried]
+
+
+def engine_rate(model: Model, pictures: tuple[Picture, ...], seconds: float) -> float:
+    """The most pictures a second that the engine does of these, two calls at once, of the sizes that are tried."""
+    sizes = sorted({max(size, len(pictures) if size > 1 else 1) for size in LIMIT_SIZES})
+    rates = []
+    for images in sizes:
+        call = model.caller(ENGINE, cycle(pictures, start=0, rows=images))
+        call()
+        share_s = seconds / len(sizes)
+        rates.append(measure(call, images=images, calls=LIMIT_CALLS, seconds=share_s).pictures_per_s)
+    return max(rates)
+
+
+def rate_of(moments_s: Sequence[float]) -> float:
+    """Answers a second between the first and the last of these moments; the first one closes what came before."""
+    return (len(moments_s) - 1) / (moments_s[-1] - moments_s[0])
+
+
+async def _lone_s(pool: Pool, request: bytes) -> float:
+    """The median of three requests, one after the other."""
+    times = []
+    for _ in range(3):
+        started_s = time.perf_counter()
+        await _answer(pool, request)
+        times.append(time.perf_counter() - started_s)
+    return median(times)
+
+
+async def _rate(pool: Pool, request: bytes, seconds: float) -> float:
+    """Answers a second to a few clients that ask again at once, over `seconds` and a few answers at least."""
+    moments_s: list[float] = []
+    end_s = time.perf_counter() + seconds
+
+    async def client() -> None:
+        while time.perf_counter() < end_s or len(moments_s) < FEWEST_ANSWERS:
+            await _answer(pool, request)
+            moments_s.append(time.perf_counter())
+
+    await asyncio.gather(*(client() for _ in range(CLIENTS)))
+    # The last answers came while fewer and fewer clients asked.
+    return rate_of(moments_s[: len(moments_s) - CLIENTS + 1])
+
+
+async def _answer(pool: Pool, request: bytes) -> Reply:
+    waiter: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+    pool.ask(request, waiter.set_result)
+    reply = await waiter
+    if reply.status != 200:
+        raise RuntimeError(f"{reply.status} {reply.body[:200]!r}")
+    return reply
+
+
+def _outcome(case: Case, rounds: Sequence[tuple[float, float, float]]) -> Outcome:
+    rates, limits, lone = zip(*rounds, strict=True)
+    share = median(rate / limit if limit else math.nan for rate, limit, _ in rounds)
+    return Outcome(case.name, case.rows, median(rates), median(limits), share, median(lone) * 1000)

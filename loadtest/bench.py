@@ -1,0 +1,243 @@
+"""Darkroom beside its physical limit and beside its peers: the same model and pictures, in turn, round after round.
+
+    python -m loadtest.bench model/efficientnet_lite0 --batch 8 --workers 2
+    python -m loadtest.bench model/digits --pictures digits --batch 64 --workers 2
+    python -m loadtest.bench model/digits --pictures digits --quick
+
+Needs wrk, and the peers' environments, which `make bench` makes under .bench/; a peer without one is left out. All
+servers run at once and listen on loopback alone; they end with the command, whatever happens to it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import sys
+import tempfile
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from loadtest import batches, limit, machine, processes, report, steady, wrk
+from loadtest.answers import NoAnswer
+from loadtest.closedloop import show
+from loadtest.contenders import DARKROOM, MOSEC, Contender, mlserver, started, tuned_mosec
+from loadtest.pictures import KINDS, cycle, load, truncated
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from loadtest.contenders import Running
+    from loadtest.pictures import Picture
+
+CONNECTIONS = (1, 16, 64, 256)
+MIDDLE = 64  # where processor time and failures are compared
+SETTLE_S = 2.0  # of uncounted load on each server before the first round
+PEERS = ("mosec", "mosec_tuned", "mlserver")
+
+
+@dataclass(slots=True)
+class Findings:
+    """All that one benchmark found; `heard` and `poisoned` have one entry a round."""
+
+    model: str
+    circumstances: dict[str, str]
+    contenders: dict[str, str]
+    connections: tuple[int, ...]
+    rounds: int
+    seconds: float
+    heard: dict[tuple[str, int], list[wrk.Heard]] = field(default_factory=dict)
+    poisoned: dict[str, list[wrk.Heard]] = field(default_factory=dict)
+    limit: list[limit.Point] = field(default_factory=list)
+    memory_mb: dict[str, float] = field(default_factory=dict)
+    capacity_per_s: float = 0.0
+    latencies: list[steady.Latency] = field(default_factory=list)
+    batches: list[batches.Outcome] = field(default_factory=list)
+
+    @property
+    def middle(self) -> int:
+        """The number of connections at which details are told."""
+        return MIDDLE if MIDDLE in self.connections else max(self.connections)
+
+    def as_json(self) -> str:
+        """Everything, for another program."""
+        document = asdict(self)
+        document["heard"] = [
+            {"contender": name, "connections": count, "rounds": [asdict(each) for each in rounds]}
+            for (name, count), rounds in self.heard.items()
+        ]
+        return json.dumps(document, indent=1) + "\n"
+
+
+def line_up(options: argparse.Namespace) -> list[Contender]:
+    """Who takes part: Darkroom, and the peers that are asked for and installed; says who is not."""
+    made = {
+        "mosec": MOSEC,
+        "mosec_tuned": tuned_mosec(options.workers, options.batch),
+        "mlserver": mlserver(options.batch),
+    }
+    asked = [made[name] for name in options.peers]
+    for contender in asked:
+        if not contender.is_installed:
+            print(
+                f"bench: {contender.name} is left out: no .bench/{contender.needs}; `make bench` makes it",
+                file=sys.stderr,
+            )
+    return [DARKROOM, *(contender for contender in asked if contender.is_installed)]
+
+
+def agree(servers: Sequence[Running], pictures: Sequence[Picture]) -> dict[str, int]:
+    """The class of each picture, which every server must give.
+
+    Raises:
+        NoAnswer: one of them does not answer, or says something else.
+    """
+    expected: dict[str, int] = {}
+    for picture in pictures:
+        said = {server.contender.name: server.ask(picture) for server in servers}
+        if len({str(each) for each in said.values()}) != 1:
+            raise NoAnswer(f"{picture.name}: the servers disagree: {said}")
+        (expected[picture.name],) = next(iter(said.values()))  # type: ignore[misc]  # a list of one class
+    return expected
+
+
+def hammer(
+    found: Findings, servers: Sequence[Running], model: limit.Model, options: argparse.Namespace, shots: Path
+) -> None:
+    """The rounds of wrk, each with the limit at its end."""
+    rounds, seconds, pictures = found.rounds, found.seconds, load(options.pictures)
+
+    def caller(way: str, images: int) -> Callable[[], object]:
+        return model.caller(way, cycle(pictures, start=0, rows=images))
+
+    sweeps: list[list[limit.Point]] = []
+    ammunition = {}
+    for server in servers:
+        encode = server.contender.encode
+        bodies = [(picture.name, encode(picture)) for picture in pictures]
+        ammunition[server.contender.name] = wrk.arm(server, bodies, encode(truncated(pictures[0])), shots)
+        wrk.hit(server, ammunition[server.contender.name], connections=found.middle, seconds=SETTLE_S)
+
+    for turn in range(rounds):
+        for count in found.connections:
+            for server in servers:
+                name = server.contender.name
+                show(f"round {turn + 1}/{rounds}  {count} connections  {name}")
+                heard = wrk.hit(server, ammunition[name], connections=count, seconds=seconds)
+                found.heard.setdefault((name, count), []).append(heard)
+        for server in servers:
+            name = server.contender.name
+            show(f"round {turn + 1}/{rounds}  1 % truncated pictures  {name}")
+            heard = wrk.hit(server, ammunition[name], connections=found.middle, seconds=seconds, poison=True)
+            found.poisoned.setdefault(name, []).append(heard)
+        sweeps.append(limit.sweep(caller, limit.Options(options.sizes, (1, 2), min(1.0, seconds), 1), (limit.ENGINE,)))
+    found.limit = limit.merge(sweeps)
+
+
+async def go_on(found: Findings, servers: Sequence[Running], model: limit.Model, options: argparse.Namespace) -> None:
+    """The open loop against the first peer, then Darkroom with many, large and mixed pictures."""
+    pictures = load(options.pictures)
+    expected = agree(servers, pictures)
+    if len(servers) > 1:
+        found.capacity_per_s, found.latencies = await steady.latencies(
+            servers[:2], pictures, expected, seconds=found.seconds, rounds=found.rounds
+        )
+    tried = batches.cases(options.pictures)
+    found.batches = await batches.compare(servers[0], model, tried, seconds=found.seconds, rounds=found.rounds)
+
+
+def run(options: argparse.Namespace) -> Findings:
+    """The whole benchmark.
+
+    Raises:
+        DidNotStart, NoAnswer, RuntimeError: a server or wrk failed; says which.
+    """
+    contenders = line_up(options)
+    found = Findings(
+        model=options.model.name,
+        circumstances=machine.describe(),
+        contenders={contender.name: contender.about for contender in contenders},
+        connections=options.connections,
+        rounds=options.rounds,
+        seconds=options.seconds,
+    )
+    show("loading the model for the limit")
+    model = limit.Model(options.model)
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
+        version = limit.version_folder(options.model)
+        servers = []
+        for contender in contenders:
+            show(f"starting {contender.name}")
+            servers.append(stack.enter_context(started(contender, options.model, version, folder)))
+        agree(servers, load(options.pictures))
+        hammer(found, servers, model, options, folder)
+        for server in servers:
+            found.memory_mb[server.contender.name] = processes.memory(server.pid).proportional / 1e6
+        asyncio.run(go_on(found, servers, model, options))
+    model.close()
+    return found
+
+
+def write(found: Findings, folder: Path, name: str) -> Path:
+    """The page, its plots and the figures as JSON; gives the page's path."""
+    folder.mkdir(parents=True, exist_ok=True)
+    plots = report.draw(found, folder, name)
+    (folder / f"{name}.json").write_text(found.as_json(), encoding="utf-8")
+    path = folder / f"{name}.md"
+    path.write_text(report.page(found, plots), encoding="utf-8")
+    return path
+
+
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m loadtest.bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("model", type=Path, help="the model's folder")
+    add("--pictures", choices=tuple(KINDS), default="photos", help="[%(default)s]")
+    add("--peers", type=_names, default=PEERS, help=f"which, of {','.join(PEERS)} [all]")
+    add("--batch", type=int, default=64, help="largest batch of tuned peers: try what serves this model best [64]")
+    add("--workers", type=int, default=2, help="processes of tuned Mosec: likewise [2]")
+    add("--connections", type=limit.numbers, default=CONNECTIONS, help="of wrk [1,16,64,256]")
+    add("--sizes", type=limit.numbers, default=(1, 2, 4, 8, 16, 32, 64), help="tried for the limit [1,2,4,8,16,32,64]")
+    add("--seconds", type=float, default=8.0, help="of one measurement [8]")
+    add("--rounds", type=int, default=3, help="[3]")
+    add("--quick", action="store_true", help="one round of a second each: that it works, not what it is worth")
+    add("--out", type=Path, help="where the page, its plots and its JSON go [docs/benchmarks; --quick: .bench/quick]")
+    options = parser.parse_args(arguments)
+    if options.quick:
+        options.rounds, options.seconds = 1, 1.0
+    options.out = options.out or Path(".bench/quick" if options.quick else "docs/benchmarks")
+    return options
+
+
+def _names(text: str) -> tuple[str, ...]:
+    names = tuple(name for name in text.split(",") if name)
+    if not set(names) <= set(PEERS):
+        raise ValueError(text)
+    return names
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measures, prints, writes; 1 where a server fails, 2 where wrk is missing."""
+    options = parse(arguments)
+    if not wrk.is_here():
+        print(f"bench: {wrk.MISSING}", file=sys.stderr)
+        return 2
+    try:
+        found = run(options)
+    except (processes.DidNotStart, NoAnswer, RuntimeError) as err:
+        print(f"bench: {err}", file=sys.stderr)
+        return 1
+    path = write(found, options.out, options.model.name)
+    print(path.read_text(encoding="utf-8"))
+    print(f"written: {path}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,36 @@
+-- Posts bodies in turn, every EVERY-th of them the broken one, and prints what came of it as one line of JSON.
+--   wrk … -s loadtest/wrk.lua URL -- CONTENT_TYPE EVERY BROKEN_FILE BODY_FILE…      (EVERY 0: nothing is broken)
+
+local requests, broken, every, at = {}, nil, 0, 0
+
+local function post(content_type, path)
+  local file = assert(io.open(path, "rb"))
+  local body = file:read("*a")
+  file:close()
+  return wrk.format("POST", nil, {["Content-Type"] = content_type}, body)
+end
+
+function init(args)
+  every = tonumber(args[2])
+  broken = post(args[1], args[3])
+  for place = 4, #args do
+    requests[#requests + 1] = post(args[1], args[place])
+  end
+end
+
+function request()
+  at = at + 1
+  if every > 0 and at % every == 0 then
+    return broken
+  end
+  return requests[at % #requests + 1]
+end
+
+function done(summary, latency, _)
+  local errors = summary.errors
+  io.write(string.format(
+    'wrk {"requests": %d, "microseconds": %d, "p50_us": %d, "p99_us": %d, "refused": %d, "lost": %d}\n',
+    summary.requests, summary.duration, latency:percentile(50), latency:percentile(99),
+    errors.status, errors.connect + errors.read + errors.write + errors.timeout
+  ))
+end
