@@ -4,12 +4,13 @@ An artifact is plain data, so that another process can make it; `models/engine.p
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from models._tensorflow import SessionOptions
 from models.errors import LoadFailed
+from models.examples import float_features
 from models.original import open_original
 from models.reach import reach
 from models.rewrite import PASSES, Pass
@@ -54,7 +55,11 @@ def prepare(
     reaches = {key: reach(graph_def, [tensor.source for tensor in spec.outputs]) for key, spec in specs.items()}
     if missing := sorted({op for each in reaches.values() for op in each.missing}):
         raise LoadFailed(f"this TensorFlow has no op {', '.join(missing)}: give its library with --custom_op_paths")
-    specs = {key: judge_batching(find_wire(spec, graph_def), reaches[key]) for key, spec in specs.items()}
+    floats = float_features(graph_def)
+    specs = {
+        key: replace(judge_batching(find_wire(spec, graph_def), reaches[key]), float_features=floats)
+        for key, spec in specs.items()
+    }
     original = open_original(path, meta_graph, specs, options)
     rewriting = Rewriting(original, specs, reaches, options, passes)
     try:

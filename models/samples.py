@@ -14,7 +14,7 @@ import numpy as np
 
 from models._tensorflow import SessionOptions, tf
 from models.cast import numpy_dtype
-from models.reach import node_name
+from models.examples import dense_keys
 from models.rows import Column, Rows
 from models.session import objects
 from models.spec import SignatureSpec, TensorSpec
@@ -112,7 +112,7 @@ def _example(node: Any, constants: dict[str, Any], seed: int) -> bytes:
     rng = np.random.default_rng(seed)
     example = tf.train.Example()
     for key, dtype, shape in zip(
-        _dense_keys(node, constants), node.attr["Tdense"].list.type, node.attr["dense_shapes"].list.shape, strict=False
+        dense_keys(node, constants), node.attr["Tdense"].list.type, node.attr["dense_shapes"].list.shape, strict=False
     ):
         size = int(np.prod([max(dim.size, 1) for dim in shape.dim]))
         feature = example.features.feature[key]
@@ -123,21 +123,6 @@ def _example(node: Any, constants: dict[str, Any], seed: int) -> bytes:
         else:
             feature.float_list.value.extend(rng.normal(size=size).tolist())
     return bytes(example.SerializeToString(deterministic=True))
-
-
-def _dense_keys(node: Any, constants: dict[str, Any]) -> list[str]:
-    """The names of the dense features, in the order of the op's attributes."""
-    if node.op == "ParseExampleV2":  # (serialized, names, sparse_keys, dense_keys, ragged_keys, dense_defaults…)
-        keys = [_constant(node.input[3], constants)]
-        return [key.decode() for each in keys for key in each]
-    sparse = node.attr["Nsparse"].i  # (serialized, names, Nsparse keys, Ndense keys, dense_defaults…)
-    dense = node.input[2 + sparse : 2 + sparse + node.attr["Ndense"].i]
-    return [key.decode() for name in dense for key in _constant(name, constants)]
-
-
-def _constant(name: str, constants: dict[str, Any]) -> list[bytes]:
-    node = constants.get(node_name(name))
-    return [] if node is None else list(tf.make_ndarray(node.attr["value"].tensor).ravel())
 
 
 class PictureMaker:

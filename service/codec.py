@@ -132,7 +132,7 @@ def jsonable(column: np.ndarray[Any, Any] | list[bytes]) -> object:
         column = column.astype(np.float32)
     if column.dtype.kind == "c":
         raise CodecError("a complex output has no form in JSON")
-    return np.ascontiguousarray(column) if column.ndim else column.item()
+    return np.ascontiguousarray(column) if column.ndim else column[()]  # .item() would print a float32 as a double
 
 
 def _text(item: object) -> object:

@@ -1,0 +1,124 @@
+"""The answers of TensorFlow Serving's dialect: rows, columns, classes and regressions. Pure functions."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pybase64
+
+from models.errors import InvalidInput
+from service import codec
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from models.rows import Column, Rows
+
+BYTES_SUFFIX = "_bytes"  # a string output of such a name is binary: TensorFlow Serving has no other way to know
+
+
+def dump_rows(rows: Rows, *, k: int = 0, labels: Sequence[str] = ()) -> bytes:
+    """`{"predictions": [one a row]}`: bare values of the one output, or objects of several.
+
+    `k` > 0 gives the k largest of each score vector, with their labels; see `codec.top_k`.
+
+    Raises:
+        InvalidInput: an output is a scalar, or the outputs differ in their number of rows.
+    """
+    _check_rows(rows.columns)
+    values = _values(rows, k, labels)
+    if len(values) == 1:
+        return codec.dump_json({"predictions": next(iter(values.values()))})
+    return codec.dump_json(
+        {"predictions": [dict(zip(values, row, strict=True)) for row in zip(*values.values(), strict=True)]}
+    )
+
+
+def dump_columns(rows: Rows, *, k: int = 0, labels: Sequence[str] = ()) -> bytes:
+    """`{"outputs": …}`: the one output itself, or an object of several."""
+    values = _values(rows, k, labels)
+    return codec.dump_json({"outputs": next(iter(values.values())) if len(values) == 1 else values})
+
+
+def dump_classes(rows: Rows, *, count: int) -> bytes:
+    """`{"results": [[[label, score], …] a row]}` out of `classes` (strings) and `scores` (floats), [count, c] both.
+
+    A missing label is "", a missing score 0.0.
+
+    Raises:
+        InvalidInput: there is neither, or one is of another shape or kind.
+    """
+    named, scored = (rows.columns.get(name) for name in ("classes", "scores"))
+    shapes = {_matrix_shape(column, count) for column in (named, scored) if column is not None}
+    if len(shapes) != 1:
+        found = " and ".join(map(str, sorted(shapes))) or "neither"
+        raise InvalidInput(f"Tensors class and score should match in dim_size(1). Got {found}")
+    shape = shapes.pop()
+    labels: Any = np.full(shape, "", object).tolist() if named is None else codec.jsonable(named)
+    scores: Any = np.zeros(shape, np.float32) if scored is None else codec.jsonable(scored)
+    return codec.dump_json({"results": [list(zip(*row, strict=True)) for row in zip(labels, scores, strict=True)]})
+
+
+def dump_regressions(rows: Rows, *, count: int) -> bytes:
+    """`{"results": [one value a row]}` out of `outputs` (floats [count] or [count, 1]).
+
+    Raises:
+        InvalidInput: it is of another shape or kind.
+    """
+    column = rows.columns["outputs"]
+    shape = np.shape(column)
+    if isinstance(column, list) or shape not in {(count,), (count, 1)}:
+        raise InvalidInput(
+            f"Expected output Tensor shape to be either [batch_size] or [batch_size, 1] but got {list(shape)} "
+            f"for {count} examples"
+        )
+    return codec.dump_json({"results": codec.jsonable(column.reshape(count))})
+
+
+def _matrix_shape(column: Column, count: int) -> tuple[int, int]:
+    shape = np.shape(column)
+    if isinstance(column, list) or len(shape) != 2 or shape[0] != count:
+        raise InvalidInput(
+            f"Expected Tensor shape: [batch_size num_classes] but got {list(shape)} for {count} examples"
+        )
+    return shape[0], shape[1]
+
+
+def _check_rows(columns: Mapping[str, Column]) -> None:
+    """Refuses outputs that can't be told row by row."""
+    expected = None
+    for name, column in columns.items():
+        if isinstance(column, np.ndarray) and not column.ndim:
+            raise InvalidInput(f"Tensor name: {name} has no shape information: ask in columnar form, with 'inputs'")
+        if expected is None:
+            expected = len(column)
+        if len(column) != expected:
+            raise InvalidInput(
+                f"Tensor name: {name} has inconsistent batch size: {len(column)} expecting: {expected}; "
+                "ask in columnar form, with 'inputs'"
+            )
+
+
+def _values(rows: Rows, k: int, labels: Sequence[str]) -> dict[str, Any]:
+    """The outputs by name, as orjson writes them."""
+    values = codec.top_k(rows, k, labels) if k else {}
+    for name, column in rows.columns.items():
+        if _is_binary(name, column):
+            values[name] = _encode(column)
+        elif name not in values:
+            values[name] = codec.jsonable(column)
+    return values
+
+
+def _is_binary(name: str, column: Column) -> bool:
+    return name.endswith(BYTES_SUFFIX) and (isinstance(column, list) or column.dtype == object)
+
+
+def _encode(values: Any) -> Any:
+    """Bytes in lists and arrays of any depth as `{"b64": text}`."""
+    if isinstance(values, np.ndarray):
+        values = values.tolist()
+    if isinstance(values, list):
+        return [_encode(value) for value in values]
+    return {"b64": pybase64.b64encode(values).decode()}
