@@ -95,24 +95,31 @@ def _words(err: ValueError) -> str:
 
 def _fill(feature: Any, values: list[Any], *, is_float: bool) -> None:
     """Puts `values` into the one list of `feature` that takes them; raises ValueError where none does."""
+    kinds = set(map(type, values))
+    if strange := [value for value in values if type(value) not in _KINDS]:
+        raise ValueError(f"has element with unexpected JSON type: {_json_type(strange[0])}")
     if not values:  # a feature without a kind counts as missing
         return
-    kinds = set(map(type, values))
-    for value in values:
-        if type(value) not in _KINDS:
-            raise ValueError(f"has element with unexpected JSON type: {_json_type(value)}")
     if kinds <= {str, bytes}:
         feature.bytes_list.value.extend([value.encode() if isinstance(value, str) else value for value in values])
     elif kinds <= {int, float} and (is_float or float in kinds):
-        if any(abs(value) > _FLOAT_MAX and not math.isinf(value) for value in values):
-            raise ValueError("has a number that does not fit a float without loss of precision")
-        feature.float_list.value.extend(values)
+        feature.float_list.value.extend(_floats(values))
     elif kinds <= {int, bool}:
-        if not all(_INT_MIN <= value <= _INT_MAX for value in values):
-            raise ValueError("has an integer out of range. Only int64 is supported.")
-        feature.int64_list.value.extend(map(int, values))
+        feature.int64_list.value.extend(_integers(values))
     else:
         raise ValueError(f"has unexpected element type: expecting type: {_KINDS[type(values[0])]}")
+
+
+def _floats(values: list[Any]) -> list[Any]:
+    if any(abs(value) > _FLOAT_MAX and not math.isinf(value) for value in values):
+        raise ValueError("has a number that does not fit a float without loss of precision")
+    return values
+
+
+def _integers(values: list[Any]) -> list[int]:
+    if not all(_INT_MIN <= value <= _INT_MAX for value in values):
+        raise ValueError("has an integer out of range. Only int64 is supported.")
+    return list(map(int, values))
 
 
 def _json_type(value: object) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from sanic import Sanic
 from sanic.config import Config
 
-from service.api import admin, generate, health, simple, status, web
+from service.api import admin, generate, health, simple, status, tensorflow_serving, web
 from service.auth import auth_of
 from service.call import Predictor
 from service.catalogue import Catalogue
@@ -57,6 +57,7 @@ def create_app(settings: Settings, *models: LoadedModel) -> App:
     simple.install(app, darkroom)
     status.install(app, darkroom)
     generate.install(app, darkroom)
+    tensorflow_serving.install(app, darkroom)
     web.install(app, darkroom)
 
     @app.listener("before_server_start")

@@ -131,6 +131,10 @@ class Intake:
         self.sizes, self.pixels = sizes, pixels
         return rows
 
+    def ask_for(self, outputs: Sequence[str]) -> None:
+        """Wants only these outputs of the signature computed and answered; none named: all of them."""
+        self.rows = self._ready()[1].asking(outputs)
+
     def _expect_rows(self, gaps: Gaps, rows: Rows) -> None:
         """Counts the rows of a request that keeps going, if its pictures were not counted yet."""
         if not rows.aligned:

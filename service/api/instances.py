@@ -73,6 +73,23 @@ def inputs_to_columns(inputs: object, names: Sequence[str]) -> dict[str, Any]:
     return {names[0]: inputs}
 
 
+def parse_examples(fields: dict[str, Any]) -> tuple[list[Any], Any]:
+    """`examples` and `context` of a classify or regress request, each `{"b64": text}` in them as bytes.
+
+    Raises:
+        CodecError: no examples, or a value that isn't base64; names the example.
+    """
+    examples = fields.get("examples")
+    if "examples" not in fields:
+        raise CodecError("When method is classify or regress, key 'examples' is expected and was not found")
+    if not isinstance(examples, list):
+        raise CodecError("Expecting 'examples' value to be an list/array")
+    if not examples:
+        raise CodecError("'examples' value is an empty array")
+    decoded = [_decode_features(example, f"examples[{index}]") for index, example in enumerate(examples)]
+    return decoded, _decode_features(fields.get("context"), "context")
+
+
 def decode_strings(columns: dict[str, Any], spec: SignatureSpec) -> dict[str, Any]:
     """The columns with the pictures of the image input, and each `{"b64": text}` of other strings, as bytes.
 
@@ -87,17 +104,6 @@ def decode_strings(columns: dict[str, Any], spec: SignatureSpec) -> dict[str, An
             except RecursionError as err:
                 raise CodecError(f"{name}: is nested too deep") from err
     return columns
-
-
-def decode_pictures(values: object, field: str) -> list[bytes]:
-    """A flat list of pictures as raw bytes.
-
-    Raises:
-        CodecError: not a list, or a value that is no base64; names `field[index]`.
-    """
-    if not isinstance(values, list):
-        raise CodecError(f"{field}: expected a list of base64 strings, got {type(values).__name__}")
-    return [codec.decode_picture(value, field, index) for index, value in enumerate(values)]
 
 
 def odd_row(columns: dict[str, list[Any]]) -> str:
@@ -141,6 +147,17 @@ def _decode(values: object, field: str, *, is_picture: bool) -> object:
         return codec.decode_binary(values)
     except ValueError as err:
         raise CodecError(f"{field}: is not base64: {err}") from err
+
+
+def _decode_features(example: object, where: str) -> object:
+    if not isinstance(example, dict):
+        return example
+    try:
+        return {name: codec.decode_binary(value) for name, value in example.items()}
+    except ValueError as err:
+        raise CodecError(f"{where}: is not base64: {err}") from err
+    except RecursionError as err:
+        raise CodecError(f"{where}: is nested too deep") from err
 
 
 def _nested_pictures(values: object, field: str, index: int = 0) -> object:

@@ -14,31 +14,39 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from models.rows import Column, Rows
+    from service.gaps import Gaps
 
 BYTES_SUFFIX = "_bytes"  # a string output of such a name is binary: TensorFlow Serving has no other way to know
 
 
-def dump_rows(rows: Rows, *, k: int = 0, labels: Sequence[str] = ()) -> bytes:
+def dump_rows(rows: Rows, *, k: int = 0, labels: Sequence[str] = (), gaps: Gaps | None = None) -> bytes:
     """`{"predictions": [one a row]}`: bare values of the one output, or objects of several.
 
-    `k` > 0 gives the k largest of each score vector, with their labels; see `codec.top_k`.
+    `k` > 0 gives the k largest of each score vector, with their labels; see `codec.top_k`. `gaps` are rows that were
+    refused: null in their places, and `errors` beside `predictions`.
 
     Raises:
         InvalidInput: an output is a scalar, or the outputs differ in their number of rows.
     """
     _check_rows(rows.columns)
     values = _values(rows, k, labels)
-    if len(values) == 1:
-        return codec.dump_json({"predictions": next(iter(values.values()))})
-    return codec.dump_json(
-        {"predictions": [dict(zip(values, row, strict=True)) for row in zip(*values.values(), strict=True)]}
+    told: Any = (
+        next(iter(values.values()))
+        if len(values) == 1
+        else [dict(zip(values, row, strict=True)) for row in zip(*values.values(), strict=True)]
     )
+    if gaps is None:
+        return codec.dump_json({"predictions": told})
+    return codec.dump_json({"predictions": gaps.spread(told), "errors": gaps.listing()})
 
 
-def dump_columns(rows: Rows, *, k: int = 0, labels: Sequence[str] = ()) -> bytes:
-    """`{"outputs": …}`: the one output itself, or an object of several."""
+def dump_columns(rows: Rows, *, k: int = 0, labels: Sequence[str] = (), gaps: Gaps | None = None) -> bytes:
+    """`{"outputs": …}`: the one output itself, or an object of several; `k`, `labels` and `gaps` as in `dump_rows`."""
     values = _values(rows, k, labels)
-    return codec.dump_json({"outputs": next(iter(values.values())) if len(values) == 1 else values})
+    if gaps is not None:
+        values = {name: gaps.spread(column) for name, column in values.items()}
+    told = {"outputs": next(iter(values.values())) if len(values) == 1 else values}
+    return codec.dump_json(told if gaps is None else told | {"errors": gaps.listing()})
 
 
 def dump_classes(rows: Rows, *, count: int) -> bytes:

@@ -1,17 +1,25 @@
-"""What is served: the models, their signatures, versions and labels."""
+"""What is served, to GET under /v1/: STS's list of models, TensorFlow Serving's status and metadata, class labels."""
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
+from sanic.response import HTTPResponse
+
+from models.errors import UnknownModel, quote
+from service.api import addresses
 from service.catalogue import DEFAULT_SIGNATURE
 from service.edge import json_response
+from service.errors import NotFound
 
 if TYPE_CHECKING:
-    from sanic.request import Request
-    from sanic.response import HTTPResponse
+    from collections.abc import Callable, Iterable
 
-    from models.spec import TensorSpec
+    from sanic.request import Request
+
+    from models.spec import ModelSpec, TensorSpec
+    from service.api.addresses import Address
     from service.app import Darkroom
     from service.catalogue import Catalogue, Target
     from service.edge import App
@@ -19,33 +27,90 @@ if TYPE_CHECKING:
 
 
 def install(app: App, darkroom: Darkroom) -> None:
-    """Adds `GET /v1/models`, `/v1/models/NAME` and `/v1/models/NAME/labels`."""
+    """Adds the GETs of `addresses.ROUTES`."""
     catalogue = darkroom.catalogue
+    answers: dict[str, Callable[[Address], HTTPResponse]] = {
+        "models": lambda _: json_response([describe_model(catalogue, name) for name in catalogue.models()]),
+        "status": lambda address: json_response(_status(catalogue, address)),
+        "metadata": lambda address: _metadata(addresses.lookup(catalogue, address)),
+        "labels": lambda address: json_response(_labels(catalogue, address.model)),
+    }
 
-    async def models(_: Request) -> HTTPResponse:
-        """Every model, as STS lists them."""
-        return json_response([describe_model(catalogue, name) for name in catalogue.models()])
+    async def read(request: Request, rest: str) -> HTTPResponse:  # noqa: ARG001 - Sanic hands over what it matched
+        """One model, or all of them."""
+        address = addresses.read(request.path)
+        if address is None:
+            request.ctx.template = addresses.MALFORMED
+            raise addresses.malformed(request.method, request.path)
+        request.ctx.template = address.template
+        return answers[address.act](address)
 
-    async def model(_: Request, name: str) -> HTTPResponse:
-        """One model."""
-        return json_response(describe_model(catalogue, name))
+    darkroom.edge.route(app, "GET", addresses.ANY, read)
 
-    async def labels(_: Request, name: str) -> HTTPResponse:
-        """The labels of the latest version, in class order; empty where the model ships none."""
-        targets = catalogue.version(name)
-        return json_response(list(next(iter(targets.values())).model.labels))
 
-    darkroom.edge.route(app, "GET", "/v1/models", models)
-    darkroom.edge.route(app, "GET", "/v1/models/<name:str>", model)
-    darkroom.edge.route(app, "GET", "/v1/models/<name:str>/labels", labels)
+def _status(catalogue: Catalogue, address: Address) -> dict[str, Any]:
+    """The state of the version that the address names; of a whole model all of them, and STS's description."""
+    name, version = address.model, addresses.version_of(catalogue, address)
+    if version is None:
+        return describe_model(catalogue, name)
+    states = [_describe_state(state) for state in catalogue.states.of(name) if state.version == version]
+    if not states:
+        raise NotFound(f"Could not find version {version} of model {quote(name)}")
+    return {"model_version_status": states}
+
+
+def _labels(catalogue: Catalogue, name: str) -> list[str]:
+    """The class names of the latest version, in their order; empty where the model ships none."""
+    _check_known(catalogue, name)
+    return list(next(iter(catalogue.version(name).values())).model.labels)
+
+
+def _check_known(catalogue: Catalogue, name: str) -> None:
+    try:
+        catalogue.versions(name)
+    except UnknownModel as err:
+        raise NotFound(f"Could not find any versions of model {quote(name)}") from err
+
+
+def _metadata(targets: dict[str, Target]) -> HTTPResponse:
+    """The signatures of one version, in TensorFlow Serving's words and in its layout, to the space."""
+    model = next(iter(targets.values())).model
+    spec = {"name": model.name, "signature_name": "", "version": str(model.version)}
+    signatures = {"signature_def": _signature_defs(model)}
+    parts = (json.dumps(part, indent=1, ensure_ascii=False) for part in (spec, signatures))
+    text = '{{\n"model_spec":{}\n,\n"metadata": {{"signature_def": {}\n}}\n}}\n'.format(*parts)
+    return HTTPResponse(text, 200, {}, "application/json")
+
+
+def _signature_defs(model: ModelSpec) -> dict[str, Any]:
+    return {
+        name: {
+            "inputs": _tensor_infos(spec.inputs),
+            "outputs": _tensor_infos(spec.outputs),
+            "method_name": spec.method_name,
+            "defaults": {},
+        }
+        for name, spec in model.signatures.items()
+    }
+
+
+def _tensor_infos(tensors: Iterable[TensorSpec]) -> dict[str, Any]:
+    """`TensorInfo` protobufs as TensorFlow Serving prints them: every field, 64-bit numbers as strings."""
+    infos = {}
+    for tensor in tensors:
+        sizes = [-1 if size is None else size for size in tensor.shape or ()]
+        shape = {"dim": [{"size": str(size), "name": ""} for size in sizes], "unknown_rank": tensor.shape is None}
+        infos[tensor.name] = {"dtype": tensor.enum_name, "tensor_shape": shape, "name": tensor.source}
+    return infos
 
 
 def describe_model(catalogue: Catalogue, name: str) -> dict[str, Any]:
     """STS's description of a model, with what it had no word for: state, wire, batching and passes of each signature.
 
     Raises:
-        UnknownModel: there is none of that name.
+        NotFound: there is none of that name.
     """
+    _check_known(catalogue, name)
     versions = catalogue.versions(name)
     targets = versions[max(versions)] if versions else {}
     first = targets.get(DEFAULT_SIGNATURE) or next(iter(targets.values()), None)

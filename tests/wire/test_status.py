@@ -38,10 +38,10 @@ def test_a_model_is_described_in_sts_words(url: str) -> None:
     assert model["platform"] == "tensorflow"
 
 
-def test_an_unknown_model_is_a_404_that_says_what_there_is(url: str) -> None:
+def test_an_unknown_model_is_a_404_in_tensorflow_serving_s_words(url: str) -> None:
     answer = httpx.get(url + "/v1/models/nosuch")
     assert answer.status_code == 404
-    assert "default" in answer.json()["error"]
+    assert answer.json() == {"error": "Could not find any versions of model nosuch"}
 
 
 @pytest.mark.parametrize(

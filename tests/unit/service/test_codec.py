@@ -29,6 +29,10 @@ def test_base64_with_line_breaks_is_taken(data: bytes) -> None:
     assert codec.decode_base64(base64.encodebytes(data).decode()) == data
 
 
+def test_a_text_may_mix_the_alphabets() -> None:
+    assert codec.decode_base64("0000/-__") == codec.decode_base64("0000/+//")
+
+
 @given(st.text(max_size=60))
 def test_text_that_is_not_base64_is_a_value_error_and_nothing_else(text: str) -> None:
     try:
