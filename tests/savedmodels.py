@@ -47,12 +47,21 @@ def keys_and_features(folder: Path) -> Path:
         return _simple_save(session, folder, {"keys": keys, "features": features}, outputs, graph)
 
 
-def estimator(folder: Path) -> Path:
-    """An Estimator's classify signature: serialized Examples in, string classes and scores out."""
+def linear(folder: Path) -> Path:
+    """`keys` int32 [-1,1], which comes back, and `features` float32 [-1,1], of which `prediction` is a line."""
+    with _tf1_graph() as (graph, session):
+        keys = tf.compat.v1.placeholder(tf.int32, [None, 1])
+        features = tf.compat.v1.placeholder(tf.float32, [None, 1])
+        outputs = {"keys": keys, "prediction": features * 2.0 + 10.0}
+        return _simple_save(session, folder, {"keys": keys, "features": features}, outputs, graph)
+
+
+def estimator(folder: Path, *, floats: int = 2) -> Path:
+    """An Estimator's classify signature: Examples of `b`, so many floats, in; string classes and scores out."""
     with _tf1_graph() as (graph, session):
         examples = tf.compat.v1.placeholder(tf.string, [None])
-        parsed = tf.io.parse_example(examples, {"b": tf.io.FixedLenFeature([2], tf.float32)})
-        scores = tf.nn.softmax(parsed["b"])
+        parsed = tf.io.parse_example(examples, {"b": tf.io.FixedLenFeature([floats], tf.float32)})
+        scores = tf.nn.softmax(tf.concat([parsed["b"], -parsed["b"]], 1)[:, :2])
         classes = tf.tile(tf.constant([["0", "1"]]), [tf.shape(examples)[0], 1])
         return _simple_save(session, folder, {"inputs": examples}, {"classes": classes, "scores": scores}, graph)
 
