@@ -119,7 +119,7 @@ def describe_model(catalogue: Catalogue, name: str) -> dict[str, Any]:
         "model_base_path": name,  # the folder is not told to strangers
         "model_version_list": [str(version) for version in versions],
         "model_signature": _describe_tensors(first) if first else None,
-        "platform": "tensorflow",
+        "platform": "TensorFlow",
         "signatures": {key: _describe_signature(target) for key, target in targets.items()},
         "model_version_status": [_describe_state(state) for state in catalogue.states.of(name)],
     }

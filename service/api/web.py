@@ -1,4 +1,4 @@
-"""The page: choose a picture, see what the model says. Its files are read once, at the start."""
+"""The pages: the models, a picture, JSON, clients to take away. Their files are read once, at the start."""
 
 from __future__ import annotations
 
@@ -10,39 +10,48 @@ from sanic.exceptions import NotFound
 from sanic.response import HTTPResponse
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from sanic.request import Request
 
     from service.app import Darkroom
     from service.edge import App
 
-PAGE = "image_inference.html"
-# The page loads and talks to its own server only; a picture that a user chose is shown from memory (blob:).
+PAGES = {
+    "/": "index.html",
+    "/image_inference": "image_inference.html",
+    "/json_inference": "json_inference.html",
+    "/generate_clients": "generate_clients.html",
+}
+# A page loads and talks to its own server only; a picture that a user chose is shown from memory (blob:).
 POLICY = (
     "default-src 'self'; img-src 'self' blob:; style-src 'self'; script-src 'self'; base-uri 'none'; form-action 'self'"
 )
 
 
 def install(app: App, darkroom: Darkroom) -> None:
-    """Adds `/` and `/image_inference`, and what they load under `/web/`."""
-    pages = _read_all()
+    """Adds STS's four pages, and what they load under `/web/`."""
+    contents = _read_all()
 
     def answer(name: str) -> HTTPResponse:
-        body, content_type = pages[name]
+        body, content_type = contents[name]
         headers = {"Content-Security-Policy": POLICY, "X-Content-Type-Options": "nosniff", "Cache-Control": "no-cache"}
         return HTTPResponse(body, 200, headers, content_type)
 
-    async def page(_: Request) -> HTTPResponse:
-        """The page itself."""
-        return answer(PAGE)
-
     async def part(_: Request, name: str) -> HTTPResponse:
         """A stylesheet, a script, a sample picture."""
-        if name not in pages:
+        if name not in contents:
             raise NotFound(f"there is no {name[:80]!r} here")
         return answer(name)
 
-    darkroom.edge.route(app, "GET", "/", page)
-    darkroom.edge.route(app, "GET", "/image_inference", page)
+    def page(name: str) -> Callable[[Request], Awaitable[HTTPResponse]]:
+        async def show(_: Request) -> HTTPResponse:
+            return answer(name)
+
+        return show
+
+    for path, name in PAGES.items():
+        darkroom.edge.route(app, "GET", path, page(name))
     darkroom.edge.route(app, "GET", "/web/<name:str>", part)
 
 

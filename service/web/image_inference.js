@@ -1,32 +1,10 @@
 // The page: sends the chosen picture as it is to POST / and draws the five best labels and where the time went.
-"use strict";
+import { byId, fill, listModels, say } from "/web/models.js";
 
-const byId = (id) => document.getElementById(id);
 const TOP = 5;
 const COLOURS = ["#7a6a5d", "#a08a72", "#c2a878", "#8d99ae", "#4f6d7a", "#b3261e", "#6b9080", "#d8a48f"];
-let versions = {};
 let shown = null; // the object URL of the picture on the page
 let asked = 0; // answers that come late, after another picture was chosen, are dropped
-
-async function listModels() {
-  const answer = await fetch("/v1/models");
-  const models = answer.ok ? await answer.json() : [];
-  for (const model of models) {
-    versions[model.model_name] = model.model_version_list;
-    byId("model").append(new Option(model.model_name));
-  }
-  listVersions();
-}
-
-function listVersions() {
-  const known = versions[byId("model").value] || [];
-  byId("version").replaceChildren(new Option("latest", ""), ...known.map((version) => new Option(version)));
-}
-
-function say(text, isBad = false) {
-  byId("status").textContent = text;
-  byId("status").classList.toggle("bad", isBad);
-}
 
 async function predict(picture, name) {
   const ticket = ++asked;
@@ -116,7 +94,6 @@ function take(files) {
   if (picture) predict(picture, picture.name || "picture");
 }
 
-byId("model").addEventListener("change", listVersions);
 byId("file").addEventListener("change", (event) => take(event.target.files));
 byId("drop").addEventListener("keydown", (event) => { if (event.key === "Enter" || event.key === " ") byId("file").click(); });
 byId("drop").addEventListener("dragover", (event) => { event.preventDefault(); byId("drop").classList.add("over"); });
@@ -129,4 +106,6 @@ byId("samples").addEventListener("click", async (event) => {
   const picture = await (await fetch(`/web/${button.dataset.sample}`)).blob();
   predict(picture, button.dataset.sample);
 });
-listModels().catch((error) => say(`The list of models did not come: ${error.message}`, true));
+listModels((model) => {
+  fill(byId("version"), [["latest", ""], ...model.model_version_list.map((version) => [version, version])]);
+});

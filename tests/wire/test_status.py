@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 import httpx
@@ -35,7 +36,7 @@ def test_a_model_is_described_in_sts_words(url: str) -> None:
     assert model["model_version_list"] == ["1", "10"]
     assert [status["version"] for status in model["model_version_status"]] == ["10", "1"]
     assert model["model_signature"]["inputs"] == [{"name": "images", "dtype": 7, "shape": [-1]}]
-    assert model["platform"] == "tensorflow"
+    assert model["platform"] == "TensorFlow"
 
 
 def test_an_unknown_model_is_a_404_in_tensorflow_serving_s_words(url: str) -> None:
@@ -67,15 +68,21 @@ def test_requests_are_counted_by_route_and_outcome_and_none_is_left_in_flight(ur
     assert "process_resident_memory_bytes" in body
 
 
-def test_the_page_and_all_that_it_loads_come_from_this_server(url: str) -> None:
-    page = httpx.get(url + "/image_inference")
+@pytest.mark.parametrize("path", ["/", "/image_inference", "/json_inference", "/generate_clients"])
+def test_a_page_and_all_that_it_loads_come_from_this_server(url: str, path: str) -> None:
+    page = httpx.get(url + path)
     assert page.status_code == 200
     assert page.headers["content-type"].startswith("text/html")
-    assert "http://" not in page.text
-    assert "https://" not in page.text
-    for name in ("darkroom.css", "image_inference.js", "icon.svg", "chelsea.jpg"):
-        assert httpx.get(f"{url}/web/{name}").status_code == 200, name
-    assert httpx.get(url + "/").text == page.text
+    assert "default-src 'self'" in page.headers["content-security-policy"]
+    loaded = re.findall(r'(?:src|href)="(/web/[^"]+)"', page.text)
+    scripts = "".join(httpx.get(url + name).text for name in loaded if name.endswith(".js"))
+    loaded += re.findall(r'from "([^"]+)"', scripts)
+    assert "/web/models.js" in loaded
+    for name in loaded:
+        assert httpx.get(url + name).status_code == 200, name
+    for text in (page.text, scripts):
+        assert "http://" not in text
+        assert "https://" not in text
 
 
 def test_basic_auth_guards_all_but_health() -> None:

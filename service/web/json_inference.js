@@ -1,0 +1,46 @@
+// The page of JSON: a body that the model answers to begin with, and the answer as it comes.
+import { byId, fill, listModels, say, signaturesOf } from "/web/models.js";
+
+let model = null;
+let asked = 0; // answers that come late, after something else was asked, are dropped
+
+async function example() {
+  const ticket = ++asked;
+  const query = new URLSearchParams({ signature_name: byId("signature").value });
+  const answer = await fetch(`/v1/models/${encodeURIComponent(model.model_name)}/gen_json?${query}`);
+  const body = await answer.json();
+  if (ticket !== asked) return;
+  if (!answer.ok) return say(`${answer.status}: ${body.error}`, true);
+  if (byId("version").value) body.model_version = Number(byId("version").value);
+  byId("body").value = JSON.stringify(body, null, 2);
+}
+
+async function send() {
+  const ticket = ++asked;
+  say("Asking …");
+  byId("answer").hidden = byId("times").hidden = true;
+  const started = performance.now();
+  try {
+    const answer = await fetch("/", { method: "POST", body: byId("body").value, headers: { "Content-Type": "application/json" } });
+    const text = await answer.text();
+    const took = performance.now() - started;
+    if (ticket !== asked) return;
+    say(`${answer.status} in ${took.toFixed(0)} ms.`, !answer.ok);
+    byId("answer").textContent = text;
+    byId("answer").hidden = false;
+    byId("times").textContent = answer.headers.get("Server-Timing") ?? "";
+    byId("times").hidden = false;
+  } catch (error) {
+    if (ticket === asked) say(`No answer: ${error.message}`, true);
+  }
+}
+
+byId("send").addEventListener("click", send);
+byId("body").addEventListener("keydown", (event) => { if (event.key === "Enter" && event.ctrlKey) send(); });
+for (const id of ["version", "signature"]) byId(id).addEventListener("change", example);
+listModels((chosen) => {
+  model = chosen;
+  fill(byId("version"), [["latest", ""], ...model.model_version_list.map((version) => [version, version])]);
+  fill(byId("signature"), signaturesOf(model).map((name) => [name, name]));
+  example();
+});

@@ -1,0 +1,44 @@
+// What the pages share: the models in their menus, and how something is said.
+export const byId = (id) => document.getElementById(id);
+
+export function say(text, isBad = false) {
+  byId("status").textContent = text;
+  byId("status").classList.toggle("bad", isBad);
+}
+
+// Puts [text, value] pairs into a menu; the choice stays where it is still there.
+export function fill(menu, pairs) {
+  const before = menu.value;
+  menu.replaceChildren(...pairs.map(([text, value]) => new Option(text, value)));
+  if (pairs.some(([, value]) => value === before)) menu.value = before;
+}
+
+export async function fetchModels() {
+  const answer = await fetch("/v1/models");
+  if (!answer.ok) throw new Error(`${answer.status} ${await answer.text()}`);
+  const models = await answer.json();
+  return models.filter((model) => model.model_signature);
+}
+
+// Fills the menu of models, and calls `chosen` with the model's description now and whenever another is chosen.
+export async function listModels(chosen) {
+  try {
+    const models = await fetchModels();
+    if (!models.length) return say("No model is served yet.", true);
+    const menu = byId("model");
+    fill(menu, models.map((model) => [model.model_name, model.model_name]));
+    const asked = new URLSearchParams(location.search).get("model");
+    if (models.some((model) => model.model_name === asked)) menu.value = asked;
+    const choose = () => chosen(models.find((model) => model.model_name === menu.value));
+    menu.addEventListener("change", choose);
+    choose();
+  } catch (error) {
+    say(`The list of models did not come: ${error.message}`, true);
+  }
+}
+
+// The signatures of a model, the default one first.
+export function signaturesOf(model) {
+  const names = Object.keys(model.signatures);
+  return names.sort((a, b) => (b === "serving_default") - (a === "serving_default"));
+}
