@@ -121,7 +121,10 @@ def _bash(body: object) -> str:
 
 
 def _python(body: object) -> str:
-    return repr(body).replace(repr(PICTURE), "picture")
+    """JSON, which Python reads but for true and false."""
+    text = json.dumps(body)
+    text = repr(body) if re.search(r"\b(?:true|false)\b", text) else text.replace(json.dumps(PICTURE), "picture")
+    return text.replace(repr(PICTURE), "picture")
 
 
 def _javascript(body: object) -> str:

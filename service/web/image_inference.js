@@ -1,5 +1,5 @@
 // The page: sends the chosen picture as it is to POST / and draws the five best labels and where the time went.
-import { byId, fill, listModels, say } from "/web/models.js";
+import { byId, fill, listModels, say, takesPictures } from "/web/models.js";
 
 const TOP = 5;
 const COLOURS = ["#7a6a5d", "#a08a72", "#c2a878", "#8d99ae", "#4f6d7a", "#b3261e", "#6b9080", "#d8a48f"];
@@ -108,4 +108,4 @@ byId("samples").addEventListener("click", async (event) => {
 });
 listModels((model) => {
   fill(byId("version"), [["latest", ""], ...model.model_version_list.map((version) => [version, version])]);
-});
+}, takesPictures);

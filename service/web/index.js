@@ -1,5 +1,5 @@
 // The first page: every model with its versions and signatures, and where to go from there.
-import { byId, fetchModels, say, signaturesOf } from "/web/models.js";
+import { byId, fetchModels, say, signaturesOf, takesPictures } from "/web/models.js";
 
 // TensorFlow's numbers of its types; a reference type (100 more) is the type itself.
 const TYPES = { 1: "float32", 2: "float64", 3: "int32", 4: "uint8", 5: "int16", 6: "int8", 7: "string", 9: "int64", 10: "bool", 14: "bfloat16", 17: "uint16", 19: "float16", 22: "uint32", 23: "uint64" };
@@ -49,8 +49,7 @@ function drawModel(model) {
   const scroll = make("div", "", "scroll");
   scroll.append(table);
   const links = make("p", "", "links");
-  const hasPictures = Object.values(model.signatures).some((signature) => signature.image_input);
-  const pages = [...(hasPictures ? [["image_inference", "Try a picture"]] : []), ["json_inference", "Send JSON"], ["generate_clients", "Get a client"]];
+  const pages = [...(takesPictures(model) ? [["image_inference", "Try a picture"]] : []), ["json_inference", "Send JSON"], ["generate_clients", "Get a client"]];
   for (const [page, text] of pages) {
     const link = make("a", text, "button");
     link.href = `/${page}?${new URLSearchParams({ model: model.model_name })}`;

@@ -12,7 +12,13 @@ async function example() {
   if (ticket !== asked) return;
   if (!answer.ok) return say(`${answer.status}: ${body.error}`, true);
   if (byId("version").value) body.model_version = Number(byId("version").value);
-  byId("body").value = JSON.stringify(body, null, 2);
+  byId("body").value = write(body);
+}
+
+// JSON to read and to change: indented, a row of numbers on one line.
+function write(body) {
+  const rows = /\[\n\s*([^[\]{}"]*?)\n\s*\]/g;
+  return JSON.stringify(body, null, 2).replace(rows, (_, numbers) => `[${numbers.replace(/\n\s*/g, " ")}]`);
 }
 
 async function send() {

@@ -20,11 +20,15 @@ export async function fetchModels() {
   return models.filter((model) => model.model_signature);
 }
 
-// Fills the menu of models, and calls `chosen` with the model's description now and whenever another is chosen.
-export async function listModels(chosen) {
+export function takesPictures(model) {
+  return Object.values(model.signatures).some((signature) => signature.image_input);
+}
+
+// Fills the menu with the models that are `wanted`, and calls `chosen` with one now and whenever another is chosen.
+export async function listModels(chosen, wanted = () => true) {
   try {
-    const models = await fetchModels();
-    if (!models.length) return say("No model is served yet.", true);
+    const models = (await fetchModels()).filter(wanted);
+    if (!models.length) return say("No such model is served yet.", true);
     const menu = byId("model");
     fill(menu, models.map((model) => [model.model_name, model.model_name]));
     const asked = new URLSearchParams(location.search).get("model");

@@ -1,7 +1,8 @@
-"""The page in a real Chromium: a picture is chosen, and what the model says is on the screen."""
+"""The pages in a real Chromium: what is chosen or typed is answered on the screen."""
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -72,3 +73,41 @@ def test_what_is_no_picture_is_said_in_words(page: Page) -> None:
     page.set_input_files("#file", {"name": "a.jpg", "mimeType": "image/jpeg", "buffer": b"this is no picture"})
     expect(page.locator("#status")).to_contain_text("400: images[0]", timeout=30_000)
     expect(page.locator("#scores li")).to_have_count(0)
+
+
+def test_the_first_page_tells_what_the_model_takes_and_leads_on(page: Page, url: str) -> None:
+    page.goto(url)
+    card = page.locator(".card")
+    expect(card).to_contain_text("images: string [n]")
+    expect(card).to_contain_text("probability: float32 [n, 1000]")
+    expect(page.locator("#curl")).to_contain_text(f"{url}/v1/models/default/gen_client")
+    card.get_by_text("Get a client").click()
+    expect(page).to_have_url(f"{url}/generate_clients?model=default")
+
+
+def test_the_example_of_the_json_page_is_answered_and_a_mistake_is_said(page: Page, url: str) -> None:
+    page.goto(f"{url}/json_inference")
+    expect(page.locator("#body")).to_have_value(re.compile('"images"'))
+    page.click("#send")
+    expect(page.locator("#status")).to_contain_text("200 in", timeout=30_000)
+    expect(page.locator("#answer")).to_contain_text("Egyptian cat")
+    page.fill("#body", "{")
+    page.click("#send")
+    expect(page.locator("#status")).to_contain_text("400 in")
+    expect(page.locator("#answer")).to_contain_text("Invalid json data")
+
+
+def test_a_client_of_every_language_is_written_for_this_address(page: Page, url: str) -> None:
+    page.goto(f"{url}/generate_clients")
+    for language, words in (("bash", "curl "), ("python", "urlopen"), ("javascript", "fetch("), ("golang", "http.New")):
+        page.select_option("#language", language)
+        expect(page.locator("#program")).to_contain_text(words)
+        expect(page.locator("#program")).to_contain_text(f"{url}/")
+        expect(page.locator("#save")).to_have_attribute("download", re.compile(r"client\.(sh|py|js|go)"))
+
+
+def test_no_page_is_wider_than_a_telephone(page: Page, url: str) -> None:
+    page.set_viewport_size({"width": 360, "height": 700})
+    for path in ("", "image_inference", "json_inference", "generate_clients"):
+        page.goto(f"{url}/{path}", wait_until="networkidle")
+        assert page.evaluate("document.documentElement.scrollWidth") <= 360, path
