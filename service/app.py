@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from sanic import Sanic
 from sanic.config import Config
 
-from service.api import admin, generate, health, simple, status, tensorflow_serving, web
+from service.api import admin, generate, health, open_inference, simple, status, tensorflow_serving, web
 from service.auth import auth_of
 from service.call import Predictor
 from service.catalogue import Catalogue
@@ -32,7 +32,8 @@ class Darkroom:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.catalogue = Catalogue()
-        self.metrics = Metrics(version=_version("darkroom"), tensorflow=_version("tensorflow-cpu", "tensorflow"))
+        self.version = _version("darkroom")
+        self.metrics = Metrics(version=self.version, tensorflow=_version("tensorflow-cpu", "tensorflow"))
         self.door = Door(settings.max_images, settings.max_image_bytes, settings.max_image_pixels)
         self.repository = Repository(settings, self.catalogue, self.metrics)
         self.lifecycle = Lifecycle(settings, self.repository, self.metrics)
@@ -55,6 +56,7 @@ def create_app(settings: Settings, *models: LoadedModel) -> App:
     admin.install(app, darkroom)
     health.install(app, darkroom)
     simple.install(app, darkroom)
+    open_inference.install(app, darkroom)
     status.install(app, darkroom)
     generate.install(app, darkroom)
     tensorflow_serving.install(app, darkroom)

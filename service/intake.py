@@ -113,6 +113,7 @@ class Intake:
         if target.spec.image_input is not None:
             self.rows = self._admit_column(rows, target, door)
         else:
+            door.check_count(len(rows), target.field)
             self.sizes = row_bytes(rows)
         self.lap("inspect")
 
