@@ -1,14 +1,19 @@
 """From an artifact to a model that answers: `load_model` is what the rest of the house calls."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from models._tensorflow import SessionOptions, graph_pb2
+from models.artifact import Artifact
+from models.custom_ops import load_custom_ops
 from models.errors import LoadFailed
+from models.job import Job
 from models.loaded import LoadedModel
 from models.original import Original, open_original
-from models.prepare import Artifact, prepare
+from models.prepare import prepare
 from models.rewriting import open_session
 from models.runner import Engine
 from models.saved_model import read_meta_graph
@@ -26,7 +31,7 @@ def load_model(
     inter_op_threads: int = 0,
     session_config: Mapping[str, Any] | None = None,
 ) -> LoadedModel:
-    """The SavedModel at `path`, rewritten, verified and ready; blocks for seconds.
+    """The SavedModel at `path`, rewritten, verified and ready, all in this process; blocks for seconds.
 
     Args:
         path: the version folder, with saved_model.pb in it.
@@ -39,9 +44,41 @@ def load_model(
     Raises:
         LoadFailed: it cannot be served; the message says why and names no path.
     """
-    options = SessionOptions(intra_op_threads, inter_op_threads).with_session_config(session_config or {})
+    job = Job(path, name, version, intra_op_threads, inter_op_threads, dict(session_config or {}))
+    return open_job(prepare_job(job), job)
+
+
+def prepare_job(job: Job) -> Artifact:
+    """The artifact of a job.
+
+    Raises:
+        LoadFailed: it cannot be served; the message says why and names no path.
+    """
+    with _load_failures():
+        return prepare(job.path, name=job.name, version=job.version, options=_options(job))
+
+
+def open_job(artifact: Artifact, job: Job) -> LoadedModel:
+    """A model that answers, out of the artifact of this job or of one with the same key.
+
+    Raises:
+        LoadFailed: it cannot be served; the message says why and names no path.
+    """
+    with _load_failures():
+        load_custom_ops(job.custom_op_paths)
+        spec = replace(artifact.spec, name=job.name, version=job.version)
+        return open_artifact(replace(artifact, spec=spec), _options(job))
+
+
+def _options(job: Job) -> SessionOptions:
+    return SessionOptions(job.intra_op_threads, job.inter_op_threads).with_session_config(job.session_config)
+
+
+@contextmanager
+def _load_failures() -> Iterator[None]:
+    """Makes LoadFailed of whatever TensorFlow raises."""
     try:
-        return open_artifact(prepare(path, name=name, version=version, options=options), options)
+        yield
     except LoadFailed:
         raise
     except Exception as err:

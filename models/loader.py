@@ -1,44 +1,118 @@
-"""Loads SavedModels for a server that goes on serving."""
+"""Loads SavedModels for a server that goes on serving: prepared in a child process or found in the cache."""
 
-from collections.abc import Mapping, Sequence
+import contextlib
+import logging
+import signal
+import subprocess
+import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-from models.custom_ops import load_custom_ops
-from models.engine import load_model
-from models.loaded import LoadedModel
+from models.cache import Cache
+from models.child import REFUSED
+from models.errors import LoadFailed, quote
+from models.job import Job
+
+if TYPE_CHECKING:
+    from models.loaded import LoadedModel
+
+_log = logging.getLogger("darkroom.models")
 
 
 class Loader:
-    """Loads the versions of one model; each call blocks for seconds, and belongs in a thread."""
+    """Loads one version after another; each call blocks for seconds, and belongs in a thread."""
 
-    def __init__(
-        self,
-        name: str,
-        *,
-        session_config: Mapping[str, Any],
-        custom_op_paths: Sequence[Path],
-        intra_op_threads: int,
-        inter_op_threads: int,
-    ) -> None:
-        self._name = name
-        self._session_config = session_config
-        self._custom_op_paths = custom_op_paths
-        self._intra_op_threads = intra_op_threads
-        self._inter_op_threads = inter_op_threads
+    def __init__(self, cache: Cache, *, timeout_s: float) -> None:
+        self._cache = cache
+        self._timeout_s = timeout_s
+        self._child: subprocess.Popen[bytes] | None = None
+        self._is_stopped = False
 
-    def load(self, path: Path, version: int) -> LoadedModel:
-        """The version at `path`, ready to answer.
+    def load(self, job: Job) -> "LoadedModel":
+        """The version, ready to answer.
 
         Raises:
             LoadFailed: it cannot be served; the message says why and names no path.
         """
-        load_custom_ops(self._custom_op_paths)
-        return load_model(
-            path,
-            name=self._name,
-            version=version,
-            intra_op_threads=self._intra_op_threads,
-            inter_op_threads=self._inter_op_threads,
-            session_config=self._session_config,
-        )
+        key = job.key()
+        data = self._cache.read(key)
+        if data is not None:
+            from models.artifact import Damaged  # noqa: PLC0415 - TensorFlow: seconds, in which a child can work
+
+            try:
+                return self._open(data, job)
+            except Damaged as err:
+                _log.warning("a prepared model in --cache_dir is made anew: %s", err)
+                self._cache.discard(key)
+        try:
+            data = self._prepare(job)
+        except OSError as err:
+            raise LoadFailed(f"no process could be started to prepare it: {err.strerror}") from err
+        if job.key() != key:
+            raise LoadFailed("its files changed while they were loaded")
+        self._cache.write(key, data)
+        return self._open(data, job)
+
+    def stop(self) -> None:
+        """Ends the child that works now; what is being loaded fails, and so does what comes after."""
+        self._is_stopped = True
+        if (child := self._child) is not None:
+            child.kill()
+
+    def _open(self, data: bytes, job: Job) -> "LoadedModel":
+        from models.artifact import parse  # noqa: PLC0415 - as in `load`
+        from models.engine import open_job  # noqa: PLC0415 - as in `load`
+
+        return open_job(parse(data, job.path), job)
+
+    def _prepare(self, job: Job) -> bytes:
+        """The artifact that a child made."""
+        with subprocess.Popen(
+            [sys.executable, "-m", "models.child"],
+            cwd=Path(__file__).parents[1],  # where this very code is found
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,  # Ctrl-C is the server's to hear
+        ) as child:
+            self._child = child
+            try:
+                return self._wait(child, job)
+            finally:
+                self._child = None
+                child.kill()
+
+    def _wait(self, child: subprocess.Popen[bytes], job: Job) -> bytes:
+        """What the child answers; its stdin stays open meanwhile, and so does it."""
+        if self._is_stopped:
+            raise LoadFailed("the server is stopping")
+        leash, child.stdin = child.stdin, None
+        assert leash is not None  # noqa: S101 - asked for above
+        with leash:
+            with contextlib.suppress(BrokenPipeError):  # it ended already, and its status says how
+                leash.write(job.dump().encode() + b"\n")
+                leash.flush()
+            from models import engine  # noqa: F401, PLC0415 - the child is at work: time to import TensorFlow here too
+
+            try:
+                out, said = child.communicate(timeout=self._timeout_s)
+            except subprocess.TimeoutExpired as err:
+                raise LoadFailed(f"it was not prepared within --load_timeout_ms={self._timeout_s * 1000:.0f}") from err
+        if child.returncode == 0:
+            return out
+        if child.returncode == REFUSED:
+            raise LoadFailed(out.decode("utf-8", "replace"))
+        if self._is_stopped:
+            raise LoadFailed("the server is stopping")
+        raise LoadFailed(f"the process that prepared it ended with {_status(child.returncode)}{_last_words(said)}")
+
+
+def _status(code: int) -> str:
+    return signal.Signals(-code).name if code < 0 else f"status {code}"
+
+
+def _last_words(said: bytes) -> str:
+    """The line that tells most of what a dying process said."""
+    lines = [line.strip() for line in said.decode("utf-8", "replace").splitlines() if line.strip()]
+    telling = [line for line in lines if any(word in line for word in ("Check failed", "terminate called", "Error:"))]
+    return "".join(f": {quote(line)}" for line in (telling or lines)[-1:])

@@ -1,14 +1,15 @@
 """From a SavedModel to an artifact: what it wants, its rewritten graph, and the proofs. Everything that costs at load.
 
-An artifact is plain data, so that another process can make it; `models/engine.py` opens it.
+It may run in another process, see `models/child.py`; `models/engine.py` opens what it makes.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from models._tensorflow import SessionOptions
+from models.artifact import Artifact
 from models.errors import LoadFailed
 from models.examples import float_features
 from models.original import open_original
@@ -16,25 +17,11 @@ from models.reach import reach
 from models.rewrite import PASSES, Pass
 from models.rewriting import Rewriting
 from models.rows import Rows
-from models.runner import PassReport
 from models.samples import PictureMaker, candidates
 from models.saved_model import read_labels, read_meta_graph, read_signatures
-from models.session import Binding
 from models.spec import ModelSpec, SignatureSpec
 from models.verify import usable
 from models.wire import find_wire, judge_batching
-
-
-@dataclass(frozen=True, slots=True)
-class Artifact:
-    """All that serving needs. A signature without a binding is served from the SavedModel at `source`."""
-
-    spec: ModelSpec
-    source: Path
-    graph: bytes = b""  # a serialized GraphDef; empty where every signature is served from the source
-    bindings: dict[str, Binding] = field(default_factory=dict)
-    passes: dict[str, tuple[PassReport, ...]] = field(default_factory=dict)
-    samples: dict[str, tuple[Rows, ...]] = field(default_factory=dict)  # single rows that it takes, for warm-up
 
 
 def prepare(

@@ -69,23 +69,11 @@ class FolderSource:
         return found
 
     def load(self, version: int) -> LoadedModel:
-        """See Source. What changes while it is loaded is not served."""
+        """See Source."""
         folder = versions(self._base_path).get(version)
         if folder is None:
             raise LoadFailed("its folder is gone")
-        before = _stamp_now(folder)
-        loaded = self._load(folder, version)
-        if _stamp_now(folder) != before:
-            loaded.close()
-            raise LoadFailed("its files changed while they were loaded")
-        return loaded
-
-
-def _stamp_now(folder: Path) -> Hashable:
-    try:
-        return _stamp(folder)[0]
-    except OSError as err:
-        raise LoadFailed(f"its folder cannot be read: {err.strerror}") from err
+        return self._load(folder, version)
 
 
 def _stamp(folder: Path) -> tuple[Hashable, float]:

@@ -101,7 +101,8 @@ class Lifecycle:
             if self._settings.reload_models:
                 self._tasks.append(asyncio.create_task(self._repository.watch(), name="watch-models"))
         except Exception as err:  # noqa: BLE001 - whatever it was, the process must hear of it and end with its words
-            self.failure = err
+            if self._state is State.STARTING:  # one that is stopping has ended the load itself
+                self.failure = err
             self.settled.set()
 
     def _become_ready(self) -> None:

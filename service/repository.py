@@ -11,7 +11,7 @@ from models.errors import LoadFailed, UnknownModel, UnknownVersion
 from models.plan import Failure, Plan, Policy, plan
 from models.source import GivenSource
 from service.servable import InThread, Servable
-from service.sources import policy_of, source_of
+from service.sources import Sources, policy_of
 from service.states import AVAILABLE, END, LOADING, NO_VERSION, START, UNLOADING, VersionState
 
 if TYPE_CHECKING:
@@ -61,7 +61,9 @@ class Repository:
         self._metrics = metrics
         self._clock = clock
         self._in_thread = in_thread
+        self._sources = Sources(settings)
         self._models: dict[str, Model] = {}
+        self._is_stopping = False
         self._change = asyncio.Lock()  # held while a version comes or goes
         self._retiring: set[Servable] = set()
 
@@ -94,7 +96,7 @@ class Repository:
         """
         if not self._models:
             for entry in self._settings.models:
-                self.know(entry.name, source_of(entry, self._settings), policy_of(entry, self._settings))
+                self.know(entry.name, self._sources.of(entry), policy_of(entry, self._settings))
                 self._catalogue.label(entry.name, entry.version_labels)
         while True:
             left = [(model, await self._follow(model)) for model in self._models.values()]
@@ -163,7 +165,9 @@ class Repository:
         self._catalogue.label(name, dict(labels))
 
     async def drain(self, timeout_s: float) -> None:
-        """Answers what was accepted, `timeout_s` at most, refusing what is new."""
+        """Loads nothing more; answers what was accepted, `timeout_s` at most, refusing what is new."""
+        self._is_stopping = True
+        self._sources.stop()
         await asyncio.gather(*(servable.drain(timeout_s) for servable in self._servables()))
 
     def close(self) -> None:
@@ -192,7 +196,7 @@ class Repository:
     async def _update(self, model: Model) -> Plan:
         """Brings what is served in line with what is found, and tells what is left."""
         todo = Plan([], [], [])
-        if not model.is_wanted:
+        if not model.is_wanted or self._is_stopping:
             return todo
         while found := await self._scan(model):
             todo = plan(found, model.served, model.failures, model.policy, self._clock())

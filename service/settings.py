@@ -51,6 +51,9 @@ class Settings(BaseModel):
     session_config: JsonObject = Field({}, description="JSON: log_device_placement, allow_soft_placement, allow_growth, per_process_gpu_memory_fraction (STS)")
     model_version_policy: VersionPolicy = Field("all", description="which versions are served: all, latest, latest:N or specific:N,M (STS served all)")
     version_labels: Labels = Field({}, description='JSON: names for versions, as {"stable": 1, "canary": 2} (precedent: TF Serving)')
+    cache_dir: Path | None = Field(None, description="folder for prepared models, of this user alone; default: darkroom in $XDG_CACHE_HOME or ~/.cache (precedent)")
+    max_cache_bytes: int = Field(4 << 30, ge=0, description="what --cache_dir may hold; the least used go first (guess)")
+    load_timeout_ms: float = Field(600_000.0, gt=0, description="how long the process that prepares a version may take (guess)")
     intra_op_threads: int = Field(0, ge=0, description="threads inside one TensorFlow op; 0 takes the cores that affinity and the container allow (precedent)")
     inter_op_threads: int = Field(-1, ge=-1, description="TensorFlow ops that run at once; -1 runs them in the calling thread, 0 lets TensorFlow choose (measured)")
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from models.cache import Cache
+from models.job import Job
+from models.loader import Loader
 from models.plan import Policy
 from models.repository import FolderSource
 from models.source import GivenSource
@@ -17,30 +21,52 @@ if TYPE_CHECKING:
     from service.settings import Settings
 
 FAKE = "fake"  # --model_base_path=fake serves a model without TensorFlow
+SETTLED_INTERVALS = 2  # files that stood still for so many looks are whole
 
 
-def source_of(entry: ModelEntry, settings: Settings) -> Source:
-    """The folder of a model's versions; or the model that needs neither a folder nor TensorFlow."""
-    if str(entry.base_path) == FAKE:
-        from models.fake import fake_model  # noqa: PLC0415 - shipped, but seldom asked for
+class Sources:
+    """Makes the source of each model; they share one cache, and one child process at a time works for them."""
 
-        return GivenSource({1: lambda: fake_model(name=entry.name)})
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        cache = Cache(settings.cache_dir or _user_cache(), max_bytes=settings.max_cache_bytes)
+        self._loader = Loader(cache, timeout_s=settings.load_timeout_ms / 1000)
 
-    def load(path: Path, version: int) -> LoadedModel:
-        from models.loader import Loader  # noqa: PLC0415 - TensorFlow takes seconds to import; this runs in a thread
+    def of(self, entry: ModelEntry) -> Source:
+        """The folder of a model's versions; or the model that needs neither a folder nor TensorFlow."""
+        if str(entry.base_path) == FAKE:
+            from models.fake import fake_model  # noqa: PLC0415 - shipped, but seldom asked for
 
-        loader = Loader(
-            entry.name,
-            session_config=entry.session_config,
-            custom_op_paths=[Path(folder) for folder in entry.custom_op_paths],
-            intra_op_threads=settings.intra_op_threads or usable_cores(),
-            inter_op_threads=settings.inter_op_threads,
+            return GivenSource({1: lambda: fake_model(name=entry.name)})
+
+        def load(path: Path, version: int) -> LoadedModel:
+            return self._loader.load(self._job(entry, path, version))
+
+        return FolderSource(
+            entry.base_path, load, settle_s=SETTLED_INTERVALS * self._settings.reload_interval_ms / 1000
         )
-        return loader.load(path, version)
 
-    return FolderSource(entry.base_path, load, settle_s=2 * settings.reload_interval_ms / 1000)
+    def stop(self) -> None:
+        """Ends what is being prepared; what comes after fails."""
+        self._loader.stop()
+
+    def _job(self, entry: ModelEntry, path: Path, version: int) -> Job:
+        return Job(
+            path,
+            entry.name,
+            version,
+            intra_op_threads=self._settings.intra_op_threads or usable_cores(),
+            inter_op_threads=self._settings.inter_op_threads,
+            session_config=entry.session_config,
+            custom_op_paths=tuple(map(Path, entry.custom_op_paths)),
+        )
 
 
 def policy_of(entry: ModelEntry, settings: Settings) -> Policy:
     """The model's own policy, else the server's."""
     return Policy.parse(entry.model_version_policy or settings.model_version_policy)
+
+
+def _user_cache() -> Path:
+    """The XDG base directory specification's place for what can be made again."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "darkroom"

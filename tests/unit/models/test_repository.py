@@ -110,20 +110,6 @@ def test_the_stamp_changes_with_a_file_and_only_with_one(tmp_path: Path) -> None
     assert folder.scan()[1].stamp != before
 
 
-def test_a_version_whose_files_change_while_it_loads_is_not_served(tmp_path: Path) -> None:
-    freed = []
-
-    def load(path: Path, version: int) -> LoadedModel:
-        (path / "late").write_text("the copy went on")
-        loaded = fake_model(version=version)
-        loaded.free = lambda: freed.append(version)
-        return loaded
-
-    with pytest.raises(LoadFailed, match="changed while"):
-        FolderSource(make(tmp_path, "1"), load, settle_s=0).load(1)
-    assert freed == [1]
-
-
 def test_a_version_that_went_before_it_was_loaded_is_a_failed_load(tmp_path: Path) -> None:
     folder = source(make(tmp_path, "1", "2"))
     shutil.rmtree(tmp_path / "2")

@@ -1,0 +1,77 @@
+"""Artifacts on disk, by key: a folder of the server's own, bounded, with whole files only."""
+
+import logging
+import os
+import stat
+import tempfile
+import time
+from pathlib import Path
+
+_log = logging.getLogger("darkroom.models")
+_SUFFIX = ".artifact"
+_TEMPORARY = ".part"
+_ABANDONED_S = 3600.0  # guess: no file takes so long to be written
+
+
+class Cache:
+    """A folder of files; what cannot be read or written is as if it were not there: a cache may always miss.
+
+    Only a folder that no other user can write to is used: what lies in it becomes a graph that this server runs.
+    """
+
+    def __init__(self, folder: Path, *, max_bytes: int) -> None:
+        self._folder = folder
+        self._max_bytes = max_bytes
+        self._refused = ""
+
+    def read(self, key: str) -> bytes | None:
+        """What was written under `key`; None where nothing was."""
+        try:
+            self._check_owner()
+            path = self._path(key)
+            data = path.read_bytes()
+            os.utime(path)  # the last use decides what goes first
+        except OSError:
+            return None
+        return data
+
+    def write(self, key: str, data: bytes) -> None:
+        """Keeps `data` under `key`, whole or not at all, and lets go the least used above the bound."""
+        try:
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._check_owner()
+            with tempfile.NamedTemporaryFile(dir=self._folder, suffix=_TEMPORARY, delete=False) as part:
+                part.write(data)
+            Path(part.name).replace(self._path(key))
+            self._evict(self._path(key))
+        except OSError as err:
+            self._tell(err.strerror or str(err))
+
+    def discard(self, key: str) -> None:
+        """Lets one go."""
+        self._path(key).unlink(missing_ok=True)
+
+    def _path(self, key: str) -> Path:
+        return self._folder / (key + _SUFFIX)
+
+    def _check_owner(self) -> None:
+        found = self._folder.stat()
+        if found.st_uid != os.geteuid() or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            raise PermissionError(0, "others can write to it")
+
+    def _evict(self, newest: Path) -> None:
+        for part in self._folder.glob(f"*{_TEMPORARY}"):
+            if time.time() - part.stat().st_mtime > _ABANDONED_S:
+                part.unlink(missing_ok=True)
+        kept_bytes = newest.stat().st_size
+        others = [(path.stat(), path) for path in self._folder.glob(f"*{_SUFFIX}") if path != newest]
+        for found, path in sorted(others, key=lambda each: each[0].st_mtime, reverse=True):
+            kept_bytes += found.st_size
+            if kept_bytes > self._max_bytes:
+                path.unlink(missing_ok=True)
+
+    def _tell(self, reason: str) -> None:
+        """Says once why nothing is kept."""
+        if reason != self._refused:
+            self._refused = reason
+            _log.warning("prepared models are not kept in --cache_dir: %s", reason)
