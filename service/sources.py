@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -68,5 +69,8 @@ def policy_of(entry: ModelEntry, settings: Settings) -> Policy:
 
 
 def _user_cache() -> Path:
-    """The XDG base directory specification's place for what can be made again."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "darkroom"
+    """The XDG base directory specification's place for what can be made again; a user without a home has none."""
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "darkroom"
+    except RuntimeError:
+        return Path(tempfile.gettempdir()) / f"darkroom-{os.getuid()}"

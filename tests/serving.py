@@ -9,6 +9,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
@@ -25,7 +26,10 @@ if TYPE_CHECKING:
     from models.loaded import LoadedModel
 
 START_TIMEOUT_S = 120
-DEFAULTS: dict[str, Any] = {}  # settings of every server that a test starts and does not set itself
+_CACHE = tempfile.TemporaryDirectory(prefix="darkroom-cache-")  # of this run of the tests; a model is prepared once
+DEFAULTS: dict[str, Any] = {
+    "cache_dir": _CACHE.name
+}  # settings of every server that a test starts and does not set itself
 
 
 @contextmanager
