@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from models.errors import InvalidInput, UnknownSignature
 from service import codec
+from service.api.instances import decode_strings
 from service.call import Route
 from service.catalogue import DEFAULT_SIGNATURE
 from service.edge import call_of, first_values, reply_response
@@ -118,10 +119,15 @@ class Simple:
             ask.lap("decode")
             ask.take_pictures(target, pictures, self._door)
             return
-        raw = {tensor.name: _binary(named[tensor.name], tensor.name, is_base64=is_base64) for tensor in spec.inputs}
+        raw = decode_strings({tensor.name: named[tensor.name] for tensor in spec.inputs}, spec)
+        if is_base64:
+            raw |= {
+                tensor.name: _decode_texts(raw[tensor.name], tensor.name)
+                for tensor in spec.inputs
+                if tensor.name != field
+            }
         ask.lap("decode")
-        ask.rows = spec.accept(raw)
-        ask.lap("inspect")
+        ask.take_inputs(target, raw, self._door, strict=False)
 
     def _take_raw(self, ask: Ask, target: Target, pictures: list[bytes]) -> None:
         """Raw pictures into the one string input of the signature, whatever it is called."""
@@ -160,15 +166,12 @@ def _parse_version(version: object) -> int | None:
     raise CodecError(f"model_version: expected a whole number, got {quote(version)}")
 
 
-def _binary(value: object, name: str, *, is_base64: bool) -> object:
-    """`{"b64"}` objects as bytes; with `base64_decode: true` every string."""
+def _decode_texts(value: object, name: str) -> object:
+    """Every string of an input as the bytes that it is base64 of (`base64_decode: true`)."""
     try:
-        value = codec.decode_binary(value)
-        return codec.decode_base64_strings(value) if is_base64 else value
+        return codec.decode_base64_strings(value)
     except ValueError as err:
         raise CodecError(f"{name}: is not base64: {err}") from err
-    except RecursionError as err:
-        raise CodecError(f"{name}: is nested too deep") from err
 
 
 def _set_answer(ask: Ask, target: Target, fields: Mapping[str, object]) -> None:

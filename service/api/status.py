@@ -14,7 +14,7 @@ from service.edge import json_response
 from service.errors import NotFound
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
 
     from sanic.request import Request
 
@@ -23,15 +23,17 @@ if TYPE_CHECKING:
     from service.app import Darkroom
     from service.catalogue import Catalogue, Target
     from service.edge import App
+    from service.settings import Settings
     from service.states import VersionState
 
 
 def install(app: App, darkroom: Darkroom) -> None:
     """Adds the GETs of `addresses.ROUTES`."""
     catalogue = darkroom.catalogue
+    folders = {} if darkroom.edge.allows(None) else _folders(darkroom.settings)  # not told to strangers
     answers: dict[str, Callable[[Address], HTTPResponse]] = {
-        "models": lambda _: json_response([describe_model(catalogue, name) for name in catalogue.models()]),
-        "status": lambda address: json_response(_status(catalogue, address)),
+        "models": lambda _: json_response([describe_model(catalogue, name, folders) for name in catalogue.models()]),
+        "status": lambda address: json_response(_status(catalogue, address, folders)),
         "metadata": lambda address: _metadata(addresses.lookup(catalogue, address)),
         "labels": lambda address: json_response(_labels(catalogue, address.model)),
     }
@@ -48,11 +50,16 @@ def install(app: App, darkroom: Darkroom) -> None:
     darkroom.edge.route(app, "GET", addresses.ANY, read)
 
 
-def _status(catalogue: Catalogue, address: Address) -> dict[str, Any]:
+def _folders(settings: Settings) -> dict[str, str]:
+    """Where each model's versions lie, by its name."""
+    return {entry.name: str(entry.base_path) for entry in settings.models}
+
+
+def _status(catalogue: Catalogue, address: Address, folders: Mapping[str, str]) -> dict[str, Any]:
     """The state of the version that the address names; of a whole model all of them, and STS's description."""
     name, version = address.model, addresses.version_of(catalogue, address)
     if version is None:
-        return describe_model(catalogue, name)
+        return describe_model(catalogue, name, folders)
     states = [_describe_state(state) for state in catalogue.states.of(name) if state.version == version]
     if not states:
         raise NotFound(f"Could not find version {version} of model {quote(name)}")
@@ -104,8 +111,10 @@ def _tensor_infos(tensors: Iterable[TensorSpec]) -> dict[str, Any]:
     return infos
 
 
-def describe_model(catalogue: Catalogue, name: str) -> dict[str, Any]:
+def describe_model(catalogue: Catalogue, name: str, folders: Mapping[str, str]) -> dict[str, Any]:
     """STS's description of a model, with what it had no word for: state, wire, batching and passes of each signature.
+
+    `folders` has the model's path, where it may be told; else its name stands there.
 
     Raises:
         NotFound: there is none of that name.
@@ -116,7 +125,7 @@ def describe_model(catalogue: Catalogue, name: str) -> dict[str, Any]:
     first = targets.get(DEFAULT_SIGNATURE) or next(iter(targets.values()), None)
     return {
         "model_name": name,
-        "model_base_path": name,  # the folder is not told to strangers
+        "model_base_path": folders.get(name, name),
         "model_version_list": [str(version) for version in versions],
         "model_signature": _describe_tensors(first) if first else None,
         "platform": "TensorFlow",

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     from models.loaded import LoadedModel
 
+pytestmark = pytest.mark.slow  # eight models are loaded, in both lanes
+
 EXCHANGES = read_exchanges()
 BETTER = read_better()
 GUARDED = {"enable_auth": True, "auth_username": "u", "auth_password": "p"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
@@ -10,6 +11,7 @@ import httpx
 import pytest
 
 from models.fake import ECHO, EchoEngine, FailingEngine, fake_model
+from models.spec import TensorSpec
 from tests.pictures import photograph, picture, standard, url_safe
 from tests.serving import metric, running
 
@@ -195,3 +197,16 @@ def test_a_signature_with_another_input_name_takes_a_form_s_picture() -> None:
         assert httpx.post(server.url, files={"image": ("a", data)}).json() == _echo(data)
         bad = httpx.post(server.url, files={"image": ("a", b"junk")})
         assert bad.json()["error"].startswith("photo[0]: ")
+
+
+def test_a_picture_beside_another_input_is_read_and_judged_as_any_other() -> None:
+    spec = replace(ECHO, inputs=(*ECHO.inputs, TensorSpec("keys", "int32", (None, 1))))
+    with running(fake_model(EchoEngine(spec), name="default")) as server:
+        first, second = picture(1), picture(2)
+        answer = _post(
+            server.url, {"data": {"images": [url_safe(first), {"b64": standard(second)}], "keys": [[1], [2]]}}
+        )
+        assert answer.json() == _echo(first, second)
+        bad = _post(server.url, {"data": {"images": [url_safe(first), standard(b"junk")], "keys": [[1], [2]]}})
+        assert bad.status_code == 400
+        assert bad.json()["error"].startswith("images[1]: ")

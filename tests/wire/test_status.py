@@ -130,3 +130,11 @@ def test_a_page_of_another_origin_may_post_once_cors_is_asked_for() -> None:
     assert answer.headers["access-control-allow-origin"] == "*"
     assert "POST" in answer.headers["access-control-allow-methods"]
     assert "Content-Type" in answer.headers["access-control-allow-headers"]
+
+
+def test_the_folder_of_a_model_is_told_to_those_who_proved_who_they_are_and_to_no_stranger(url: str) -> None:
+    assert httpx.get(f"{url}/v1/models/default").json()["model_base_path"] == "default"
+    guarded = {"enable_auth": True, "auth_username": "u", "auth_password": "p"}
+    with running(fake_model(name="default"), model_base_path="srv/models/cats", **guarded) as server:
+        (model,) = httpx.get(f"{server.url}/v1/models", auth=("u", "p")).json()
+        assert model["model_base_path"] == "srv/models/cats"
