@@ -15,7 +15,7 @@ from service.catalogue import Catalogue
 from service.compress import Compression
 from service.door import Door
 from service.edge import Edge
-from service.head import HeadReader
+from service.head import MAX_HEAD_BYTES, HeadReader
 from service.lifecycle import Lifecycle
 from service.metrics import Metrics
 from service.repository import Repository
@@ -83,7 +83,9 @@ def _sanic_config(settings: Settings) -> Config:
     return Config(
         {
             "REQUEST_MAX_SIZE": settings.max_body_bytes,
-            "REQUEST_TIMEOUT": 60,  # precedent: the time a client has to send a request whole
+            "REQUEST_TIMEOUT": settings.read_timeout_ms / 1000,
+            "REQUEST_MAX_HEADER_SIZE": MAX_HEAD_BYTES,
+            "MAX_CONNECTIONS": settings.max_connections,
             "RESPONSE_TIMEOUT": settings.request_timeout_ms / 1000 + 5,  # ours comes first and says why
             "KEEP_ALIVE_TIMEOUT": 75,  # precedent: longer than the 60 s of the balancers in front
             "GRACEFUL_SHUTDOWN_TIMEOUT": settings.drain_timeout_ms / 1000,

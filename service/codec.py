@@ -196,7 +196,7 @@ def parse_k(value: object, field: str = "top_k") -> int:
     """
     if value is None:
         return 0
-    text = str(value)
-    if isinstance(value, bool) or not text.isascii() or not text.isdigit() or not int(text[:6]) >= 1 or len(text) > 6:
+    text = str(value) if isinstance(value, (int, str)) and not isinstance(value, bool) else ""
+    if not (text.isascii() and text.isdigit() and len(text) <= 6 and int(text) >= 1):
         raise CodecError(f"{field}: expected a whole number of 1 or more, got {quote(value)}")
     return int(text)

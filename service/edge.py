@@ -10,7 +10,7 @@ from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
-from sanic.exceptions import MethodNotAllowed, SanicException
+from sanic.exceptions import MethodNotAllowed, PayloadTooLarge, RequestTimeout, SanicException
 from sanic.response import HTTPResponse
 
 from service import codec
@@ -18,6 +18,7 @@ from service.auth import CHALLENGE, Standing
 from service.call import Call
 from service.errors import describe, judge
 from service.form import parse_form
+from service.head import MAX_HEAD_BYTES
 from service.tokens import Scope
 
 if TYPE_CHECKING:
@@ -72,6 +73,7 @@ class Edge:
     """Wraps every handler: asks who calls, counts and explains each answer, turns exceptions into JSON."""
 
     def __init__(self, settings: Settings, metrics: Metrics, lifecycle: Lifecycle, auth: Auth) -> None:
+        self._settings = settings
         self._metrics = metrics
         self._lifecycle = lifecycle
         self._auth = auth
@@ -140,12 +142,23 @@ class Edge:
         """The JSON answer to an exception."""
         if isinstance(error, SanicException):
             headers = {name: value for name, value in (error.headers or {}).items() if name.lower() != "content-length"}
-            text = str(error) or type(error).__name__
-            return json_response({"error": text}, error.status_code, headers)
+            status, text = self._words(error)
+            return json_response({"error": text}, status, headers)
         status = judge(error).status
         if status == 500:
             _log.error("a request failed", exc_info=error)
         return json_response({"error": describe(error)}, status)
+
+    def _words(self, error: SanicException) -> tuple[int, str]:
+        """Sanic's own refusals, with the limit and its flag named."""
+        text = str(error) or type(error).__name__
+        if isinstance(error, PayloadTooLarge):
+            if "header" in text:
+                return 431, f"the request line and the headers are over {MAX_HEAD_BYTES} bytes"
+            return 413, f"the body is over --max_body_bytes={self._settings.max_body_bytes}"
+        if isinstance(error, RequestTimeout):
+            return 408, f"the request was not whole within --read_timeout_ms={self._settings.read_timeout_ms:g}"
+        return error.status_code, text
 
     def _unrouted(self, request: Request, error: Exception) -> HTTPResponse:
         """What Sanic itself could not serve, counted under one route so that a scanner can't fill the metrics."""
@@ -154,6 +167,8 @@ class Edge:
             response = self._options(request, error)
         else:
             response = self._refuse(error)
+        if response.status in {408, 413} and request.stream is not None:
+            request.stream.protocol.leave_unread()  # type: ignore[attr-defined] # Sanic's Http, on a connection of ours
         self._finish(request, response, started_s)
         self._count(_seen(request, "unrouted", response.status, started_s, len(response.body or b"")))
         return response

@@ -12,6 +12,7 @@ The exceptions of `batching` and `models` are drawn in their own modules; none o
 
 from __future__ import annotations
 
+import reprlib
 from typing import NamedTuple
 
 from batching.errors import BadOutput, BatchingError, Closed, DeadlineExceeded, PredictedLate, QueueFull
@@ -28,6 +29,11 @@ from models.errors import (
 )
 
 MAX_QUOTED_CHARS = 256  # nothing a client sent is echoed beyond this
+
+
+_REPR = reprlib.Repr()
+_REPR.maxstring = _REPR.maxother = _REPR.maxlong = 2 * MAX_QUOTED_CHARS
+_REPR.maxlist = _REPR.maxtuple = _REPR.maxdict = 20
 
 
 class CodecError(ValueError):
@@ -112,6 +118,6 @@ def retry_after_s(error: BaseException) -> float | None:
 
 
 def quote(value: object) -> str:
-    """A client's value for a message: its repr, cut at 256 characters."""
-    text = repr(value)
+    """A client's value for a message: its repr, cut at 256 characters; only the beginning is looked at."""
+    text = _REPR.repr(value)
     return text if len(text) <= MAX_QUOTED_CHARS else text[:MAX_QUOTED_CHARS] + "…"

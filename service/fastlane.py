@@ -13,9 +13,9 @@ from urllib.parse import parse_qs
 
 from sanic.helpers import STATUS_CODES
 from sanic.http.constants import Stage
-from sanic.server.protocols.http_protocol import HttpProtocol
 
 from service.call import Call
+from service.connection import Connection
 from service.edge import CLIENT_LEFT, Seen, first_values
 from service.form import parse_form
 
@@ -31,7 +31,7 @@ MAX_AHEAD_BYTES = 65536  # Sanic's own mark: with so much sent ahead of an answe
 _NO_QUERY: Mapping[str, str] = {}
 
 
-class FastLane(HttpProtocol):
+class FastLane(Connection):
     """One connection, in one of four states; bytes and answers move it.
 
     Idle: the next bytes are looked at. Reading: `_head` is there, `_missing` bytes of its body aren't. Waiting: the
@@ -82,11 +82,11 @@ class FastLane(HttpProtocol):
             self._leave(self._head, CLIENT_LEFT, 0)
         self._head = None
         self._parts.clear()
-        super().connection_lost(exc)  # type: ignore[no-untyped-call] # Sanic types in parts
+        super().connection_lost(exc)
 
     def close_if_idle(self) -> bool:
         """Closes the connection unless there is a request on it; says whether it did."""
-        return False if self._head is not None else bool(super().close_if_idle())
+        return False if self._head is not None else super().close_if_idle()
 
     def check_timeouts(self) -> None:
         """Sanic's, which comes by every few seconds; a client that is still sending is Sanic's from then on.
@@ -101,7 +101,7 @@ class FastLane(HttpProtocol):
             self._parts = []
             super().data_received(b"".join(sent))
             self._time = last_s
-        super().check_timeouts()  # type: ignore[no-untyped-call] # Sanic types in parts
+        super().check_timeouts()
 
     def _is_sanics(self) -> bool:
         """Whether Sanic has bytes of this connection, or is not done with those it had."""

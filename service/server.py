@@ -12,6 +12,7 @@ from sanic.application.state import ApplicationServerInfo
 from sanic.http.constants import HTTP
 
 from service.app import create_app
+from service.connection import Connection
 from service.fastlane import FastLane
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ class Server:
         server = await self.app.create_server(
             sock=listener,
             ssl=_ssl_context(settings),
-            protocol=FastLane if settings.fast_lane else None,
+            protocol=FastLane if settings.fast_lane else Connection,
             backlog=BACKLOG,
             asyncio_server_kwargs={"start_serving": False},
         )

@@ -6,10 +6,8 @@ import asyncio
 import json
 import socket
 import threading
-from contextlib import contextmanager
 from types import CoroutineType
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, TypeVar
 from zlib import crc32
 
 import httpx
@@ -21,6 +19,7 @@ from models.rows import Rows
 from service.fastlane import FastLane
 from tests.pictures import picture, standard
 from tests.serving import metric, running, serving
+from tests.sockets import Answer, client
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -38,58 +37,6 @@ class WideEngine(EchoEngine):
     def run(self, rows: Rows) -> Rows:
         """A row of zeros for each row."""
         return Rows({"scores": np.zeros((len(rows), 200_000), dtype=np.float32)})
-
-
-class Answer(NamedTuple):
-    """One answer off the wire."""
-
-    status: int
-    headers: dict[str, str]
-    body: bytes
-
-
-class Client:
-    """A socket that reads one answer after another."""
-
-    def __init__(self, url: str) -> None:
-        parts = urlsplit(url)
-        self.socket = socket.create_connection((parts.hostname, parts.port), timeout=60)
-        self._file = self.socket.makefile("rb")
-
-    def send(self, data: bytes) -> None:
-        """Sends all of it."""
-        self.socket.sendall(data)
-
-    def answer(self) -> Answer:
-        """The next answer; EOFError where the server closed instead."""
-        line = self._file.readline()
-        if not line:
-            raise EOFError
-        headers = {}
-        while (header := self._file.readline().decode().rstrip("\r\n")) != "":
-            name, _, value = header.partition(": ")
-            headers[name.lower()] = value
-        body = self._file.read(int(headers.get("content-length", 0)))
-        return Answer(int(line.split()[1]), headers, body)
-
-    def is_closed(self) -> bool:
-        """Whether the server closed the connection, with nothing more to say."""
-        return self._file.read(1) == b""
-
-    def close(self) -> None:
-        """Hangs up."""
-        self._file.close()
-        self.socket.close()
-
-
-@contextmanager
-def client(url: str) -> Iterator[Client]:
-    """A connection for one block."""
-    made = Client(url)
-    try:
-        yield made
-    finally:
-        made.close()
 
 
 def post(body: bytes, *lines: str, kind: str = "image/png", target: str = "/", version: str = "1.1") -> bytes:
@@ -226,7 +173,7 @@ def test_a_body_over_the_limit_is_refused_before_it_is_sent(url: str) -> None:
 def test_a_head_over_the_limit_is_refused(url: str, bomb: bytes) -> None:
     with client(url) as peer:
         peer.send(b"POST / HTTP/1.1\r\n" + bomb)
-        assert peer.answer().status == 413
+        assert peer.answer().status == 431
 
 
 def test_the_connection_stays_or_closes_as_the_client_says(url: str) -> None:

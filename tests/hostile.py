@@ -1,0 +1,80 @@
+"""Requests that mean harm, by name: what each is, and with which status and words it should be refused."""
+
+from __future__ import annotations
+
+import gzip
+import struct
+import zlib
+from typing import NamedTuple
+
+from tests.pictures import picture, standard
+
+JSON = "application/json"
+FORM = "multipart/form-data; boundary=x"
+
+
+class Attack(NamedTuple):
+    """One request to `POST /` and what it should come to."""
+
+    name: str
+    body: bytes
+    kind: str
+    status: int
+    words: str
+    encoding: str = ""
+
+
+def wide_png(width: int = 20_000, height: int = 20_000) -> bytes:
+    """A PNG of zeros, one bit a pixel, whose 20,000 x 20,000 pixels decode to 1.2 GB of RGB out of about 50 KB."""
+    packer = zlib.compressobj(9)
+    row = bytes(1 + (width + 7) // 8)
+    data = b"".join(packer.compress(row) for _ in range(height)) + packer.flush()
+    header = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", header) + _chunk(b"IDAT", data) + _chunk(b"IEND", b"")
+
+
+def wide_jpeg() -> bytes:
+    """The header of a JPEG that claims 65,500 x 65,500 pixels, and no more."""
+    return b"\xff\xd8\xff\xc0" + struct.pack(">HBHHB", 17, 8, 65_500, 65_500, 3) + bytes(9) + b"\xff\xda"
+
+
+def nested(levels: int) -> bytes:
+    """A picture that is a list in a list in a list."""
+    return b'{"data": {"images": [' + b"[" * levels + b"]" * levels + b"]}}"
+
+
+def attacks() -> list[Attack]:
+    """Every attack that is one whole request, for a server of `models.fake` with the default limits."""
+    one = standard(picture()).encode()
+    many = b'{"data": {"images": [' + b",".join([b'"' + one + b'"'] * 10_000) + b"]}}"
+    return [
+        Attack("a PNG of 20,000 x 20,000 in 50 KB", wide_png(), "image/png", 413, "--max_image_pixels="),
+        Attack("a JPEG header that claims 65,500 x 65,500", wide_jpeg(), "image/jpeg", 413, "--max_image_pixels="),
+        Attack("a gzip bomb of 64 MB", gzip.compress(bytes(64 << 20)), JSON, 413, "200-fold", "gzip"),
+        Attack("JSON nested 200 levels", nested(200), JSON, 400, "images[0]: expected base64 text"),
+        Attack("JSON nested 100,000 levels", nested(100_000), JSON, 400, "Invalid json data"),
+        Attack("JSON nested 100,000 levels, with a NaN", b"[NaN," * 100_000, JSON, 400, "Invalid json data"),
+        Attack("10,000 images", many, JSON, 413, "--max_images=1024"),
+        Attack("a form of 1,000,000 parts", b"--x\r\n" * 1_000_000, FORM, 400, "part 1"),
+        Attack("a form of one endless head", b"--x\r\n" + b"a: b\r\n" * 200_000, FORM, 400, "part 1"),
+        Attack("a number of 10,000 digits", b'{"model_version": %b}' % (b"9" * 10_000), JSON, 400, "Invalid json data"),
+        Attack("a lone surrogate", b'{"model_name": "\\ud800", "data": 1}', JSON, 400, ""),
+        Attack("not UTF-8", b'{"data": "\xff\xfe"}', JSON, 400, "Invalid json data"),
+        Attack("top_k that is a list of 100,000", _long_top_k(), JSON, 400, "top_k: expected"),
+        Attack("a GIF of 30,000 blocks", _blocky_gif(), "image/gif", 400, "blocks"),
+        Attack("a JPEG of 3,000 segments", b"\xff\xd8" + b"\xff\xe0\x00\x02" * 3_000, "image/jpeg", 400, "segments"),
+    ]  # fmt: skip
+
+
+def _long_top_k() -> bytes:
+    return b'{"data": {"images": []}, "top_k": [' + b"1," * 99_999 + b"1]}"
+
+
+def _chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def _blocky_gif() -> bytes:
+    """A GIF of one frame behind a comment of 30,000 blocks of a byte each."""
+    head = b"GIF89a" + struct.pack("<HHBBB", 1, 1, 0, 0, 0)
+    return head + b"\x21\xfe" + b"\x01x" * 30_000 + b"\x00" + b"\x2c" + bytes(9) + b"\x02\x00\x3b"

@@ -1,0 +1,118 @@
+"""Hostile clients over a real socket: each is refused with the right status and words, and the next one is answered."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+from zlib import crc32
+
+import httpx
+import pytest
+
+from models.fake import fake_model
+from tests.hostile import Attack, attacks
+from tests.pictures import picture
+from tests.serving import running
+from tests.sockets import client
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+HEALTH = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
+HALF = b"POST / HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 5000\r\n\r\n"
+LIMIT = 100_000
+
+
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    with running(fake_model(name="default")) as server:
+        yield server.url
+
+
+@pytest.fixture(scope="module")
+def tight() -> Iterator[str]:
+    with running(fake_model(name="default"), max_body_bytes=LIMIT, read_timeout_ms=300, max_connections=4) as server:
+        yield server.url
+
+
+@pytest.mark.parametrize("attack", attacks(), ids=lambda attack: attack.name)
+def test_an_attack_in_one_request_is_refused_in_words_and_the_next_is_answered(url: str, attack: Attack) -> None:
+    headers = {"Content-Type": attack.kind} | ({"Content-Encoding": attack.encoding} if attack.encoding else {})
+    with httpx.Client() as caller:
+        answer = caller.post(url + "/", content=attack.body, headers=headers)
+        assert answer.status_code == attack.status
+        assert attack.words in answer.json()["error"]
+        assert len(answer.content) < 1_000
+        good = caller.post(url + "/", content=picture(), headers={"Content-Type": "image/png"})
+        assert good.json()["digest"] == [crc32(picture())]
+
+
+def test_an_endless_body_is_refused_at_the_limit_and_the_client_can_read_why(tight: str) -> None:
+    for head in (b"Transfer-Encoding: chunked", b"Content-Length: 999999999999"):
+        with client(tight) as peer:
+            peer.send(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\n" + head + b"\r\n\r\n")
+            for _ in range(3 * LIMIT // 1000):  # more than the limit, and more than the kernel swallows at once
+                peer.send(b"3e8\r\n" + b"x" * 1000 + b"\r\n")
+            answer = peer.answer()
+            assert answer.status == 413
+            assert f"--max_body_bytes={LIMIT}".encode() in answer.body
+            assert answer.headers["connection"] == "close"
+
+
+def test_headers_over_the_limit_are_refused_with_it(tight: str) -> None:
+    for head in (b"X: " + b"y" * 9_000 + b"\r\n\r\n", b"a:\r\n" * 5_000, b"x" * 9_000):
+        with client(tight) as peer:
+            peer.send(b"POST / HTTP/1.1\r\n" + head)
+            answer = peer.answer()
+            assert answer.status == 431
+            assert b"over 8192 bytes" in answer.body
+
+
+@pytest.mark.parametrize(
+    "start",
+    [
+        b"GET /health HTTP/1.1\r\nHost: x\r\nX-Slow: ",
+        b"POST / HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: 5000\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nTransfer-Encoding: chunked\r\n\r\n1388\r\n",
+    ],
+    ids=["head", "body", "chunk"],
+)
+def test_a_request_that_trickles_is_ended_however_steadily_it_comes(tight: str, start: bytes) -> None:
+    with client(tight) as peer:
+        peer.send(start)
+        peer.socket.settimeout(0.02)
+        while True:  # a byte every 20 ms, until there is an answer
+            try:
+                peer.socket.recv(1, 2)  # MSG_PEEK
+                break
+            except TimeoutError:
+                peer.send(b"x")
+        peer.socket.settimeout(60)
+        answer = peer.answer()
+        assert answer.status == 408
+        assert b"--read_timeout_ms=300" in answer.body
+
+
+def test_a_connection_too_many_takes_an_idle_one_s_place_and_never_a_busy_one_s(tight: str) -> None:
+    with client(tight) as busy, client(tight) as idle, client(tight) as other, client(tight) as last:
+        for peer in (idle, other, last):
+            peer.send(HEALTH)
+            assert peer.answer().status == 200
+        busy.send(HALF)
+        assert busy.answer().status == 100  # the server waits for its body
+        with client(tight) as late:
+            late.send(HEALTH)
+            assert late.answer().status == 200
+        assert busy.answer().status == 408  # its own slowness ended it, not the one who came late
+
+
+def test_where_every_connection_is_busy_one_more_is_told_to_come_again() -> None:
+    with running(fake_model(name="default"), max_connections=2) as server:
+        with client(server.url) as a, client(server.url) as b:
+            for peer in (a, b):
+                peer.send(HALF)
+                assert peer.answer().status == 100  # the server waits for its body
+            with client(server.url) as late:
+                assert late.answer().status == 503
+        with client(server.url) as peer:
+            peer.send(HEALTH)
+            assert peer.answer().status == 200
