@@ -17,6 +17,7 @@ _EXACT = {"b": frozenset({bool}), "i": frozenset({int}), "u": frozenset({int}), 
 _WORDS = {"b": "a boolean", "i": "an integer", "u": "an integer", "f": "a number"}
 _NUMBERS = frozenset({bool, int, float})
 _STRINGS = frozenset({bytes, str})
+_INFINITIES = frozenset({float("inf"), float("-inf")})
 _REFUSED = (ValueError, TypeError, OverflowError, RecursionError)
 
 
@@ -64,12 +65,16 @@ def exact(raw: object, dtype: str, name: str) -> Column:
             raise InvalidInput(f"input {name!r} is {dtype}, not {raw.dtype}", input_name=name)
         return raw.astype(target, copy=False)
     kind = "f" if target.kind == "V" else target.kind  # ml_dtypes' floats call themselves void
-    _check_kinds(raw, _EXACT[kind], name, _WORDS[kind])
+    leaves, _ = _check_kinds(raw, _EXACT[kind], name, _WORDS[kind])
     with np.errstate(all="ignore"):
         try:
-            return np.array(raw, dtype=target)
+            column = np.array(raw, dtype=target)
         except _REFUSED as err:
             raise _refusal(raw, name, dtype, str(err)) from err
+    infinite = int(np.count_nonzero(np.isinf(column))) if kind == "f" else 0
+    if infinite and infinite != sum(leaf in _INFINITIES for leaf in leaves):
+        raise InvalidInput(f"input {name!r}: a value is out of range for {dtype}", input_name=name)
+    return column
 
 
 def _wrap(raw: object, target: "np.dtype[Any]", name: str) -> Column:

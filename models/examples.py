@@ -10,6 +10,7 @@ from models.reach import node_name
 
 PARSERS = frozenset({"ParseExample", "ParseExampleV2", "ParseSingleExample"})
 _FLOAT_MAX = 3.4028234663852886e38
+_INFINITIES = frozenset({math.inf, -math.inf})
 _INT_MIN, _INT_MAX = -(1 << 63), (1 << 63) - 1
 _JSON_TYPES = {type(None): "Null", dict: "Object", list: "Array", str: "String", bytes: "String", bool: "Bool"}
 _KINDS = {str: "bytes", bytes: "bytes", float: "float", int: "int64", bool: "int64"}
@@ -111,7 +112,7 @@ def _fill(feature: Any, values: list[Any], *, is_float: bool) -> None:
 
 
 def _floats(values: list[Any]) -> list[Any]:
-    if any(abs(value) > _FLOAT_MAX and not math.isinf(value) for value in values):
+    if any(abs(value) > _FLOAT_MAX and value not in _INFINITIES for value in values):
         raise ValueError("has a number that does not fit a float without loss of precision")
     return values
 

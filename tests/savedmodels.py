@@ -66,6 +66,94 @@ def estimator(folder: Path, *, floats: int = 2) -> Path:
         return _simple_save(session, folder, {"inputs": examples}, {"classes": classes, "scores": scores}, graph)
 
 
+def half_plus_two(folder: Path) -> Path:
+    """TensorFlow Serving's own example: y = x/2 + 2 of float32 [-1,1], and regress and classify by tf.Examples.
+
+    The names of tensors and signatures are those of `saved_model_half_plus_two_2_versions`.
+    """
+    with _tf1_graph() as (graph, session):
+        half = tf.compat.v1.get_variable("a", initializer=0.5, use_resource=False)
+        examples = tf.compat.v1.placeholder(tf.string, name="tf_example")
+        features = {name: tf.io.FixedLenFeature([1], tf.float32, default_value=[0.0]) for name in ("x", "x2")}
+        parsed = tf.io.parse_example(examples, features)
+        x, x2 = (tf.identity(parsed[name], name=name) for name in ("x", "x2"))
+        for tensor in (x, x2):
+            tensor.set_shape([None, 1])
+        y = tf.add(tf.multiply(half, x), 2.0, name="y")
+        y2 = tf.add(tf.multiply(half, x), 3.0, name="y2")
+        y3 = tf.add(tf.multiply(half, x2), 3.0, name="y3")
+        session.run(tf.compat.v1.global_variables_initializer())
+        signatures = {
+            "serving_default": ({"x": x}, {"y": y}, "predict"),
+            "regress_x_to_y": ({"inputs": examples}, {"outputs": y}, "regress"),
+            "regress_x_to_y2": ({"inputs": examples}, {"outputs": y2}, "regress"),
+            "regress_x2_to_y3": ({"inputs": x2}, {"outputs": y3}, "regress"),
+            "classify_x_to_y": ({"inputs": examples}, {"scores": y}, "classify"),
+            "classify_x2_to_y3": ({"inputs": x2}, {"scores": y3}, "classify"),
+        }
+        return _save_signatures(session, folder, signatures, graph)
+
+
+def of_every_kind(folder: Path) -> Path:
+    """Three inputs of three kinds in, outputs of every kind that JSON writes in its own way."""
+
+    def serve(_: Any, number: Any, text: Any, measure: Any) -> dict[str, Any]:
+        return {
+            "number": number * 2,
+            "text": tf.strings.join([text, "!"]),
+            "raw_bytes": text,
+            "measure": measure / 10.0,
+            "half": tf.cast(measure, tf.float16),
+            "brain": tf.cast(measure, tf.bfloat16),
+            "is_large": measure > 1.0,
+        }
+
+    return _save(
+        folder,
+        serve,
+        number=tf.TensorSpec([None, 2], tf.int32),
+        text=tf.TensorSpec([None], tf.string),
+        measure=tf.TensorSpec([None], tf.float32),
+    )
+
+
+def picture_and_threshold(folder: Path) -> Path:
+    """A picture, in raw bytes, beside a number: is its mean above it?"""
+
+    def serve(_: Any, image: Any, threshold: Any) -> dict[str, Any]:
+        return {"is_above": tf.map_fn(_mean, image, fn_output_signature=tf.float32) > threshold}
+
+    return _save(folder, serve, image=tf.TensorSpec([None], tf.string), threshold=tf.TensorSpec([None], tf.float32))
+
+
+def features_of_every_parser(folder: Path) -> Path:
+    """Features of floats and of integers, through each of TensorFlow's parsers of Examples; "both" is both."""
+
+    def serve(_: Any, inputs: Any) -> dict[str, Any]:
+        dense, sparse, ragged = tf.io.FixedLenFeature, tf.io.VarLenFeature, tf.io.RaggedFeature
+        parsed = tf.io.parse_example(
+            inputs,
+            {
+                "dense": dense([2], tf.float32, [0.0, 0.0]),
+                "integer": dense([], tf.int64, 0),
+                "both": dense([], tf.float32, 0.0),
+                "sparse": sparse(tf.float32),
+                "ragged": ragged(tf.float32),
+            },
+        )
+        features = {
+            "single": dense([], tf.float32, 0.0),
+            "both": dense([], tf.int64, 0),
+            "single_sparse": sparse(tf.float32),
+        }
+        single = tf.map_fn(
+            lambda one: tf.io.parse_single_example(one, features)["single"], inputs, fn_output_signature=tf.float32
+        )
+        return {"outputs": single + parsed["both"]}
+
+    return _save(folder, serve, inputs=tf.TensorSpec([None], tf.string))
+
+
 def sparse(folder: Path) -> Path:
     """A signature with a sparse input."""
     with _tf1_graph() as (graph, session):
@@ -209,6 +297,24 @@ def _tf1_graph() -> Iterator[tuple[Any, Any]]:
             yield graph, session
     finally:
         tf.compat.v1.enable_control_flow_v2()
+
+
+def _save_signatures(session: Any, folder: Path, signatures: dict[str, Any], graph: Any) -> Path:
+    """Saves several signatures: name → (inputs, outputs, the last word of the method's name)."""
+    saved_model = tf.compat.v1.saved_model
+    with graph.as_default():
+        builder = saved_model.Builder(str(folder))
+        definitions = {
+            name: saved_model.build_signature_def(
+                {key: saved_model.build_tensor_info(tensor) for key, tensor in inputs.items()},
+                {key: saved_model.build_tensor_info(tensor) for key, tensor in outputs.items()},
+                f"tensorflow/serving/{method}",
+            )
+            for name, (inputs, outputs, method) in signatures.items()
+        }
+        builder.add_meta_graph_and_variables(session, ["serve"], signature_def_map=definitions)
+        builder.save()
+    return folder
 
 
 def _simple_save(session: Any, folder: Path, inputs: dict[str, Any], outputs: dict[str, Any], graph: Any) -> Path:

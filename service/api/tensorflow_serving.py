@@ -200,9 +200,11 @@ def _outputs_of(spec: SignatureSpec, act: str) -> list[str]:
     found = [tensor.name for tensor in spec.outputs if tensor.name in wanted]
     inputs = [(tensor.name, tensor.dtype) for tensor in spec.inputs]
     if not found or inputs != [("inputs", "string")]:
-        kind = "classification" if act == "classify" else "regression"
+        kind, answers = (
+            ("classification", "'classes' or 'scores'") if act == "classify" else ("regression", "'outputs'")
+        )
         raise CodecError(
-            f"Expected {kind} signature with the input 'inputs' of strings and the outputs {' or '.join(wanted)}. "
+            f"Expected a {kind} signature: the input 'inputs' of strings, the output {answers}. "
             f"Was: {', '.join(name for name, _ in inputs)} and {', '.join(tensor.name for tensor in spec.outputs)}"
         )
     return found

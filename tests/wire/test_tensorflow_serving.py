@@ -323,7 +323,7 @@ def test_classify_and_regress_are_refused_where_the_signature_has_not_their_keys
     for act in ("classify", "regress"):
         answer = _post(url, {"examples": [{"x": 1.0}]}, f"/v1/models/default:{act}")
         assert answer.status_code == 400
-        assert "signature with the input 'inputs'" in answer.json()["error"]
+        assert "signature: the input 'inputs' of strings" in answer.json()["error"]
         missing = _post(url, {"examples": [{"x": 1.0}], "signature_name": "x"}, f"/v1/models/default:{act}")
         assert missing.json() == {"error": "No signature was found with the name: x"}
 

@@ -150,8 +150,16 @@ def test_the_strict_manner_refuses_an_array_that_would_lose_values() -> None:
         one("int32").accept({"x": np.zeros(2)}, strict=True)
 
 
-def test_a_float_that_is_too_large_becomes_infinite_without_a_warning() -> None:
-    assert np.isinf(np.asarray(one("float32").accept({"x": [1e300]}, strict=True).columns["x"])).all()
+def test_a_float_that_is_too_large_becomes_infinite_without_a_warning_and_is_refused_in_the_strict_manner() -> None:
+    assert np.isinf(np.asarray(one("float32").accept({"x": [1e300]}).columns["x"])).all()
+    for dtype, value in (("float32", 1e300), ("float16", 70_000), ("bfloat16", -1e300)):
+        with pytest.raises(InvalidInput, match=f"input 'x': a value is out of range for {dtype}"):
+            one(dtype).accept({"x": [1.0, value, float("inf")]}, strict=True)
+
+
+def test_infinity_itself_is_a_float_in_the_strict_manner() -> None:
+    column = one("float32").accept({"x": [float("inf"), 1.0, float("-inf")]}, strict=True).columns["x"]
+    assert np.array_equal(np.asarray(column), [np.inf, 1.0, -np.inf])
 
 
 @pytest.mark.parametrize("value", [10**400, 2**70, float("nan"), float("inf")])
