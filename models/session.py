@@ -139,7 +139,11 @@ def objects(values: list[bytes]) -> "np.ndarray[Any, np.dtype[Any]]":
 
 
 def unfeed(value: Any) -> Column:
-    """A column of what TensorFlow gave."""
+    """A column of what TensorFlow gave: for a scalar it gives bytes or a numpy scalar, not an array."""
+    if isinstance(value, bytes):
+        return objects([value]).reshape(())
+    if isinstance(value, np.generic):
+        return np.asarray(value)
     if value.dtype == object and value.ndim == 1:
         return value.tolist()  # type: ignore[no-any-return]  # bytes, of a string tensor
     return value  # type: ignore[no-any-return]  # an ndarray

@@ -97,7 +97,7 @@ def _check_rows(columns: Mapping[str, Column]) -> None:
     """Refuses outputs that can't be told row by row."""
     expected = None
     for name, column in columns.items():
-        if isinstance(column, np.ndarray) and not column.ndim:
+        if not isinstance(column, list) and not column.ndim:
             raise InvalidInput(f"Tensor name: {name} has no shape information: ask in columnar form, with 'inputs'")
         if expected is None:
             expected = len(column)
