@@ -1,0 +1,49 @@
+"""Requests that wait for one another: an engine that is held, so that what comes meanwhile shares the next batch."""
+
+from __future__ import annotations
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, TypeVar
+
+from models.fake import EchoEngine, SlowEngine, fake_model
+from tests.serving import metric
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from models.loaded import LoadedModel
+
+Made = TypeVar("Made")
+TIMEOUT_S = 60
+
+
+class Held:
+    """A fake model whose engine stands still at each batch until `ride` lets it go."""
+
+    def __init__(self, name: str = "default") -> None:
+        self._go = threading.Event()
+        engine = SlowEngine(EchoEngine(), lambda _: TIMEOUT_S, sleep=self._go.wait)
+        self.model: LoadedModel = fake_model(engine, name=name)
+
+    def ride(self, url: str, plug: Callable[[], object], asks: Sequence[Callable[[], Made]]) -> list[Made]:
+        """What each of `asks`, one picture each, gave. All were sent while the batch of `plug` was held."""
+        with ThreadPoolExecutor(len(asks) + 1) as threads:
+            try:
+                plugged = threads.submit(plug)
+                wait_for(lambda: metric(url, "darkroom_batches_total") == 1)
+                asked = [threads.submit(ask) for ask in asks]
+                wait_for(lambda: metric(url, "darkroom_queue_images") == len(asks))
+            finally:
+                self._go.set()
+            plugged.result(TIMEOUT_S)
+            return [answer.result(TIMEOUT_S) for answer in asked]
+
+
+def wait_for(is_so: Callable[[], bool]) -> None:
+    """Returns once `is_so`; fails after a minute."""
+    ends_s = time.monotonic() + TIMEOUT_S
+    while not is_so():
+        assert time.monotonic() < ends_s
+        time.sleep(0.01)
