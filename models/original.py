@@ -4,8 +4,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
-
 from models._tensorflow import SessionOptions, convert_to_constants, deprecation, graph_pb2, tf
 from models.errors import LoadFailed
 from models.reach import names_in_reach, prune
@@ -145,7 +143,7 @@ class EagerEngine:
                 for tensor in self.spec.inputs
             }
             values = self._function(**tensors)
-            columns = {name: unfeed(np.asarray(values[name].numpy())) for name in rows.asked or sorted(values)}
+            columns = {name: unfeed(values[name].numpy()) for name in rows.asked or sorted(values)}
         except Exception as err:
             raise translate(err) from err
         return Rows(columns)

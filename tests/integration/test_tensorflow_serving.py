@@ -31,9 +31,7 @@ MODELS: dict[str, Callable[[Path], Path]] = {
     "picture_and_threshold": savedmodels.picture_and_threshold,
     "base64": savedmodels.pictures,
     "bytes": lambda folder: savedmodels.pictures(folder, wire="bytes"),
-    "words": lambda folder: savedmodels.numbers(
-        folder, lambda x: tf.strings.reduce_join(tf.as_string(x)), shape=(None,)
-    ),
+    "words": lambda folder: savedmodels.numbers(folder, _joined, shape=(None,)),
     "mixing": lambda folder: savedmodels.numbers(folder, tf.reduce_sum, shape=(None,)),
 }
 

@@ -9,7 +9,7 @@ from models._tensorflow import SessionOptions, tf
 from models.errors import InvalidInput, LoadFailed, OutOfMemory, PredictFailed
 from models.rewriting import open_session
 from models.rows import Rows
-from models.session import MAX_CALLABLES, Binding, SessionEngine, clean, translate
+from models.session import MAX_CALLABLES, Binding, SessionEngine, clean, translate, unfeed
 from models.spec import SignatureSpec, TensorSpec, Wire
 
 
@@ -35,6 +35,14 @@ def engine_of(wire: Wire, dtype: str = "string", shape: tuple[int | None, ...] =
 def test_strings_keep_their_trailing_zero_bytes() -> None:
     given = [b"ab\x00\x00", b"\x00", b""]
     assert engine_of(Wire.BYTES).run(Rows({"images": given}).asking(["same"])).columns["same"] == given
+
+
+@pytest.mark.parametrize("value", [b"ab\x00", np.float32(0.5), np.array(0.5, np.float32), np.array(b"x", object)])
+def test_a_scalar_output_is_an_array_without_dimensions(value: Any) -> None:
+    column = unfeed(value)
+    assert isinstance(column, np.ndarray)
+    assert column.shape == ()
+    assert column[()] == (value[()] if isinstance(value, np.ndarray) else value)
 
 
 def test_a_graph_that_decodes_base64_gets_the_url_safe_alphabet() -> None:
