@@ -5,6 +5,7 @@ import logging
 import signal
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ from models.cache import Cache
 from models.child import REFUSED
 from models.errors import LoadFailed, quote
 from models.job import Job
+from models.memory import freeze
 
 if TYPE_CHECKING:
     from models.loaded import LoadedModel
@@ -37,7 +39,8 @@ class Loader:
         key = job.key()
         data = self._cache.read(key)
         if data is not None:
-            from models.artifact import Damaged  # noqa: PLC0415 - TensorFlow: seconds, in which a child can work
+            _import_tensorflow()
+            from models.artifact import Damaged  # noqa: PLC0415 - it imports TensorFlow
 
             try:
                 return self._open(data, job)
@@ -92,8 +95,7 @@ class Loader:
             with contextlib.suppress(BrokenPipeError):  # it ended already, and its status says how
                 leash.write(job.dump().encode() + b"\n")
                 leash.flush()
-            from models import engine  # noqa: F401, PLC0415 - the child is at work: time to import TensorFlow here too
-
+            _import_tensorflow()  # while the child is at work
             try:
                 out, said = child.communicate(timeout=self._timeout_s)
             except subprocess.TimeoutExpired as err:
@@ -105,6 +107,14 @@ class Loader:
         if self._is_stopped:
             raise LoadFailed("the server is stopping")
         raise LoadFailed(f"the process that prepared it ended with {_status(child.returncode)}{_last_words(said)}")
+
+
+@cache
+def _import_tensorflow() -> None:
+    """Imports it once; all that it makes stays for as long as the process."""
+    import models.engine  # noqa: F401, PLC0415 - seconds, in which a child can work
+
+    freeze()
 
 
 def _status(code: int) -> str:

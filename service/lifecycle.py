@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 from enum import IntEnum
 from typing import TYPE_CHECKING
 
+from models.memory import freeze
 from service.errors import NotReady
 
 if TYPE_CHECKING:
@@ -71,6 +71,7 @@ class Lifecycle:
 
     async def start(self, models: Sequence[LoadedModel]) -> None:
         """Serves `models`, or begins to load those of the settings while health and metrics already answer."""
+        freeze()
         self._tasks.append(asyncio.create_task(self._watch_loop(), name="event-loop-lag"))
         if models:
             self._repository.give(models)
@@ -106,9 +107,6 @@ class Lifecycle:
             self.settled.set()
 
     def _become_ready(self) -> None:
-        # What was made until now stays: else each full collection walks all that TensorFlow imported.
-        gc.collect()
-        gc.freeze()
         if self._state is State.STARTING:
             self._state = State.READY
         self.settled.set()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from models.errors import LoadFailed, UnknownModel, UnknownVersion
 from models.plan import Failure, Plan, Policy, plan
 from models.source import GivenSource
-from service.servable import InThread, Servable
+from service.servable import InThread, Servable, story
 from service.sources import Sources, policy_of
 from service.states import AVAILABLE, END, LOADING, NO_VERSION, START, UNLOADING, VersionState
 
@@ -37,6 +37,7 @@ class Model:
         self.is_wanted = True  # until it is unloaded on request
         self.served: dict[int, tuple[Hashable, Servable]] = {}  # version → its stamp when it was loaded, itself
         self.failures: dict[int, Failure] = {}
+        self.inflight: dict[str, int] = {}  # signature → calls at once of the version that came last
         self.trouble = ""  # why its source could not be looked into, last time
 
 
@@ -63,6 +64,7 @@ class Repository:
         self._in_thread = in_thread
         self._sources = Sources(settings)
         self._models: dict[str, Model] = {}
+        self._is_serving = False  # the first load of all is over
         self._is_stopping = False
         self._change = asyncio.Lock()  # held while a version comes or goes
         self._retiring: set[Servable] = set()
@@ -106,6 +108,7 @@ class Repository:
             await asyncio.sleep(self._settings.reload_interval_ms / 1000)
         if not self._catalogue.targets():
             raise LoadFailed("; ".join(f"{self._place(name)}: {self._states.story(name)}" for name in self._models))
+        self._is_serving = True
 
     async def watch(self) -> None:
         """Follows the sources for ever, every `--reload_interval_ms`."""
@@ -239,7 +242,9 @@ class Repository:
         metrics.load_s.observe(load_s)
         servable = Servable(loaded, self._settings, metrics, in_thread=self._in_thread)
         self._retiring.add(servable)  # so that `close` finds it
-        await servable.open()
+        is_alone = not self._catalogue.targets() or not self._is_serving
+        await servable.open(beside=None if is_alone else model.inflight)
+        model.inflight |= servable.inflight
         self._retiring.discard(servable)
         _, before = model.served.get(version, (None, None))
         model.served[version] = (found.stamp, servable)
@@ -247,7 +252,7 @@ class Repository:
         self._catalogue.add(model.name, version, servable.targets)
         self._note(model, version, AVAILABLE)
         fields = {"load_s": round(load_s, 2), "warmup_s": round(self._clock() - started_s - load_s, 2)}
-        _log.info("model is served", extra={"fields": servable.story() | fields})
+        _log.info("model is served", extra={"fields": story(loaded) | fields})
         if before is not None:
             await self._free(before)
 

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from batching.batcher import Batcher
 from batching.limits import Limits
 from models.errors import InvalidInput
+from models.memory import give_back
 from models.rows import Rows
 from models.runner import Runner
 from service.catalogue import Target
-from service.warmup import sweep_sizes, warm_up
+from service.warmup import sweep_sizes, warm_up, warm_up_gently
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Hashable
+    from collections.abc import Awaitable, Callable, Hashable, Mapping
 
     from models.loaded import LoadedModel
     from models.runner import Engine
@@ -32,33 +33,45 @@ class Servable:
     def __init__(
         self, loaded: LoadedModel, settings: Settings, metrics: ModelMetrics, *, in_thread: InThread = asyncio.to_thread
     ) -> None:
-        self.loaded = loaded
+        self._loaded: LoadedModel | None = loaded
         self._in_thread = in_thread
         self.targets: dict[str, Target] = {}
+        self.inflight: dict[str, int] = {}  # signature → its calls at once
         self._settings = settings
         self._metrics = metrics
         self._runners: list[Runner] = []
 
-    async def open(self) -> None:
-        """Warms every signature up and opens its batcher; nobody asks it before this returns."""
+    async def open(self, beside: Mapping[str, int] | None = None) -> None:
+        """Warms every signature up and opens its batcher; nobody asks it before this returns.
+
+        Args:
+            beside: the calls at once of each signature of the version that serves; then the warm-up is gentle.
+                None: nobody is served meanwhile.
+        """
         started_s = time.monotonic()
-        for name, engine in self.loaded.engines.items():
-            self.targets[name] = await self._open(engine)
+        loaded = self._loaded
+        assert loaded is not None  # noqa: S101 - it is opened before it is closed
+        for name, engine in loaded.engines.items():
+            self.targets[name] = await self._open(loaded, engine, beside)
         for target in self.targets.values():
             target.batcher.start()
             self._metrics.queues.append(target.batcher.stats)
         self._metrics.warmup_s.observe(time.monotonic() - started_s)
 
-    async def _open(self, engine: Engine) -> Target:
+    async def _open(self, loaded: LoadedModel, engine: Engine, beside: Mapping[str, int] | None) -> Target:
         """One signature: measured, given its threads and its batcher."""
-        settings, spec, model = self._settings, engine.spec, self.loaded.spec
-        findings = await self._in_thread(
-            warm_up,
-            engine,
-            self.loaded.samples.get(spec.name, ()),
-            sizes=sweep_sizes(settings.max_batch_images, settings.allowed_batch_sizes),
-            inflight=settings.max_inflight_batches,
-        )
+        settings, spec, model = self._settings, engine.spec, loaded.spec
+        samples = loaded.samples.get(spec.name, ())
+        sizes = sweep_sizes(settings.max_batch_images, settings.allowed_batch_sizes)
+        inflight = settings.max_inflight_batches
+        if beside is None:
+            findings = await self._in_thread(warm_up, engine, samples, sizes=sizes, inflight=inflight)
+        else:
+            inflight = inflight or beside.get(spec.name, 1)
+            findings = await self._in_thread(
+                warm_up_gently, engine, samples, sizes=sizes, inflight=inflight, sleep=time.sleep
+            )
+        self.inflight[spec.name] = findings.inflight
         runner = Runner(engine, threads=findings.inflight)
         self._runners.append(runner)
         batcher = Batcher(
@@ -76,7 +89,7 @@ class Servable:
         self._metrics.wire = spec.wire.value
         self._metrics.passes |= {report.name: report.applied for report in engine.passes}
         passes = [report._asdict() for report in engine.passes]
-        return Target(model, spec, batcher, self._metrics, passes, self.loaded.samples.get(spec.name, ()))
+        return Target(model, spec, batcher, self._metrics, passes, samples)
 
     async def drain(self, timeout_s: float) -> None:
         """Answers what was accepted, `timeout_s` at most, refusing what is new."""
@@ -87,6 +100,7 @@ class Servable:
         await self.drain(timeout_s)
         self._shut()
         await self._in_thread(self._free)
+        await self._in_thread(give_back)
 
     def close(self) -> None:
         """Ends the batchers, then the threads, then frees the engines, waiting for them; idempotent."""
@@ -100,20 +114,26 @@ class Servable:
                 self._metrics.queues.remove(target.batcher.stats)
 
     def _free(self) -> None:
+        """Closes what it has and lets go of it: what is still referred to is not given back."""
         for runner in self._runners:
             runner.close()
-        self.loaded.close()
+        self._runners.clear()
+        self.targets.clear()
+        loaded, self._loaded = self._loaded, None
+        if loaded is not None:
+            loaded.close()
 
-    def story(self) -> dict[str, object]:
-        """What an operator wants to read of a version that came."""
-        spec = self.loaded.spec
-        story: dict[str, object] = {"model": spec.name, "version": spec.version}
-        for name, engine in self.loaded.engines.items():
-            applied = [report.name for report in engine.passes if report.applied]
-            dropped = [f"{report.name} ({report.reason})" for report in engine.passes if not report.applied]
-            facts = f"wire={engine.spec.wire.value} batched={engine.spec.batched}"
-            story[name] = f"{facts} passes={applied} dropped={dropped}"
-        return story | ({"refused": spec.refused} if spec.refused else {})
+
+def story(loaded: LoadedModel) -> dict[str, object]:
+    """What an operator wants to read of a version that came."""
+    spec = loaded.spec
+    told: dict[str, object] = {"model": spec.name, "version": spec.version}
+    for name, engine in loaded.engines.items():
+        applied = [report.name for report in engine.passes if report.applied]
+        dropped = [f"{report.name} ({report.reason})" for report in engine.passes if not report.applied]
+        facts = f"wire={engine.spec.wire.value} batched={engine.spec.batched}"
+        told[name] = f"{facts} passes={applied} dropped={dropped}"
+    return told | ({"refused": spec.refused} if spec.refused else {})
 
 
 def _picture_hash(payload: object, row: int) -> Hashable:

@@ -12,13 +12,14 @@ from models.rows import join
 from service.machine import usable_cores
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from models.rows import Rows
     from models.runner import Engine
 
 MIN_POINT_S = 0.05  # guess: a size is measured again until it took so long, or so often
 MAX_ROUNDS = 11  # the curve's median looks at as many
+REST = 2.0  # guess: the one that serves has the machine to itself for two thirds of the time
 MAX_TRIED_INFLIGHT = 4  # guess: past it, threads inside TensorFlow do better than calls beside each other
 
 
@@ -54,6 +55,29 @@ def warm_up(engine: Engine, samples: Sequence[Rows], *, sizes: Sequence[int], in
     points = [point for calls in tried for point in _sweep(engine, batches, calls)]
     chosen = inflight or choose_inflight(points).inflight
     return Findings(chosen, tuple((p.images, p.seconds) for p in points if p.inflight == chosen))
+
+
+def warm_up_gently(
+    engine: Engine, samples: Sequence[Rows], *, sizes: Sequence[int], inflight: int, sleep: Callable[[float], None]
+) -> Findings:
+    """Runs `engine` at each of `sizes` beside one that serves: twice each, and never for more than a third of the time.
+
+    Args:
+        engine: as for `warm_up`.
+        samples: as for `warm_up`.
+        sizes: as for `warm_up`; smallest first, so that most of the kernels are made by the cheapest calls.
+        inflight: the calls at once to have, since none is tried here.
+        sleep: what waits between the calls.
+    """
+    seeds = []
+    for size in sorted(sizes) if engine.spec.batched else (1,):
+        if samples:
+            rows = join([samples[i % len(samples)] for i in range(size)])
+            for _ in range(2):  # kernels are made at the first call
+                (seconds,) = _time_calls(engine, rows, 1)
+                sleep(REST * seconds)
+            seeds.append((size, seconds))
+    return Findings(inflight, tuple(seeds))
 
 
 def sweep_sizes(max_batch_images: int, allowed: Sequence[int] = ()) -> tuple[int, ...]:

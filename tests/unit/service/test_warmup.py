@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from models.fake import EchoEngine, SlowEngine
 from models.rows import Rows
-from service.warmup import sweep_sizes, warm_up
+from service.warmup import REST, sweep_sizes, warm_up, warm_up_gently
 from tests.pictures import picture
 
 
@@ -35,9 +35,20 @@ def test_an_engine_that_gains_by_two_calls_at_once_gets_them() -> None:
     assert findings.inflight >= 2
 
 
+def test_beside_one_that_serves_each_size_is_run_twice_smallest_first_with_rests_between() -> None:
+    engine = Recorder()
+    rests: list[float] = []
+    findings = warm_up_gently(engine, SAMPLES, sizes=(8, 1, 2), inflight=3, sleep=rests.append)
+    assert engine.sizes == [1, 1, 2, 2, 8, 8]
+    assert len(rests) == 6
+    assert findings.inflight == 3
+    assert findings.seeds == tuple((n, rests[i] / REST) for n, i in ((1, 1), (2, 3), (8, 5)))
+
+
 def test_without_samples_nothing_is_run() -> None:
     engine = Recorder()
     assert warm_up(engine, [], sizes=(1, 2)).seeds == ()
+    assert warm_up_gently(engine, [], sizes=(1, 2), inflight=1, sleep=lambda _: None).seeds == ()
     assert engine.sizes == []
 
 
