@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING
 from models.errors import LoadFailed, UnknownModel, UnknownVersion
 from models.plan import Failure, Plan, Policy, plan
 from models.source import GivenSource
+from service.model import Model
 from service.servable import InThread, Servable, story
 from service.sources import Sources, policy_of
 from service.states import AVAILABLE, END, LOADING, NO_VERSION, START, UNLOADING, VersionState
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from models.loaded import LoadedModel
     from models.source import Found, Source
@@ -25,20 +26,6 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("darkroom.service")
 UNLOADED = "it was unloaded on request"
-
-
-class Model:
-    """One model: where its versions come from, which of them are wanted, which are served and which failed."""
-
-    def __init__(self, name: str, source: Source, policy: Policy) -> None:
-        self.name = name
-        self.source = source
-        self.policy = policy
-        self.is_wanted = True  # until it is unloaded on request
-        self.served: dict[int, tuple[Hashable, Servable]] = {}  # version → its stamp when it was loaded, itself
-        self.failures: dict[int, Failure] = {}
-        self.inflight: dict[str, int] = {}  # signature → calls at once of the version that came last
-        self.trouble = ""  # why its source could not be looked into, last time
 
 
 class Repository:
