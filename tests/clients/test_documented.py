@@ -1,0 +1,65 @@
+"""Every program of docs/clients/ is run as it stands, against the server that the page names."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.serving import serving
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "clients" / "simple.md").read_text(encoding="utf-8")
+PROGRAMS = re.findall(r"^```(\w+)\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
+# language → (file name, the command that runs it)
+COMMANDS = {
+    "bash": ("client.sh", ["bash", "-euo", "pipefail"]),
+    "python": ("client.py", [sys.executable]),
+    "javascript": ("client.js", ["node"]),
+    "go": ("client.go", ["go", "run"]),
+}
+DOCUMENTED = "127.0.0.1:8500"
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    with serving(f"--model_base_path={ROOT / 'model' / 'efficientnet_lite0'}") as url:
+        yield url.removeprefix("http://")
+
+
+@pytest.mark.parametrize(("language", "program"), PROGRAMS, ids=[f"{n}-{p[0]}" for n, p in enumerate(PROGRAMS)])
+def test_a_documented_program_runs_as_it_stands_and_knows_a_cat(
+    address: str, tmp_path: Path, language: str, program: str
+) -> None:
+    name, command = COMMANDS[language]
+    if shutil.which(command[0]) is None:
+        pytest.skip(f"no {command[0]} on this machine")
+    assert DOCUMENTED in program
+    (tmp_path / name).write_text(program.replace(DOCUMENTED, address))
+    surroundings = {key: value for key, value in os.environ.items() if "proxy" not in key.lower()}
+    done = subprocess.run(
+        [*command, str(tmp_path / name)],
+        cwd=ROOT,
+        env=surroundings,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Egyptian cat" in done.stdout
+
+
+def test_every_language_that_the_page_promises_is_there() -> None:
+    assert {language for language, _ in PROGRAMS} == COMMANDS.keys()
