@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
@@ -38,6 +38,12 @@ def _check_policy(text: str) -> str:
     return text
 
 
+def _lower(value: object) -> object:
+    """A word as STS read it: in small letters or all in capitals."""
+    return value.lower() if isinstance(value, str) else value
+
+
+LogLevel = Annotated[Literal["debug", "info", "warning", "error", "critical"], BeforeValidator(_lower)]
 Numbers = Annotated[tuple[int, ...], BeforeValidator(_split_numbers)]
 Paths = Annotated[tuple[str, ...], BeforeValidator(_split_numbers)]
 JsonObject = Annotated[dict[str, Any], BeforeValidator(_parse_json)]

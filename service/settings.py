@@ -14,6 +14,7 @@ from service.model_config import (
     BadSettingsError,
     JsonObject,
     Labels,
+    LogLevel,
     ModelEntry,
     Numbers,
     Paths,
@@ -93,7 +94,7 @@ class Settings(BaseModel):
     enable_b64_autoconvert: bool = Field(False, description='accepted for old start scripts; {"b64": ...} is always understood (STS)')
     download_inference_images: bool = Field(False, description="accepted for old start scripts; nothing a client sends is ever written to disk (STS)")
 
-    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least important line that is logged (STS)")
+    log_level: LogLevel = Field("info", description="least important line that is logged: debug, info, warning, error or critical (STS)")
     log_format: Literal["auto", "text", "json"] = Field("auto", description="auto: text on a terminal, JSON lines elsewhere (precedent)")
     access_log: bool = Field(False, description="a line a request (measured: off, the metrics tell it for less)")
     debug: bool = Field(False, description="log_level=debug (STS)")

@@ -109,3 +109,8 @@ def test_a_bare_switch_means_true() -> None:
     add_flags(parser)
     parsed = vars(parser.parse_args(["--enable_cors", "--port", "9"]))
     assert read_settings(parsed, {}).enable_cors is True
+
+
+@pytest.mark.parametrize(("given", "level"), [("INFO", "info"), ("warning", "warning"), ("CRITICAL", "critical")])
+def test_a_log_level_may_be_written_as_sts_took_it(given: str, level: str) -> None:
+    assert read_settings({"log_level": given}, {}).effective_log_level == level
