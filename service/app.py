@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from sanic import Sanic
 from sanic.config import Config
 
-from service.api import admin, generate, health, open_inference, simple, status, tensorflow_serving, web
+from service.api import admin, docs, generate, health, open_inference, simple, status, tensorflow_serving, web
 from service.auth import auth_of
 from service.call import Predictor
 from service.catalogue import Catalogue
@@ -58,6 +58,7 @@ def create_app(settings: Settings, *models: LoadedModel) -> App:
     simple.install(app, darkroom)
     open_inference.install(app, darkroom)
     status.install(app, darkroom)
+    docs.install(app, darkroom)
     generate.install(app, darkroom)
     tensorflow_serving.install(app, darkroom)
     web.install(app, darkroom)

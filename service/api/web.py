@@ -22,6 +22,7 @@ PAGES = {
     "/image_inference": "image_inference.html",
     "/json_inference": "json_inference.html",
     "/generate_clients": "generate_clients.html",
+    "/docs": "docs.html",
 }
 # A page loads and talks to its own server only; a picture that a user chose is shown from memory (blob:).
 POLICY = (
@@ -30,7 +31,7 @@ POLICY = (
 
 
 def install(app: App, darkroom: Darkroom) -> None:
-    """Adds STS's four pages, and what they load under `/web/`."""
+    """Adds STS's four pages, that of the API, and what they load under `/web/`."""
     contents = _read_all()
 
     def answer(name: str) -> HTTPResponse:
