@@ -1,0 +1,177 @@
+"""Versions that come, go and break under a real server that is being asked all the while."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import httpx
+import pytest
+
+from models._tensorflow import tf
+from tests import savedmodels
+from tests.serving import metric, serving
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+pytestmark = pytest.mark.slow
+States: TypeAlias = "dict[str, tuple[str, str]]"  # version → state and message
+CLIENTS = 8
+ROWS = [[1.0, 2.0, 3.0, 4.0]] * 5
+QUICK = "--reload_interval_ms=100"
+
+
+class Load:
+    """Clients that ask without a pause and keep what was wrong."""
+
+    def __init__(self, url: str) -> None:
+        self.wrong: list[str] = []
+        self.factors: list[float] = []  # of every answer, as it came: which version gave it
+        self._url = url
+        self._is_over = threading.Event()
+
+    def ask(self) -> None:
+        with httpx.Client(timeout=60) as client:
+            while not self._is_over.is_set():
+                answer = client.post(self._url, json={"data": {"x": ROWS}})
+                rows = answer.json().get("y", []) if answer.status_code == 200 else []
+                factor = rows[0][0] if rows else 0.0
+                if rows != [[value * factor for value in row] for row in ROWS]:
+                    self.wrong.append(f"{answer.status_code} {answer.text}")
+                self.factors.append(factor)
+
+    def stop(self) -> None:
+        self._is_over.set()
+
+
+@contextmanager
+def load(url: str) -> Iterator[Load]:
+    clients = Load(url)
+    with ThreadPoolExecutor(CLIENTS) as threads:
+        asking = [threads.submit(clients.ask) for _ in range(CLIENTS)]
+        try:
+            yield clients
+        finally:
+            clients.stop()
+    for each in asking:
+        each.result()  # a connection that broke is raised here
+    assert clients.wrong == []
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Versions 1, 2 and 3: each multiplies by its number."""
+    folder = tmp_path_factory.mktemp("built")
+    for factor in (1, 2, 3):
+        savedmodels.numbers(folder / str(factor), _times(factor))
+    return folder
+
+
+def _times(factor: int) -> Callable[[Any], Any]:
+    return lambda x: x * float(factor)
+
+
+def _is_served(version: str, states: States) -> bool:
+    return states.get(version) == ("AVAILABLE", "")
+
+
+def _is_alone(version: str, states: States) -> bool:
+    return list(states) == [version]
+
+
+def _until(url: str, is_so: Callable[[States], bool]) -> None:
+    """Waits for the states of the versions to be so; a minute without it is a failure."""
+    states: States = {}
+    for _ in range(600):
+        described = httpx.get(f"{url}/v1/models/default", timeout=60).json()["model_version_status"]
+        states = {each["version"]: (each["state"], each["status"]["error_message"]) for each in described}
+        if is_so(states):
+            return
+        time.sleep(0.1)
+    raise AssertionError(f"it did not come within a minute: {states}")
+
+
+def test_versions_are_swapped_under_load_and_every_answer_is_wholly_of_one(built: Path, tmp_path: Path) -> None:
+    base = tmp_path / "model"
+    shutil.copytree(built / "1", base / "1")
+    with serving(f"--model_base_path={base}", QUICK) as url, load(url) as clients:
+        for old, new in ((1, 2), (2, 3), (3, 1)):
+            number = str(old + 1)
+            shutil.copytree(built / str(new), base / number)
+            _until(url, partial(_is_served, number))
+            shutil.rmtree(base / str(old))
+            _until(url, partial(_is_alone, number))
+        asked = len(clients.factors)
+        assert {1.0, 2.0, 3.0} <= set(clients.factors)
+        _until(url, lambda _: len(clients.factors) >= asked + 2 * CLIENTS)
+        assert set(clients.factors[asked + CLIENTS :]) == {1.0}
+        assert metric(url, "darkroom_model_state", state="AVAILABLE") == 1
+
+
+def test_nothing_that_happens_to_the_folders_stops_the_version_that_serves(built: Path, tmp_path: Path) -> None:
+    base = tmp_path / "model"
+    shutil.copytree(built / "1", base / "1")
+    with serving(f"--model_base_path={base}", QUICK) as url, load(url) as clients:
+        (base / "2").mkdir()  # half copied: the graph is there, its variables are not whole
+        shutil.copy(built / "2" / "saved_model.pb", base / "2")
+        (base / "2" / "variables").mkdir()
+        shutil.copy(built / "2" / "variables" / "variables.index", base / "2" / "variables")
+        (base / "3").mkdir()  # damaged
+        (base / "3" / "saved_model.pb").write_bytes(b"\xff" * 1000)
+        (base / "4").write_text("a stray file")
+        (base / "5").mkdir()
+        _until(
+            url, lambda states: states.get("3") == ("END", "saved_model.pb is damaged: it is no SavedModel protobuf")
+        )
+        _until(url, lambda states: states.get("2") == ("START", "its files are still being written"))
+        (base / "1" / "saved_model.pb").write_bytes(b"\xff")  # what serves is corrupted, then goes with all the rest
+        (base / "1" / "variables" / "variables.index").unlink()
+        shutil.rmtree(base)
+        _until(url, lambda states: states == {"1": ("AVAILABLE", "")} or "3" in states)
+        assert set(clients.factors) == {1.0}
+        assert httpx.get(f"{url}/v2/health/ready").status_code == 200
+        shutil.copytree(built / "2", base / "2")
+        _until(url, lambda states: states == {"2": ("AVAILABLE", "")})
+
+
+def test_models_that_merged_batches_would_break_answer_each_caller_right(tmp_path: Path) -> None:
+    savedmodels.numbers(tmp_path / "reduces" / "1", lambda x: x - tf.reduce_mean(x, 0))
+    savedmodels.numbers(tmp_path / "mixes" / "1", lambda x: tf.reverse(x, [0]))
+    savedmodels.counter(tmp_path / "counts" / "1")
+    names = ("reduces", "mixes", "counts")
+    config = {"model_config_list": [{"name": name, "base_path": str(tmp_path / name)} for name in names]}
+    (tmp_path / "models.json").write_text(json.dumps(config))
+    with serving(f"--model_config_file={tmp_path / 'models.json'}") as url:
+
+        def ask(number: int) -> list[int]:
+            """One client: five requests to each model, its own numbers in them."""
+            rows = [[number, number + 1, 0, 0], [number * 3, 5, 0, 1]]
+            middle = [(one + other) / 2 for one, other in zip(*rows, strict=True)]
+            counted = []
+            with httpx.Client(timeout=60) as client:
+                for _ in range(5):
+                    reduced, mixed, count = (
+                        client.post(url, json={"model_name": name, "data": {"x": x}})
+                        for name, x in (("reduces", rows), ("mixes", rows), ("counts", [float(number)]))
+                    )
+                    assert reduced.json() == {"y": [[x - m for x, m in zip(row, middle, strict=True)] for row in rows]}
+                    assert mixed.json() == {"y": rows[::-1]}
+                    assert count.json()["y"] == [float(number)]
+                    counted += count.json()["calls"]
+            return counted
+
+        with ThreadPoolExecutor(32) as threads:
+            counted = [count for counts in threads.map(ask, range(32)) for count in counts]
+        assert sorted(counted) == list(range(1, 161))  # exactly once a request, and no run before the first of them
+        for name in names:
+            described = httpx.get(f"{url}/v1/models/{name}").json()["signatures"]["serving_default"]
+            assert described["batched"] is False
+            assert described["unbatched_reason"]
