@@ -7,25 +7,30 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, TypeVar
 
-from models.fake import EchoEngine, SlowEngine, fake_model
+from models.fake import SlowEngine, fake_model
+from models.loaded import LoadedModel
 from tests.serving import metric
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from models.loaded import LoadedModel
+    from models.runner import Engine
 
 Made = TypeVar("Made")
 TIMEOUT_S = 60
 
 
 class Held:
-    """A fake model whose engine stands still at each batch until `ride` lets it go."""
+    """A model, a fake by default, whose engines stand still at each batch until `ride` lets them go."""
 
-    def __init__(self, name: str = "default") -> None:
+    def __init__(self, model: LoadedModel | None = None) -> None:
         self._go = threading.Event()
-        engine = SlowEngine(EchoEngine(), lambda _: TIMEOUT_S, sleep=self._go.wait)
-        self.model: LoadedModel = fake_model(engine, name=name)
+        model = model or fake_model(name="default")
+        engines = {name: self._hold(engine) for name, engine in model.engines.items()}
+        self.model = LoadedModel(model.spec, engines, free=model.free)  # without samples: warm-up would stand still too
+
+    def _hold(self, engine: Engine) -> Engine:
+        return SlowEngine(engine, lambda _: TIMEOUT_S, sleep=self._go.wait)
 
     def ride(self, url: str, plug: Callable[[], object], asks: Sequence[Callable[[], Made]]) -> list[Made]:
         """What each of `asks`, one picture each, gave. All were sent while the batch of `plug` was held."""

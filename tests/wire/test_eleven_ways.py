@@ -1,0 +1,133 @@
+"""One picture by all eleven ways of the three dialects: one answer to the bit, and one batch."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import numpy as np
+import pytest
+
+from tests.held import Held
+from tests.pictures import photograph, picture, standard, url_safe
+from tests.serving import metric, running
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from models.loaded import LoadedModel
+
+BUILT = Path(__file__).parents[2] / "model"
+LENGTH = "Inference-Header-Content-Length"
+TYPES = {"INT64": "int64", "INT32": "int32", "FP32": "float32"}
+Answer = dict[str, bytes]  # the bits of each output's one row
+
+
+def _post(url: str, **request: Any) -> httpx.Response:
+    answer = httpx.post(url, timeout=60, **request)
+    assert answer.status_code == 200, answer.text
+    return answer
+
+
+def _simple(url: str, types: dict[str, str], **request: Any) -> Answer:
+    """Simple TensorFlow Serving: every output by its name, a row each."""
+    return _bits({name: rows[0] for name, rows in _post(url, **request).json().items()}, types)
+
+
+def _rows(url: str, types: dict[str, str], picture: object) -> Answer:
+    """TensorFlow Serving, row form."""
+    answer = _post(f"{url}/v1/models/default:predict", json={"instances": [picture]})
+    return _bits(answer.json()["predictions"][0], types)
+
+
+def _columns(url: str, types: dict[str, str], picture: object) -> Answer:
+    """TensorFlow Serving, columnar form."""
+    answer = _post(f"{url}/v1/models/default:predict", json={"inputs": {"images": [picture]}})
+    return _bits({name: rows[0] for name, rows in answer.json()["outputs"].items()}, types)
+
+
+def _infer_json(url: str, types: dict[str, str], text: str) -> Answer:
+    """The Open Inference Protocol in JSON."""
+    sent = {"name": "images", "shape": [1], "datatype": "BYTES", "data": [text]}
+    answer = _post(f"{url}/v2/models/default/infer", json={"inputs": [sent]})
+    return _bits({output["name"]: output["data"] for output in answer.json()["outputs"]}, types)
+
+
+def _infer_binary(url: str, types: dict[str, str], data: bytes) -> Answer:
+    """The Open Inference Protocol with binary tensors both ways."""
+    tail = len(data).to_bytes(4, "little") + data
+    sent = {"name": "images", "shape": [1], "datatype": "BYTES", "parameters": {"binary_data_size": len(tail)}}
+    head = json.dumps({"inputs": [sent], "parameters": {"binary_data_output": True}}).encode()
+    answer = _post(f"{url}/v2/models/default/infer", content=head + tail, headers={LENGTH: str(len(head))})
+    size = int(answer.headers[LENGTH])
+    bits, at = {}, size
+    for output in json.loads(answer.content[:size])["outputs"]:
+        count = output["parameters"]["binary_data_size"]
+        assert TYPES[output["datatype"]] == types[output["name"]]
+        bits[output["name"]] = answer.content[at : at + count]
+        at += count
+    return bits
+
+
+def _bits(row: dict[str, Any], types: dict[str, str]) -> Answer:
+    return {name: np.array(value, types[name]).tobytes() for name, value in row.items()}
+
+
+def _ways(url: str, types: dict[str, str], data: bytes) -> dict[str, Callable[[], Answer]]:
+    """The eleven ways to ask about one picture."""
+
+    def simple(text: str) -> Callable[[], Answer]:
+        return partial(_simple, url, types, json={"data": {"images": [text]}})
+
+    raw = {"content": data, "headers": {"Content-Type": "application/octet-stream"}}
+    return {
+        "STS url-safe": simple(url_safe(data)),
+        "STS standard": simple(standard(data)),
+        "STS unpadded": simple(url_safe(data, padded=False)),
+        "STS data URI": simple("data:image/png;base64," + standard(data)),
+        "STS form": partial(_simple, url, types, files={"image": ("a", data)}),
+        "STS raw": partial(_simple, url, types, **raw),
+        "TFS row": partial(_rows, url, types, url_safe(data)),
+        "TFS columnar": partial(_columns, url, types, url_safe(data)),
+        "TFS b64": partial(_rows, url, types, {"b64": standard(data)}),
+        "V2 JSON": partial(_infer_json, url, types, standard(data)),
+        "V2 binary": partial(_infer_binary, url, types, data),
+    }
+
+
+def _types(model: LoadedModel) -> dict[str, str]:
+    return {tensor.name: tensor.dtype for tensor in model.spec.signatures["serving_default"].outputs}
+
+
+def test_eleven_connections_ride_in_one_batch_and_get_the_same_answer() -> None:
+    held = Held()
+    with running(held.model, max_inflight_batches=1) as server:
+        ways = _ways(server.url, _types(held.model), photograph("chelsea"))
+        plug = _ways(server.url, _types(held.model), picture())["STS raw"]
+        answers = held.ride(server.url, plug, list(ways.values()))
+        assert answers == [answers[0]] * 11
+        assert answers[0] != plug()
+        assert metric(server.url, "darkroom_batches_total", reason="idle") >= 1
+        assert metric(server.url, "darkroom_batch_images_sum") == 1 + 11 + 1
+        assert metric(server.url, "darkroom_batch_images_count") == 3
+
+
+@pytest.mark.slow
+def test_a_real_model_answers_the_same_to_the_bit_apart_and_in_one_batch() -> None:
+    from models.engine import load_model  # noqa: PLC0415 - TensorFlow takes seconds to import
+
+    data = (Path(__file__).parents[2] / "loadtest" / "payloads" / "digit_7.jpg").read_bytes()
+    held = Held(load_model(BUILT / "digits" / "1", name="default", version=1))
+    with running(held.model, max_inflight_batches=1) as server:
+        ways = _ways(server.url, _types(held.model), data)
+        plug = _ways(server.url, _types(held.model), picture())["STS raw"]
+        together = held.ride(server.url, plug, list(ways.values()))
+        apart = {name: ask() for name, ask in ways.items()}
+        assert metric(server.url, "darkroom_batch_images_count") == 2 + 11
+    assert together == [together[0]] * 11
+    assert apart == dict.fromkeys(ways, apart["STS url-safe"])
+    probability = np.frombuffer(apart["V2 binary"]["probability"], np.float32)
+    assert np.frombuffer(apart["V2 binary"]["predict"], np.int64) == probability.argmax()
