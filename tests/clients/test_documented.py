@@ -20,8 +20,12 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
-PAGE = (ROOT / "docs" / "clients" / "simple.md").read_text(encoding="utf-8")
-PROGRAMS = re.findall(r"^```(\w+)\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
+PAGES = sorted((ROOT / "docs" / "clients").glob("*.md"))
+PROGRAMS = [
+    (page.stem, *found)
+    for page in PAGES
+    for found in re.findall(r"^```(\w+)\n(.*?)^```$", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+]  # page, language, program
 # language → (file name, the command that runs it)
 COMMANDS = {
     "bash": ("client.sh", ["bash", "-euo", "pipefail"]),
@@ -38,7 +42,9 @@ def address() -> Iterator[str]:
         yield url.removeprefix("http://")
 
 
-@pytest.mark.parametrize(("language", "program"), PROGRAMS, ids=[f"{n}-{p[0]}" for n, p in enumerate(PROGRAMS)])
+@pytest.mark.parametrize(
+    ("language", "program"), [p[1:] for p in PROGRAMS], ids=[f"{n}-{p[0]}-{p[1]}" for n, p in enumerate(PROGRAMS)]
+)
 def test_a_documented_program_runs_as_it_stands_and_knows_a_cat(
     address: str, tmp_path: Path, language: str, program: str
 ) -> None:
@@ -61,5 +67,6 @@ def test_a_documented_program_runs_as_it_stands_and_knows_a_cat(
     assert "Egyptian cat" in done.stdout
 
 
-def test_every_language_that_the_page_promises_is_there() -> None:
-    assert {language for language, _ in PROGRAMS} == COMMANDS.keys()
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_every_language_that_a_page_promises_is_there(page: Path) -> None:
+    assert {language for name, language, _ in PROGRAMS if name == page.stem} == COMMANDS.keys()
