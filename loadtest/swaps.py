@@ -1,0 +1,201 @@
+"""What a swap of versions costs those who ask meanwhile: two versions take turns under a steady rate of requests.
+
+    python -m loadtest.swaps --versions model/digits/1 other/1 --pictures digits --rate 100 --swaps 30
+
+It serves a folder of its own, copies a version into it, waits until it serves, takes the one before away, and so on,
+while requests leave at fixed times. Quiet windows lie between the swaps, so that both are measured in one run. A
+request fails where it is not answered with what one of the two versions says of its picture.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import shutil
+import sys
+import tempfile
+import time
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import httpx
+
+from loadtest import processes
+from loadtest.closedloop import show
+from loadtest.connections import Pool, Reply, request_bytes
+from loadtest.pictures import json_body, load
+from loadtest.tally import Times
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+CONNECTIONS = 64
+TOLERANCE = 1e-3  # of a probability: batches of other sizes add in another order
+LATE_S = 30.0  # a version that is not served by then fails the run
+
+
+class Ask(NamedTuple):
+    """One request: which picture, when it was meant to leave and when it was answered, and with what."""
+
+    picture: int
+    intended_s: float
+    done_s: float
+    reply: Reply
+
+
+class Window(NamedTuple):
+    """A stretch of the run, and whether a version came or went in it."""
+
+    start_s: float
+    end_s: float
+    is_swap: bool
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measures and prints; returns 1 where a request failed."""
+    parser = argparse.ArgumentParser(prog="python -m loadtest.swaps", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--versions", type=Path, nargs=2, required=True, help="two version folders that take turns")
+    parser.add_argument("--pictures", choices=("digits", "photos"), default="digits", help="what is sent [digits]")
+    parser.add_argument("--rate", type=float, default=100.0, help="requests a second; 0: none, only memory [100]")
+    parser.add_argument("--swaps", type=int, default=30, help="how often versions change [30]")
+    parser.add_argument("--quiet_s", type=float, default=3.0, help="seconds without a change between two [3]")
+    parser.add_argument("--cached", action="store_true", help="let the server keep both versions prepared")
+    options = parser.parse_args(arguments)
+    with tempfile.TemporaryDirectory(prefix="darkroom-swaps-") as folder:
+        return _measure(options, Path(folder))
+
+
+def _measure(options: argparse.Namespace, folder: Path) -> int:
+    """Serves, swaps and reports."""
+    port = processes.free_port()
+    base = folder / "model"
+    shutil.copytree(options.versions[0], base / "1")
+    command = [sys.executable, "-m", "service", "serve", "--host=127.0.0.1", f"--port={port}"]
+    command += [f"--model_base_path={base}", "--reload_interval_ms=250", f"--cache_dir={folder / 'cache'}"]
+    command += [] if options.cached else ["--max_cache_bytes=0"]  # one is kept: the other is always prepared anew
+    with processes.running(command, port=port, ready_path="/v2/health/ready", log=folder / "log") as pid:
+        run = Run(options, base, port, pid)
+        asyncio.run(run.go())
+    return run.report()
+
+
+class Run:
+    """One server, asked at a steady rate while its versions change."""
+
+    def __init__(self, options: argparse.Namespace, base: Path, port: int, pid: int) -> None:
+        self._options = options
+        self._base = base
+        self._url = f"http://127.0.0.1:{port}"
+        self._pid = pid
+        self._pool = Pool("127.0.0.1", port, limit=CONNECTIONS)
+        bodies = [json_body((picture,)) for picture in load(options.pictures)]
+        self._requests = [request_bytes(f"127.0.0.1:{port}", body) for body in bodies]
+        self._expected: list[list[Any]] = []  # version → picture → its probabilities
+        self._asks: list[Ask] = []
+        self._windows: list[Window] = []
+        self._resident_mb: list[float] = []
+        self._is_over = False
+
+    async def go(self) -> None:
+        """Learns what the two versions say, then swaps while it asks."""
+        self._expected.append(await self._learn())
+        await self._swap(1)
+        self._expected.append(await self._learn())
+        self._windows.clear()
+        asking = asyncio.create_task(self._ask())
+        for number in range(2, self._options.swaps + 2):
+            start_s = time.perf_counter()
+            await asyncio.sleep(self._options.quiet_s)
+            self._windows.append(Window(start_s, time.perf_counter(), is_swap=False))
+            await self._swap(number)
+            show(f"swap {number - 1}/{self._options.swaps}  resident {self._resident_mb[-1]:.0f} MB")
+        self._is_over = True
+        await asking
+        await asyncio.sleep(1.0)
+        await self._pool.close()
+
+    async def _swap(self, number: int) -> None:
+        """Version `number` gives way to the next one."""
+        start_s = time.perf_counter()
+        source = self._options.versions[number % 2]
+        await asyncio.to_thread(shutil.copytree, source, self._base / str(number + 1))
+        await self._until(str(number + 1), len_versions=2)
+        await asyncio.to_thread(shutil.rmtree, self._base / str(number))
+        await self._until(str(number + 1), len_versions=1)
+        self._windows.append(Window(start_s, time.perf_counter(), is_swap=True))
+        self._resident_mb.append(processes.memory(self._pid).resident / 1e6)
+
+    async def _until(self, version: str, *, len_versions: int) -> None:
+        """Waits until `version` serves among so many."""
+        async with httpx.AsyncClient() as client:
+            for _ in range(int(LATE_S / 0.05)):
+                states = (await client.get(f"{self._url}/v1/models/default")).json()["model_version_status"]
+                served = [state["version"] for state in states if state["state"] == "AVAILABLE"]
+                if version in served and len(states) == len_versions:
+                    return
+                await asyncio.sleep(0.05)
+        raise TimeoutError(f"version {version} is not served after {LATE_S:.0f} s: {states}")
+
+    async def _learn(self) -> list[Any]:
+        """What the version that serves says of each picture, alone."""
+        answers = []
+        for request in self._requests:
+            answered: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+            self._pool.ask(request, answered.set_result)
+            answers.append(json.loads((await answered).body)["probability"][0])
+        return answers
+
+    async def _ask(self) -> None:
+        """One request after another at its time, whether those before it are answered or not."""
+        if not self._options.rate:
+            return
+        start_s, number = time.perf_counter(), 0
+        while not self._is_over:
+            intended_s = start_s + number / self._options.rate
+            await asyncio.sleep(max(0.0, intended_s - time.perf_counter()))
+            picture = number % len(self._requests)
+            self._pool.ask(self._requests[picture], partial(self._answered, picture, intended_s))
+            number += 1
+
+    def _answered(self, picture: int, intended_s: float, reply: Reply) -> None:
+        self._asks.append(Ask(picture, intended_s, time.perf_counter(), reply))
+
+    def report(self) -> int:
+        """Prints the figures; 1 where a request failed."""
+        failed = [ask for ask in self._asks if not self._is_right(ask)]
+        print(
+            f"{len(self._asks)} requests at {self._options.rate:g}/s, {self._options.swaps} swaps, {len(failed)} failed"
+        )
+        for ask in failed[:3]:
+            print(f"  {ask.reply.status} {ask.reply.body[:200]!r}")
+        for name, is_swap in (("no change", False), ("during a swap", True)):
+            windows = [window for window in self._windows if window.is_swap is is_swap]
+            times = Times(
+                (ask.done_s - ask.intended_s) * 1000
+                for window in windows
+                for ask in self._asks
+                if window.start_s <= ask.intended_s < window.end_s
+            )
+            seconds = sum(window.end_s - window.start_s for window in windows)
+            shown = "  ".join(
+                f"p{share * 100:g} {times.quantile_ms(share) or 0:.1f} ms" for share in (0.5, 0.99, 0.999)
+            )
+            print(f"{name:14} {seconds:6.1f} s  {len(times):6} requests  {shown}")
+        print("resident MB after each swap:", " ".join(f"{size:.0f}" for size in self._resident_mb))
+        return 1 if failed else 0
+
+    def _is_right(self, ask: Ask) -> bool:
+        """Whether the answer is what one of the versions says."""
+        if ask.reply.status != 200:
+            return False
+        got = json.loads(ask.reply.body)["probability"][0]
+        return any(
+            max(abs(one - other) for one, other in zip(got, expected[ask.picture], strict=True)) < TOLERANCE
+            for expected in self._expected
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
