@@ -16,7 +16,7 @@ from sanic.response import HTTPResponse
 from service import codec
 from service.auth import CHALLENGE, Standing
 from service.call import Call
-from service.errors import describe, judge
+from service.errors import MAX_QUOTED_CHARS, describe, judge
 from service.form import parse_form
 from service.head import MAX_HEAD_BYTES
 from service.tokens import Scope
@@ -158,7 +158,7 @@ class Edge:
             return 413, f"the body is over --max_body_bytes={self._settings.max_body_bytes}"
         if isinstance(error, RequestTimeout):
             return 408, f"the request was not whole within --read_timeout_ms={self._settings.read_timeout_ms:g}"
-        return error.status_code, text
+        return error.status_code, text if len(text) <= MAX_QUOTED_CHARS else f"{text[:MAX_QUOTED_CHARS]}…"
 
     def _unrouted(self, request: Request, error: Exception) -> HTTPResponse:
         """What Sanic itself could not serve, counted under one route so that a scanner can't fill the metrics."""

@@ -54,6 +54,13 @@ def test_what_no_route_takes_is_json_too(url: str, method: str, path: str, code:
     assert answer.json()["error"]
 
 
+@pytest.mark.parametrize(("method", "path"), [("GET", "/" + "a" * 6000), ("PUT", "/web/" + "a" * 6000)])
+def test_a_path_that_leads_nowhere_is_not_echoed_whole(url: str, method: str, path: str) -> None:
+    answer = httpx.request(method, url + path)
+    assert answer.status_code in {404, 405}
+    assert len(answer.json()["error"]) < 300
+
+
 def test_requests_are_counted_by_route_and_outcome_and_none_is_left_in_flight(url: str) -> None:
     before = metric(url, "darkroom_requests_total", outcome="ok", version="10")
     for _ in range(3):
