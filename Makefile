@@ -8,7 +8,7 @@ PORT ?= 8500
 ROUNDS ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help serve models test check format lint types fast coverage docs clean requirements bench
+.PHONY: help serve models test check format lint types fast coverage docs hostile clean requirements bench
 
 help:  ## what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -50,6 +50,9 @@ requirements: $(VENV)/dev.done  ## pin requirements/*.in again, with hashes, for
 	  $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --upgrade \
 	    --custom-compile-command "make requirements" requirements/$$name.in -o requirements/$$name.txt; \
 	done
+
+hostile: $(VENV)/dev.done  ## the hostile tests at length: 10,000 broken requests and a long run of schemathesis, in each lane
+	HOSTILE_REQUESTS=10000 HOSTILE_EXAMPLES=100 $(BIN)/python -m pytest -q --timeout 1800 tests/wire/test_hostile.py
 
 docs: $(VENV)/dev.done  ## write the tables of docs/settings.md and docs/metrics.md out of the code
 	$(BIN)/python -m service.tables

@@ -6,6 +6,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from sanic.exceptions import RequestTimeout
+from sanic.http import Http
 from sanic.http.constants import Stage
 from sanic.server.protocols.http_protocol import HttpProtocol
 
@@ -16,6 +17,15 @@ LINGER_S = 2.0  # precedent: nginx's lingering_timeout is 5; time for a client t
 FULL = b"HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\nretry-after: 1\r\ncontent-length: 0\r\n\r\n"
 
 
+class _Http(Http):
+    """Sanic's HTTP, which builds its answer to a bad URL around that URL, and then has none to give."""
+
+    def create_empty_request(self) -> None:
+        """A request to answer to where none could be read."""
+        self.url = None
+        super().create_empty_request()
+
+
 class Connection(HttpProtocol):
     """Sanic's protocol, bounded.
 
@@ -23,6 +33,8 @@ class Connection(HttpProtocol):
     steadily it trickles. A connection over `MAX_CONNECTIONS` takes the place of an idle one, or is refused. A client
     that is answered before it has sent all of its body can read the answer: closing at once would reset it away.
     """
+
+    HTTP_CLASS = _Http
 
     __slots__ = ("_has_unread", "_is_lingering", "_since_s")
 

@@ -140,6 +140,7 @@ def document(catalogue: Catalogue, version: str, *, has_auth: bool) -> dict[str,
             "description": "TensorFlow image models over HTTP, batched, every caller its own answer.",
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
+        "tags": [{"name": tag} for tag in dict.fromkeys(operation.tag for operation in OPERATIONS)],
         "paths": paths,
         "components": {
             "schemas": {
@@ -161,7 +162,7 @@ def _describe(operation: Operation, targets: list[Target]) -> dict[str, Any]:
         "operationId": f"{operation.method}{operation.path}".translate({ord(c): "_" for c in "/{}:."}),
         "tags": [operation.tag],
         "summary": operation.summary,
-        "parameters": _parameters(operation),
+        "parameters": _parameters(operation, targets),
         "responses": {"200": _answer(operation)} | {str(status): _error(status) for status in statuses},
     }
     if operation.scope is not None:
@@ -171,11 +172,14 @@ def _describe(operation: Operation, targets: list[Target]) -> dict[str, Any]:
     return described
 
 
-def _parameters(operation: Operation) -> list[dict[str, Any]]:
-    """What stands in the path and in the query, all of it text."""
-    named = [part.split("}")[0] for part in operation.path.split("{")[1:]]
-    in_path = [{"name": name, "in": "path", "required": True, "schema": _TEXT | {"minLength": 1}} for name in named]
-    return [*in_path, *({"name": name, "in": "query", "schema": _TEXT} for name in operation.query)]
+def _parameters(operation: Operation, targets: list[Target]) -> list[dict[str, Any]]:
+    """What stands in the path and in the query, all of it text; a model that is served is the example."""
+    served = {"name": targets[0].model.name, "version": str(targets[0].model.version)} if targets else {}
+    found = []
+    for name in [part.split("}")[0] for part in operation.path.split("{")[1:]]:
+        example = {"example": served[name]} if name in served and operation.tag != PAGES else {}
+        found.append({"name": name, "in": "path", "required": True, "schema": _TEXT | {"minLength": 1}} | example)
+    return [*found, *({"name": name, "in": "query", "schema": _TEXT} for name in operation.query)]
 
 
 def _answer(operation: Operation) -> dict[str, Any]:

@@ -26,12 +26,11 @@ function describe(method, path, operation) {
 
 const answer = await fetch("/openapi.json");
 if (answer.ok) {
-  const groups = new Map();
-  const { paths } = await answer.json();
+  const { paths, tags } = await answer.json();
+  const groups = new Map(tags.map((tag) => [tag.name, []]));
   for (const [path, methods] of Object.entries(paths)) {
     for (const [method, operation] of Object.entries(methods)) {
-      const tag = operation.tags[0];
-      groups.set(tag, [...(groups.get(tag) ?? []), describe(method, path, operation)]);
+      groups.get(operation.tags[0]).push(describe(method, path, operation));
     }
   }
   for (const [tag, operations] of groups) {

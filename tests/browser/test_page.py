@@ -111,3 +111,12 @@ def test_no_page_is_wider_than_a_telephone(page: Page, url: str) -> None:
     for path in ("", "image_inference", "json_inference", "generate_clients"):
         page.goto(f"{url}/{path}", wait_until="networkidle")
         assert page.evaluate("document.documentElement.scrollWidth") <= 360, path
+
+
+def test_the_page_of_the_api_unfolds_an_operation_with_a_body_for_this_model(page: Page, url: str) -> None:
+    page.goto(f"{url}/docs")
+    predict = page.locator("details", has_text="POST / Predict").first
+    predict.locator("summary").click()
+    expect(predict.locator("pre").first).to_contain_text('"images"')
+    expect(page.locator("h2")).to_have_count(6)
+    expect(page.locator("#status")).to_be_hidden()

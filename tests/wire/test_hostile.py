@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from typing import TYPE_CHECKING
 from zlib import crc32
 
 import httpx
 import pytest
 
+from loadtest.hostile import KINDS, run
 from models.fake import fake_model
 from tests.hostile import Attack, attacks
 from tests.pictures import picture
@@ -44,6 +48,36 @@ def test_an_attack_in_one_request_is_refused_in_words_and_the_next_is_answered(u
         assert len(answer.content) < 1_000
         good = caller.post(url + "/", content=picture(), headers={"Content-Type": "image/png"})
         assert good.json()["digest"] == [crc32(picture())]
+
+
+@pytest.mark.parametrize(
+    "line", [b"POST \xff HTTP/1.1", b"GET \x03/ HTTP/1.1", b"GET", b"\x16\x03\x01", b"GET / HTTP/9.9"]
+)
+def test_a_request_line_that_is_none_is_answered_all_the_same(url: str, line: bytes) -> None:
+    with client(url) as peer:
+        peer.send(line + b"\r\nHost: x\r\n\r\n")
+        answer = peer.answer()
+        assert answer.status == 400
+        assert b"error" in answer.body
+
+
+def test_hundreds_of_requests_broken_at_random_end_in_no_5xx_and_no_hang(url: str) -> None:
+    tally = run(url, int(os.environ.get("HOSTILE_REQUESTS", "300")), seed=1, on_half=lambda: None)
+    assert tally.failures == []
+    assert {kind for kind, _ in tally.statuses} == set(KINDS)
+    assert any(status == "200" for _, status in tally.statuses)
+
+
+def test_schemathesis_finds_nothing_that_the_openapi_document_does_not_tell(url: str) -> None:
+    command = [
+        sys.executable, "-m", "schemathesis.cli", "run", f"{url}/openapi.json", "--no-color",
+        "--checks=not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance",
+        f"--max-examples={os.environ.get('HOSTILE_EXAMPLES', '5')}", "--phases=examples,coverage,fuzzing",
+        "--exclude-path-regex=/(load|unload|labels)$", "--generation-database=none", "--seed=1",
+        "--request-timeout=10", "--suppress-health-check=all",
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=1700)
+    assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
 
 
 def test_an_endless_body_is_refused_at_the_limit_and_the_client_can_read_why(tight: str) -> None:
