@@ -24,6 +24,9 @@ MAX_CALLABLES = 16
 
 _NODE_NOISE = re.compile(r"\[\[.*?\]\]|\{\{.*?\}\}|\[Op:\w+\]|\(defined at .*?\)", re.DOTALL)
 _QUOTED_DATA = re.compile(r"(, value: |starting with )?'(?:[^']{40,}|[^']*\\[0-9x][^']*)'?", re.DOTALL)
+# A message that quotes a client's bytes is not UTF-8, and then this is what TensorFlow's Python raises of it (tried:
+# ParseExample). Only what the client sent can be quoted so.
+_INVALID = (tf.errors.InvalidArgumentError, UnicodeDecodeError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,8 +107,8 @@ class SessionEngine:
 def _fault(judge: Callable[..., object], arrays: list[Any]) -> InvalidInput | None:
     try:
         judge(*arrays)
-    except tf.errors.InvalidArgumentError as err:
-        return InvalidInput(clean(err.message))
+    except _INVALID as err:
+        return InvalidInput(_message(err))
     return None
 
 
@@ -153,12 +156,19 @@ def translate(err: BaseException) -> ModelError:
     """TensorFlow's error as one of ours: only an invalid argument is the client's fault."""
     if isinstance(err, ModelError):
         return err
-    text = clean(getattr(err, "message", None) or str(err))
-    if isinstance(err, tf.errors.InvalidArgumentError):
-        return InvalidInput(text)
+    if isinstance(err, _INVALID):
+        return InvalidInput(_message(err))
+    text = _message(err)
     if isinstance(err, (tf.errors.ResourceExhaustedError, MemoryError)):
         return OutOfMemory(text or "out of memory")
     return PredictFailed(f"{type(err).__name__}: {text}")
+
+
+def _message(err: BaseException) -> str:
+    """What TensorFlow said, cleaned."""
+    if isinstance(err, UnicodeDecodeError):
+        return clean(err.object.decode(errors="replace"))
+    return clean(getattr(err, "message", None) or str(err))
 
 
 def clean(message: str) -> str:

@@ -170,6 +170,12 @@ def test_an_estimator_classifies_with_labels_and_takes_serialized_examples_by_pr
     assert predicted.json() == {"predictions": [{"classes": ["0", "1"], "scores": [0.5, 0.5]}]}
 
 
+def test_bytes_that_are_no_example_are_refused_in_a_reply_that_is_text(url: str) -> None:
+    answer = _post(url, "estimator:predict", {"instances": [{"b64": standard(picture(1))}]})
+    assert answer.status_code == 400
+    assert answer.json()["error"].startswith("inputs[0]: Could not parse example input")
+
+
 ROW = {"number": [1, 2], "text": "a", "measure": 1.0}
 
 

@@ -89,6 +89,14 @@ def test_only_an_invalid_argument_is_the_clients_fault(error: Exception, kind: t
     assert type(translate(error)) is kind
 
 
+def test_an_error_that_quotes_bytes_of_the_client_is_its_fault() -> None:
+    with pytest.raises(UnicodeDecodeError) as caught:
+        b"Could not parse example input, value: 'abc\x89PNG\xff".decode()
+    error = translate(caught.value)
+    assert type(error) is InvalidInput
+    assert str(error).startswith("Could not parse example input")
+
+
 def test_an_error_of_ours_stays_what_it_is() -> None:
     error = OutOfMemory("full")
     assert translate(error) is error
