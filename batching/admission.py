@@ -9,8 +9,11 @@ from batching.errors import PredictedLate, QueueFull
 
 if TYPE_CHECKING:
     from batching.curve import ServiceCurve
+    from batching.isolation import Isolation
+    from batching.lanes import Lanes
     from batching.limits import Limits
     from batching.policy import Policy
+    from batching.slots import Slots
 
 _UNKNOWN_S = 1.0  # what a refused client is told to wait while nothing is known (guess)
 
@@ -18,26 +21,58 @@ _UNKNOWN_S = 1.0  # what a refused client is told to wait while nothing is known
 class Admission:
     """Says no at the door, with the time after which a repeat is likely to be taken; changes nothing."""
 
-    def __init__(self, limits: Limits, policy: Policy, curve: ServiceCurve | None) -> None:
+    def __init__(
+        self,
+        limits: Limits,
+        policy: Policy,
+        curve: ServiceCurve | None,
+        *,
+        slo_s: float,
+        slots: Slots,
+        lanes: Lanes,
+        isolation: Isolation,
+    ) -> None:
         self._limits = limits
         self._policy = policy
         self._curve = curve
-        self._slots = limits.max_inflight_batches
+        self._slo_s = slo_s
+        self._slots, self._lanes, self._isolation = slots, lanes, isolation
         self._version = 0  # of the curve when these were computed:
         self._target = limits.top_images
         self._two_s = 0.0  # one batch of it and the tail of the next
 
-    def full(self, rows: int, size_bytes: int, held_images: int, held_bytes: int, wait_s: float) -> QueueFull:
+    def judge(self, rows: int, size_bytes: int, deadline: float, now: float, *, is_bulk: bool) -> tuple[float, float]:
+        """When `rows` new rows of `size_bytes` would be due, and answered: -inf while nothing is known.
+
+        Raises:
+            QueueFull, PredictedLate: they may not come in.
+        """
+        lanes, limits, slots = self._lanes, self._limits, self._slots
+        ahead = lanes.rows[0] + self._isolation.rows
+        images = ahead + lanes.rows[1]
+        if images + rows > limits.max_queue_images or lanes.bytes + size_bytes > limits.max_queue_bytes:
+            raise self._full(rows, size_bytes, images, lanes.bytes, slots.next_free_s(now) - now)
+        due_s = min(deadline, now + self._slo_s)
+        if due_s == math.inf:
+            return due_s, -math.inf
+        forecast_s = self._forecast_s(rows, images if is_bulk else ahead, slots.next_free_s(now), due_s, now)
+        # An idle engine with a stale curve tries again: that is how the curve learns better.
+        if due_s <= now or (forecast_s > due_s and (images or slots or not self._policy.is_stale(now))):
+            raise self._late(due_s, forecast_s, now)
+        return due_s, forecast_s
+
+    def _full(self, rows: int, size_bytes: int, held_images: int, held_bytes: int, wait_s: float) -> QueueFull:
         """What to say to `rows` new rows of `size_bytes` that find no room; the next slot is free in `wait_s`."""
         limits = self._limits
         never = rows > limits.max_queue_images or size_bytes > limits.max_queue_bytes
+        weight = f" of {size_bytes} bytes" if size_bytes else ""  # unknown yet
         return QueueFull(
-            f"{rows} images of {size_bytes} bytes beside {held_images} of {held_bytes} that wait are over "
+            f"{rows} images{weight} beside {held_images} of {held_bytes} that wait are over "
             f"max_queue_images={limits.max_queue_images} or max_queue_bytes={limits.max_queue_bytes}",
             retry_after_s=None if never else self._clear_s(held_images + rows - limits.max_queue_images, wait_s),
         )
 
-    def forecast_s(self, rows: int, ahead: int, start_s: float, due_s: float, now: float) -> float:
+    def _forecast_s(self, rows: int, ahead: int, start_s: float, due_s: float, now: float) -> float:
         """When `rows` new rows behind `ahead` waiting ones would be answered; -inf while nothing is known.
 
         With a free slot all that waits leaves at once. Else, from `start_s` on, when the next slot is free, batches
@@ -60,9 +95,9 @@ class Admission:
             fits = (n for n in reversed(curve.known) if n < size and now + curve.expected(n) + curve.tail(n) <= due_s)
             size = next(fits, 1)
         batches = (ahead + rows - 1) // size
-        return start_s + batches * curve.expected(size) / self._slots + curve.tail(size)
+        return start_s + batches * curve.expected(size) / self._limits.max_inflight_batches + curve.tail(size)
 
-    def late(self, due_s: float, forecast_s: float, now: float) -> PredictedLate:
+    def _late(self, due_s: float, forecast_s: float, now: float) -> PredictedLate:
         """What to say to an entry that is due at `due_s`, before `forecast_s` or now."""
         late_s = max(forecast_s, now) - due_s
         return PredictedLate(
@@ -76,4 +111,7 @@ class Admission:
             return _UNKNOWN_S
         target = self._policy.target()
         more = max(0, math.ceil(rows / target) - 1)
-        return max(wait_s, self._curve.expected(1)) + more * self._curve.expected(target) / self._slots
+        return (
+            max(wait_s, self._curve.expected(1))
+            + more * self._curve.expected(target) / self._limits.max_inflight_batches
+        )

@@ -107,6 +107,23 @@ class Batcher:
         elif not dispatcher.is_asked and (self._queue.slots.is_free or entry.due_s < dispatcher.alarm.rings_s):
             dispatcher.ask()
 
+    def refuse_early(self, rows: int, deadline: float, *, is_bulk: bool = False) -> None:
+        """Refuses what `submit` would refuse anyhow, before anything was spent on making an entry of it.
+
+        It knows nothing of the rows but their number, so `submit` may still refuse. Where identical rows share a row,
+        their number says nothing, and nothing is refused here.
+
+        Raises:
+            QueueFull, PredictedLate, Closed: as `submit` would.
+        """
+        if self._repeats is not None and self._repeats.is_shared:
+            return
+        try:
+            self._queue.judge(rows, 0, deadline, self._clock(), is_bulk=is_bulk)
+        except BatchingError as error:
+            self._outbox.tell(self._observer.refused, rows, error)
+            raise
+
     def withdraw(self, entry: Entry) -> bool:
         """The caller is gone: True when the entry was pending; then its `on_done` will not be called."""
         if not self._queue.end(entry):

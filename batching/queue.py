@@ -58,11 +58,18 @@ class BatchQueue:
         self.policy = Policy(limits, curve)
         self.slots, self.pending = Slots(limits, self.policy), Pending()
         self._curve = curve
-        self._slo_s = math.inf if slo_s is None else slo_s
-        self._admission = Admission(limits, self.policy, curve)
         self._slack = Slack(limits, self.policy, curve)
         self._lanes = Lanes()
         self._isolation = Isolation()
+        self._admission = Admission(
+            limits,
+            self.policy,
+            curve,
+            slo_s=math.inf if slo_s is None else slo_s,
+            slots=self.slots,
+            lanes=self._lanes,
+            isolation=self._isolation,
+        )
         self._dropped: list[Entry] = []
         self._is_open = True
 
@@ -88,25 +95,16 @@ class BatchQueue:
 
     def admit(self, entry: Entry, rows: int, size_bytes: int, now: float) -> None:
         """Makes `entry` pending if `rows` rows of `size_bytes` may wait on its behalf; raises as `offer` does."""
-        if not self._is_open:
-            raise Closed("the batcher takes no more entries")
         if entry.state is not NEW:
             raise ValueError("an entry is submitted once")
-        lanes, limits = self._lanes, self.limits
-        ahead = lanes.rows[0] + self._isolation.rows
-        images = ahead + lanes.rows[1]
-        if images + rows > limits.max_queue_images or lanes.bytes + size_bytes > limits.max_queue_bytes:
-            raise self._admission.full(rows, size_bytes, images, lanes.bytes, self.slots.next_free_s(now) - now)
-        entry.due_s = due_s = min(entry.deadline, now + self._slo_s)
-        if due_s < math.inf:
-            start_s = self.slots.next_free_s(now)
-            ahead = images if entry.bulk else ahead
-            forecast_s = self._admission.forecast_s(rows, ahead, start_s, due_s, now)
-            # An idle engine with a stale curve tries again: that is how the curve learns better.
-            if due_s <= now or (forecast_s > due_s and (images or self.slots or not self.policy.is_stale(now))):
-                raise self._admission.late(due_s, forecast_s, now)
-            entry.forecast_s = forecast_s
+        entry.due_s, entry.forecast_s = self.judge(rows, size_bytes, entry.deadline, now, is_bulk=entry.bulk)
         self.pending.accept(entry, now)
+
+    def judge(self, rows: int, size_bytes: int, deadline: float, now: float, *, is_bulk: bool) -> tuple[float, float]:
+        """When such rows would be due and answered, if they came now; raises as `offer` does."""
+        if not self._is_open:
+            raise Closed("the batcher takes no more entries")
+        return self._admission.judge(rows, size_bytes, deadline, now, is_bulk=is_bulk)
 
     def append(self, entry: Entry, now: float) -> None:
         """Takes in rows that were admitted on behalf of other entries."""

@@ -40,7 +40,7 @@ class Repeats:
         self._queue = queue
         self._memory = memory
         self._identity = identity
-        self._is_shared = single_flight
+        self.is_shared = single_flight
         self._carriers: dict[Hashable, tuple[Entry, Riders]] = {}
 
     def remember(self, entry: Entry, row: int, error: BaseException, now: float) -> None:
@@ -54,18 +54,18 @@ class Repeats:
             Closed, QueueFull, PredictedLate: having changed nothing.
         """
         is_empty = self._memory.is_empty(now)  # and forgets what is too old
-        if entry.whole or (not self._is_shared and is_empty):
+        if entry.whole or (not self.is_shared and is_empty):
             self._queue.offer(entry, now)
             return
         identities = [(entry.key, self._identity(entry.payload, row)) for row in range(entry.rows)]
         errors = {row: error for row, who in enumerate(identities) if (error := self._memory.find(who)) is not None}
-        if not errors and not self._is_shared:
+        if not errors and not self.is_shared:
             self._queue.offer(entry, now)
             return
         labels: dict[int, Hashable] = {}
         if not errors or entry.keep_going:
             rows = (row for row in range(entry.rows) if row not in errors)
-            labels = {row: (entry.bulk, identities[row]) if self._is_shared else object() for row in rows}
+            labels = {row: (entry.bulk, identities[row]) if self.is_shared else object() for row in rows}
         self._board(entry, labels, now)
         entry.ledger = Ledger()
         for row, error in errors.items():

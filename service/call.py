@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
     from batching.entry import Entry
     from service.ask import Reply
+    from service.catalogue import Target
     from service.compress import Compression
     from service.form import File
     from service.lifecycle import Lifecycle
@@ -28,11 +29,19 @@ class Call(NamedTuple):
 
 
 class Route(NamedTuple):
-    """Where the calls of one address go: `read` fills an ask, `template` is the address as metrics tell it."""
+    """Where the calls of one address go.
+
+    Attributes:
+        template: the address as metrics tell it.
+        read: fills an ask.
+        is_sts: STS's clients get 400 where others get 404 or 415.
+        sole: gives the one target that every call of this address means, whatever its body says, or None.
+    """
 
     template: str
     read: Callable[[Ask, Call], None]
-    is_sts: bool = False  # STS's clients get 400 where others get 404 or 415
+    is_sts: bool = False
+    sole: Callable[[], Target | None] | None = None
 
 
 class Predictor:
@@ -82,4 +91,6 @@ class Predictor:
         self._lifecycle.check_ready()
         ask.set_deadline(call.headers.get("x-darkroom-deadline-ms"))
         ask.set_priority(call.headers.get("x-darkroom-priority"))
+        if route.sole is not None and (target := route.sole()) is not None:
+            ask.refuse_early(target, 1)
         route.read(ask, self._compression.open(call))

@@ -81,6 +81,15 @@ class Catalogue:
         except KeyError:
             raise UnknownLabel(model, label, tuple(labels)) from None
 
+    def __contains__(self, model: str) -> bool:
+        """Whether there is a model of that name."""
+        return model in self._models or model in self.states.models()
+
+    def sole(self) -> Target | None:
+        """The one target that any request can mean; None where there are several, or none."""
+        targets = self.targets()
+        return targets[0] if len(targets) == 1 else None
+
     def models(self) -> tuple[str, ...]:
         """The names of the models, in the order they came; some may have no version to ask at the moment."""
         return tuple(dict.fromkeys((*self.states.models(), *self._models)))

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 MAX_HEAD_BYTES = 8192  # Sanic's own limit, so that it says no to what is longer
 MAX_PATHS = 1024  # guess: paths whose route is remembered; a scanner can fill no more
 # What these ask for, Sanic knows how to do.
-_NOT_PLAIN = ("transfer-encoding", "expect", "upgrade")
+_NOT_PLAIN = frozenset({"transfer-encoding", "expect", "upgrade"})
 
 
 class Head(NamedTuple):
@@ -72,7 +72,7 @@ class HeadReader:
         body_bytes = int(headers.get("content-length", self._max_body_bytes + 1))
         is_plain = (
             0 < body_bytes <= self._max_body_bytes
-            and not any(name in headers for name in _NOT_PLAIN)
+            and _NOT_PLAIN.isdisjoint(headers)
             and parser.get_http_version() in {"1.1", "1.0"}
         )
         return Head(raw, route, headers, query, body_bytes, parser.should_keep_alive()) if is_plain else None

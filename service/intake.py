@@ -27,13 +27,31 @@ class Intake:
         rows: what goes to the scheduler.
         sizes: encoded bytes of each row; empty where nobody counts.
         pixels: decoded pixels of each row; empty where nobody counts.
+        deadline_s: when it is of no use any more, on the monotonic clock.
+        bulk: whether its rows wait behind interactive ones.
+        images: the rows that it has, as far as that is known.
         gaps: the rows that were refused, where the others are answered nevertheless; else None.
     """
 
-    __slots__ = ("_lap_s", "gaps", "laps", "pixels", "rows", "sizes", "started_s", "target")
+    __slots__ = (
+        "_lap_s",
+        "bulk",
+        "deadline_s",
+        "gaps",
+        "images",
+        "laps",
+        "pixels",
+        "rows",
+        "sizes",
+        "started_s",
+        "target",
+    )
 
-    def __init__(self) -> None:
+    def __init__(self, *, timeout_s: float) -> None:
         self.started_s = self._lap_s = time.monotonic()
+        self.deadline_s = self.started_s + timeout_s
+        self.bulk = False
+        self.images = 0
         self.laps: dict[str, float] = {}
         self.target: Target | None = None
         self.rows: Rows | None = None
@@ -59,16 +77,28 @@ class Intake:
         self.gaps = Gaps()
         return self.gaps
 
+    def refuse_early(self, target: Target, images: int) -> None:
+        """Refuses a request of at least `images` rows that its target's queue would refuse, before more is spent on it.
+
+        Raises:
+            QueueFull, PredictedLate, Closed: as `submit` would, whatever else may be wrong with the request.
+        """
+        if images > self.images:
+            self.target, self.images = target, images
+            target.batcher.refuse_early(images, self.deadline_s, is_bulk=self.bulk)
+
     def decode_pictures(self, target: Target, values: Sequence[object], door: Door) -> list[bytes]:
         """The raw bytes of each picture, whichever way its client wrote it (`codec.decode_picture`).
 
         Raises:
             TooLarge: they are more than `--max_images`; before any is decoded.
+            QueueFull, PredictedLate, Closed: the queue refuses so many; before any is decoded.
             CodecError: one can't be decoded; names `field[index]`.
         """
         field = target.field
         door.check_count(len(values), field)
         if self.gaps is None:
+            self.refuse_early(target, len(values))
             try:
                 return [codec.decode_picture(value, field, index) for index, value in enumerate(values)]
             except CodecError:

@@ -141,7 +141,7 @@ class Simple:
         """The target that the fields name, with STS's own words where there is none."""
         model = fields.get("model_name", DEFAULT_MODEL)
         signature = fields.get("signature_name", DEFAULT_SIGNATURE)
-        if not isinstance(model, str) or model not in self._catalogue.models():
+        if not isinstance(model, str) or model not in self._catalogue:
             available = list(self._catalogue.models())
             name = model[:MAX_QUOTED_CHARS] if isinstance(model, str) else quote(model)
             raise CodecError(f"Invalid model name: {name}, available models: {available}")
@@ -209,7 +209,8 @@ def content_kind(content_type: str) -> str:
 
 def install(app: App, darkroom: Darkroom) -> None:
     """Adds `POST /`."""
-    route = Route("/", Simple(darkroom.catalogue, darkroom.door).read, is_sts=True)
+    read = Simple(darkroom.catalogue, darkroom.door).read
+    route = Route("/", read, is_sts=True, sole=darkroom.catalogue.sole)
     darkroom.predictor.add(lambda path: route if path == "/" else None)
 
     async def predict(request: Request) -> HTTPResponse:

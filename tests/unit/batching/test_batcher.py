@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,7 @@ import pytest
 from batching.batch import Reason
 from batching.batcher import Batcher
 from batching.entry import Entry
-from batching.errors import BadOutput, Closed, DeadlineExceeded, QueueFull
+from batching.errors import BadOutput, Closed, DeadlineExceeded, PredictedLate, QueueFull
 from batching.limits import Limits
 from batching.observer import Observer, Outcome
 from tests.property.rig import BadPictureError, Diary, EchoRunner, FakeReport, batcher_of, is_client_fault, name_all
@@ -406,6 +407,37 @@ def test_refusals_are_told_to_the_observer() -> None:
 
     run(main())
     assert [rows for rows, _ in diary.of("refused")] == [3]
+
+
+def test_what_submit_would_refuse_is_refused_before_there_is_an_entry_and_changes_nothing() -> None:
+    diary = Diary()
+
+    async def main() -> None:
+        runner = EchoRunner(seconds=lambda _: 1.0)
+        batcher = batcher_of(runner, Limits(max_queue_images=2, max_batch_images=1), observer=diary)
+        batcher.refuse_early(2, math.inf)
+        with pytest.raises(QueueFull, match=r"^3 images beside 0"):
+            batcher.refuse_early(3, math.inf)
+        await batcher.predict(Entry(["a"], 1))
+        waiting = [asyncio.ensure_future(batcher.predict(Entry([row], 1))) for row in "bc"]
+        await asyncio.sleep(0.1)
+        before = batcher.stats()
+        with pytest.raises(PredictedLate):
+            batcher.refuse_early(1, time_s() + 0.5)
+        with pytest.raises(PredictedLate):
+            batcher.submit(Entry(["x"], 1, deadline=time_s() + 0.5), print)
+        assert batcher.stats()._replace(oldest_age_s=before.oldest_age_s) == before
+        batcher.refuse_early(1, time_s() + 60)
+        batcher.close()
+        with pytest.raises(Closed):
+            batcher.refuse_early(1, math.inf)
+        await asyncio.gather(*waiting)
+
+    def time_s() -> float:
+        return asyncio.get_running_loop().time()
+
+    run(main())
+    assert [rows for rows, _ in diary.of("refused")] == [3, 1, 1, 1]
 
 
 def test_a_batcher_that_was_not_started_takes_nothing() -> None:

@@ -309,3 +309,14 @@ def test_an_identity_that_raises_forgets_the_row_and_hurts_nobody() -> None:
 
     answer = run(main())
     assert isinstance(answer.error, BadPictureError)
+
+
+def test_rows_that_may_share_a_row_are_not_refused_by_their_number() -> None:
+    limits = Limits(max_queue_images=2)
+
+    async def main() -> None:
+        shared(EchoRunner(), limits).refuse_early(3, 60.0)
+        with pytest.raises(QueueFull):
+            batcher_of(EchoRunner(), limits, row_identity=identity).refuse_early(3, 60.0)
+
+    run(main())
