@@ -26,15 +26,22 @@ class Body(NamedTuple):
     """A body cut in two: its JSON object, and the binary tensors behind it in the order of the inputs, if there are."""
 
     fields: dict[str, Any]
-    tail: bytes | None
+    tail: memoryview | None
 
 
 class Sent(NamedTuple):
-    """One input as it was sent: its fields, its parameters over those of the request, its place for messages."""
+    """One input as it was sent: its fields, its parameters and those of the request, its place for messages."""
 
     item: Mapping[str, Any]
     parameters: Mapping[str, Any]
+    common: Mapping[str, Any]
     where: str
+
+    @property
+    def is_base64(self) -> bool:
+        """Whether the strings that JSON has are base64: `content_type` says so, the input's before the request's."""
+        said: object = self.parameters.get("content_type", self.common.get("content_type"))
+        return said == "base64"
 
 
 def parse_body(body: bytes, length: str | None) -> Body:
@@ -48,7 +55,7 @@ def parse_body(body: bytes, length: str | None) -> Body:
     digits = length.strip()
     if not (digits.isascii() and digits.isdigit() and len(digits) < 20 and int(digits) <= len(body)):
         raise CodecError(f"{LENGTH}: expected a length within the body's {len(body)} bytes, got {quote(length)}")
-    return Body(_fields(body[: int(digits)]), body[int(digits) :])
+    return Body(_fields(body[: int(digits)]), memoryview(body)[int(digits) :])
 
 
 def read_inputs(body: Body, spec: SignatureSpec, decode: Decode) -> dict[str, Column]:
@@ -69,7 +76,7 @@ def read_inputs(body: Body, spec: SignatureSpec, decode: Decode) -> dict[str, Co
         name, parameters = read_named(item, where)
         if name not in wanted or name in columns:
             raise InvalidInput(f"{where}: {quote(name)} is no input, or came before; there are: {', '.join(wanted)}")
-        sent = Sent(item, {"content_type": common.get("content_type")} | parameters, where)
+        sent = Sent(item, parameters, common, where)
         chunk = _chunk(sent, body.tail, at)
         at += len(chunk or b"")
         columns[name] = _column(sent, wanted[name], chunk, decode if name == spec.image_input else None)
@@ -137,7 +144,7 @@ def _fields(body: bytes) -> dict[str, Any]:
     return fields
 
 
-def _chunk(sent: Sent, tail: bytes | None, at: int) -> bytes | None:
+def _chunk(sent: Sent, tail: memoryview | None, at: int) -> memoryview | None:
     """The binary data of an input, which begins at `at` of the tail; None where its data stands in the JSON."""
     size = sent.parameters.get("binary_data_size")
     if size is None:
@@ -152,7 +159,7 @@ def _chunk(sent: Sent, tail: bytes | None, at: int) -> bytes | None:
     return tail[at : at + size]
 
 
-def _column(sent: Sent, tensor: TensorSpec, chunk: bytes | None, decode: Decode | None) -> Column:
+def _column(sent: Sent, tensor: TensorSpec, chunk: memoryview | None, decode: Decode | None) -> Column:
     """The values of one input; `decode` is given for the one that takes pictures."""
     item, name = sent.item, tensor.name
     dtype = tensors.parse_datatype(item.get("datatype"), sent.where)
@@ -167,13 +174,13 @@ def _column(sent: Sent, tensor: TensorSpec, chunk: bytes | None, decode: Decode 
         return _pictures(item, chunk, shape, name, decode)
     if chunk is not None:
         return tensors.read_binary(chunk, dtype, shape, name)
-    if dtype == "string" and sent.parameters.get("content_type") == "base64":
+    if dtype == "string" and sent.is_base64:
         return tensors.read_base64(item["data"], shape, name)
     return tensors.read_json(item["data"], dtype, shape, name)
 
 
 def _pictures(
-    item: Mapping[str, Any], chunk: bytes | None, shape: tuple[int, ...], name: str, decode: Decode
+    item: Mapping[str, Any], chunk: memoryview | None, shape: tuple[int, ...], name: str, decode: Decode
 ) -> Column:
     """Raw pictures. JSON has them as base64; clients send base64 text as binary data too, and base64 of base64."""
     if chunk is not None:

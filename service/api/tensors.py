@@ -6,10 +6,11 @@ little-endian) and its bytes. No size that a client names is believed before it 
 
 from __future__ import annotations
 
+from functools import lru_cache
 from itertools import chain
 from math import prod
 from struct import Struct
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import pybase64
@@ -41,6 +42,7 @@ DATATYPES = {
     "string": "BYTES",
 }
 DTYPES = {datatype: dtype for dtype, datatype in DATATYPES.items()}
+Buffer: TypeAlias = "bytes | memoryview"
 MAX_RANK = 32  # precedent: numpy's own bound until 2.0; TensorFlow's kernels take fewer
 MAX_VALUES = 1 << 40  # of a tensor, sizes of 0 left out: far more than a body holds, and numpy can multiply them
 
@@ -116,8 +118,8 @@ def texts(data: object, name: str) -> list[str]:
     return [value.decode() for value in (column if isinstance(column, list) else column.ravel().tolist())]
 
 
-def read_binary(chunk: bytes, dtype: str, shape: tuple[int, ...], name: str) -> Column:
-    """The column of a tensor's bytes; an array is a read-only view of `chunk`.
+def read_binary(chunk: Buffer, dtype: str, shape: tuple[int, ...], name: str) -> Column:
+    """The column of a tensor's bytes; an array is a read-only view of `chunk` where its place in memory allows it.
 
     Raises:
         CodecError: another number of bytes, or of elements, than `shape` has.
@@ -131,10 +133,11 @@ def read_binary(chunk: bytes, dtype: str, shape: tuple[int, ...], name: str) -> 
         raise CodecError(f"{name}: {len(chunk)} bytes were sent, {wants}")
     if dtype == "bool":  # a byte of another value than 0 and 1 is no numpy bool
         return np.not_equal(np.frombuffer(chunk, np.uint8), 0).reshape(shape)
-    return np.frombuffer(chunk, kind).reshape(shape)
+    array = np.frombuffer(chunk, kind).reshape(shape)
+    return array if array.flags.aligned else array.copy()
 
 
-def split(chunk: bytes, name: str) -> list[bytes]:
+def split(chunk: Buffer, name: str) -> list[bytes]:
     """The elements of a BYTES tensor.
 
     Raises:
@@ -149,7 +152,7 @@ def split(chunk: bytes, name: str) -> list[bytes]:
         at += _LENGTH.size
         if size > end - at:
             raise CodecError(f"{name}[{len(values)}]: says that it has {size} bytes, {end - at} are left")
-        values.append(chunk[at : at + size])
+        values.append(bytes(chunk[at : at + size]))
         at += size
     return values
 
@@ -180,10 +183,10 @@ def describe(name: str, column: Column) -> dict[str, object]:
     Raises:
         CodecError: the protocol has no name for its type.
     """
-    dtype = "string" if isinstance(column, list) or column.dtype == object else column.dtype.name
-    if dtype not in DATATYPES:
-        raise CodecError(f"output {name!r} is {dtype}, for which the protocol has no name")
-    return {"name": name, "datatype": DATATYPES[dtype], "shape": list(np_shape(column))}
+    datatype = DATATYPES["string"] if isinstance(column, list) else _datatype(column.dtype)
+    if datatype is None:
+        raise CodecError(f"output {name!r} is of a type for which the protocol has no name")
+    return {"name": name, "datatype": datatype, "shape": list(np_shape(column))}
 
 
 def write_json(column: Column) -> dict[str, object]:
@@ -203,6 +206,11 @@ def write_binary(column: Column) -> bytes:
     if not isinstance(column, list) and column.dtype != object:
         return column.tobytes()
     return b"".join(chain.from_iterable((_LENGTH.pack(len(value)), value) for value in _strings(column)))
+
+
+@lru_cache(64)  # numpy takes 2 us to tell the name of a dtype
+def _datatype(dtype: np.dtype[Any]) -> str | None:
+    return DATATYPES.get("string" if dtype.kind == "O" else dtype.name)
 
 
 def _strings(column: Column) -> Sequence[bytes]:

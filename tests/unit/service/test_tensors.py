@@ -152,5 +152,5 @@ def test_a_datatype_that_is_none_is_refused(value: object) -> None:
 
 
 def test_a_type_that_the_protocol_has_no_name_for_is_told() -> None:
-    with pytest.raises(CodecError, match="complex64"):
+    with pytest.raises(CodecError, match="'x' is of a type"):
         tensors.describe("x", np.zeros(1, np.complex64))
