@@ -40,7 +40,7 @@ def difference(original: Engine, rewritten: Engine, singles: Sequence[Rows]) -> 
     """How the rewritten signature differs from the original on these rows; empty: in nothing."""
     for rows in batches(singles):
         try:
-            found = _unequal(original.run(rows), rewritten.run(rows))
+            found = unequal(original.run(rows), rewritten.run(rows))
         except ModelError as err:
             found = f"it fails: {err}"
         if found:
@@ -60,7 +60,7 @@ def not_row_wise(engine: Engine, singles: Sequence[Rows]) -> str:
             together = engine.run(join([singles[index] for index in picked]))
             if found := miscount(together, len(picked)):
                 return found
-            if found := _unequal(join([alone[index] for index in picked]), together):
+            if found := unequal(join([alone[index] for index in picked]), together):
                 return f"the answer to a row depends on the rows beside it: {found}"
     except ModelError as err:
         return f"a batch fails where its rows alone do not: {err}"
@@ -92,7 +92,8 @@ def _cut_short(rows: Rows) -> Rows:
     return Rows(rows.columns | halves)
 
 
-def _unequal(one: Rows, other: Rows) -> str:
+def unequal(one: Rows, other: Rows) -> str:
+    """How two answers differ by more than rounding; empty: in nothing."""
     for name, column in one.columns.items():
         if found := _unequal_columns(column, other.columns[name]):
             return f"output {name!r} {found}"

@@ -1,4 +1,4 @@
-"""The `darkroom` command: `serve` answers requests, `export` makes a SavedModel, `token` a bearer token."""
+"""The `darkroom` command: `serve`, `export`, `profile`, `check` and `token`."""
 
 from __future__ import annotations
 
@@ -10,10 +10,14 @@ import signal
 import sys
 from typing import TYPE_CHECKING
 
+from service.check import DESCRIPTION as CHECK
+from service.check import add_check_flags
 from service.export import DESCRIPTION, add_export_flags, run_export
 from service.logs import set_up_logs
 from service.machine import raise_open_files
 from service.model_config import BadSettingsError
+from service.profile import DESCRIPTION as PROFILE
+from service.profile import add_profile_flags
 from service.settings import Settings, add_flags, settings_from_flags
 from service.tokens import DESCRIPTION as TOKEN
 from service.tokens import add_token_flags
@@ -59,6 +63,20 @@ def _parser() -> argparse.ArgumentParser:
     )
     add_export_flags(export)
     export.set_defaults(run=run_export)
+    profile = commands.add_parser(
+        "profile",
+        help="find the settings that suit a model on this machine",
+        description=PROFILE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_profile_flags(profile)
+    check = commands.add_parser(
+        "check",
+        help="say what a SavedModel wants, and run one request",
+        description=CHECK,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_check_flags(check)
     token = commands.add_parser("token", help="make a bearer token for --auth_tokens_file", description=TOKEN)
     add_token_flags(token)
     return parser
