@@ -108,7 +108,7 @@ def test_a_client_of_every_language_is_written_for_this_address(page: Page, url:
 
 def test_no_page_is_wider_than_a_telephone(page: Page, url: str) -> None:
     page.set_viewport_size({"width": 360, "height": 700})
-    for path in ("", "image_inference", "json_inference", "generate_clients"):
+    for path in ("", "image_inference", "json_inference", "generate_clients", "docs"):
         page.goto(f"{url}/{path}", wait_until="networkidle")
         assert page.evaluate("document.documentElement.scrollWidth") <= 360, path
 
