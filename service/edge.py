@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 from sanic.exceptions import MethodNotAllowed, PayloadTooLarge, RequestTimeout, SanicException
 from sanic.response import HTTPResponse
 
+from models.errors import quote
 from service import codec
 from service.auth import CHALLENGE, Standing
 from service.call import Call
@@ -151,7 +152,7 @@ class Edge:
 
     def _words(self, error: SanicException) -> tuple[int, str]:
         """Sanic's own refusals, with the limit and its flag named."""
-        text = str(error) or type(error).__name__
+        text = quote(str(error)) or type(error).__name__  # what a client sent stands in some of them
         if isinstance(error, PayloadTooLarge):
             if "header" in text:
                 return 431, f"the request line and the headers are over {MAX_HEAD_BYTES} bytes"

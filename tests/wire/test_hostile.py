@@ -61,6 +61,14 @@ def test_a_request_line_that_is_none_is_answered_all_the_same(url: str, line: by
         assert b"error" in answer.body
 
 
+def test_a_header_that_is_no_text_is_refused_and_little_of_it_told(url: str) -> None:
+    with client(url) as peer:
+        peer.send(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nExpect: \xff\xfe" + b"y" * 5_000 + b"\r\n\r\nz")
+        answer = peer.answer()
+        assert answer.status == 417
+        assert len(answer.body) < 400
+
+
 def test_hundreds_of_requests_broken_at_random_end_in_no_5xx_and_no_hang(url: str) -> None:
     tally = run(url, int(os.environ.get("HOSTILE_REQUESTS", "300")), seed=1, on_half=lambda: None)
     assert tally.failures == []

@@ -24,6 +24,12 @@ def test_a_record_is_one_json_line_whatever_it_holds() -> None:
     assert read["model"] == "m"
 
 
+def test_bytes_of_a_client_that_are_no_text_are_logged_escaped() -> None:
+    line = JsonLines().format(_record("Unknown Expect: \udcff", header="\udcfe"))
+    assert line.isascii()
+    assert json.loads(line)["message"] == "Unknown Expect: \udcff"
+
+
 def test_a_record_for_people_begins_with_the_time_and_names_its_level_where_it_matters() -> None:
     text = Text().format(_record("hello", a=1))
     assert text[8:] == " warning: hello a=1"
