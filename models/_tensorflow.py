@@ -10,7 +10,7 @@ from typing import Any
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import tensorflow as tf
-from tensorflow.core.framework import graph_pb2
+from tensorflow.core.framework import graph_pb2, tensor_pb2
 from tensorflow.core.protobuf import config_pb2, meta_graph_pb2, saved_model_pb2
 from tensorflow.python.framework import convert_to_constants, op_def_registry
 from tensorflow.python.util import deprecation
@@ -26,6 +26,7 @@ __all__ = [
     "meta_graph_pb2",
     "op_def_registry",
     "saved_model_pb2",
+    "tensor_pb2",
     "tf",
 ]
 

@@ -5,6 +5,7 @@ It may run in another process, see `models/child.py`; `models/engine.py` opens w
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from models.errors import LoadFailed
 from models.examples import float_features
 from models.original import open_original
 from models.reach import reach
+from models.recorded import recorded_rows
 from models.rewrite import PASSES, Pass
 from models.rewriting import Rewriting
 from models.rows import Rows
@@ -51,7 +53,10 @@ def prepare(
     rewriting = Rewriting(original, specs, reaches, options, passes)
     try:
         unseen = {key for key, each in reaches.items() if each.stateful}
-        samples = _find_samples(rewriting, specs, unseen, graph_def, options)
+        seen = {key: spec for key, spec in specs.items() if key not in unseen}
+        samples = dict.fromkeys(unseen, ()) | _find_samples(
+            rewriting, seen, graph_def, options, recorded_rows(path, seen)
+        )
         rewriting.settle(samples)
         specs = {key: rewriting.prove_row_wise(spec, samples[key]) for key, spec in specs.items()}
         for each in specs.values():
@@ -64,14 +69,23 @@ def prepare(
 
 
 def _find_samples(
-    rewriting: Rewriting, specs: Mapping[str, SignatureSpec], unseen: set[str], graph_def: Any, options: SessionOptions
+    rewriting: Rewriting,
+    specs: Mapping[str, SignatureSpec],
+    graph_def: Any,
+    options: SessionOptions,
+    recorded: Mapping[str, list[Rows]],
 ) -> dict[str, tuple[Rows, ...]]:
-    """Rows that each signature takes; none for those in `unseen`, which are not to be run."""
+    """Rows that each of the signatures takes: recorded ones where there are enough to be merged, else generated."""
     pictures = PictureMaker(options)
     try:
-        return {
-            key: () if key in unseen else tuple(usable(rewriting.original(key), candidates(spec, graph_def, pictures)))
-            for key, spec in specs.items()
-        }
+        samples = {}
+        for key, spec in specs.items():
+            original = rewriting.original(key)
+            known = [rows for rows in recorded.get(key, ()) if usable(original, [[rows]])]
+            known = [rows for rows in known if spec.batched and rows.key == known[0].key] or known[:1]
+            generated = candidates(spec, graph_def, pictures)
+            sets = chain([known], generated) if len(known) > 1 or not spec.batched else chain(generated, [known])
+            samples[key] = tuple(usable(original, filter(None, sets)))
+        return samples
     finally:
         pictures.close()
