@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from codecs import BOM_UTF8
 from typing import TYPE_CHECKING, Any
 
 from models.errors import quote
@@ -23,7 +24,7 @@ def parse_object(body: bytes) -> dict[str, Any]:
     if not body:
         raise CodecError("JSON Parse error: The document is empty")
     try:
-        fields = codec.parse_json(body)
+        fields = codec.parse_json(body.removeprefix(BOM_UTF8))  # RapidJSON skips it, and some clients write it
     except CodecError as err:
         raise CodecError(f"JSON Parse error: {err.__cause__}") from err
     if not isinstance(fields, dict):

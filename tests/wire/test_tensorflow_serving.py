@@ -119,6 +119,13 @@ def test_json_is_read_under_any_content_type(url: str, kind: str) -> None:
     assert answer.json() == {"predictions": [_row(data)]}
 
 
+def test_json_may_begin_with_a_byte_order_mark_or_white_space(url: str) -> None:
+    data = picture(1)
+    body = json.dumps({"instances": [standard(data)]}).encode()
+    for start in (b"\xef\xbb\xbf", b" \r\n\t"):
+        assert _post(url, start + body).json() == {"predictions": [_row(data)]}
+
+
 def test_the_words_of_a_path_may_be_in_any_case_and_its_names_encoded(url: str) -> None:
     data = picture(1)
     body = {"instances": [standard(data)]}
