@@ -11,6 +11,7 @@ from zlib import crc32
 import httpx
 import pytest
 
+from loadtest import slow
 from loadtest.hostile import KINDS, run
 from models.fake import fake_model
 from tests.hostile import Attack, attacks
@@ -20,6 +21,7 @@ from tests.sockets import client
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 HEALTH = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
 HALF = b"POST / HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 5000\r\n\r\n"
@@ -74,6 +76,13 @@ def test_hundreds_of_requests_broken_at_random_end_in_no_5xx_and_no_hang(url: st
     assert tally.failures == []
     assert {kind for kind, _ in tally.statuses} == set(KINDS)
     assert any(status == "200" for _, status in tally.statuses)
+
+
+def test_good_clients_are_answered_beside_idle_and_trickling_ones(url: str, tmp_path: Path) -> None:
+    file = tmp_path / "a.jpg"
+    file.write_bytes(picture(kind="JPEG"))
+    sizes = ["--clients=4", "--idle=20", "--trickling=10", "--seconds=0.2", "--rounds=1"]
+    assert slow.main([f"--url={url}", f"--picture={file}", *sizes]) == 0
 
 
 def test_schemathesis_finds_nothing_that_the_openapi_document_does_not_tell(url: str) -> None:
