@@ -3,8 +3,9 @@
     python -m loadtest.swaps --versions model/digits/1 other/1 --pictures digits --rate 100 --swaps 30
 
 It serves a folder of its own, copies a version into it, waits until it serves, takes the one before away, and so on,
-while requests leave at fixed times. Quiet windows lie between the swaps, so that both are measured in one run. A
-request fails where it is not answered with what one of the two versions says of its picture.
+while requests leave at fixed times. Before each swap lies a quiet window as long as the last swap took: each swap is
+compared with the window before it, so that a machine that changes its pace changes both. A request fails where it is
+not answered with what one of the two versions says of its picture.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import tempfile
 import time
 from functools import partial
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import httpx
@@ -33,7 +35,8 @@ if TYPE_CHECKING:
 
 CONNECTIONS = 64
 TOLERANCE = 1e-3  # of a probability: batches of other sizes add in another order
-LATE_S = 30.0  # a version that is not served by then fails the run
+SHARES = (0.5, 0.99)
+LATE_S = 60.0  # a version that is not served by then fails the run
 
 
 class Ask(NamedTuple):
@@ -46,11 +49,10 @@ class Ask(NamedTuple):
 
 
 class Window(NamedTuple):
-    """A stretch of the run, and whether a version came or went in it."""
+    """A stretch of the run: one before a swap, or the swap itself; they take turns."""
 
     start_s: float
     end_s: float
-    is_swap: bool
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -60,7 +62,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--pictures", choices=("digits", "photos"), default="digits", help="what is sent [digits]")
     parser.add_argument("--rate", type=float, default=100.0, help="requests a second; 0: none, only memory [100]")
     parser.add_argument("--swaps", type=int, default=30, help="how often versions change [30]")
-    parser.add_argument("--quiet_s", type=float, default=3.0, help="seconds without a change between two [3]")
     parser.add_argument("--cached", action="store_true", help="let the server keep both versions prepared")
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory(prefix="darkroom-swaps-") as folder:
@@ -101,31 +102,32 @@ class Run:
     async def go(self) -> None:
         """Learns what the two versions say, then swaps while it asks."""
         self._expected.append(await self._learn())
-        await self._swap(1)
+        took_s = await self._swap(1)
         self._expected.append(await self._learn())
         self._windows.clear()
         asking = asyncio.create_task(self._ask())
         for number in range(2, self._options.swaps + 2):
             start_s = time.perf_counter()
-            await asyncio.sleep(self._options.quiet_s)
-            self._windows.append(Window(start_s, time.perf_counter(), is_swap=False))
-            await self._swap(number)
+            await asyncio.sleep(took_s)
+            self._windows.append(Window(start_s, time.perf_counter()))
+            took_s = await self._swap(number)
             show(f"swap {number - 1}/{self._options.swaps}  resident {self._resident_mb[-1]:.0f} MB")
         self._is_over = True
         await asking
         await asyncio.sleep(1.0)
         await self._pool.close()
 
-    async def _swap(self, number: int) -> None:
-        """Version `number` gives way to the next one."""
+    async def _swap(self, number: int) -> float:
+        """Version `number` gives way to the next one; the seconds that it took."""
         start_s = time.perf_counter()
         source = self._options.versions[number % 2]
         await asyncio.to_thread(shutil.copytree, source, self._base / str(number + 1))
         await self._until(str(number + 1), len_versions=2)
         await asyncio.to_thread(shutil.rmtree, self._base / str(number))
         await self._until(str(number + 1), len_versions=1)
-        self._windows.append(Window(start_s, time.perf_counter(), is_swap=True))
+        self._windows.append(Window(start_s, time.perf_counter()))
         self._resident_mb.append(processes.memory(self._pid).resident / 1e6)
+        return self._windows[-1].end_s - start_s
 
     async def _until(self, version: str, *, len_versions: int) -> None:
         """Waits until `version` serves among so many."""
@@ -170,21 +172,29 @@ class Run:
         )
         for ask in failed[:3]:
             print(f"  {ask.reply.status} {ask.reply.body[:200]!r}")
-        for name, is_swap in (("no change", False), ("during a swap", True)):
-            windows = [window for window in self._windows if window.is_swap is is_swap]
-            times = Times(
-                (ask.done_s - ask.intended_s) * 1000
-                for window in windows
-                for ask in self._asks
-                if window.start_s <= ask.intended_s < window.end_s
-            )
-            seconds = sum(window.end_s - window.start_s for window in windows)
-            shown = "  ".join(
-                f"p{share * 100:g} {times.quantile_ms(share) or 0:.1f} ms" for share in (0.5, 0.99, 0.999)
-            )
-            print(f"{name:14} {seconds:6.1f} s  {len(times):6} requests  {shown}")
+        if self._asks:
+            self._report_times()
         print("resident MB after each swap:", " ".join(f"{size:.0f}" for size in self._resident_mb))
         return 1 if failed else 0
+
+    def _report_times(self) -> None:
+        """Prints how long answers took, swap by swap beside the quiet before it."""
+        pairs = list(zip(self._windows[::2], self._windows[1::2], strict=True))
+        for name, windows in (("no change", self._windows[::2]), ("during a swap", self._windows[1::2])):
+            times = [self._times(window) for window in windows]
+            seconds = median(window.end_s - window.start_s for window in windows)
+            shown = "  ".join(
+                f"p{share * 100:g} {median(_ms(each, share) for each in times):.1f} ms" for share in SHARES
+            )
+            print(f"{name:14} {len(windows)} windows of {seconds:.1f} s, medians of their  {shown}")
+        for share in SHARES:
+            ratios = [_ms(self._times(swap), share) / _ms(self._times(quiet), share) for quiet, swap in pairs]
+            print(f"p{share * 100:g} of a swap / of the window before it: median {median(ratios):.2f}")
+
+    def _times(self, window: Window) -> Times:
+        """Of the requests that were meant to leave in a window."""
+        asks = (ask for ask in self._asks if window.start_s <= ask.intended_s < window.end_s)
+        return Times((ask.done_s - ask.intended_s) * 1000 for ask in asks)
 
     def _is_right(self, ask: Ask) -> bool:
         """Whether the answer is what one of the versions says."""
@@ -195,6 +205,11 @@ class Run:
             max(abs(one - other) for one, other in zip(got, expected[ask.picture], strict=True)) < TOLERANCE
             for expected in self._expected
         )
+
+
+def _ms(times: Times, share: float) -> float:
+    """A quantile, in milliseconds; 1 of nothing, so that it divides."""
+    return times.quantile_ms(share) or 1.0
 
 
 if __name__ == "__main__":

@@ -59,12 +59,13 @@ class FolderSource:
         for version, folder in versions(self._base_path).items():
             try:
                 stamp, changed_s = _stamp(folder)
+                is_whole = _is_whole(folder)
             except OSError:  # it is being taken away under our eyes
                 continue
             before, scans = self._seen.get(version, (None, 0))
             seen[version] = (stamp, scans + 1 if stamp == before else 1)
             has_stood = seen[version][1] >= SETTLED_SCANS or 0 <= self._settle_s <= self._clock() - changed_s
-            found[version] = Found(stamp, is_settled=has_stood and _is_whole(folder))
+            found[version] = Found(stamp, is_settled=has_stood and is_whole)
         self._seen = seen
         return found
 

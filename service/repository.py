@@ -5,23 +5,24 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from models.errors import LoadFailed, UnknownModel, UnknownVersion
+from models.errors import LoadFailed, ModelError, UnknownModel, UnknownVersion
 from models.plan import Failure, Plan, Policy, plan
 from models.source import GivenSource
 from service.model import Model
+from service.register import Register
 from service.servable import InThread, Servable, story
 from service.sources import Sources, policy_of
 from service.states import AVAILABLE, END, LOADING, NO_VERSION, START, UNLOADING, VersionState
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Coroutine, Mapping, Sequence
 
     from models.loaded import LoadedModel
     from models.source import Found, Source
     from service.catalogue import Catalogue
-    from service.metrics import Metrics, ModelMetrics
+    from service.metrics import Metrics
     from service.settings import Settings
 
 _log = logging.getLogger("darkroom.service")
@@ -46,7 +47,7 @@ class Repository:
         self._settings = settings
         self._catalogue = catalogue
         self._states = catalogue.states
-        self._metrics = metrics
+        self._register = Register(catalogue.states, metrics, settings)
         self._clock = clock
         self._in_thread = in_thread
         self._sources = Sources(settings)
@@ -54,7 +55,8 @@ class Repository:
         self._is_serving = False  # the first load of all is over
         self._is_stopping = False
         self._change = asyncio.Lock()  # held while a version comes or goes
-        self._retiring: set[Servable] = set()
+        self._retiring: set[Servable] = set()  # not in the catalogue yet, or not any more
+        self._changes: set[asyncio.Task[None]] = set()
 
     @property
     def are_healthy(self) -> bool:
@@ -107,11 +109,32 @@ class Repository:
     async def load(self, name: str) -> None:
         """Loads what the model's policy names, now: what is new, what failed before, and what changed where it lies.
 
+        A caller that is cancelled leaves; the load goes on.
+
         Raises:
             UnknownModel: the server was not started with such a model.
             LoadFailed: a version could not be loaded; what is served goes on being served.
         """
-        model = self._find(name)
+        await self._apart(self._load_now(self._find(name)))
+
+    async def unload(self, name: str) -> None:
+        """Takes a model away: answers what it accepted, frees it, and keeps it away until `load`.
+
+        A caller that is cancelled leaves; the model goes all the same.
+
+        Raises:
+            UnknownModel: the server was not started with such a model.
+        """
+        await self._apart(self._unload_now(self._find(name)))
+
+    async def _apart(self, change: Coroutine[Any, Any, None]) -> None:
+        """Waits for a change that nobody can leave half done."""
+        task = asyncio.create_task(change)
+        self._changes.add(task)
+        task.add_done_callback(self._changes.discard)
+        await asyncio.shield(task)
+
+    async def _load_now(self, model: Model) -> None:
         async with self._change:
             model.is_wanted = True
             model.failures.clear()
@@ -120,23 +143,17 @@ class Repository:
                     await self._load(model, version, found)
             todo = await self._update(model)
         if model.failures or todo.unsettled or not model.served:
-            raise LoadFailed(self._states.story(name))
+            raise LoadFailed(self._states.story(model.name))
 
-    async def unload(self, name: str) -> None:
-        """Takes a model away: answers what it accepted, frees it, and keeps it away until `load`.
-
-        Raises:
-            UnknownModel: the server was not started with such a model.
-        """
-        model = self._find(name)
+    async def _unload_now(self, model: Model) -> None:
         async with self._change:
             model.is_wanted = False
             versions = {*model.served, *model.failures}
             await asyncio.gather(*(self._retire(model, version) for version in list(model.served)))
             model.failures.clear()
             for version in versions:
-                self._states.note(name, version, END, UNLOADED)
-        _log.info("model is unloaded on request", extra={"fields": {"model": name}})
+                self._states.note(model.name, version, END, UNLOADED)
+        _log.info("model is unloaded on request", extra={"fields": {"model": model.name}})
 
     def index(self) -> tuple[VersionState, ...]:
         """Every version that is known of every model, newest first, with its state and what is wrong with it."""
@@ -194,7 +211,7 @@ class Repository:
                 await asyncio.gather(*(self._retire(model, version) for version in todo.unloads))
                 self._forget_gone(model, found)
                 for version in todo.unsettled:
-                    self._note(model, version, START, "its files are still being written")
+                    self._register.note(model.name, version, START, "its files are still being written")
                 break
             await self._load(model, todo.loads[0], found[todo.loads[0]])
         return todo
@@ -211,33 +228,38 @@ class Repository:
             fields = {"model": model.name, "reason": trouble, "still_served": sorted(model.served)}
             _log.error("a model's versions can't be looked for", extra={"fields": fields})
         if trouble and not model.served:
-            self._note(model, NO_VERSION, END, trouble)
+            self._register.note(model.name, NO_VERSION, END, trouble)
         model.trouble = trouble
         return found
 
     async def _load(self, model: Model, version: int, found: Found) -> None:
         """Loads and warms one version, then puts it in the place of itself or beside the others; or notes why not."""
         started_s = self._clock()
-        self._note(model, version, LOADING)
+        self._register.note(model.name, version, LOADING)
         try:
             loaded = await self._in_thread(model.source.load, version)
         except LoadFailed as err:
             self._fail(model, version, found, str(err))
             return
         load_s = self._clock() - started_s
-        metrics = self._metrics_of(model, version)
+        metrics = self._register.metrics_of(model.name, version)
         metrics.load_s.observe(load_s)
         servable = Servable(loaded, self._settings, metrics, in_thread=self._in_thread)
         self._retiring.add(servable)  # so that `close` finds it
         is_alone = not self._catalogue.targets() or not self._is_serving
-        await servable.open(beside=None if is_alone else model.inflight)
+        try:
+            await servable.open(beside=None if is_alone else model.inflight)
+        except ModelError as err:
+            await self._free(servable)
+            self._fail(model, version, found, f"its warm-up failed: {err}")
+            return
         model.inflight |= servable.inflight
         self._retiring.discard(servable)
         _, before = model.served.get(version, (None, None))
         model.served[version] = (found.stamp, servable)
         model.failures.pop(version, None)
         self._catalogue.add(model.name, version, servable.targets)
-        self._note(model, version, AVAILABLE)
+        self._register.note(model.name, version, AVAILABLE)
         fields = {"load_s": round(load_s, 2), "warmup_s": round(self._clock() - started_s - load_s, 2)}
         _log.info("model is served", extra={"fields": story(loaded) | fields})
         if before is not None:
@@ -247,9 +269,9 @@ class Repository:
         failure = Failure.after(model.failures.get(version), found.stamp, self._clock())
         model.failures[version] = failure
         if version in model.served:  # it was to be loaded anew; what was loaded before goes on
-            self._note(model, version, AVAILABLE, f"its new files can't be served: {reason}")
+            self._register.note(model.name, version, AVAILABLE, f"its new files can't be served: {reason}")
         else:
-            self._note(model, version, END, reason)
+            self._register.note(model.name, version, END, reason)
         fields = {"model": model.name, "version": version, "reason": reason}
         fields["next_try_s"] = round(failure.retry_at_s - self._clock())
         _log.error("model can't be served", extra={"fields": fields})
@@ -258,9 +280,9 @@ class Repository:
         """Takes a version out of the catalogue, then lets it finish what it accepted, then frees it."""
         _, servable = model.served.pop(version)
         self._catalogue.remove(model.name, version)
-        self._note(model, version, UNLOADING)
+        self._register.note(model.name, version, UNLOADING)
         await self._free(servable)
-        self._forget(model, version)
+        self._register.forget(model.name, version)
         _log.info("version is unloaded", extra={"fields": {"model": model.name, "version": version}})
 
     async def _free(self, servable: Servable) -> None:
@@ -274,18 +296,4 @@ class Repository:
         for state in self._states.of(model.name):
             if state.version not in found and state.version not in model.served:
                 model.failures.pop(state.version, None)
-                self._forget(model, state.version)
-
-    def _forget(self, model: Model, version: int) -> None:
-        self._states.forget(model.name, version)
-        self._metrics.forget_model(model.name, version)
-
-    def _note(self, model: Model, version: int, state: str, message: str = "") -> None:
-        self._states.note(model.name, version, state, message)
-        self._metrics_of(model, version).state = state
-
-    def _metrics_of(self, model: Model, version: int) -> ModelMetrics:
-        settings = self._settings
-        return self._metrics.add_model(
-            model.name, version, slo_s=settings.slo_ms / 1000, max_batch_images=settings.max_batch_images
-        )
+                self._register.forget(model.name, state.version)

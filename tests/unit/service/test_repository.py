@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from models.errors import LoadFailed, UnknownModel, UnknownVersion
-from models.fake import fake_model
+from models.errors import LoadFailed, OutOfMemory, UnknownModel, UnknownVersion
+from models.fake import BrokenEngine, EchoEngine, fake_model
 from models.plan import FIRST_RETRY_S, Policy
+from models.rows import Rows
 from models.source import Found
 from service.catalogue import Catalogue
 from service.errors import NotReady
@@ -31,6 +32,7 @@ class Disk:
         self.stamps = dict.fromkeys(versions, 0)
         self.broken: set[int] = set()
         self.unsettled: set[int] = set()
+        self.untried: set[int] = set()  # versions that load, and fail at their first call
         self.is_gone = False
         self.loads: list[int] = []
         self.freed: list[int] = []
@@ -44,7 +46,9 @@ class Disk:
         self.loads.append(version)
         if version in self.broken:
             raise LoadFailed(f"{version} is damaged")
-        loaded = fake_model(name="m", version=version)
+        engine = BrokenEngine(EchoEngine(), OutOfMemory("no memory")) if version in self.untried else EchoEngine()
+        loaded = fake_model(engine, name="m", version=version)
+        loaded.samples["serving_default"] = (Rows({"images": [b"x"]}),)
         loaded.free = lambda: self.freed.append(version)
         return loaded
 
@@ -273,3 +277,29 @@ def test_labels_name_versions_that_are_served() -> None:
         assert rig.catalogue.labels("m") == {"stable": 1, "canary": 2}
 
     check(Disk(1, 2), test)
+
+
+def test_a_version_whose_warm_up_fails_is_freed_and_says_why() -> None:
+    disk = Disk(1)
+    disk.untried.add(2)
+
+    async def test(rig: Rig) -> None:
+        disk.stamps[2] = 0
+        await asyncio.sleep(1.5)
+        assert rig.states() == {2: ("END", "its warm-up failed: no memory"), 1: ("AVAILABLE", "")}
+        assert disk.freed == [2]
+
+    check(disk, test)
+
+
+def test_a_load_whose_caller_leaves_goes_on() -> None:
+    async def test(rig: Rig) -> None:
+        await rig.repository.unload("m")
+        caller = asyncio.create_task(rig.repository.load("m"))
+        await asyncio.sleep(0)
+        caller.cancel()
+        await asyncio.sleep(1)
+        assert caller.cancelled()
+        assert rig.states() == {1: ("AVAILABLE", "")}
+
+    check(Disk(1), test)
