@@ -45,6 +45,8 @@ class SessionOptions:
     allow_soft_placement: bool = True
     allow_growth: bool = True  # a session takes GPU memory as it needs it, not all at once
     per_process_gpu_memory_fraction: float = 0.0  # 0: no bound
+    cpu_devices: int = 1  # logical devices that the one CPU is shown as
+    uses_gpus: bool = True  # False: no GPU is touched, though there may be some
 
     def with_session_config(self, session_config: Mapping[str, Any]) -> "SessionOptions":
         """The same options with Simple TensorFlow Serving's `session_config` over them.
@@ -70,6 +72,9 @@ class SessionOptions:
             log_device_placement=self.log_device_placement,
             allow_soft_placement=self.allow_soft_placement,
         )
+        config.device_count["CPU"] = self.cpu_devices
+        if not self.uses_gpus:
+            config.device_count["GPU"] = 0
         config.gpu_options.allow_growth = self.allow_growth
         config.gpu_options.per_process_gpu_memory_fraction = self.per_process_gpu_memory_fraction
         return config

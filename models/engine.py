@@ -1,6 +1,6 @@
 """From an artifact to a model that answers: `load_model` is what the rest of the house calls."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +13,7 @@ from models.errors import LoadFailed
 from models.job import Job
 from models.loaded import LoadedModel
 from models.original import Original, open_original
+from models.placement import Device, place, resolve
 from models.prepare import prepare
 from models.rewriting import open_session
 from models.runner import Engine
@@ -30,6 +31,7 @@ def load_model(
     intra_op_threads: int = 0,
     inter_op_threads: int = 0,
     session_config: Mapping[str, Any] | None = None,
+    device: str = "auto",
 ) -> LoadedModel:
     """The SavedModel at `path`, rewritten, verified and ready, all in this process; blocks for seconds.
 
@@ -40,11 +42,12 @@ def load_model(
         intra_op_threads: threads inside an op; 0: one a core. See SessionOptions.
         inter_op_threads: threads for ops beside each other; 0: one a core, -1: none, the calling thread runs them.
         session_config: Simple TensorFlow Serving's four session settings; they win.
+        device: where it runs: `auto`, `cpu`, `cpu:N`, `gpu` or `gpu:0,1`; see models/placement.py.
 
     Raises:
         LoadFailed: it cannot be served; the message says why and names no path.
     """
-    job = Job(path, name, version, intra_op_threads, inter_op_threads, dict(session_config or {}))
+    job = Job(path, name, version, intra_op_threads, inter_op_threads, dict(session_config or {}), device=device)
     return open_job(prepare_job(job), job)
 
 
@@ -67,7 +70,7 @@ def open_job(artifact: Artifact, job: Job) -> LoadedModel:
     with _load_failures():
         load_custom_ops(job.custom_op_paths)
         spec = replace(artifact.spec, name=job.name, version=job.version)
-        return open_artifact(replace(artifact, spec=spec), _options(job))
+        return open_artifact(replace(artifact, spec=spec), _options(job), resolve(job.device))
 
 
 def _options(job: Job) -> SessionOptions:
@@ -85,24 +88,47 @@ def _load_failures() -> Iterator[None]:
         raise LoadFailed(f"it cannot be loaded: {type(err).__name__}: {clean(str(err))}") from err
 
 
-def open_artifact(artifact: Artifact, options: SessionOptions) -> LoadedModel:
-    """A model that answers. The SavedModel itself is loaded only for signatures that could not be rewritten."""
+def open_artifact(
+    artifact: Artifact, options: SessionOptions, devices: Sequence[Device] = (Device("cpu", 0),)
+) -> LoadedModel:
+    """A model that answers, with an engine on each device.
+
+    The SavedModel itself is loaded only for signatures that could not be rewritten, and runs where TensorFlow puts it:
+    what keeps state must be one.
+    """
     specs = artifact.spec.signatures
-    session = open_session(graph_pb2.GraphDef.FromString(artifact.graph), options) if artifact.graph else None
     left = {name: spec for name, spec in specs.items() if name not in artifact.bindings}
+    sessions = {str(device): _session_on(device, artifact, options) for device in devices} if artifact.graph else {}
     original: Original | None = None
     if left:
-        original = open_original(artifact.source, read_meta_graph(artifact.source), left, options)
+        first = _options_on(devices[0], options)
+        original = open_original(artifact.source, read_meta_graph(artifact.source), left, first)
 
-    def engine(name: str) -> Engine:
+    def engines(name: str) -> dict[str, Engine]:
         passes = artifact.passes[name]
         if original is not None and name in left:
-            return original.engine(specs[name], passes)
-        return SessionEngine(specs[name], session, artifact.bindings[name], passes=passes)
+            return {str(devices[0]): original.engine(specs[name], passes)}
+        binding = artifact.bindings[name]
+        return {
+            device: SessionEngine(specs[name], session, binding, passes=passes) for device, session in sessions.items()
+        }
 
     def free() -> None:
-        for each in (session, original):
+        for each in (*sessions.values(), original):
             if each is not None:
                 each.close()
 
-    return LoadedModel(artifact.spec, {name: engine(name) for name in specs}, artifact.samples, free)
+    replicas = {name: engines(name) for name in specs}
+    firsts = {name: next(iter(each.values())) for name, each in replicas.items()}
+    return LoadedModel(artifact.spec, firsts, artifact.samples, free, replicas)
+
+
+def _session_on(device: Device, artifact: Artifact, options: SessionOptions) -> Any:
+    graph_def = place(graph_pb2.GraphDef.FromString(artifact.graph), device, artifact.bindings.values())
+    return open_session(graph_def, _options_on(device, options))
+
+
+def _options_on(device: Device, options: SessionOptions) -> SessionOptions:
+    if device.kind == "gpu":
+        return options
+    return replace(options, cpu_devices=device.count, uses_gpus=False)

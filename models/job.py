@@ -27,6 +27,7 @@ class Job:
     inter_op_threads: int = 0
     session_config: dict[str, Any] = field(default_factory=dict)
     custom_op_paths: tuple[Path, ...] = ()
+    device: str = "auto"  # see models/placement.py; the artifact is the same for all
 
     def dump(self) -> str:
         """The job on one line."""
@@ -47,7 +48,9 @@ class Job:
         Raises:
             LoadFailed: a file cannot be read.
         """
-        options = {name: value for name, value in asdict(self).items() if name not in {"path", "name", "version"}}
+        options = {
+            name: value for name, value in asdict(self).items() if name not in {"path", "name", "version", "device"}
+        }
         digest = hashlib.sha256(json.dumps(options, default=str, sort_keys=True).encode())
         digest.update("\n".join(_surroundings()).encode())
         try:

@@ -16,11 +16,17 @@ class LoadedModel:
     engines: dict[str, Engine]
     samples: dict[str, tuple[Rows, ...]] = field(default_factory=dict)  # single rows that each signature takes
     free: Callable[[], None] | None = field(default=None, repr=False)
+    replicas: dict[str, dict[str, Engine]] = field(default_factory=dict)  # signature → device → its engine there
+
+    def engines_of(self, signature: str) -> dict[str, Engine]:
+        """The signature's engines by the device they run on; the first is that of `engines`."""
+        return self.replicas.get(signature) or {"cpu:0": self.engines[signature]}
 
     def close(self) -> None:
         """Frees the engines and what they share; idempotent. No call may be running."""
-        for engine in self.engines.values():
-            engine.close()
+        for name in self.engines:
+            for engine in self.engines_of(name).values():
+                engine.close()
         free, self.free = self.free, None
         if free is not None:
             free()

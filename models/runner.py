@@ -77,6 +77,7 @@ class Report(NamedTuple):
     execute_s: float = 0.0
     split_s: float = 0.0
     guilty: Mapping[int, BaseException] = NOBODY
+    device: str = ""  # where it ran, as `gpu:1`; empty: a runner of one engine was not told
 
 
 class _Work(NamedTuple):
@@ -92,11 +93,22 @@ class Runner:
     are daemons: they never keep the interpreter from leaving, and a batch that is running then is never answered.
     """
 
-    def __init__(self, engine: Engine, *, threads: int = 1) -> None:
-        self._engine = engine
+    def __init__(self, engine: Engine, *, threads: int = 1, devices: Mapping[str, Engine] | None = None) -> None:
+        """Starts the threads.
+
+        Args:
+            engine: what runs a batch.
+            threads: batches at once on a device.
+            devices: the signature's engines by device where it has several; `engine` is one of them. Each has `threads`
+                of its own, and whichever is free takes the next batch.
+        """
         self._work: SimpleQueue[_Work | None] = SimpleQueue()
         self._closed = False
-        self._threads = [Thread(target=self._serve, name=f"runner-{index}", daemon=True) for index in range(threads)]
+        self._threads = [
+            Thread(target=self._serve, args=(each, device), name=f"runner-{device}-{index}", daemon=True)
+            for device, each in (devices or {"": engine}).items()
+            for index in range(threads)
+        ]
         for thread in self._threads:
             thread.start()
 
@@ -122,60 +134,62 @@ class Runner:
         for thread in self._threads:
             thread.join(timeout_s)
 
-    def _serve(self) -> None:
+    def _serve(self, engine: Engine, device: str) -> None:
         while (work := self._work.get()) is not None:
-            report = self._run(work)
+            report = _run(engine, work)._replace(device=device)
             try:
                 work.done(report)
             except Exception:  # noqa: BLE001 - the callback's fault (a closed loop); the next batch must run all the same
                 _log.exception("a batch ran but its answer could not be handed over")
             del work, report  # a batch's pictures must not stay until the next one comes
 
-    def _run(self, work: _Work) -> Report:
-        started_s = collated_s = executed_s = time.monotonic()
-        try:
-            rows = _collate(work.parts, work.padding)
-            collated_s = time.monotonic()
-            answer = self._engine.run(rows)
-            executed_s = time.monotonic()
-            results = self._split(answer, rows, work)
-        except BaseException as err:  # noqa: BLE001 - no exception may cost a caller its answer; threads get no Ctrl-C
-            failed_s = time.monotonic()
-            guilty = self._screen(work) if isinstance(err, InvalidInput) else {}
-            return Report(
-                None, _as_model_error(err), started_s, collated_s - started_s, failed_s - collated_s, guilty=guilty
-            )
-        split_s = time.monotonic() - executed_s
-        return Report(results, None, started_s, collated_s - started_s, executed_s - collated_s, split_s)
 
-    def _screen(self, work: _Work) -> dict[int, InvalidInput]:
-        """The guilty rows of a failed batch, where the engine can tell. Never raises: bisection needs no screen."""
-        engine = self._engine
-        if not (isinstance(engine, Screener) and engine.spec.batched):
-            return {}
-        try:
-            rows = _collate(work.parts, 0)
-            if len(rows) < 2 or not rows.aligned:
-                return {}
-            return {row: fault for row, fault in enumerate(engine.screen(rows)) if fault is not None}
-        except Exception:  # noqa: BLE001 - whatever the screen met, the batch's own error stands
-            _log.exception("a failed batch could not be screened")
-            return {}
+def _run(engine: Engine, work: _Work) -> Report:
+    started_s = collated_s = executed_s = time.monotonic()
+    try:
+        rows = _collate(work.parts, work.padding)
+        collated_s = time.monotonic()
+        answer = engine.run(rows)
+        executed_s = time.monotonic()
+        results = _split(engine, answer, rows, work)
+    except BaseException as err:  # noqa: BLE001 - no exception may cost a caller its answer; threads get no Ctrl-C
+        failed_s = time.monotonic()
+        guilty = _screen(engine, work) if isinstance(err, InvalidInput) else {}
+        return Report(
+            None, _as_model_error(err), started_s, collated_s - started_s, failed_s - collated_s, guilty=guilty
+        )
+    split_s = time.monotonic() - executed_s
+    return Report(results, None, started_s, collated_s - started_s, executed_s - collated_s, split_s)
 
-    def _split(self, answer: Rows, fed: Rows, work: _Work) -> list[Rows]:
-        """The answer's rows by part: views, not copies. What was fed whole gets the answer as it came."""
-        if not (fed.aligned and self._engine.spec.batched):
-            return [Rows(answer.columns, count=len(fed), aligned=False)]
-        if wrong := miscount(answer, len(fed)):  # a model that does not keep this mixes its callers' answers
-            raise PredictFailed(f"{wrong} that were fed")
-        if len(work.parts) == 1 and not work.padding:
-            return [answer]
-        results = []
-        at = 0
-        for _, start, stop in work.parts:
-            results.append(answer.cut(at, at + stop - start))
-            at += stop - start
-        return results
+
+def _screen(engine: Engine, work: _Work) -> dict[int, InvalidInput]:
+    """The guilty rows of a failed batch, where the engine can tell. Never raises: bisection needs no screen."""
+    if not (isinstance(engine, Screener) and engine.spec.batched):
+        return {}
+    try:
+        rows = _collate(work.parts, 0)
+        if len(rows) < 2 or not rows.aligned:
+            return {}
+        return {row: fault for row, fault in enumerate(engine.screen(rows)) if fault is not None}
+    except Exception:  # noqa: BLE001 - whatever the screen met, the batch's own error stands
+        _log.exception("a failed batch could not be screened")
+        return {}
+
+
+def _split(engine: Engine, answer: Rows, fed: Rows, work: _Work) -> list[Rows]:
+    """The answer's rows by part: views, not copies. What was fed whole gets the answer as it came."""
+    if not (fed.aligned and engine.spec.batched):
+        return [Rows(answer.columns, count=len(fed), aligned=False)]
+    if wrong := miscount(answer, len(fed)):  # a model that does not keep this mixes its callers' answers
+        raise PredictFailed(f"{wrong} that were fed")
+    if len(work.parts) == 1 and not work.padding:
+        return [answer]
+    results = []
+    at = 0
+    for _, start, stop in work.parts:
+        results.append(answer.cut(at, at + stop - start))
+        at += stop - start
+    return results
 
 
 def _collate(parts: Sequence[Part], padding: int) -> Rows:

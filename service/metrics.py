@@ -57,6 +57,7 @@ class ModelMetrics(Observer):
         # From 0 on: a series that begins with its first event hides that event from rate().
         self.requests: Counter[str] = Counter(dict.fromkeys(OUTCOMES, 0))
         self.images: Counter[str] = Counter(dict.fromkeys(OUTCOMES, 0))
+        self.device_batches: Counter[str] = Counter()
         self.poison: Counter[str] = Counter(dict.fromkeys(POISONS, 0))
         self.batches: Counter[str] = Counter({reason.value: 0 for reason in Reason})
         self.padding_images = 0
@@ -87,7 +88,9 @@ class ModelMetrics(Observer):
         self.padding_images += batch.padding
 
     def ran(self, batch: Batch, report: Report) -> None:  # noqa: ARG002 - the observer's signature
-        """Takes the runner's times."""
+        """Takes the runner's times, and where it ran."""
+        if device := getattr(report, "device", ""):  # the scheduler knows of no devices
+            self.device_batches[device] += 1
         self.execution.observe(report.execute_s)
         stages = self.stages
         stages["collate"].observe(report.collate_s)
@@ -208,6 +211,8 @@ class Metrics(Collector):
     def _collect_batches(self) -> Iterator[Metric]:
         models = list(self.models.values())
         yield _counter("darkroom_batches", "Engine calls by why they went.", "reason", ((m, m.batches) for m in models))
+        on_devices = ((m, m.device_batches) for m in models)
+        yield _counter("darkroom_device_batches", "Engine calls by the device that ran them.", "device", on_devices)
         for name, text, pick in (
             ("darkroom_padding_images", "Rows added to reach an allowed batch size.", attrgetter("padding_images")),
             ("darkroom_batch_retries", "Calls made to find a guilty row.", attrgetter("batch_retries")),

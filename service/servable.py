@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from batching.batcher import Batcher
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from models.runner import Engine
     from service.metrics import ModelMetrics
     from service.settings import Settings
+    from service.warmup import Findings
 
 InThread: TypeAlias = "Callable[..., Awaitable[Any]]"  # as asyncio.to_thread
 EDGE_SHARE = 0.95  # of the SLO is the scheduler's, the rest is HTTP's: measured, p99 at 2x overload was 17 ms over 400
@@ -64,19 +66,21 @@ class Servable:
         samples = loaded.samples.get(spec.name, ())
         sizes = sweep_sizes(settings.max_batch_images, settings.allowed_batch_sizes)
         inflight = settings.max_inflight_batches
-        if beside is None:
-            findings = await self._in_thread(warm_up, engine, samples, sizes=sizes, inflight=inflight)
-        else:
+        warm: Callable[..., Findings] = warm_up
+        if beside is not None:
             inflight = inflight or beside.get(spec.name, 1)
-            findings = await self._in_thread(
-                warm_up_gently, engine, samples, sizes=sizes, inflight=inflight, sleep=time.sleep
-            )
+            warm = partial(warm_up_gently, sleep=time.sleep)
+        findings = await self._in_thread(warm, engine, samples, sizes=sizes, inflight=inflight)
         self.inflight[spec.name] = findings.inflight
-        runner = Runner(engine, threads=findings.inflight)
+        engines = loaded.engines_of(spec.name)
+        for other in list(engines.values())[1:]:  # alike, but each makes its own kernels at its first calls
+            await self._in_thread(warm, other, samples, sizes=sizes, inflight=findings.inflight)
+        runner = Runner(engine, threads=findings.inflight, devices=engines)
+        self._metrics.device_batches.update(dict.fromkeys(engines, 0))
         self._runners.append(runner)
         batcher = Batcher(
             runner,
-            _limits(settings, findings.inflight),
+            _limits(settings, findings.inflight * len(engines)),
             is_client_fault=lambda error: settings.isolation and isinstance(error, InvalidInput),
             observer=self._metrics,
             slo_s=EDGE_SHARE * settings.slo_ms / 1000 or None,

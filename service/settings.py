@@ -55,6 +55,7 @@ class Settings(BaseModel):
     cache_dir: Path | None = Field(None, description="folder for prepared models, of this user alone; default: darkroom in $XDG_CACHE_HOME or ~/.cache (precedent)")
     max_cache_bytes: int = Field(4 << 30, ge=0, description="what --cache_dir may hold; the least used go first (guess)")
     load_timeout_ms: float = Field(600_000.0, gt=0, description="how long the process that prepares a version may take (guess)")
+    device: str = Field("auto", pattern=r"^(auto|cpu(:[1-9][0-9]?)?|gpu(:[0-9]+(,[0-9]+)*)?)$", description="where models run: auto (every GPU, else the CPU), cpu, gpu, gpu:0,1; an engine on each; cpu:N makes N logical devices, for tests (precedent)")
     intra_op_threads: int = Field(0, ge=0, description="threads inside one TensorFlow op; 0 takes the cores that affinity and the container allow (precedent)")
     inter_op_threads: int = Field(-1, ge=-1, description="TensorFlow ops that run at once; -1 runs them in the calling thread, 0 lets TensorFlow choose (measured)")
 
