@@ -13,6 +13,7 @@ from service.auth import auth_of
 from service.call import Predictor
 from service.catalogue import Catalogue
 from service.compress import Compression
+from service.connection import Receiving
 from service.door import Door
 from service.edge import Edge
 from service.head import MAX_HEAD_BYTES, HeadReader
@@ -39,6 +40,7 @@ class Darkroom:
         self.lifecycle = Lifecycle(settings, self.repository, self.metrics)
         compression = Compression(settings.max_body_bytes, packs_answers=settings.compress_answers)
         self.predictor = Predictor(self.lifecycle, compression, timeout_s=settings.request_timeout_ms / 1000)
+        self.receiving = Receiving(settings.max_receiving_bytes)
         self.heads = HeadReader(self.predictor.match, max_body_bytes=settings.max_body_bytes)
         self.auth = auth_of(settings)
         self.edge = Edge(settings, self.metrics, self.lifecycle, self.auth)

@@ -14,7 +14,18 @@ if TYPE_CHECKING:
     import asyncio
 
 LINGER_S = 2.0  # precedent: nginx's lingering_timeout is 5; time for a client to read why its body was not
+SMALL_BYTES = 65536  # of a request: always taken, so that small pictures don't pay for large ones
 FULL = b"HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\nretry-after: 1\r\ncontent-length: 0\r\n\r\n"
+
+
+class Receiving:
+    """The bytes of all requests of a server that are not whole yet, and the most that they may be."""
+
+    __slots__ = ("bytes", "limit_bytes")
+
+    def __init__(self, limit_bytes: int) -> None:
+        self.bytes = 0
+        self.limit_bytes = limit_bytes
 
 
 class _Http(Http):
@@ -32,16 +43,19 @@ class Connection(HttpProtocol):
     Sanic's own timeouts start anew with every byte. Here a request has to be whole within `REQUEST_TIMEOUT`, however
     steadily it trickles. A connection over `MAX_CONNECTIONS` takes the place of an idle one, or is refused. A client
     that is answered before it has sent all of its body can read the answer: closing at once would reset it away.
+    A request that is not whole yet is refused where it and all others like it are over `--max_receiving_bytes`.
     """
 
     HTTP_CLASS = _Http
 
-    __slots__ = ("_has_unread", "_is_lingering", "_since_s")
+    __slots__ = ("_has_unread", "_held_bytes", "_is_lingering", "_receiving", "_since_s")
 
     def __init__(self, *, app: Any, **kwargs: Any) -> None:
         super().__init__(app=app, **kwargs)
         self._since_s = 0.0  # when the request that is being read began
         self._has_unread = self._is_lingering = False
+        self._receiving: Receiving = app.ctx.darkroom.receiving
+        self._held_bytes = 0  # of the request that is being read
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # Sanic leaves it untyped
         """A client came."""
@@ -55,6 +69,7 @@ class Connection(HttpProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The client has left; one that was refused had no place to give up."""
+        self.release()
         if self.conn_info is not None:
             super().connection_lost(exc)  # type: ignore[no-untyped-call] # Sanic types in parts
 
@@ -64,7 +79,29 @@ class Connection(HttpProtocol):
             return
         if self.http is not None and self.http.stage is Stage.IDLE and not self.recv_buffer:
             self._since_s = time.monotonic()
-        super().data_received(data)
+            self.release()
+        if self.holds(len(data)):
+            super().data_received(data)
+
+    def holds(self, count: int) -> bool:
+        """Whether `count` more bytes of a request that isn't whole may be kept; if not, it is refused with 503."""
+        if self._is_lingering:
+            return False
+        self._held_bytes += count
+        self._receiving.bytes += count
+        if self._receiving.bytes <= self._receiving.limit_bytes or self._held_bytes <= SMALL_BYTES:
+            return True
+        self.release()
+        if self.transport is not None:
+            self.transport.write(FULL)
+        self.leave_unread()
+        self.close()
+        return False
+
+    def release(self) -> None:
+        """Notes that the request is whole, or gone: its bytes are counted elsewhere, or nowhere."""
+        self._receiving.bytes -= self._held_bytes
+        self._held_bytes = 0
 
     def check_timeouts(self) -> None:
         """Sanic's, which comes by every few seconds; ends a request that takes too long to arrive."""

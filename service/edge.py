@@ -17,6 +17,7 @@ from models.errors import quote
 from service import codec
 from service.auth import CHALLENGE, Standing
 from service.call import Call
+from service.connection import Connection
 from service.errors import MAX_QUOTED_CHARS, describe, judge
 from service.form import parse_form
 from service.head import MAX_HEAD_BYTES
@@ -168,8 +169,8 @@ class Edge:
             response = self._options(request, error)
         else:
             response = self._refuse(error)
-        if response.status in {408, 413} and request.stream is not None:
-            request.stream.protocol.leave_unread()  # type: ignore[attr-defined] # Sanic's Http, on a connection of ours
+        if response.status in {408, 413} and (connection := _connection(request)) is not None:
+            connection.leave_unread()
         self._finish(request, response, started_s)
         self._count(_seen(request, "unrouted", response.status, started_s, len(response.body or b"")))
         return response
@@ -189,6 +190,8 @@ class Edge:
         headers.update(self.headers(request.headers.get("x-request-id")))
         if "Server-Timing" not in headers:
             headers["Server-Timing"] = f"total;dur={(time.monotonic() - started_s) * 1000:.3f}"
+        if (connection := _connection(request)) is not None:
+            connection.release()
         if self._lifecycle.is_draining and request.stream is not None:
             request.stream.keep_alive = False  # type: ignore[attr-defined] # Sanic writes the header and closes
 
@@ -202,6 +205,12 @@ class Edge:
             fields = {"route": route, "method": method, "code": code, "duration_ms": round(duration_s * 1000, 3)}
             fields |= {"request_bytes": received, "response_bytes": sent, "client": client}
             _access.info("request", extra={"fields": fields})
+
+
+def _connection(request: Request) -> Connection | None:
+    """The connection that a request came by; None under another server than ours."""
+    protocol = getattr(request.stream, "protocol", None)
+    return protocol if isinstance(protocol, Connection) else None
 
 
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"})

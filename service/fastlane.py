@@ -120,8 +120,7 @@ class FastLane(Connection):
                 data = data[len(self._head.raw) :]
             missing = self._missing
             if len(data) < missing:
-                self._parts.append(data)
-                self._missing -= len(data)
+                self._await_body(data)
                 return
             body = data[:missing]
             if self._parts:
@@ -134,6 +133,14 @@ class FastLane(Connection):
                 return
             if self.transport is None or self.transport.is_closing():
                 return
+
+    def _await_body(self, part: bytes) -> None:
+        """Keeps a part of a body until the rest is there, unless too much is kept for all clients together."""
+        if self.holds(len(part)):
+            self._parts.append(part)
+            self._missing -= len(part)
+        else:
+            self._head, self._parts = None, []
 
     def _read_head(self, data: bytes) -> Head | None:
         """The head of a request that is the lane's; not where the caller may not ask, or doesn't read its answers."""
@@ -151,6 +158,7 @@ class FastLane(Connection):
     def _begin(self, head: Head, body: bytes) -> None:
         """Sends a whole request on its way; it may be answered before this returns."""
         self._is_waiting = True
+        self.release()
         self._started_s = self._darkroom.edge.enter()
         self._received_bytes = len(body)
         self._darkroom.metrics.fast_lane_requests += 1

@@ -76,6 +76,7 @@ class Settings(BaseModel):
     fast_lane: bool = Field(True, description="plain predict requests go past Sanic's request path; off only to compare (measured)")
     max_connections: int = Field(8192, ge=1, description="most connections at once; one more takes the place of an idle one, or gets 503 (guess)")
     read_timeout_ms: float = Field(60_000.0, gt=0, description="time a client has to send a request whole, also byte by byte; then 408 (precedent: nginx gives 60 s for the head)")
+    max_receiving_bytes: int = Field(1 << 30, ge=1 << 20, description="most bytes of all requests that are not whole yet; past it those over 64 KB get 503 (guess)")
     max_body_bytes: int = Field(64 << 20, ge=8192, description="largest request body, also once inflated (guess)")
     compress_answers: bool = Field(False, description="pack answers of 1 KB and more for clients that send Accept-Encoding: gzip or deflate (measured: off, in a fast network packing takes longer than it saves)")
     max_images: int = Field(1024, ge=1, description="most images in one request (guess)")

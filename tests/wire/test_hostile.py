@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import subprocess
 import sys
 from typing import TYPE_CHECKING
@@ -76,6 +77,40 @@ def test_hundreds_of_requests_broken_at_random_end_in_no_5xx_and_no_hang(url: st
     assert tally.failures == []
     assert {kind for kind, _ in tally.statuses} == set(KINDS)
     assert any(status == "200" for _, status in tally.statuses)
+
+
+@pytest.mark.parametrize("how", [b"Content-Length: 700000", b"Transfer-Encoding: chunked"], ids=["length", "chunked"])
+def test_unfinished_bodies_are_bounded_together_and_small_requests_go_on(how: bytes) -> None:
+    head = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\n" + how + b"\r\n\r\n"
+    part = b"927c0\r\n" + bytes(600_000)
+    with running(fake_model(name="default"), max_receiving_bytes=1 << 20) as server:
+        receiving = server.darkroom.receiving
+        with client(server.url) as first, client(server.url) as second:
+            first.send(head + part)
+            second.send(head + part)
+            refused = (
+                second if select.select([first.socket, second.socket], [], [], 60)[0] == [second.socket] else first
+            )
+            answer = refused.answer()
+            assert answer.status == 503
+            assert answer.headers["retry-after"] == "1"
+            good = httpx.post(server.url + "/", content=picture(), headers={"Content-Type": "image/png"})
+            assert good.status_code == 200
+            assert 0 < receiving.bytes <= receiving.limit_bytes
+        while receiving.bytes:  # until the server has seen that both have left
+            httpx.get(server.url + "/health")
+
+
+def test_a_body_that_is_whole_is_counted_no_more() -> None:
+    with running(fake_model(name="default")) as server, client(server.url) as peer:
+        for how in ((), (b"Transfer-Encoding: chunked",)):
+            data = picture(size=(200, 200))
+            head = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\n"
+            body = b"%x\r\n%b\r\n0\r\n\r\n" % (len(data), data) if how else data
+            peer.send(head + (how[0] if how else b"Content-Length: %d" % len(data)) + b"\r\n\r\n")
+            peer.send(body)
+            assert peer.answer().status == 200
+            assert server.darkroom.receiving.bytes == 0
 
 
 def test_good_clients_are_answered_beside_idle_and_trickling_ones(url: str, tmp_path: Path) -> None:
