@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 CONNECTIONS = 64
 TOLERANCE = 1e-3  # of a probability: batches of other sizes add in another order
 SHARES = (0.5, 0.99)
-LATE_S = 60.0  # a version that is not served by then fails the run
+LATE_S = 300.0  # a version that is not served by then fails the run
 
 
 class Ask(NamedTuple):

@@ -3,19 +3,24 @@
 TensorFlow's loader holds the interpreter for long, keeps memory that it took, and can end the process; here it may.
 """
 
+import contextlib
 import os
 import sys
+from pathlib import Path
 from threading import Thread
 
 from models.job import Job
 
 NICENESS = 10  # a tenth of the CPU beside a server that wants all of it (Linux's weights: 110 to 1024)
+OOM_SCORE = Path("/proc/self/oom_score_adj")  # Linux; 1000 is the most
 REFUSED = 3  # exit status: what went out is the reason why it cannot be served
 
 
 def main() -> int:
     """Prepares the job; returns the exit status: 0 or REFUSED."""
     os.nice(NICENESS)
+    with contextlib.suppress(OSError):
+        OOM_SCORE.write_text("1000", "ascii")  # where memory runs out this process goes, not the server
     job = Job.parse(sys.stdin.readline())
     Thread(target=_end_with_parent, daemon=True).start()
     with os.fdopen(os.dup(1), "wb") as out:

@@ -1,6 +1,8 @@
 """Loading through a child process: what it makes, what it refuses, and what becomes of one that dies or hangs."""
 
 import io
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -142,3 +144,10 @@ def test_files_that_change_while_they_are_prepared_are_not_served(tmp_path: Path
     with pytest.raises(LoadFailed, match="changed while"):
         loader(tmp_path / "cache").load(Changing(path, "m", 1))
     assert not (tmp_path / "cache").exists()
+
+
+def test_a_child_whose_parent_is_gone_leaves(built: Callable[[Build], Path]) -> None:
+    job = Job(built(doubles), "m", 1).dump().encode() + b"\n"
+    command = [sys.executable, "-m", "models.child"]
+    ended = subprocess.run(command, input=job, capture_output=True, timeout=PLENTY_S, check=False)  # closes its stdin
+    assert (ended.returncode, ended.stdout) == (1, b"")

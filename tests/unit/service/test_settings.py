@@ -65,11 +65,17 @@ def test_the_effective_settings_show_no_password() -> None:
 
 def test_a_config_file_of_sts_names_its_models(tmp_path: Path) -> None:
     path = tmp_path / "models.json"
+    own = {"model_version_policy": "latest:2", "version_labels": {"stable": 1}}
     entry = {"name": "a", "base_path": "x", "platform": "tensorflow", "session_config": {"allow_growth": True}}
-    path.write_text(json.dumps({"model_config_list": [entry, {"name": "b", "base_path": "y"}]}))
-    models = Settings(model_config_file=path).models
+    path.write_text(json.dumps({"model_config_list": [entry, {"name": "b", "base_path": "y"} | own]}))
+    settings = Settings(model_config_file=path)
+    models = settings.models
+    path.unlink()
+    assert settings.models is models  # it is read once
     assert [model.name for model in models] == ["a", "b"]
     assert models[0].session_config == {"allow_growth": True}
+    assert models[0].model_version_policy is None
+    assert (models[1].model_version_policy, models[1].version_labels) == ("latest:2", {"stable": 1})
 
 
 @pytest.mark.parametrize(
