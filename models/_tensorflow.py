@@ -9,7 +9,13 @@ from typing import Any
 # oneDNN come before TensorFlow reads this.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-import tensorflow as tf
+from models.hiding import hiding
+
+# It imports Keras to register optimizers, and for an old Keras of its own h5py and scipy where they are; serving needs
+# none. Measured: 160 MB of private memory after the import instead of 250, and about half the time. `tf.keras` imports
+# Keras when it is asked for.
+with hiding("keras", "h5py", "scipy"):
+    import tensorflow as tf
 from tensorflow.core.framework import graph_pb2, tensor_pb2
 from tensorflow.core.protobuf import config_pb2, meta_graph_pb2, saved_model_pb2
 from tensorflow.python.framework import convert_to_constants, op_def_registry
@@ -77,6 +83,8 @@ class SessionOptions:
             config.device_count["GPU"] = 0
         config.gpu_options.allow_growth = self.allow_growth
         config.gpu_options.per_process_gpu_memory_fraction = self.per_process_gpu_memory_fraction
+        # A copy of each graph, constants and all, that only debuggers read: 18 MB of EfficientNet-Lite0.
+        config.experimental.disable_output_partition_graphs = True
         return config
 
 

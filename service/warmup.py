@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from models.runner import Engine
 
 MIN_POINT_S = 0.05  # guess: a size is measured again until it took so long, or so often
-MAX_ROUNDS = 11  # the curve's median looks at as many
+MIN_ROUNDS, MAX_ROUNDS = 2, 11  # one time alone may be an outlier; the curve's median looks at 11
+PAST_BEST = 0.97  # guess: a size that does less than this share of the best one's rate is worse, not just noise
 REST = 2.0  # guess: the one that serves has the machine to itself for two thirds of the time
 MAX_TRIED_INFLIGHT = 4  # guess: past it, threads inside TensorFlow do better than calls beside each other
 
@@ -41,6 +42,9 @@ class Point(NamedTuple):
 def warm_up(engine: Engine, samples: Sequence[Rows], *, sizes: Sequence[int], inflight: int = 0) -> Findings:
     """Runs `engine` at each of `sizes`, with each number of calls at once that is worth a try; blocks while it does.
 
+    Where larger batches do worse, the sweep ends: TensorFlow never gives back what the largest call took (measured on
+    EfficientNet-Lite0: 490 MB of private memory for 32 rows twice at once, 60 for 8 rows twice).
+
     Args:
         engine: what to run; every size is run once before it is measured (kernels are made at the first call).
         samples: single rows that the engine takes; none: nothing is run and nothing found.
@@ -52,7 +56,9 @@ def warm_up(engine: Engine, samples: Sequence[Rows], *, sizes: Sequence[int], in
     sizes = sizes if engine.spec.batched else (1,)
     tried = [inflight] if inflight else [n for n in (1, 2, MAX_TRIED_INFLIGHT) if n <= usable_cores()]
     batches = {size: join([samples[i % len(samples)] for i in range(size)]) for size in sizes}
-    points = [point for calls in tried for point in _sweep(engine, batches, calls)]
+    points: list[Point] = []
+    for calls in tried:
+        points += _sweep(engine, {size: batches[size] for size in _sizes_for(calls, sizes, points)}, calls)
     chosen = inflight or choose_inflight(points).inflight
     return Findings(chosen, tuple((p.images, p.seconds) for p in points if p.inflight == chosen))
 
@@ -62,6 +68,8 @@ def warm_up_gently(
 ) -> Findings:
     """Runs `engine` at each of `sizes` beside one that serves: twice each, and never for more than a third of the time.
 
+    As in `warm_up`, it ends where larger batches do worse.
+
     Args:
         engine: as for `warm_up`.
         samples: as for `warm_up`.
@@ -69,7 +77,7 @@ def warm_up_gently(
         inflight: the calls at once to have, since none is tried here.
         sleep: what waits between the calls.
     """
-    seeds = []
+    seeds: list[tuple[int, float]] = []
     for size in sorted(sizes) if engine.spec.batched else (1,):
         if samples:
             rows = join([samples[i % len(samples)] for i in range(size)])
@@ -77,6 +85,8 @@ def warm_up_gently(
                 (seconds,) = _time_calls(engine, rows, 1)
                 sleep(REST * seconds)
             seeds.append((size, seconds))
+            if is_past_best([images / max(taken_s, 1e-9) for images, taken_s in seeds]):
+                break
     return Findings(inflight, tuple(seeds))
 
 
@@ -85,22 +95,41 @@ def sweep_sizes(max_batch_images: int, allowed: Sequence[int] = ()) -> tuple[int
     return tuple(allowed) or size_classes(max_batch_images)
 
 
+def _sizes_for(inflight: int, sizes: Sequence[int], points: Sequence[Point]) -> list[int]:
+    """The sizes to run with `inflight` calls at once, after `points` of fewer calls.
+
+    Where those ended early, calls that together hold more rows than the largest one alone would do worse still.
+    """
+    largest = max((point.images for point in points), default=max(sizes))
+    return [size for size in sizes if largest == max(sizes) or size * inflight <= largest]
+
+
 def _sweep(engine: Engine, batches: dict[int, Rows], inflight: int) -> list[Point]:
-    """Each size measured with `inflight` threads at work on it."""
-    points = []
+    """Each size measured with `inflight` threads at work on it, until two sizes in a row are past the best one."""
+    points: list[Point] = []
+    rates: list[float] = []
     with ThreadPoolExecutor(inflight, thread_name_prefix="warm-up") as threads:
         for size, rows in batches.items():
             started_s = time.monotonic()
             engine.run(rows)
             rounds = _rounds(time.monotonic() - started_s)
-            for times in threads.map(_time_calls, [engine] * inflight, [rows] * inflight, [rounds] * inflight):
-                points += [Point(inflight, size, seconds) for seconds in times]
+            each = threads.map(_time_calls, [engine] * inflight, [rows] * inflight, [rounds] * inflight)
+            times = [seconds for found in each for seconds in found]
+            points += [Point(inflight, size, seconds) for seconds in times]
+            rates.append(inflight * size / max(min(times), 1e-9))
+            if is_past_best(rates):
+                break
     return points
+
+
+def is_past_best(rates: Sequence[float]) -> bool:
+    """Whether the last two of these rates, of rising sizes, are both worse than the best one before them."""
+    return len(rates) > 2 and max(rates[-2:]) < PAST_BEST * max(rates[:-2])
 
 
 def _rounds(first_s: float) -> int:
     """How often to measure a size whose first call took `first_s`."""
-    return max(1, min(MAX_ROUNDS, int(MIN_POINT_S / max(first_s, 1e-6))))
+    return max(MIN_ROUNDS, min(MAX_ROUNDS, int(MIN_POINT_S / max(first_s, 1e-6))))
 
 
 def _time_calls(engine: Engine, rows: Rows, rounds: int) -> list[float]:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import pytest
+
 from models.fake import EchoEngine, SlowEngine
 from models.rows import Rows
 from service.warmup import REST, sweep_sizes, warm_up, warm_up_gently
@@ -55,3 +57,56 @@ def test_without_samples_nothing_is_run() -> None:
 def test_the_sizes_are_those_allowed_or_those_that_the_curve_tells_apart() -> None:
     assert sweep_sizes(32, (8, 32)) == (8, 32)
     assert sweep_sizes(8) == (1, 2, 3, 4, 6, 8)
+
+
+class Costly(Recorder):
+    """Takes `seconds[n]` of a clock that stands still otherwise; a size that isn't listed takes 1 s a row."""
+
+    def __init__(self, clock: list[float], seconds: dict[int, float]) -> None:
+        super().__init__()
+        self._clock, self._seconds = clock, seconds
+
+    def run(self, rows: Rows) -> Rows:
+        self._clock[0] += self._seconds.get(len(rows), float(len(rows)))
+        return super().run(rows)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    now = [0.0]
+    monkeypatch.setattr("service.warmup.time.monotonic", lambda: now[0])
+    return now
+
+
+# Rows a second: 1, 1.25, 1.6, then worse and worse.
+BENT = {1: 1.0, 2: 1.6, 4: 2.5, 8: 6.0, 16: 14.0, 32: 30.0}
+
+
+def test_sizes_past_the_best_one_are_left_alone(clock: list[float]) -> None:
+    engine = Costly(clock, BENT)
+    findings = warm_up(engine, SAMPLES, sizes=tuple(BENT), inflight=1)
+    assert set(engine.sizes) == {1, 2, 4, 8, 16}
+    assert {images for images, _ in findings.seeds} == {1, 2, 4, 8, 16}
+
+
+def test_beside_one_that_serves_they_are_left_alone_too(clock: list[float]) -> None:
+    engine = Costly(clock, BENT)
+    warm_up_gently(engine, SAMPLES, sizes=tuple(BENT), inflight=2, sleep=lambda _: None)
+    assert set(engine.sizes) == {1, 2, 4, 8, 16}
+
+
+def test_one_worse_size_is_not_past_the_best(clock: list[float]) -> None:
+    engine = Costly(clock, BENT | {8: 9.0, 16: 8.0, 32: 15.0})
+    warm_up(engine, SAMPLES, sizes=tuple(BENT), inflight=1)
+    assert max(engine.sizes) == 32
+
+
+def test_calls_at_once_hold_no_more_rows_together_than_the_largest_alone(
+    clock: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.warmup.usable_cores", lambda: 2)
+    engine = Costly(clock, BENT)
+    findings = warm_up(engine, SAMPLES, sizes=tuple(BENT))
+    alone = engine.sizes.index(16) + 1 + 2  # its first call and the two that count
+    assert max(engine.sizes[alone:]) <= 8
+    assert findings.inflight in {1, 2}
