@@ -81,7 +81,7 @@ class Servable:
         self._runners.append(runner)
         batcher = Batcher(
             runner,
-            _limits(settings, findings.inflight * len(engines)),
+            _limits(settings, findings, devices=len(engines)),
             is_client_fault=lambda error: settings.isolation and isinstance(error, InvalidInput),
             observer=self._metrics,
             slo_s=EDGE_SHARE * settings.slo_ms / 1000 or None,
@@ -148,15 +148,16 @@ def _picture_hash(payload: object, row: int) -> Hashable:
     return hash(picture), len(picture), payload.asked
 
 
-def _limits(settings: Settings, inflight: int) -> Limits:
-    """The scheduler's limits out of the settings."""
+def _limits(settings: Settings, findings: Findings, *, devices: int) -> Limits:
+    """The scheduler's limits out of the settings; no batch is larger than what the warm-up found worth a run."""
+    largest = findings.ended_at or settings.max_batch_images
     return Limits(
-        max_batch_images=settings.max_batch_images,
+        max_batch_images=largest,
         max_batch_bytes=settings.max_batch_bytes,
         max_batch_pixels=settings.max_batch_pixels,
         max_queue_images=settings.max_queue_images,
         max_queue_bytes=settings.max_queue_bytes,
-        allowed_batch_sizes=settings.allowed_batch_sizes,
-        max_inflight_batches=inflight,
+        allowed_batch_sizes=tuple(size for size in settings.allowed_batch_sizes if size <= largest),
+        max_inflight_batches=findings.inflight * devices,
         linger_s=settings.batch_linger_ms / 1000,
     )

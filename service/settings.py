@@ -59,7 +59,7 @@ class Settings(BaseModel):
     intra_op_threads: int = Field(0, ge=0, description="threads inside one TensorFlow op; 0 takes the cores that affinity and the container allow (precedent)")
     inter_op_threads: int = Field(-1, ge=-1, description="TensorFlow ops that run at once; -1 runs them in the calling thread, 0 lets TensorFlow choose (measured)")
 
-    max_batch_images: int = Field(32, ge=1, description="most images in one engine call; the scheduler looks for the best size below it (guess)")
+    max_batch_images: int = Field(32, ge=1, description="most images in one engine call, fewer where the warm-up sees larger ones do worse; the scheduler looks for the best size below it (guess)")
     max_batch_bytes: int = Field(64 << 20, ge=1, description="most encoded bytes in one engine call (guess)")
     max_batch_pixels: int = Field(200_000_000, ge=1, description="most decoded pixels in one engine call: about 600 MB of RGB bytes (guess)")
     allowed_batch_sizes: Numbers = Field((), description="comma-separated sizes to pad a batch up to; empty: no padding (precedent: TF Serving)")

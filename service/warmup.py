@@ -25,10 +25,14 @@ MAX_TRIED_INFLIGHT = 4  # guess: past it, threads inside TensorFlow do better th
 
 
 class Findings(NamedTuple):
-    """What the sweep found: the calls to have at once, and `(images, seconds)` of each call with that many."""
+    """What the sweep found: the calls to have at once, and `(images, seconds)` of each call with that many.
+
+    `ended_at` is the size at which it ended since larger ones do worse; None: it ran all of them.
+    """
 
     inflight: int = 1
     seeds: tuple[tuple[int, float], ...] = ()
+    ended_at: int | None = None
 
 
 class Point(NamedTuple):
@@ -42,8 +46,8 @@ class Point(NamedTuple):
 def warm_up(engine: Engine, samples: Sequence[Rows], *, sizes: Sequence[int], inflight: int = 0) -> Findings:
     """Runs `engine` at each of `sizes`, with each number of calls at once that is worth a try; blocks while it does.
 
-    Where larger batches do worse, the sweep ends: TensorFlow never gives back what the largest call took (measured on
-    EfficientNet-Lite0: 490 MB of private memory for 32 rows twice at once, 60 for 8 rows twice).
+    Where larger batches do worse the sweep ends, and the caller should make none: TensorFlow never gives back what the
+    largest call took (measured on EfficientNet-Lite0: 490 MB of private memory for 32 rows twice at once, 120 for 8).
 
     Args:
         engine: what to run; every size is run once before it is measured (kernels are made at the first call).
@@ -60,7 +64,8 @@ def warm_up(engine: Engine, samples: Sequence[Rows], *, sizes: Sequence[int], in
     for calls in tried:
         points += _sweep(engine, {size: batches[size] for size in _sizes_for(calls, sizes, points)}, calls)
     chosen = inflight or choose_inflight(points).inflight
-    return Findings(chosen, tuple((p.images, p.seconds) for p in points if p.inflight == chosen))
+    seeds = tuple((point.images, point.seconds) for point in points if point.inflight == chosen)
+    return Findings(chosen, seeds, _ended_at(sizes, [point.images for point in points]))
 
 
 def warm_up_gently(
@@ -78,16 +83,17 @@ def warm_up_gently(
         sleep: what waits between the calls.
     """
     seeds: list[tuple[int, float]] = []
-    for size in sorted(sizes) if engine.spec.batched else (1,):
+    sizes = sorted(sizes) if engine.spec.batched else (1,)
+    for size in sizes:
         if samples:
             rows = join([samples[i % len(samples)] for i in range(size)])
             for _ in range(2):  # kernels are made at the first call
                 (seconds,) = _time_calls(engine, rows, 1)
                 sleep(REST * seconds)
             seeds.append((size, seconds))
-            if is_past_best([images / max(taken_s, 1e-9) for images, taken_s in seeds]):
+            if seconds > MIN_POINT_S and is_past_best([images / taken_s for images, taken_s in seeds]):
                 break
-    return Findings(inflight, tuple(seeds))
+    return Findings(inflight, tuple(seeds), _ended_at(sizes, [images for images, _ in seeds]))
 
 
 def sweep_sizes(max_batch_images: int, allowed: Sequence[int] = ()) -> tuple[int, ...]:
@@ -117,7 +123,7 @@ def _sweep(engine: Engine, batches: dict[int, Rows], inflight: int) -> list[Poin
             times = [seconds for found in each for seconds in found]
             points += [Point(inflight, size, seconds) for seconds in times]
             rates.append(inflight * size / max(min(times), 1e-9))
-            if is_past_best(rates):
+            if min(times) > MIN_POINT_S and is_past_best(rates):  # quicker calls are cheap, and mostly noise
                 break
     return points
 
@@ -125,6 +131,11 @@ def _sweep(engine: Engine, batches: dict[int, Rows], inflight: int) -> list[Poin
 def is_past_best(rates: Sequence[float]) -> bool:
     """Whether the last two of these rates, of rising sizes, are both worse than the best one before them."""
     return len(rates) > 2 and max(rates[-2:]) < PAST_BEST * max(rates[:-2])
+
+
+def _ended_at(sizes: Sequence[int], ran: Sequence[int]) -> int | None:
+    """The largest size that ran, where there were larger ones to run."""
+    return max(ran) if ran and max(ran) < max(sizes) else None
 
 
 def _rounds(first_s: float) -> int:

@@ -87,11 +87,19 @@ def test_sizes_past_the_best_one_are_left_alone(clock: list[float]) -> None:
     findings = warm_up(engine, SAMPLES, sizes=tuple(BENT), inflight=1)
     assert set(engine.sizes) == {1, 2, 4, 8, 16}
     assert {images for images, _ in findings.seeds} == {1, 2, 4, 8, 16}
+    assert findings.ended_at == 16
+
+
+def test_calls_too_quick_to_judge_are_all_run(clock: list[float]) -> None:
+    engine = Costly(clock, {size: seconds / 1000 for size, seconds in BENT.items()})
+    assert warm_up(engine, SAMPLES, sizes=tuple(BENT), inflight=1).ended_at is None
+    assert max(engine.sizes) == 32
 
 
 def test_beside_one_that_serves_they_are_left_alone_too(clock: list[float]) -> None:
     engine = Costly(clock, BENT)
-    warm_up_gently(engine, SAMPLES, sizes=tuple(BENT), inflight=2, sleep=lambda _: None)
+    findings = warm_up_gently(engine, SAMPLES, sizes=tuple(BENT), inflight=2, sleep=lambda _: None)
+    assert findings.ended_at == 16
     assert set(engine.sizes) == {1, 2, 4, 8, 16}
 
 
