@@ -142,11 +142,12 @@ def jsonable(column: np.ndarray[Any, Any] | list[bytes]) -> object:
     """A column as orjson writes it: arrays as they are, bytes as text, bfloat16 as float32."""
     if isinstance(column, list):
         return [_text(item) for item in column]
-    if column.dtype == object:
+    kind = column.dtype.kind
+    if kind == "O":
         return np.vectorize(_text, otypes=[object])(column).tolist() if column.size else column.tolist()
-    if column.dtype.kind == "V":  # bfloat16 and the float8 kinds are numpy extension types that orjson doesn't know
+    if kind == "V":  # bfloat16 and the float8 kinds are numpy extension types that orjson doesn't know
         column = column.astype(np.float32)
-    if column.dtype.kind == "c":
+    if kind == "c":
         raise CodecError("a complex output has no form in JSON")
     return np.ascontiguousarray(column) if column.ndim else column[()]  # .item() would print a float32 as a double
 

@@ -44,6 +44,7 @@ class FastLane(Connection):
         "_darkroom",
         "_head",
         "_is_waiting",
+        "_last",
         "_missing",
         "_parts",
         "_received_bytes",
@@ -54,6 +55,7 @@ class FastLane(Connection):
         super().__init__(app=app, **kwargs)
         self._darkroom: Darkroom = app.ctx.darkroom
         self._head: Head | None = None
+        self._last: Head | None = None  # to begin with this one is to be alike
         self._parts: list[bytes] = []
         self._missing = 0
         self._is_waiting = False
@@ -144,9 +146,10 @@ class FastLane(Connection):
 
     def _read_head(self, data: bytes) -> Head | None:
         """The head of a request that is the lane's; not where the caller may not ask, or doesn't read its answers."""
-        head = self._darkroom.heads.read(data) if self._can_write.is_set() else None
+        head = self._darkroom.heads.read(data, self._last) if self._can_write.is_set() else None
         if head is None or not self._darkroom.edge.allows(head.headers.get("authorization")):
             return None
+        self._last = head
         return head
 
     def _keep(self, data: bytes) -> None:

@@ -76,3 +76,14 @@ def test_the_client_says_whether_the_connection_stays(first: str, line: str, is_
 )
 def test_what_is_not_plain_is_not_read(data: bytes) -> None:
     assert READER.read(data) is None
+
+
+def test_a_head_that_repeats_the_last_one_to_the_byte_is_the_last_one() -> None:
+    raw = _head("Content-Length: 7", "X-Request-Id: a")
+    last = READER.read(raw)
+    assert last is not None
+    assert READER.read(raw + b"0123456", last) is last
+    other = READER.read(_head("Content-Length: 7", "X-Request-Id: b"), last)
+    assert other is not None
+    assert other.headers["x-request-id"] == "b"
+    assert READER.read(raw[:-1], last) is None
