@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, cast
 
 import httpx
@@ -62,7 +62,8 @@ def running(*models: LoadedModel, **settings: Any) -> Iterator[Server]:
     try:
         yield server
     finally:
-        server.loop.call_soon_threadsafe(server.stop)
+        with suppress(RuntimeError):  # the test has stopped it, and its loop is closed
+            server.loop.call_soon_threadsafe(server.stop)
         thread.join(START_TIMEOUT_S)
     if not started.empty():
         raise cast("BaseException", started.get())
