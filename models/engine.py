@@ -15,7 +15,7 @@ from models.loaded import LoadedModel
 from models.original import Original, open_original
 from models.placement import Device, place, resolve
 from models.prepare import prepare
-from models.rewriting import open_session
+from models.rewriting import BF16, open_session
 from models.runner import Engine
 from models.saved_model import read_meta_graph
 from models.session import SessionEngine, clean
@@ -32,6 +32,7 @@ def load_model(
     inter_op_threads: int = 0,
     session_config: Mapping[str, Any] | None = None,
     device: str = "auto",
+    max_drift: float | None = None,
 ) -> LoadedModel:
     """The SavedModel at `path`, rewritten, verified and ready, all in this process; blocks for seconds.
 
@@ -42,12 +43,22 @@ def load_model(
         intra_op_threads: threads inside an op; 0: one a core. See SessionOptions.
         inter_op_threads: threads for ops beside each other; 0: one a core, -1: none, the calling thread runs them.
         session_config: Simple TensorFlow Serving's four session settings; they win.
+        max_drift: how far bfloat16 may move an output; None: it is not used.
         device: where it runs: `auto`, `cpu`, `cpu:N`, `gpu` or `gpu:0,1`; see models/placement.py.
 
     Raises:
         LoadFailed: it cannot be served; the message says why and names no path.
     """
-    job = Job(path, name, version, intra_op_threads, inter_op_threads, dict(session_config or {}), device=device)
+    job = Job(
+        path,
+        name,
+        version,
+        intra_op_threads,
+        inter_op_threads,
+        dict(session_config or {}),
+        device=device,
+        max_drift=max_drift,
+    )
     return open_job(prepare_job(job), job)
 
 
@@ -74,7 +85,8 @@ def open_job(artifact: Artifact, job: Job) -> LoadedModel:
 
 
 def _options(job: Job) -> SessionOptions:
-    return SessionOptions(job.intra_op_threads, job.inter_op_threads).with_session_config(job.session_config)
+    options = SessionOptions(job.intra_op_threads, job.inter_op_threads).with_session_config(job.session_config)
+    return options if job.max_drift is None else replace(options, bf16=True, max_drift=job.max_drift)
 
 
 @contextmanager
@@ -97,6 +109,8 @@ def open_artifact(
     what keeps state must be one.
     """
     specs = artifact.spec.signatures
+    rounds = any(report.name == BF16 and report.applied for reports in artifact.passes.values() for report in reports)
+    options = replace(options, bf16=rounds)
     left = {name: spec for name, spec in specs.items() if name not in artifact.bindings}
     sessions = {str(device): _session_on(device, artifact, options) for device in devices} if artifact.graph else {}
     original: Original | None = None

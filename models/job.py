@@ -27,6 +27,7 @@ class Job:
     inter_op_threads: int = 0
     session_config: dict[str, Any] = field(default_factory=dict)
     custom_op_paths: tuple[Path, ...] = ()
+    max_drift: float | None = None  # bfloat16 is tried, and may move an output by so much
     device: str = "auto"  # see models/placement.py; the artifact is the same for all
 
     def dump(self) -> str:

@@ -14,6 +14,7 @@ from models.artifact import Artifact
 from models.errors import LoadFailed
 from models.examples import float_features
 from models.original import open_original
+from models.precision import try_bf16
 from models.reach import reach
 from models.recorded import recorded_rows
 from models.rewrite import PASSES, Pass
@@ -49,7 +50,7 @@ def prepare(
         key: replace(judge_batching(find_wire(spec, graph_def), reaches[key]), float_features=floats)
         for key, spec in specs.items()
     }
-    original = open_original(path, meta_graph, specs, options)
+    original = open_original(path, meta_graph, specs, replace(options, bf16=False))
     rewriting = Rewriting(original, specs, reaches, options, passes)
     try:
         unseen = {key for key, each in reaches.items() if each.stateful}
@@ -61,6 +62,8 @@ def prepare(
         specs = {key: rewriting.prove_row_wise(spec, samples[key]) for key, spec in specs.items()}
         for each in specs.values():
             rewriting.add_screen(each, samples[each.name])
+        if options.bf16:
+            try_bf16(rewriting, specs, samples, options)
         spec = ModelSpec(name, version, specs, labels=read_labels(path), refused=refused)
         return Artifact(spec, path, rewriting.serialized(), rewriting.bindings, rewriting.reports(), samples)
     finally:

@@ -18,7 +18,7 @@ from models.verify import difference, misjudges, not_row_wise
 from models.wire import unbatched
 
 _log = logging.getLogger("darkroom.models")
-FREEZE, SCREEN = "freeze", "screen"
+FREEZE, SCREEN, BF16 = "freeze", "screen", "bf16"
 
 
 class Rewriting:
@@ -43,6 +43,7 @@ class Rewriting:
         self._frozen: Any = None
         self._dropped: dict[str, dict[str, str]] = {name: {} for name in specs}  # signature → pass → reason
         self._applied: dict[str, list[str]] = {name: [] for name in specs}
+        self._notes: dict[tuple[str, str], str] = {}  # signature, pass → what it did
         self._graph: Any = None
         self._session: Any = None
         self._engines: dict[str, Engine] = {}  # those of the graph as it stands; making one costs an optimisation of it
@@ -120,6 +121,20 @@ class Rewriting:
         """What each pass came to, by signature."""
         return {name: tuple(self._report(name, each) for each in self._names()) for name in self._specs}
 
+    @property
+    def graph(self) -> Any:
+        """The rewritten GraphDef; None where every signature went back to the original."""
+        return self._graph
+
+    def note(self, name: str, each: str, what: str) -> None:
+        """A pass outside the graph is in force for a signature, and what it did."""
+        self._applied[name].append(each)
+        self._notes[name, each] = what
+
+    def refuse(self, name: str, each: str, reason: str) -> None:
+        """A pass outside the graph is not in force for a signature."""
+        self._drop(name, each, reason)
+
     def serialized(self) -> bytes:
         """The rewritten GraphDef; empty where every signature went back to the original."""
         return b"" if self._graph is None else bytes(self._graph.SerializeToString(deterministic=True))
@@ -132,11 +147,12 @@ class Rewriting:
             session.close()
 
     def _names(self) -> list[str]:
-        return [FREEZE, *(name for name, _ in self._passes), SCREEN]
+        asked = [BF16] if self._options.bf16 else []
+        return [FREEZE, *(name for name, _ in self._passes), SCREEN, *asked]
 
     def _report(self, name: str, each: str) -> PassReport:
         if each in self._applied[name]:
-            return PassReport(each, applied=True)
+            return PassReport(each, applied=True, reason=self._notes.get((name, each), ""))
         return PassReport(each, applied=False, reason=self._dropped[name].get(each, "the graph is not frozen"))
 
     def _freeze(self) -> None:
@@ -173,7 +189,7 @@ class Rewriting:
                     self._applied[name].append(each)
         self._graph = graph
         try:
-            self._session = open_session(graph, self._options)
+            self._session = open_session(graph, replace(self._options, bf16=False))
         except Exception as err:  # noqa: BLE001 - a wrong rewrite may fail in any way
             return dict.fromkeys(self.bindings, f"TensorFlow refuses the graph: {clean(str(err))}")
         return {}

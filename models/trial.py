@@ -183,8 +183,7 @@ def _engine(subject: Subject, way: Way) -> _Caller:
     if engine is None:
         raise UnknownSignature(subject.signature, list(model.engines))
     rows = _single_rows(engine.spec, subject.pictures) or model.samples.get(subject.signature, ())
-    if not rows:
-        raise LoadFailed("no generated row is one that it takes, so there is nothing to time it with")
+    rows = rows or _untried_rows(engine.spec, subject.path)
     return _Caller(Story(engine.spec, engine.passes, rows), lambda batch: lambda: engine.run(batch))
 
 
@@ -209,6 +208,22 @@ def _plain(subject: Subject) -> _Caller:
         return lambda: Rows({name: unfeed(np.asarray(value.numpy())) for name, value in function(**tensors).items()})
 
     return _Caller(subject.story, prepare)
+
+
+def _untried_rows(spec: SignatureSpec, path: Path) -> tuple[Rows, ...]:
+    """The likeliest rows for a signature that is not run at load: it keeps state, which ends with this process."""
+    from models._tensorflow import SessionOptions  # noqa: PLC0415 - as above
+    from models.samples import PictureMaker, candidates  # noqa: PLC0415 - as above
+    from models.saved_model import read_meta_graph  # noqa: PLC0415 - as above
+
+    pictures = PictureMaker(SessionOptions())
+    try:
+        found = next(candidates(spec, read_meta_graph(path).graph_def, pictures), [])
+    finally:
+        pictures.close()
+    if not found:
+        raise LoadFailed("no row could be generated that it may take, so there is nothing to time it with")
+    return tuple(found)
 
 
 def _single_rows(spec: SignatureSpec, pictures: Sequence[bytes]) -> tuple[Rows, ...]:

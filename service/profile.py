@@ -84,8 +84,8 @@ def _profile(parsed: argparse.Namespace) -> None:
         sizes, inflights = _grid(parsed, cores, is_batched=story.spec.batched)
         print(f"{name} version {version}, signature {parsed.signature!r}, {cores} cores")
         print(_passes(story))
+        differences = _differences(trials, sizes)  # before all else: a model that counts its calls is still at zero
         points = _measure(trials, sizes, inflights, parsed.seconds)
-        differences = _differences(trials, sizes)
     chosen = choose(points)
     print(_advice(points, chosen))
     for images, difference in differences.items():
@@ -101,8 +101,8 @@ def _profile(parsed: argparse.Namespace) -> None:
 
 def _grid(parsed: argparse.Namespace, cores: int, *, is_batched: bool) -> tuple[Sequence[int], Sequence[int]]:
     """The batch sizes and the numbers of calls at once to try."""
-    sizes = parsed.sizes or sweep_sizes(parsed.max_batch_images)
-    return sizes if is_batched else (1,), parsed.inflight or [calls for calls in (1, 2, 4) if calls <= cores]
+    sizes = parsed.sizes or (sweep_sizes(parsed.max_batch_images) if is_batched else (1,))
+    return sizes, parsed.inflight or [calls for calls in (1, 2, 4) if calls <= cores]
 
 
 def _measure(trials: Sequence[Trial], sizes: Sequence[int], inflights: Sequence[int], seconds: float) -> list[Point]:

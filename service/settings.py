@@ -56,6 +56,8 @@ class Settings(BaseModel):
     max_cache_bytes: int = Field(4 << 30, ge=0, description="what --cache_dir may hold; the least used go first (guess)")
     load_timeout_ms: float = Field(600_000.0, gt=0, description="how long the process that prepares a version may take (guess)")
     device: str = Field("auto", pattern=r"^(auto|cpu(:[1-9][0-9]?)?|gpu(:[0-9]+(,[0-9]+)*)?)$", description="where models run: auto (every GPU, else the CPU), cpu, gpu, gpu:0,1; an engine on each; cpu:N makes N logical devices, for tests (precedent)")
+    precision: Literal["fp32", "bf16"] = Field("fp32", description="bf16: convolutions in bfloat16 where the CPU has it; lossy, tried at load, refused past --max_drift (measured: 0.1 in one model)")
+    max_drift: float = Field(0.05, ge=0, description="how far --precision=bf16 may move any float of an answer to the warm-up rows (guess)")
     intra_op_threads: int = Field(0, ge=0, description="threads inside one TensorFlow op; 0 takes the cores that affinity and the container allow (precedent)")
     inter_op_threads: int = Field(-1, ge=-1, description="TensorFlow ops that run at once; -1 runs them in the calling thread, 0 lets TensorFlow choose (measured)")
 

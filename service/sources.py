@@ -60,6 +60,7 @@ class Sources:
             inter_op_threads=self._settings.inter_op_threads,
             session_config=entry.session_config,
             custom_op_paths=tuple(map(Path, entry.custom_op_paths)),
+            max_drift=self._settings.max_drift if self._settings.precision == "bf16" else None,
             device=self._settings.device,
         )
 

@@ -1,0 +1,92 @@
+"""bfloat16: tried at load, its drift reported, refused where it moves an answer too far."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from models._tensorflow import SessionOptions, tf
+from models.engine import load_model
+from models.precision import try_bf16
+from models.reach import Reach
+from models.rewriting import Rewriting
+from models.rows import Rows
+from models.runner import PassReport
+from models.session import Binding, SessionEngine
+from models.spec import SignatureSpec, TensorSpec
+from tests import savedmodels
+from tests.unit.models.conftest import Build
+
+Built = Callable[[Build], Path]
+
+
+def report(path: Path, max_drift: float | None) -> PassReport:
+    model = load_model(path, name="m", version=1, max_drift=max_drift)
+    last = model.engines["serving_default"].passes[-1]
+    model.close()
+    return last
+
+
+def test_bfloat16_is_in_force_with_its_drift_told(built: Built) -> None:
+    name, applied, reason = report(built(savedmodels.classic), 1.0)
+    assert (name, applied) == ("bf16", True)
+    assert reason.startswith("it moves an output by ")
+
+
+def test_bfloat16_is_not_even_tried_unless_it_is_asked_for(built: Built) -> None:
+    assert report(built(savedmodels.classic), None).name == "screen"
+
+
+def test_a_graph_that_is_not_rewritten_has_no_bfloat16(built: Built) -> None:
+    name, applied, reason = report(built(savedmodels.table), 1.0)
+    assert (name, applied, reason) == ("bf16", False, "the graph is not frozen")
+
+
+class Frozen:
+    """A SavedModel that is a frozen graph already."""
+
+    def __init__(self, engine: SessionEngine, graph_def: Any, binding: Binding) -> None:
+        self._engine = engine
+        self._frozen = graph_def, binding
+
+    def engine(self, spec: SignatureSpec, passes: tuple[PassReport, ...] = ()) -> SessionEngine:
+        del spec, passes
+        return self._engine
+
+    def freeze(self, specs: Mapping[str, SignatureSpec]) -> tuple[Any, dict[str, Binding]]:
+        graph_def, binding = self._frozen
+        return graph_def, dict.fromkeys(specs, binding)
+
+    def close(self) -> None: ...
+
+
+@pytest.mark.parametrize(("max_drift", "applied"), [(0.0, False), (1e6, True)])
+def test_what_moves_an_answer_past_the_limit_is_refused_and_named(
+    max_drift: float,
+    applied: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with tf.Graph().as_default() as graph:
+        x = tf.compat.v1.placeholder(tf.float32, [None, 4], name="x")
+        tf.identity(x * 3.0, name="y")
+    binding = Binding({"x": "x:0"}, {"y": "y:0"})
+    spec = SignatureSpec("s", (TensorSpec("x", "float32", (None, 4)),), (TensorSpec("y", "float32", (None, 4)),))
+    options = SessionOptions(bf16=True, max_drift=max_drift)
+    engine = SessionEngine(spec, tf.compat.v1.Session(graph=graph), binding)
+    rewriting = Rewriting(Frozen(engine, graph.as_graph_def(), binding), {"s": spec}, {"s": Reach()}, options, ())
+    samples = {"s": [Rows({"x": np.full((1, 4), seed + 1.0, np.float32)}) for seed in range(3)]}
+    rewriting.settle(samples)
+
+    class Rounded(SessionEngine):
+        def run(self, rows: Rows) -> Rows:
+            return Rows({name: np.asarray(column) + 0.25 for name, column in super().run(rows).columns.items()})
+
+    monkeypatch.setattr("models.precision.SessionEngine", Rounded)  # a CPU without bfloat16 moves nothing
+    try_bf16(rewriting, {"s": spec}, samples, options)
+    found = rewriting.reports()["s"][-1]
+    assert (found.name, found.applied) == ("bf16", applied)
+    assert "0.25" in found.reason
+    assert ("over --max_drift=0" in found.reason) is not applied
+    rewriting.close()
