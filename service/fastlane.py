@@ -97,13 +97,14 @@ class FastLane(Connection):
         """
         if self._is_waiting:
             self._time = time.monotonic()
-        elif self._head is not None:
-            last_s, sent = self._time, (self._head.raw, *self._parts)
-            self._head = None
-            self._parts = []
-            super().data_received(b"".join(sent))
-            self._time = last_s
-        super().check_timeouts()
+        if self._is_waiting or self._head is None:
+            super().check_timeouts()
+            return
+        since_s, last_s, sent = self._since_s, self._time, (self._head.raw, *self._parts)
+        self._head, self._parts = None, []
+        super().data_received(b"".join(sent))
+        self._since_s, self._time = since_s, last_s
+        self.loop.call_soon(super().check_timeouts)  # once Sanic has looked at it
 
     def _is_sanics(self) -> bool:
         """Whether Sanic has bytes of this connection, or is not done with those it had."""
@@ -138,6 +139,8 @@ class FastLane(Connection):
 
     def _await_body(self, part: bytes) -> None:
         """Keeps a part of a body until the rest is there, unless too much is kept for all clients together."""
+        if not self._parts:
+            self._since_s = self._time
         if self.holds(len(part)):
             self._parts.append(part)
             self._missing -= len(part)

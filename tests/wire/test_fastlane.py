@@ -299,6 +299,12 @@ def test_a_client_that_is_slow_to_send_is_left_to_sanic_and_its_time_limits() ->
             assert not _on_loop(server, FastLane.close_if_idle)
             peer.send(request[cut:])
             assert digest(peer.answer()) == crc32(picture(15))
+        peer.send(request[:-1])
+        while not _on_loop(server, lambda lane: lane._head is not None):
+            pass
+        _on_loop(server, _make_old)
+        _on_loop(server, FastLane.check_timeouts)
+        assert peer.answer().status == 408
         assert metric(server.url, FAST) == 0
 
 
@@ -354,5 +360,6 @@ def _on_loop(server: Server, act: Callable[[FastLane], T]) -> T:
 
 
 def _make_old(lane: FastLane) -> None:
-    """Lets the last byte have come an hour ago."""
+    """Lets the first and the last byte have come an hour ago."""
     lane._time -= 3600
+    lane._since_s -= 3600
