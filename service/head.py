@@ -49,7 +49,7 @@ class HeadReader:
         """The head that `data` begins with; None where it isn't one of a plain predict request, whole and well-formed.
 
         `last` is the one that came before on the connection: most clients repeat it to the byte, and then it is read
-        by comparing (measured: 0.2 us where parsing takes 3.8).
+        by comparing (measured: 0.15 us where parsing takes 3.7).
 
         Plain: a POST to a path that a dialect predicts at, HTTP/1.1 or 1.0, with a body within the limit, its length
         told beforehand, and nothing to negotiate. httptools is strict: what smuggles requests isn't well-formed to it.
