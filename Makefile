@@ -8,7 +8,7 @@ PORT ?= 8500
 ROUNDS ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help serve models test check format lint types fast coverage docs hostile clean requirements bench
+.PHONY: help serve models test check format lint types fast coverage docs hostile clean requirements bench load
 
 help:  ## what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,6 +39,9 @@ coverage: $(VENV)/dev.done  ## the scheduler's tests must take every branch of b
 	$(BIN)/coverage run --source=batching --branch -m pytest -q tests/unit/batching \
 	  tests/property/test_driver.py tests/property/test_queue_machine.py tests/property/test_isolation_bounds.py
 	$(BIN)/coverage report --fail-under=100
+
+load: $(VENV)/dev.done $(MODELS)  ## two minutes of Locust against a server it starts (LOADTEST_RUN_TIME=2m; LOAD='--users 64')
+	@$(BIN)/python -m loadtest.load model/efficientnet_lite0 $(LOAD)
 
 # What serves each model best in the peers was found by trying; their environments are theirs alone (.bench/).
 bench: $(VENV)/dev.done $(MODELS) .bench/mosec.done .bench/mlserver.done  ## beside the limit and peers, into docs/benchmarks/ (ROUNDS=3; QUICK=--quick)

@@ -7,7 +7,7 @@ Standard library only: the Locust image has little else.
 import http.client
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -15,6 +15,7 @@ from loadtest.pictures import Body, Picture, json_body
 
 # `predict` is cut out of the text: reading 1,000 probabilities a row as JSON would cost more than the sending.
 _PREDICT = re.compile(rb'"predict"\s*:\s*\[([^\]]*)\]')
+_ROW_PREDICT = re.compile(rb'"predict"\s*:\s*(-?\d+)\b')
 
 
 class NoAnswer(Exception):
@@ -41,6 +42,28 @@ def predictions(body: bytes) -> tuple[int, ...] | None:
         return None
 
 
+def row_predictions(body: bytes) -> tuple[int, ...] | None:
+    """The same of TensorFlow Serving's row form, `{"predictions": [{"predict": 3, ...}, ...]}`."""
+    found = _ROW_PREDICT.findall(body)
+    return tuple(int(number) for number in found) if found else None
+
+
+def tensor_predictions(body: bytes) -> tuple[int, ...] | None:
+    """The same of the Open Inference Protocol, where `predict` alone was asked for."""
+    try:
+        (output,) = json.loads(body)["outputs"]
+        return tuple(output["data"]) if output["name"] == "predict" else None
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+READERS: dict[str, Callable[[bytes], tuple[int, ...] | None]] = {
+    "simple": predictions,
+    "tensorflow_serving": row_predictions,
+    "open_inference": tensor_predictions,
+}
+
+
 class Expectations:
     """Which picture gives which `predict`."""
 
@@ -49,7 +72,7 @@ class Expectations:
 
     def agrees(self, request: Body, answer: bytes) -> bool:
         """True when every row of the answer is the one that its picture got alone."""
-        return predictions(answer) == tuple(self.table[name] for name in request.names)
+        return READERS[request.dialect](answer) == tuple(self.table[name] for name in request.names)
 
     @property
     def tells_apart(self) -> bool:

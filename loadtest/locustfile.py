@@ -1,8 +1,10 @@
-"""Locust users of a Darkroom server: one picture as JSON or form-data, 32 at once, a broken one; all answers checked.
+"""Locust users of a Darkroom server: one picture in each dialect, 32 at once, a broken one; all answers checked.
 
     locust -f loadtest/locustfile.py --host http://127.0.0.1:8500               # its page, on port 8089
     locust … --headless --users 16 --run-time 1m --p99-ms 300                   # a gate: exit code 1 over the SLO
     locust … --headless --users 64 --run-time 1m --arrival-rate 80              # constant arrivals, no think-time
+    locust … --mix json=1,binary=1                                              # only these, one as often as the other
+    locust -f loadtest/locustfile.py,loadtest/shapes.py … --shape spike         # users that come and go: or step
 
 Every flag of ours is also a variable, LOADTEST_P99_MS and so on. Needs the packages of the Locust image, no others.
 """
@@ -13,7 +15,6 @@ import random
 import sys
 import time
 from argparse import ArgumentParser
-from collections import Counter, defaultdict
 from typing import Any
 
 from locust import FastHttpUser, events, task
@@ -21,20 +22,42 @@ from locust.contrib.fasthttp import ResponseContextManager
 from locust.env import Environment
 from locust.exception import RescheduleTask
 
-from loadtest.answers import Expectations, NoAnswer, error_text, expect, parse_timing
-from loadtest.pictures import KINDS, Body, cycle, form_body, json_body, load, truncated
-from loadtest.tally import Times, number, table
+from loadtest.answers import Expectations, NoAnswer, error_text, expect
+from loadtest.explained import Explained
+from loadtest.pictures import (
+    KINDS,
+    Body,
+    binary_body,
+    cycle,
+    form_body,
+    json_body,
+    load,
+    raw_body,
+    row_body,
+    truncated,
+)
+from loadtest.tally import number, table
 
 chance = random.Random()  # noqa: S311 - arrivals and choices, no secrets
 MANY_ROWS = 32  # the largest batch that a server makes by default
-ONE_JSON, ONE_FORM, BROKEN = "json 1 picture", "form 1 picture", "json broken picture"
-MANY_JSON = f"json {MANY_ROWS} pictures"
+BROKEN = "broken"
+NAMES = {  # of --mix, and as the tables tell them
+    "json": "json 1 picture",
+    "form": "form 1 picture",
+    "raw": "raw 1 picture",
+    "row": "row 1 picture",
+    "binary": "binary 1 picture",
+    "many": f"json {MANY_ROWS} pictures",
+    BROKEN: "json broken picture",
+}
+MIX = "json=12,form=3,raw=2,row=2,binary=2,many=1"
 FLAGS = (
     ("pictures", str, "photos", "kind of pictures: " + " or ".join(KINDS)),
     ("model", str, "default", "model_name that is asked for"),
     ("think_s", float, 0.1, "mean pause of a user between an answer and its next request"),
     ("arrival_rate", float, 0.0, "requests per second of all users together, whatever the answers take; 0: think-time"),
-    ("broken_share", float, 0.01, "share of one-picture requests that send half a JPEG and must get 400"),
+    ("mix", str, MIX, "kinds of requests and how often: " + ", ".join(NAMES)),
+    ("broken_share", float, 0.01, "share of requests that send half a JPEG and must get 400"),
     ("p99_ms", float, 0.0, "SLO: p99 of one-picture requests; 0 promises nothing"),
     ("many_p99_ms", float, 0.0, f"SLO: p99 of {MANY_ROWS}-picture requests; 0 promises nothing"),
     ("failures", float, 0.0, "SLO: largest share of requests that may fail, wrong answers among them"),
@@ -55,35 +78,34 @@ class Payloads:
     def __init__(self, host: str, kind: str, model: str) -> None:
         pictures = load(kind)
         self.expectations: Expectations = expect(host, pictures, model=model)
-        self.one_json = [json_body((picture,), model=model) for picture in pictures]
-        self.one_form = [form_body((picture,), model=model) for picture in pictures]
-        starts = range(len(pictures))
-        self.many_json = [json_body(cycle(pictures, start=start, rows=MANY_ROWS), model=model) for start in starts]
-        self.broken = [json_body((truncated(picture),), model=model) for picture in pictures]
+        groups = [cycle(pictures, start=start, rows=MANY_ROWS) for start in range(len(pictures))]
+        self.bodies = {
+            "json": [json_body((picture,), model=model) for picture in pictures],
+            "form": [form_body((picture,), model=model) for picture in pictures],
+            "raw": [raw_body(picture, model=model) for picture in pictures],
+            "row": [row_body((picture,), model=model) for picture in pictures],
+            "binary": [binary_body((picture,), model=model) for picture in pictures],
+            "many": [json_body(group, model=model) for group in groups],
+            BROKEN: [json_body((truncated(picture),), model=model) for picture in pictures],
+        }
 
 
-class Explained:
-    """What `Server-Timing` said, by kind of request."""
+def read_mix(text: str) -> dict[str, float]:
+    """`json=3,binary=1` as weights by kind.
 
-    def __init__(self) -> None:
-        self.queue: defaultdict[str, Times] = defaultdict(Times)
-        self.execute: defaultdict[str, Times] = defaultdict(Times)
-        self.batches: defaultdict[str, Counter[int]] = defaultdict(Counter)
-
-    def add(self, name: str, header: str | None) -> None:
-        """Take one answer's header; what it lacks is not counted."""
-        timing = parse_timing(header)
-        if timing.queue_ms is not None:
-            self.queue[name].add(timing.queue_ms)
-        if timing.execute_ms is not None:
-            self.execute[name].add(timing.execute_ms)
-        if timing.batch_images is not None:
-            self.batches[name][timing.batch_images] += 1
-
-    def mean_batch(self, name: str) -> float | None:
-        """The mean batch that this kind of request rode in."""
-        seen = self.batches[name]
-        return sum(images * count for images, count in seen.items()) / seen.total() if seen else None
+    Raises:
+        KeyError: a kind that there is not.
+        ValueError: a weight that is no positive number.
+    """
+    weights = {}
+    for part in text.split(","):
+        name, _, weight = part.strip().partition("=")
+        weights[name] = float(weight or 1)
+        if name not in NAMES:
+            raise KeyError(f"--mix: there is no {name!r}; there are: {', '.join(NAMES)}")
+        if weights[name] <= 0:
+            raise ValueError(f"--mix: {name}: {weight} isn't a positive number")
+    return weights
 
 
 class Run:
@@ -91,18 +113,22 @@ class Run:
 
     payloads: Payloads | None = None
     explained = Explained()
+    kinds: tuple[str, ...] = ()
+    weights: tuple[float, ...] = ()
 
 
 @events.test_start.add_listener
 def prepare(environment: Environment, **_: Any) -> None:
     """Ask for each picture alone and make all bodies; without answers there is nothing to test."""
-    if environment.runner is not None and environment.runner.__class__.__name__ == "MasterRunner":
-        return  # its workers ask for themselves
     options = environment.parsed_options
     Run.explained = Explained()
+    if environment.runner is not None and environment.runner.__class__.__name__ == "MasterRunner":
+        return  # its workers ask for themselves
     try:
+        mix = read_mix(options.mix)
+        Run.kinds, Run.weights = tuple(mix), tuple(mix.values())
         Run.payloads = Payloads(environment.host or "", options.pictures, options.model)
-    except (NoAnswer, KeyError) as err:
+    except (NoAnswer, KeyError, ValueError) as err:
         print(f"loadtest: cannot begin: {err}", file=sys.stderr)
         environment.process_exit_code = 2
         if environment.runner is not None:
@@ -139,23 +165,14 @@ class PictureUser(FastHttpUser):
         options = self.environment.parsed_options
         return (options.num_users or 1) / options.arrival_rate if options.arrival_rate else 0.0
 
-    @task(16)
-    def one_json(self) -> None:
-        """One picture as JSON; once in a while half of one."""
+    @task
+    def ask(self) -> None:
+        """One request of the mix; once in a while half a picture."""
         if chance.random() < self.environment.parsed_options.broken_share:
             self.send_broken()
         else:
-            self.send(ONE_JSON, chance.choice(self.payloads.one_json))
-
-    @task(4)
-    def one_form(self) -> None:
-        """One picture as form-data."""
-        self.send(ONE_FORM, chance.choice(self.payloads.one_form))
-
-    @task(1)
-    def many_json(self) -> None:
-        """As many pictures as a batch holds."""
-        self.send(MANY_JSON, chance.choice(self.payloads.many_json))
+            (kind,) = chance.choices(Run.kinds, Run.weights)
+            self.send(NAMES[kind], chance.choice(self.payloads.bodies[kind]))
 
     @property
     def payloads(self) -> Payloads:
@@ -177,7 +194,7 @@ class PictureUser(FastHttpUser):
 
     def send_broken(self) -> None:
         """Half a JPEG, which must be refused as the client's fault, by its index."""
-        with self.post(BROKEN, chance.choice(self.payloads.broken)) as answer:
+        with self.post(NAMES[BROKEN], chance.choice(self.payloads.bodies[BROKEN])) as answer:
             said = error_text(answer.content or b"")
             if answer.status_code == 400 and "images[0]" in said:
                 answer.success()
@@ -185,9 +202,27 @@ class PictureUser(FastHttpUser):
                 answer.failure(f"{answer.status_code}, wanted 400 naming images[0]: {said}")
 
     def post(self, name: str, body: Body) -> ResponseContextManager:
-        """`POST /`, answered into a context that decides whether it went well."""
-        headers = {"Content-Type": body.content_type}
-        return self.client.post("/", data=body.data, headers=headers, name=name, catch_response=True)
+        """A POST, answered into a context that decides whether it went well.
+
+        With an arrival rate its time counts from its turn: what an earlier answer kept it waiting is not left out.
+        """
+        is_paced = self.environment.parsed_options.arrival_rate > 0
+        late_s = max(0.0, time.monotonic() - self.turn_s) if is_paced else 0.0
+        answer = self.client.post(body.path, data=body.data, headers=body.headers, name=name, catch_response=True)
+        answer.request_meta["response_time"] += late_s * 1000
+        return answer
+
+
+@events.report_to_master.add_listener
+def report(data: dict[str, Any], **_: Any) -> None:
+    """What the server told this worker since the last report."""
+    data["explained"], Run.explained = Run.explained.as_pairs(), Explained()
+
+
+@events.worker_report.add_listener
+def take_report(data: dict[str, Any], **_: Any) -> None:
+    """What the server told a worker."""
+    Run.explained.merge(data["explained"])
 
 
 @events.test_stop.add_listener
@@ -199,33 +234,22 @@ def tell(environment: Environment, **_: Any) -> None:
         "failed",
         "p50 ms",
         "p99 ms",
-        "queue p50",
-        "queue p99",
-        "execute p50",
-        "execute p99",
+        *("queue p50", "queue p99", "execute p50", "execute p99"),
         "batch",
     )
     rows = []
-    for name in (ONE_JSON, ONE_FORM, MANY_JSON, BROKEN):
-        seen, queue, execute = (
-            environment.stats.get(name, "POST"),
-            Run.explained.queue[name],
-            Run.explained.execute[name],
-        )
-        latency = [
-            number(seen.get_response_time_percentile(share) if seen.num_requests else None) for share in (0.5, 0.99)
+    for name in NAMES.values():
+        seen = environment.stats.get(name, "POST")
+        if not seen.num_requests:
+            continue
+        latency = [number(seen.get_response_time_percentile(share)) for share in (0.5, 0.99)]
+        server = [
+            number(times[name].quantile_ms(share))
+            for times in (Run.explained.queue, Run.explained.execute)
+            for share in (0.5, 0.99)
         ]
-        server = [number(times.quantile_ms(share)) for times in (queue, execute) for share in (0.5, 0.99)]
-        rows.append(
-            [
-                name,
-                str(seen.num_requests),
-                str(seen.num_failures),
-                *latency,
-                *server,
-                number(Run.explained.mean_batch(name)),
-            ]
-        )
+        batch = number(Run.explained.mean_batch(name))
+        rows.append([name, str(seen.num_requests), str(seen.num_failures), *latency, *server, batch])
     print(f"\n{table(heads, rows)}\n", flush=True)
 
 
@@ -246,7 +270,8 @@ def broken_promises(environment: Environment) -> list[str]:
     broken = [] if total.num_requests else ["nothing was sent"]
     if total.fail_ratio > options.failures:
         broken.append(f"{total.fail_ratio:.2%} of requests failed, promised {options.failures:.2%}")
-    for name, promised_ms in ((ONE_JSON, options.p99_ms), (ONE_FORM, options.p99_ms), (MANY_JSON, options.many_p99_ms)):
+    for kind, name in NAMES.items():
+        promised_ms = {"many": options.many_p99_ms, BROKEN: 0.0}.get(kind, options.p99_ms)
         seen = environment.stats.get(name, "POST")
         p99_ms = seen.get_response_time_percentile(0.99) if seen.num_requests else 0
         if promised_ms and p99_ms > promised_ms:

@@ -5,6 +5,7 @@ Standard library only: the Locust image has little else.
 
 import base64
 import json
+import struct
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,11 +24,24 @@ class Picture:
 
 @dataclass(frozen=True, slots=True)
 class Body:
-    """One request's body, ready to send, and the names of the pictures in it, in row order."""
+    """One request, ready to send, and the names of the pictures in it, in row order.
+
+    `dialect` says how its answer is read (`loadtest.answers.READERS`); `json_bytes` is the header
+    Inference-Header-Content-Length of the Open Inference Protocol's binary form, None without it.
+    """
 
     content_type: str
     data: bytes
     names: tuple[str, ...]
+    path: str = "/"
+    dialect: str = "simple"
+    json_bytes: int | None = None
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What the request says of its body."""
+        length = {} if self.json_bytes is None else {"Inference-Header-Content-Length": str(self.json_bytes)}
+        return {"Content-Type": self.content_type, **length}
 
 
 def load(kind: str) -> tuple[Picture, ...]:
@@ -65,6 +79,33 @@ def form_body(pictures: tuple[Picture, ...], *, model: str = "default") -> Body:
         parts.append(_part(f'name="{field}"; filename="{picture.name}.jpg"', picture.data, "image/jpeg"))
     data = b"".join(parts) + f"--{BOUNDARY}--\r\n".encode()
     return Body(f"multipart/form-data; boundary={BOUNDARY}", data, tuple(picture.name for picture in pictures))
+
+
+def raw_body(picture: Picture, *, model: str = "default") -> Body:
+    """`POST /` whose body is the picture."""
+    return Body("image/jpeg", picture.data, (picture.name,), f"/?model_name={model}")
+
+
+def row_body(pictures: tuple[Picture, ...], *, model: str = "default") -> Body:
+    """TensorFlow Serving's row form: `{"instances": [{"b64": ...}, ...]}` in the standard alphabet."""
+    rows = [{"b64": base64.b64encode(picture.data).decode()} for picture in pictures]
+    data = json.dumps({"instances": rows}, separators=(",", ":")).encode()
+    names = tuple(picture.name for picture in pictures)
+    return Body("application/json", data, names, f"/v1/models/{model}:predict", "tensorflow_serving")
+
+
+def binary_body(pictures: tuple[Picture, ...], *, model: str = "default") -> Body:
+    """The Open Inference Protocol's binary form: JSON, then each picture after its length; asks for `predict` alone."""
+    tensor = b"".join(struct.pack("<I", len(picture.data)) + picture.data for picture in pictures)
+    images = {"name": "images", "shape": [len(pictures)], "datatype": "BYTES"}
+    document = {
+        "inputs": [images | {"parameters": {"binary_data_size": len(tensor)}}],
+        "outputs": [{"name": "predict"}],
+    }
+    head = json.dumps(document, separators=(",", ":")).encode()
+    names = tuple(picture.name for picture in pictures)
+    path = f"/v2/models/{model}/infer"
+    return Body("application/octet-stream", head + tensor, names, path, "open_inference", len(head))
 
 
 def _part(disposition: str, data: bytes, content_type: str) -> bytes:

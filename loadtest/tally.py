@@ -20,6 +20,16 @@ class Times:
         self._counts[round(time_ms / STEP_MS)] += 1
         self._sum_ms += time_ms
 
+    def as_pairs(self) -> list[tuple[int, int]]:
+        """The counts by step, for `merge` in another process."""
+        return list(self._counts.items())
+
+    def merge(self, pairs: Iterable[Sequence[int]]) -> None:
+        """Adds what `as_pairs` of another one gave."""
+        for step, count in pairs:
+            self._counts[step] += count
+            self._sum_ms += step * STEP_MS * count
+
     def __len__(self) -> int:
         return sum(self._counts.values())
 

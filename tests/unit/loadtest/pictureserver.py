@@ -2,11 +2,13 @@
 
 import base64
 import json
+import struct
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from email.parser import BytesParser
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import cast
 from zlib import crc32
 
 TIMING = 'queue;dur=1.25, execute;dur=3.5, total;dur=5, batch;desc="8"'
@@ -44,6 +46,8 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
         status, document = self.server.answer(self._pictures(body))
+        if status == 200:
+            document = self._worded(document)
         text = json.dumps(document).encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
@@ -56,10 +60,34 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _pictures(self, body: bytes) -> list[bytes]:
         content_type = self.headers["Content-Type"]
+        if self.path.startswith("/v1/"):
+            return [base64.b64decode(row["b64"]) for row in json.loads(body)["instances"]]
+        if self.path.startswith("/v2/"):
+            return self._elements(body[int(self.headers["Inference-Header-Content-Length"]) :])
         if content_type == "application/json":
             return [base64.urlsafe_b64decode(text) for text in json.loads(body)["data"]["images"]]
+        if content_type == "image/jpeg":
+            return [body]
         form = BytesParser().parsebytes(f"Content-Type: {content_type}\r\n\r\n".encode() + body)
         return [bytes(part.get_payload(decode=True)) for part in form.walk() if part.get_filename()]
+
+    @staticmethod
+    def _elements(tensor: bytes) -> list[bytes]:
+        pictures = []
+        while tensor:
+            (size,) = struct.unpack_from("<I", tensor)
+            pictures.append(tensor[4 : 4 + size])
+            tensor = tensor[4 + size :]
+        return pictures
+
+    def _worded(self, document: dict[str, object]) -> dict[str, object]:
+        """The answer in the words of the dialect that asked."""
+        predict = cast("list[int]", document["predict"])
+        if self.path.startswith("/v1/"):
+            return {"predictions": [{"predict": each} for each in predict]}
+        if self.path.startswith("/v2/"):
+            return {"outputs": [{"name": "predict", "shape": [len(predict)], "data": predict}]}
+        return document
 
     def log_message(self, *_: object) -> None:
         pass

@@ -25,7 +25,8 @@ def test_a_run_that_keeps_its_promises_exits_with_0_and_tells_the_servers_times(
     lines = {
         line.split("|")[1].strip(): line for line in done.stdout.splitlines() if line[:2] == "| " and "--" not in line
     }
-    assert set(lines) == {"request", "json 1 picture", "form 1 picture", "json 32 pictures", "json broken picture"}
+    kinds = {f"{kind} 1 picture" for kind in ("json", "form", "raw", "row", "binary")}
+    assert set(lines) == {"request", *kinds, "json 32 pictures", "json broken picture"}
     sent = {name: int(line.split("|")[2]) for name, line in lines.items() if name != "request"}
     assert all(sent.values())
     # 1.25 and 3.5 ms are what the server's header says: medians and p99, then the batch.
@@ -59,3 +60,26 @@ def test_a_server_that_does_not_answer_exits_with_2() -> None:
     done = locust(server.url)
     assert done.returncode == 2
     assert "cannot begin" in done.stderr
+
+
+def test_a_mix_sends_what_it_names_and_nothing_else() -> None:
+    with serving(PictureServer()) as server:
+        done = locust(server.url, "--mix", "binary=3,row=1", "--broken-share", "0", "--arrival-rate", "100")
+    assert done.returncode == 0, done.stderr
+    assert "| binary 1 picture" in done.stdout
+    assert "| row 1 picture" in done.stdout
+    assert "| json 1 picture" not in done.stdout
+
+
+def test_a_mix_of_what_there_is_not_cannot_begin() -> None:
+    with serving(PictureServer()) as server:
+        done = locust(server.url, "--mix", "telegram=1")
+    assert done.returncode == 2
+    assert "there is no 'telegram'" in done.stderr
+
+
+def test_a_shaped_run_has_its_users_and_its_end() -> None:
+    with serving(PictureServer()) as server:
+        done = locust(server.url, "-f", "loadtest/locustfile.py,loadtest/shapes.py", "--shape", "spike")
+    assert done.returncode == 0, done.stderr
+    assert "| json 1 picture" in done.stdout

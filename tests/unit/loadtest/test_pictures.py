@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from loadtest.pictures import KINDS, cycle, form_body, json_body, load, truncated
+from loadtest.answers import READERS
+from loadtest.pictures import KINDS, binary_body, cycle, form_body, json_body, load, raw_body, row_body, truncated
 
 ROOT = Path(__file__).parents[3]
 
@@ -56,3 +57,27 @@ def test_a_form_body_calls_the_first_file_image_and_the_others_images() -> None:
 def test_a_cycle_goes_round_from_its_start() -> None:
     pictures = load("photos")
     assert cycle(pictures, start=3, rows=6) == (pictures[3], *pictures, pictures[0])
+
+
+def test_a_row_body_carries_each_picture_in_the_standard_alphabet() -> None:
+    body = row_body(load("digits")[:2], model="m")
+    assert body.path == "/v1/models/m:predict"
+    rows = json.loads(body.data)["instances"]
+    assert [base64.b64decode(row["b64"], validate=True) for row in rows] == [p.data for p in load("digits")[:2]]
+    assert READERS[body.dialect](b'{"predictions":[{"predict":3,"probability":[0.1]},{"predict":-1}]}') == (3, -1)
+
+
+def test_a_binary_body_says_where_its_json_ends() -> None:
+    pictures = load("digits")[:2]
+    body = binary_body(pictures, model="m")
+    end = int(body.headers["Inference-Header-Content-Length"])
+    (tensor,) = json.loads(body.data[:end])["inputs"]
+    assert tensor["parameters"]["binary_data_size"] == len(body.data) - end
+    assert body.data[end:].endswith(pictures[1].data)
+    assert READERS[body.dialect](b'{"outputs":[{"name":"predict","data":[3,4]}]}') == (3, 4)
+    assert READERS[body.dialect](b'{"error":"no"}') is None
+
+
+def test_a_raw_body_is_the_picture() -> None:
+    picture = load("digits")[0]
+    assert (raw_body(picture).data, raw_body(picture).headers) == (picture.data, {"Content-Type": "image/jpeg"})

@@ -1,0 +1,62 @@
+"""`make load`: starts a server on loopback, lets Locust's users loose on it, ends it; Locust's exit code is the result.
+
+    LOADTEST_RUN_TIME=30s python -m loadtest.load model/efficientnet_lite0 --users 16 --p99-ms 800
+
+Whatever is not a flag of its own goes to Locust (`locust --help` and loadtest/locustfile.py tell which there are).
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from loadtest import processes
+from loadtest.contenders import DARKROOM, started
+from loadtest.limit import version_folder
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+RUN_TIME = "LOADTEST_RUN_TIME"
+LOCUSTFILES = "loadtest/locustfile.py,loadtest/shapes.py"
+
+
+def command(url: str, html: Path, more: Sequence[str], *, has_shape: bool) -> list[str]:
+    """Locust's command line: headless, its page at the end as HTML; flags in `more` win."""
+    files = LOCUSTFILES if has_shape else LOCUSTFILES.partition(",")[0]
+    run_time = os.environ.get(RUN_TIME) or "2m"
+    flags = [f"--host={url}", "--headless", "--users=16", "--spawn-rate=16", f"--run-time={run_time}", f"--html={html}"]
+    return [sys.executable, "-m", "locust", "-f", files, *flags, *more]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs it; Locust's exit code, or 1 where the server does not start."""
+    parser = argparse.ArgumentParser(
+        prog="python -m loadtest.load", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("model", type=Path, help="the folder of the model to serve")
+    parser.add_argument("--html", type=Path, default=Path("build/load.html"), help="Locust's page [%(default)s]")
+    options, more = parser.parse_known_args(arguments)
+    options.html.parent.mkdir(parents=True, exist_ok=True)
+    print(f"load: starting a server with {options.model} …", file=sys.stderr, flush=True)
+    with tempfile.TemporaryDirectory(prefix="load-") as logs:
+        try:
+            with started(DARKROOM, options.model, version_folder(options.model), Path(logs)) as server:
+                asked = command(
+                    server.url.rstrip("/"), options.html, more, has_shape=any("--shape" in flag for flag in more)
+                )
+                status = subprocess.run(asked, check=False, env=os.environ | {"PYTHONPATH": "."}).returncode  # noqa: S603 - our own words
+        except processes.DidNotStart as err:
+            print(f"load: {err}", file=sys.stderr)
+            return 1
+    print(f"load: Locust's page is {options.html}")
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

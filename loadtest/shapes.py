@@ -1,0 +1,35 @@
+"""Shapes of a Locust run: users that come in steps, or in a spike; named beside the locustfile and chosen by --shape.
+
+locust -f loadtest/locustfile.py,loadtest/shapes.py --host http://127.0.0.1:8500 --users 64 --run-time 2m --shape spike
+"""
+# Locust is Any to mypy (pyproject.toml):
+# mypy: disable-error-code="untyped-decorator,misc"
+
+from argparse import ArgumentParser
+from typing import Any
+
+from locust import LoadTestShape, events
+
+from loadtest.stages import SHAPES, users_at
+
+DEFAULT_LENGTH_S = 120.0
+SPAWN_RATE = 100.0  # users a second: a step is a step
+
+
+@events.init_command_line_parser.add_listener
+def add_flags(parser: ArgumentParser) -> None:
+    """The shape, beside Locust's own flags."""
+    parser.add_argument("--shape", choices=sorted(SHAPES), default="step", env_var="LOADTEST_SHAPE", help="of the run")
+
+
+class Shape(LoadTestShape):
+    """As many users as the shape has at this moment, --users at most, until --run-time is over."""
+
+    use_common_options = True  # or Locust takes --users and --run-time away
+
+    def tick(self) -> tuple[int, float] | None:
+        """Users and how many of them may come a second; None ends the run."""
+        options: Any = self.runner.environment.parsed_options
+        length_s = options.run_time or DEFAULT_LENGTH_S
+        users = users_at(options.shape, self.get_run_time(), length_s=length_s, most=options.num_users or 1)
+        return None if users is None else (users, SPAWN_RATE)
