@@ -117,12 +117,17 @@ class Run:
     weights: tuple[float, ...] = ()
 
 
+def is_master(environment: Environment) -> bool:
+    """Whether the users of this run live in other processes."""
+    return type(environment.runner).__name__ == "MasterRunner"
+
+
 @events.test_start.add_listener
 def prepare(environment: Environment, **_: Any) -> None:
     """Ask for each picture alone and make all bodies; without answers there is nothing to test."""
     options = environment.parsed_options
     Run.explained = Explained()
-    if environment.runner is not None and environment.runner.__class__.__name__ == "MasterRunner":
+    if is_master(environment):
         return  # its workers ask for themselves
     try:
         mix = read_mix(options.mix)
@@ -226,8 +231,14 @@ def take_report(data: dict[str, Any], **_: Any) -> None:
 
 
 @events.test_stop.add_listener
-def tell(environment: Environment, **_: Any) -> None:
-    """The table of the run: what the client saw and what the server said of it."""
+def finish(environment: Environment, **_: Any) -> None:
+    """Tells at the end of the run, but for a headless master: its workers' last reports come when they quit."""
+    if not (is_master(environment) and environment.parsed_options.headless):
+        tell(environment)
+
+
+def tell(environment: Environment) -> None:
+    """Prints the table of the run: what the client saw and what the server said of it."""
     heads = (
         "request",
         "sent",
@@ -256,6 +267,8 @@ def tell(environment: Environment, **_: Any) -> None:
 @events.quitting.add_listener
 def judge(environment: Environment, **_: Any) -> None:
     """The exit code: 0 inside the SLO, 1 over it, 2 where the run could not begin."""
+    if is_master(environment) and environment.parsed_options.headless:
+        tell(environment)
     if environment.process_exit_code == 2:
         return
     broken = broken_promises(environment)

@@ -14,7 +14,7 @@ each_service = pytest.mark.parametrize("name", SERVICES)
 
 
 def test_the_house_is_complete() -> None:
-    assert set(SERVICES) == {"server", "prometheus", "grafana", "locust"}
+    assert set(SERVICES) == {"server", "prometheus", "grafana", "locust", "locust-worker"}
 
 
 @each_service
@@ -56,7 +56,7 @@ def test_a_service_runs_with_nothing_it_does_not_need(name: str) -> None:
 
 @each_service
 def test_a_port_is_open_to_this_machine_alone_by_default(name: str) -> None:
-    assert all(re.match(r"\$\{[A-Z]+_ADDRESS:-127\.0\.0\.1\}:", port) for port in SERVICES[name]["ports"])
+    assert all(re.match(r"\$\{[A-Z]+_ADDRESS:-127\.0\.0\.1\}:", port) for port in SERVICES[name].get("ports", []))
 
 
 @each_service
@@ -72,14 +72,14 @@ def test_a_mounted_file_is_there_and_cannot_be_written(name: str) -> None:
 
 def test_what_serves_comes_back_and_a_load_run_does_not() -> None:
     policies = {name: service["restart"] for name, service in SERVICES.items()}
-    assert policies.pop("locust") == "no"
+    assert policies.pop("locust") == policies.pop("locust-worker") == "no"
     assert set(policies.values()) == {"unless-stopped"}
 
 
 def test_load_is_asked_for_ends_by_itself_and_keeps_its_page() -> None:
     locust = SERVICES["locust"]
     assert locust["profiles"] == ["load"]
-    assert [name for name, service in SERVICES.items() if "profiles" in service] == ["locust"]
+    assert [name for name, service in SERVICES.items() if "profiles" in service] == ["locust", "locust-worker"]
     command = " ".join(locust["command"])
     assert "--autostart" in command
     assert "--run-time=" in command
@@ -87,10 +87,18 @@ def test_load_is_asked_for_ends_by_itself_and_keeps_its_page() -> None:
     assert "--autoquit" not in command
 
 
+def test_the_run_waits_for_as_many_workers_as_there_are() -> None:
+    workers = "${LOADTEST_WORKERS:-1}"
+    assert f"--expect-workers={workers}" in SERVICES["locust"]["command"]
+    assert SERVICES["locust-worker"]["deploy"]["replicas"] == workers
+    assert "--master-host=locust" in SERVICES["locust-worker"]["command"]
+
+
 def test_locust_is_the_version_that_the_tests_run() -> None:
     pinned = re.search(r"^locust==(\S+)", (ROOT / "requirements/dev.txt").read_text(encoding="utf-8"), re.MULTILINE)
     assert pinned
-    assert SERVICES["locust"]["image"] == f"locustio/locust:{pinned[1]}"
+    for name in ("locust", "locust-worker"):
+        assert SERVICES[name]["image"] == f"locustio/locust:{pinned[1]}"
 
 
 def test_a_draining_server_is_not_killed_before_its_drain_is_over() -> None:

@@ -1,11 +1,13 @@
 """The Locust users, run by the real Locust in a process of its own, since it rewires the one that it is in."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from loadtest.processes import free_port
 from tests.unit.loadtest.pictureserver import PictureServer, serving
 
 ROOT = Path(__file__).parents[3]
@@ -83,3 +85,24 @@ def test_a_shaped_run_has_its_users_and_its_end() -> None:
         done = locust(server.url, "-f", "loadtest/locustfile.py,loadtest/shapes.py", "--shape", "spike")
     assert done.returncode == 0, done.stderr
     assert "| json 1 picture" in done.stdout
+
+
+def test_a_master_tells_all_that_its_workers_sent() -> None:
+    port = f"--master-port={free_port()}"
+    worker = [sys.executable, "-m", "locust", "-f", "loadtest/locustfile.py", "--worker", port]
+    with (
+        serving(PictureServer()) as server,
+        subprocess.Popen(worker, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process,
+    ):
+        bound = port.replace("--master-port", "--master-bind-port")
+        done = locust(server.url, "--master", "--expect-workers=1", bound, "--broken-share=0")
+        process.wait(60)
+    assert done.returncode == 0, done.stderr
+    told = {
+        line.split("|")[1].strip(): int(line.split("|")[2])
+        for line in done.stdout.splitlines()
+        if line.startswith("|") and "picture" in line
+    }
+    counted = re.search(r"^ +Aggregated +(\d+)", done.stdout + done.stderr, re.MULTILINE)
+    assert counted
+    assert sum(told.values()) == int(counted[1]) > 0
