@@ -9,6 +9,10 @@ from typing import Any
 # oneDNN come before TensorFlow reads this.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
+# Each session has threads of its own, as many as it is told; else the first session of the process sizes one pool for
+# all. models/shards.py wants sessions of one thread beside others.
+os.environ.setdefault("TF_OVERRIDE_GLOBAL_THREADPOOL", "1")
+
 from models.hiding import hiding
 
 # It imports Keras to register optimizers, and for an old Keras of its own h5py and scipy where they are; serving needs

@@ -1,5 +1,6 @@
 """From an artifact to a model that answers: `load_model` is what the rest of the house calls."""
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -16,9 +17,10 @@ from models.original import Original, open_original
 from models.placement import Device, place, resolve
 from models.prepare import prepare
 from models.rewriting import BF16, open_session
-from models.runner import Engine
+from models.runner import Engine, PassReport
 from models.saved_model import read_meta_graph
 from models.session import SessionEngine, clean
+from models.shards import SHARD, objection, shard
 
 __all__ = ["Artifact", "LoadedModel", "SessionOptions", "load_model", "open_artifact", "prepare"]
 
@@ -127,14 +129,38 @@ def open_artifact(
             device: SessionEngine(specs[name], session, binding, passes=passes) for device, session in sessions.items()
         }
 
+    replicas = {name: engines(name) for name in specs}
+    narrow = _shard(replicas, artifact, options, devices) if artifact.graph else None
+
     def free() -> None:
-        for each in (*sessions.values(), original):
+        for each in (*sessions.values(), narrow, original):
             if each is not None:
                 each.close()
 
-    replicas = {name: engines(name) for name in specs}
     firsts = {name: next(iter(each.values())) for name, each in replicas.items()}
     return LoadedModel(artifact.spec, firsts, artifact.samples, free, replicas)
+
+
+def _shard(
+    replicas: Mapping[str, dict[str, Engine]], artifact: Artifact, options: SessionOptions, devices: Sequence[Device]
+) -> Any:
+    """Puts sharded engines in the place of those that they beat; the session that they need besides, or None."""
+    device = str(devices[0])
+    wide = {name: each for name in artifact.bindings if isinstance(each := replicas[name].get(device), SessionEngine)}
+    cores = options.intra_op_threads or os.cpu_count() or 1
+    if reason := objection(devices, cores, len(artifact.graph)):
+        for engine in wide.values():
+            engine.passes = (*engine.passes, PassReport(SHARD, applied=False, reason=reason))
+        return None
+    session = _session_on(devices[0], artifact, replace(options, intra_op_threads=1, inter_op_threads=-1))
+    narrow = {name: SessionEngine(each.spec, session, artifact.bindings[name]) for name, each in wide.items()}
+    sharded = shard(wide, narrow, artifact.samples, cores=cores)
+    for name, candidate in sharded.items():
+        replicas[name][device] = candidate
+    if sharded:
+        return session
+    session.close()
+    return None
 
 
 def _session_on(device: Device, artifact: Artifact, options: SessionOptions) -> Any:

@@ -1,0 +1,178 @@
+"""Shards: whose rows run where, and that the answer is as if nothing had been cut."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from models.errors import InvalidInput
+from models.placement import Device
+from models.rows import Rows
+from models.shards import SHARD, ShardedEngine, objection, shard
+from models.spec import SignatureSpec, TensorSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from models.runner import PassReport
+    from models.session import SessionEngine
+
+SPEC = SignatureSpec("s", (TensorSpec("x", "int64", (None,)),), (TensorSpec("y", "int64", (None,)),), batched=True)
+
+
+class Doubler:
+    """Doubles its rows, notes how many came, and refuses the row 13."""
+
+    def __init__(self, spec: SignatureSpec = SPEC, meanwhile: Callable[[int], None] = lambda _: None) -> None:
+        self.spec = spec
+        self.passes: tuple[PassReport, ...] = ()
+        self.calls: list[int] = []
+        self.meanwhile = meanwhile
+        self.is_closed = False
+
+    def run(self, rows: Rows) -> Rows:
+        x = cast("np.ndarray[tuple[int], np.dtype[np.int64]]", rows.columns["x"])
+        self.calls.append(len(x))
+        self.meanwhile(len(x))
+        if 13 in x:
+            raise InvalidInput("13 is refused")
+        return Rows({"y": 2 * x})
+
+    def screen(self, rows: Rows) -> list[InvalidInput | None]:
+        return [InvalidInput("13") if value == 13 else None for value in rows.columns["x"]]
+
+    def close(self) -> None:
+        self.is_closed = True
+
+
+def engine(wide: Doubler, narrow: Doubler, cores: int = 2) -> ShardedEngine:
+    return ShardedEngine(cast("SessionEngine", wide), cast("SessionEngine", narrow), cores)
+
+
+def rows(values: Sequence[int], *, aligned: bool = True) -> Rows:
+    return Rows({"x": np.array(values, np.int64)}, aligned=aligned)
+
+
+@given(values=st.lists(st.integers(14, 10**6), min_size=1, max_size=40), cores=st.integers(2, 5))
+def test_the_answer_is_as_if_nothing_had_been_cut(values: list[int], cores: int) -> None:
+    wide, narrow = Doubler(), Doubler()
+    sharded = engine(wide, narrow, cores)
+    answer = sharded.run(rows(values))
+    sharded.close()
+    assert list(answer.columns["y"]) == [2 * value for value in values]
+    if len(values) < cores:
+        assert (wide.calls, narrow.calls) == ([len(values)], [])
+    else:
+        assert wide.calls == []
+        assert len(narrow.calls) == cores
+        assert max(narrow.calls) - min(narrow.calls) <= 1
+
+
+def test_rows_that_are_not_aligned_are_never_cut() -> None:
+    wide, narrow = Doubler(), Doubler()
+    sharded = engine(wide, narrow)
+    sharded.run(rows([1, 2, 3, 4], aligned=False))
+    sharded.close()
+    assert (wide.calls, narrow.calls) == ([4], [])
+
+
+def test_a_call_beside_another_keeps_to_its_own_thread() -> None:
+    entered, may_end = threading.Event(), threading.Event()
+
+    def wait(_: int) -> None:
+        entered.set()
+        assert may_end.wait(10)
+
+    wide, narrow = Doubler(meanwhile=wait), Doubler()
+    sharded = engine(wide, narrow)
+    first = threading.Thread(target=sharded.run, args=(rows([1]),))
+    first.start()
+    assert entered.wait(10)
+    sharded.run(rows([1, 2, 3, 4]))
+    sharded.run(rows([5]))
+    may_end.set()
+    first.join()
+    assert (wide.calls, narrow.calls) == ([1], [4, 1])
+    wide.meanwhile = lambda _: None
+    sharded.run(rows([6]))
+    assert wide.calls == [1, 1], "alone again"
+    sharded.close()
+
+
+@pytest.mark.parametrize("values", [[13, 1, 2, 3], [1, 2, 3, 13], [13, 13]])
+def test_a_shard_that_fails_fails_the_call_once_all_have_ended(values: list[int]) -> None:
+    narrow = Doubler()
+    sharded = engine(Doubler(), narrow)
+    with pytest.raises(InvalidInput, match="13 is refused"):
+        sharded.run(rows(values))
+    assert len(narrow.calls) == 2
+    assert [fault is not None for fault in sharded.screen(rows(values))] == [value == 13 for value in values]
+    assert list(sharded.run(rows([1, 2])).columns["y"]) == [2, 4], "nothing is left of the failed call"
+    sharded.close()
+
+
+def test_close_ends_the_threads_and_both_engines() -> None:
+    wide, narrow = Doubler(), Doubler()
+    before = threading.active_count()
+    sharded = engine(wide, narrow, cores=4)
+    assert threading.active_count() == before + 3
+    sharded.close()
+    sharded.close()
+    assert threading.active_count() == before
+    assert wide.is_closed
+    assert narrow.is_closed
+
+
+@pytest.mark.parametrize(("wide_s", "is_kept"), [(4.0, True), (1.0, False)])
+def test_shards_stay_where_they_are_measured_to_pay(
+    monkeypatch: pytest.MonkeyPatch, wide_s: float, *, is_kept: bool
+) -> None:
+    clock = [0.0]
+    lock = threading.Lock()
+
+    def spend(seconds: float) -> None:
+        with lock:
+            clock[0] += seconds
+
+    monkeypatch.setattr("models.shards.time.monotonic", lambda: clock[0])
+    wide, narrow = Doubler(meanwhile=lambda _: spend(wide_s)), Doubler(meanwhile=lambda _: spend(1.0))
+    named = {"s": cast("SessionEngine", wide)}
+    found = shard(named, {"s": cast("SessionEngine", narrow)}, {"s": (rows([1]),)}, cores=2)
+    assert set(found) == ({"s"} if is_kept else set())
+    assert [(report.name, report.applied) for report in wide.passes] == [(SHARD, is_kept)]
+    assert f"{wide_s / 2:.2f} times as fast" in wide.passes[0].reason
+    for each in found.values():
+        assert each.passes == wide.passes
+        each.close()
+
+
+def test_what_is_unbatched_or_has_no_rows_to_be_measured_with_is_left_alone() -> None:
+    unbatched = Doubler(SignatureSpec("s", SPEC.inputs, SPEC.outputs, batched=False))
+    wide = {"a": cast("SessionEngine", unbatched), "b": cast("SessionEngine", Doubler())}
+    narrow = {name: cast("SessionEngine", Doubler()) for name in wide}
+    assert shard(wide, narrow, {"a": (rows([1]),), "b": ()}, cores=2) == {}
+    assert [each.passes for each in wide.values()] == [(), ()]
+
+
+CPU = Device("cpu", 0)
+
+
+@pytest.mark.parametrize(
+    ("devices", "cores", "graph_bytes", "word"),
+    [
+        ([CPU], 2, 1000, ""),
+        ([CPU], 1, 1000, "one core"),
+        ([CPU], 2, 300 << 20, "300 MB"),
+        ([CPU, Device("cpu", 1)], 2, 1000, "each device"),
+        ([Device("gpu", 0)], 2, 1000, "GPU"),
+    ],
+)
+def test_why_a_graph_is_not_tried(devices: list[Device], cores: int, graph_bytes: int, word: str) -> None:
+    reason = objection(devices, cores, graph_bytes)
+    assert word in reason
+    assert bool(reason) == bool(word)
