@@ -153,7 +153,10 @@ def _shard(
             engine.passes = (*engine.passes, PassReport(SHARD, applied=False, reason=reason))
         return None
     session = _session_on(devices[0], artifact, replace(options, intra_op_threads=1, inter_op_threads=-1))
-    narrow = {name: SessionEngine(each.spec, session, artifact.bindings[name]) for name, each in wide.items()}
+    narrow = {
+        name: SessionEngine(each.spec, session, artifact.bindings[name], passes=each.passes)
+        for name, each in wide.items()
+    }
     sharded = shard(wide, narrow, artifact.samples, cores=cores)
     for name, candidate in sharded.items():
         replicas[name][device] = candidate

@@ -1,6 +1,6 @@
 """One way of calling a signature, alone in a process of its own, timed when it is asked to.
 
-A process has one pool of threads, sized by its first session. So each way has a process, and the ways are timed in
+The threads of the plain signature are the process's, sized once. So each way has a process, and the ways are timed in
 turn, round by round: what else the machine does falls on all of them alike.
 """
 

@@ -70,8 +70,7 @@ def test_rows_that_are_not_aligned_are_never_screened(built: Built) -> None:
 def test_a_signature_of_numbers_has_no_screen_and_says_why(built: Built) -> None:
     model, engine = screener(built, savedmodels.keys_and_features)
     assert engine.screen(Rows({"keys": np.zeros((2, 1), np.int32), "features": np.zeros((2, 9), np.float32)})) == []
-    report = model.engines["serving_default"].passes[-1]
-    assert report == ("screen", False, "no op of the graph judges its strings")
+    assert ("screen", False, "no op of the graph judges its strings") in model.engines["serving_default"].passes
     model.close()
 
 
