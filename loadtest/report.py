@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
@@ -55,7 +56,7 @@ def rate(heard: Sequence[Heard]) -> float:
 
 def ratio(ours: Sequence[Heard], theirs: Sequence[Heard]) -> float:
     """The median of what each round's rates were to each other: a round's pace is in both."""
-    return median(us.per_s / them.per_s for us, them in zip(ours, theirs, strict=True))
+    return median(us.per_s / them.per_s if them.per_s else math.inf for us, them in zip(ours, theirs, strict=True))
 
 
 def throughput_table(found: Findings) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import subprocess
 from dataclasses import dataclass
@@ -50,7 +51,7 @@ def hit(server: Running, ammunition: Ammunition, *, connections: int, seconds: f
     """Asks `server` over so many connections for so long (whole seconds, 1 at least).
 
     Raises:
-        RuntimeError: wrk failed, or not one request was answered.
+        RuntimeError: wrk failed.
     """
     every = BROKEN_EVERY if poison else 0
     # One thread: it feeds far more than a server on the same cores can answer, and leaves it the rest of them.
@@ -73,13 +74,17 @@ def read(output: str, *, cpu_s: float, broken_every: int) -> Heard:
     A broken picture must be refused, so refusals beyond the broken ones, of which every `broken_every`-th request is
     one, were healthy.
 
+    Where nothing was answered, the rate is 0, everything failed and the times are not a number.
+
     Raises:
-        RuntimeError: there are none, or not one request was answered.
+        RuntimeError: wrk said nothing.
     """
     found = [line for line in output.splitlines() if line.startswith("wrk {")]
-    said = json.loads(found[0].removeprefix("wrk ")) if found else {}
-    if not said.get("requests"):
-        raise RuntimeError(f"wrk: not one answer: {output[-500:]}")
+    if not found:
+        raise RuntimeError(f"wrk failed: {output[-500:]}")
+    said = json.loads(found[0].removeprefix("wrk "))
+    if not said["requests"]:
+        return Heard(0.0, math.nan, math.nan, math.nan, failed=1.0)
     requests = said["requests"]
     broken = requests / broken_every if broken_every else 0.0
     failed = max(0.0, said["refused"] - broken) + said["lost"]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import TYPE_CHECKING
 
 import pytest
@@ -55,8 +56,14 @@ def test_wrk_is_read_and_broken_pictures_are_expected_to_be_refused() -> None:
     assert read(SAID % 100, cpu_s=1, broken_every=0).failed == pytest.approx(0.1)
 
 
-def test_a_run_without_an_answer_is_no_figure() -> None:
-    with pytest.raises(RuntimeError, match="not one answer"):
+def test_a_server_that_answers_nothing_in_time_has_a_rate_of_0() -> None:
+    nothing = read(SAID.replace("1000", "0", 1) % 0, cpu_s=1, broken_every=0)
+    assert (nothing.per_s, nothing.failed) == (0.0, 1.0)
+    assert report.ratio([heard(10.0)], [nothing]) == math.inf
+
+
+def test_wrk_that_fails_is_told() -> None:
+    with pytest.raises(RuntimeError, match="unable to connect"):
         read("unable to connect", cpu_s=0, broken_every=0)
 
 
