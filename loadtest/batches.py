@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from loadtest.pictures import Body
 
 CLIENTS = 4  # enough to keep two calls of the engine full while a body is read
+FEW_CLIENTS, MANY_ROWS = 2, 256  # of so many rows, four at once would wait for a slow machine past their deadline
 FEWEST_ANSWERS = 9  # a rate is read from at least so many
 LARGE_PIXELS = (4000, 3000)
 LIMIT_SIZES = (1, 4, 8, 16, 32)
@@ -86,7 +87,8 @@ async def compare(
             body = case.body(cycle(case.pictures, start=0, rows=case.rows))
             request = request_bytes(f"127.0.0.1:{server.port}", body)
             lone_s = await _lone_s(pool, request)
-            rate = case.rows * await _rate(pool, request, seconds)
+            clients = FEW_CLIENTS if case.rows >= MANY_ROWS else CLIENTS
+            rate = case.rows * await _rate(pool, request, seconds, clients)
             limit = await asyncio.to_thread(engine_rate, model, case.pictures, seconds)
             found.setdefault(case.name, []).append((rate, limit, lone_s))
     await pool.close()
@@ -121,7 +123,7 @@ async def _lone_s(pool: Pool, request: bytes) -> float:
     return median(times)
 
 
-async def _rate(pool: Pool, request: bytes, seconds: float) -> float:
+async def _rate(pool: Pool, request: bytes, seconds: float, clients: int) -> float:
     """Answers a second to a few clients that ask again at once, over `seconds` and a few answers at least."""
     moments_s: list[float] = []
     end_s = time.perf_counter() + seconds
@@ -131,9 +133,9 @@ async def _rate(pool: Pool, request: bytes, seconds: float) -> float:
             await _answer(pool, request)
             moments_s.append(time.perf_counter())
 
-    await asyncio.gather(*(client() for _ in range(CLIENTS)))
+    await asyncio.gather(*(client() for _ in range(clients)))
     # The last answers came while fewer and fewer clients asked.
-    return rate_of(moments_s[: len(moments_s) - CLIENTS + 1])
+    return rate_of(moments_s[: len(moments_s) - clients + 1])
 
 
 async def _answer(pool: Pool, request: bytes) -> Reply:

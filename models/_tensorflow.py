@@ -16,8 +16,8 @@ os.environ.setdefault("TF_OVERRIDE_GLOBAL_THREADPOOL", "1")
 from models.hiding import hiding
 
 # It imports Keras to register optimizers, and for an old Keras of its own h5py and scipy where they are; serving needs
-# none. Measured after the import: 160 MB of private memory instead of 250, in two thirds of the time. `tf.keras` imports
-# Keras when it is asked for.
+# none. Measured after the import: 160 MB of private memory instead of 250, in two thirds of the time. `tf.keras`
+# imports Keras when it is asked for.
 with hiding("keras", "h5py", "scipy"):
     import tensorflow as tf
 from tensorflow.core.framework import graph_pb2, tensor_pb2
