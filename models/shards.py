@@ -21,6 +21,8 @@ from models.session import SessionEngine
 
 SHARD = "shard"  # the name of the pass
 ROUNDS = 9  # of which the quickest counts: what else the machine does only adds
+ROWS_A_CORE = (1, 2, 4, 8, 16)  # tried; small models need many rows before the threads' waking is worth it
+ENOUGH_S = 0.03  # a call that takes so long in shards: more rows need not be tried (guess)
 MAX_GRAPH_BYTES = 256 << 20  # the weights are held twice: for larger models memory is dearer than speed (guess)
 
 
@@ -33,8 +35,11 @@ class _Shard(NamedTuple):
 class ShardedEngine:
     """One row-wise signature over two sessions of its graph: `wide` has a thread a core, `narrow` only its caller's.
 
-    A call that has the engine to itself and a row for each core is cut into shards; with fewer rows it runs wide. Calls
-    that run beside each other share the cores as they are, each on its own thread.
+    A call that has the engine to itself and `least` rows is cut into shards; with fewer rows it runs wide. Calls that
+    run beside each other share the cores as they are, each on its own thread.
+
+    Attributes:
+        least: rows from which on a call is cut; at least one a core.
     """
 
     def __init__(self, wide: SessionEngine, narrow: SessionEngine, cores: int) -> None:
@@ -42,7 +47,7 @@ class ShardedEngine:
         self.passes = wide.passes
         self._wide = wide
         self._narrow = narrow
-        self._cores = cores
+        self._cores = self.least = cores
         self._lock = Lock()
         self._calls = 0
         self._work: SimpleQueue[_Shard | None] = SimpleQueue()
@@ -58,7 +63,7 @@ class ShardedEngine:
         try:
             if not is_alone and rows.aligned:
                 return self._narrow.run(rows)
-            if not rows.aligned or len(rows) < self._cores:
+            if not rows.aligned or len(rows) < self.least:
                 return self._wide.run(rows)
             return self._run_shards(rows)
         finally:
@@ -84,19 +89,37 @@ class ShardedEngine:
         self._threads.clear()
 
     def judge(self, samples: Sequence[Rows]) -> PassReport:
-        """Whether shards pay on this machine: two rows a core, cut and not, in turns; they stay unless they cost."""
-        size = 2 * self._cores
-        rows = join([samples[n % len(samples)] for n in range(size)])
-        ways = {"shards": self._run_shards, "wide": self._wide.run}
-        times: dict[str, list[float]] = {name: [] for name in ways}
+        """Sets `least` by measuring sizes from small to large, cut and not, in turns; says what came of it.
+
+        Shards pay from the size on after which they never lost; where they lost at the largest, they don't.
+        """
+        least, gain = 0, 0.0
+        for rows_a_core in ROWS_A_CORE:
+            size = rows_a_core * self._cores
+            rows = join([samples[n % len(samples)] for n in range(size)])
+            wide_s, shards_s = self._time(rows)
+            gain = wide_s / shards_s
+            if gain < 1:
+                least = 0
+            elif not least:
+                least = size
+            if shards_s > ENOUGH_S:
+                break
+        self.least = least or self.least
+        found = f"{gain:.2f} times as fast at {size} rows on {self._cores} cores"
+        return PassReport(SHARD, least > 0, f"from {least} rows on; {found}" if least else found)
+
+    def _time(self, rows: Rows) -> tuple[float, float]:
+        """Seconds of the quickest call, run wide and in shards."""
+        ways = (self._wide.run, self._run_shards)
+        times: tuple[list[float], list[float]] = ([], [])
         for number in range(ROUNDS + 1):
-            for name, way in ways.items():
+            for way, seconds in zip(ways, times, strict=True):
                 started_s = time.monotonic()
                 way(rows)
                 if number:  # the first call makes the kernels
-                    times[name].append(time.monotonic() - started_s)
-        gain = min(times["wide"]) / min(times["shards"])
-        return PassReport(SHARD, gain >= 1, f"{gain:.2f} times as fast at {size} rows on {self._cores} cores")
+                    seconds.append(time.monotonic() - started_s)
+        return min(times[0]), min(times[1])
 
     def _run_shards(self, rows: Rows) -> Rows:
         """All shards, the first in the calling thread; waits for every one, whatever becomes of the others."""

@@ -128,10 +128,15 @@ def test_close_ends_the_threads_and_both_engines() -> None:
     assert narrow.is_closed
 
 
-@pytest.mark.parametrize(("wide_s", "is_kept"), [(4.0, True), (1.0, False)])
-def test_shards_stay_where_they_are_measured_to_pay(
-    monkeypatch: pytest.MonkeyPatch, wide_s: float, *, is_kept: bool
+@pytest.mark.parametrize(
+    ("row_s", "wakes_s", "least"),
+    [(1.0, 0.0, 2), (1e-4, 3.5e-4, 8), (1e-4, 5e-3, 0)],
+    ids=["always", "from eight rows on", "never"],
+)
+def test_shards_stay_from_the_size_on_at_which_they_are_measured_to_pay(
+    monkeypatch: pytest.MonkeyPatch, row_s: float, wakes_s: float, least: int
 ) -> None:
+    """A row takes `row_s` of one core, two shards together as long as one; wide, both cores do no better than one."""
     clock = [0.0]
     lock = threading.Lock()
 
@@ -140,14 +145,19 @@ def test_shards_stay_where_they_are_measured_to_pay(
             clock[0] += seconds
 
     monkeypatch.setattr("models.shards.time.monotonic", lambda: clock[0])
-    wide, narrow = Doubler(meanwhile=lambda _: spend(wide_s)), Doubler(meanwhile=lambda _: spend(1.0))
+    wide = Doubler(meanwhile=lambda images: spend(row_s * images))
+    narrow = Doubler(meanwhile=lambda images: spend(row_s * images / 2 + wakes_s / 2))
     named = {"s": cast("SessionEngine", wide)}
     found = shard(named, {"s": cast("SessionEngine", narrow)}, {"s": (rows([1]),)}, cores=2)
-    assert set(found) == ({"s"} if is_kept else set())
-    assert [(report.name, report.applied) for report in wide.passes] == [(SHARD, is_kept)]
-    assert f"{wide_s / 2:.2f} times as fast" in wide.passes[0].reason
+    assert [(report.name, report.applied) for report in wide.passes] == [(SHARD, least > 0)]
+    assert {name: each.least for name, each in found.items()} == ({"s": least} if least else {})
     for each in found.values():
         assert each.passes == wide.passes
+        wide.calls.clear()
+        each.run(rows(range(20, 20 + least - 1)))
+        assert wide.calls == [least - 1]
+        each.run(rows(range(20, 20 + least)))
+        assert wide.calls == [least - 1]
         each.close()
 
 
