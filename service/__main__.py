@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _log = logging.getLogger("darkroom.service")
+# How long the event loop may keep the interpreter from an engine's thread that has an answer to hand over; Python's own
+# is 5 ms. Measured on the digits model with 64 and 256 connections, in turns: 5,200 and 5,600 requests/s, and with this
+# 6,200 and 6,900.
+SWITCH_INTERVAL_S = 0.0001
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -90,6 +94,7 @@ def _serve(parsed: argparse.Namespace) -> int:
     _log.info("settings that differ from the defaults", extra={"fields": settings.changed()})
     _log.debug("all settings", extra={"fields": settings.redacted()})
     raise_open_files()
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
     import uvloop  # noqa: PLC0415 - only serving needs it
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
