@@ -49,7 +49,7 @@ bench: $(VENV)/dev.done $(MODELS) .bench/mosec.done .bench/mlserver.done  ## bes
 	$(BIN)/python -m loadtest.bench model/digits --pictures=digits --batch=64 --workers=2 --rounds=$(ROUNDS) $(QUICK)
 
 requirements: $(VENV)/dev.done  ## pin requirements/*.in again, with hashes, for Python 3.11 to 3.13
-	for name in serve models dev bench-mosec bench-mlserver; do \
+	for name in serve gpu models dev bench-mosec bench-mlserver; do \
 	  $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --upgrade \
 	    --custom-compile-command "make requirements" requirements/$$name.in -o requirements/$$name.txt; \
 	done

@@ -14,6 +14,10 @@ from pathlib import Path
 
 PACKAGES = Path(sysconfig.get_paths()["purelib"])
 
+# The CUDA libraries, in the GPU image alone. They stay as their wheels bring them, and no library beside them is
+# stripped: TensorFlow's own then holds CUDA kernels, and a build has no GPU on which a stripped one could be tried.
+CUDA = "nvidia"
+
 # Glob under site-packages → why nothing misses it. Sizes with TensorFlow 2.21 on x86-64.
 DROPPED = {
     "tensorflow/include": "headers for compiling custom ops (287 MB)",
@@ -49,8 +53,8 @@ def drop(pattern: str) -> int:
     """Remove what the pattern names; the bytes saved."""
     saved_bytes = 0
     for path in sorted(PACKAGES.glob(pattern)):
-        if not path.exists():
-            continue  # inside a folder that went a moment ago
+        if not path.exists() or path.is_relative_to(PACKAGES / CUDA):
+            continue  # inside a folder that went a moment ago, or NVIDIA's
         saved_bytes += size_bytes(path)
         if path.is_dir():
             shutil.rmtree(path)
@@ -60,7 +64,12 @@ def drop(pattern: str) -> int:
 
 
 def libraries() -> Iterator[Path]:
-    """Shared libraries, but for `*.libs`: auditwheel moved their sections, which old versions of strip spoil."""
+    """Shared libraries, but for `*.libs`: auditwheel moved their sections, which old versions of strip spoil.
+
+    None beside CUDA's.
+    """
+    if (PACKAGES / CUDA).exists():
+        return
     for path in sorted(PACKAGES.rglob("*.so*")):
         if path.is_file() and not path.is_symlink() and not path.parent.name.endswith(".libs"):
             yield path

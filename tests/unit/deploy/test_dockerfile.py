@@ -2,8 +2,10 @@
 
 import fnmatch
 import re
+import shutil
 import subprocess
 import sys
+import zipfile
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
@@ -12,7 +14,13 @@ import pytest
 
 ROOT = Path(__file__).parents[3]
 DOCKERFILE = (ROOT / "deploy/Dockerfile").read_text(encoding="utf-8")
-FINAL = DOCKERFILE[DOCKERFILE.index("AS server") :]
+STAGES: dict[str, tuple[str, str]] = {
+    name: (parent, text)
+    for parent, name, text in re.findall(
+        r"^FROM (\S+) AS (\S+)$(.*?)(?=^FROM |\Z)", DOCKERFILE, re.MULTILINE | re.DOTALL
+    )
+}
+TARGETS = ("server", "gpu")
 IGNORE = [
     line
     for line in (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
@@ -32,32 +40,94 @@ def is_sent(path: str) -> bool:
     return is_in
 
 
-def test_the_server_is_a_fixed_user_without_rights() -> None:
-    assert re.search(r"^USER (\d+):\1$", FINAL, re.MULTILINE)
-    assert "USER root" not in FINAL
+def image(target: str) -> str:
+    """What an image is made of: its stage, after the stages that it starts from."""
+    parent, text = STAGES[target]
+    return (image(parent) if parent in STAGES else "") + text
 
 
-def test_a_signal_reaches_the_server_itself() -> None:
-    assert 'ENTRYPOINT ["darkroom"]' in FINAL
-    assert 'CMD ["serve"]' in FINAL
-    assert "STOPSIGNAL SIGTERM" in FINAL
+def folders(target: str) -> dict[str, str]:
+    """The folders of an image by the stage that they come from."""
+    return dict(re.findall(r"^COPY --from=(\S+) (\S+) \2$", image(target), re.MULTILINE))
 
 
-def test_the_last_stage_installs_nothing_and_no_stage_has_a_compiler() -> None:
-    assert not re.search(r"pip|apt-get", FINAL)
+@pytest.mark.parametrize("target", TARGETS)
+def test_the_server_is_a_fixed_user_without_rights(target: str) -> None:
+    assert re.findall(r"^USER (.*)$", image(target), re.MULTILINE) == ["10001:10001"]
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_signal_reaches_the_server_itself(target: str) -> None:
+    assert 'ENTRYPOINT ["darkroom"]' in image(target)
+    assert 'CMD ["serve"]' in image(target)
+    assert "STOPSIGNAL SIGTERM" in image(target)
+    assert "HEALTHCHECK" in image(target)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_the_last_stages_install_nothing_and_no_stage_has_a_compiler(target: str) -> None:
+    assert not re.search(r"pip|apt-get", image(target))
     assert not re.search(r"build-essential|gcc|g\+\+|clang", DOCKERFILE)
+
+
+def test_a_build_that_names_no_target_makes_the_server() -> None:
+    assert list(STAGES)[-1] == "server"
+
+
+def test_both_images_differ_in_their_packages_alone() -> None:
+    app = {"models": "/models", "app": "/opt/app"}
+    assert folders("server") == {"trimmed": "/opt/darkroom", **app}
+    assert folders("gpu") == {"gpu-trimmed": "/opt/darkroom", **app}
+    for stage, name in (("trimmed", "serve"), ("gpu-trimmed", "gpu")):
+        assert f"-r /build/{name}.txt" in image(stage)
+        assert "/build/trim.py && " in image(stage)
+        assert "/build/warm_up.py" in image(stage)
+        assert "/app.pth" in image(stage)
+
+
+def test_the_cache_s_folder_is_the_servers_alone() -> None:
+    assert "RUN install -d -o 10001 -g 10001 -m 0700 /var/cache/darkroom\n" in image("server")
+
+
+def test_the_application_is_installed_whole(tmp_path: Path) -> None:
+    """Every file of the rooms, pages and templates too: what the Dockerfile copies, packed as pyproject.toml says."""
+    copied = [
+        folder
+        for folder in re.findall(r"^COPY (\w+) \./\1$", STAGES["app"][1], re.MULTILINE)
+        if folder != "requirements"
+    ]
+    for name in [*copied, "requirements"]:
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md"):
+        shutil.copy(ROOT / name, tmp_path)
+    wanted = {
+        str(path.relative_to(tmp_path)) for name in copied for path in (tmp_path / name).rglob("*") if path.is_file()
+    }
+    build = "import setuptools.build_meta; print(setuptools.build_meta.build_wheel('out'))"
+    subprocess.run([sys.executable, "-c", build], cwd=tmp_path, check=True, capture_output=True, timeout=120)
+    (wheel,) = (tmp_path / "out").glob("*.whl")
+    with zipfile.ZipFile(wheel) as packed:
+        assert {name for name in packed.namelist() if ".dist-info/" not in name} == wanted
+    assert {"models", "service", "batching"} == set(copied)
 
 
 def test_every_package_is_pinned_by_its_hash_or_is_this_project() -> None:
     installs = re.findall(r"pip --python \S+ install (.*)", DOCKERFILE.replace("\\\n", " "))
-    assert len(installs) == 3
+    assert len(installs) == 4
     assert all("--require-hashes" in text or "--no-deps" in text for text in installs)
 
 
 def test_what_the_image_is_made_of_is_sent_to_the_build() -> None:
     copies = re.findall(r"^COPY (?!--from)(.*)$", DOCKERFILE, re.MULTILINE)
     sources = [word for line in copies for word in line.split()[:-1]]
-    assert {"pyproject.toml", "models", "service", "requirements/serve.txt", "deploy/trim.py"} <= set(sources)
+    assert {
+        "pyproject.toml",
+        "models",
+        "service",
+        "requirements/serve.txt",
+        "requirements/gpu.txt",
+        "deploy/trim.py",
+    } <= set(sources)
     for source in sources:
         (path,) = list(ROOT.glob(source))[:1]
         files = [path] if path.is_file() else list(path.rglob("*.py")) or list(path.iterdir())
