@@ -40,9 +40,7 @@ class Cache:
         try:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._check_owner()
-            with tempfile.NamedTemporaryFile(dir=self._folder, suffix=_TEMPORARY, delete=False) as part:
-                part.write(data)
-            Path(part.name).replace(self._path(key))
+            self._put(self._path(key), data)
             self._evict(self._path(key))
         except OSError as err:
             self._tell(err.strerror or str(err))
@@ -53,6 +51,16 @@ class Cache:
 
     def _path(self, key: str) -> Path:
         return self._folder / (key + _SUFFIX)
+
+    def _put(self, path: Path, data: bytes) -> None:
+        with tempfile.NamedTemporaryFile(dir=self._folder, suffix=_TEMPORARY, delete=False) as part:
+            try:
+                part.write(data)
+                part.flush()
+                Path(part.name).replace(path)
+            except OSError:
+                Path(part.name).unlink(missing_ok=True)  # or a disk that is full would stay so
+                raise
 
     def _check_owner(self) -> None:
         found = self._folder.stat()

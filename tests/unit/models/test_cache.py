@@ -44,6 +44,12 @@ def test_what_an_interrupted_write_left_is_taken_away_in_time(tmp_path: Path) ->
     assert names(tmp_path) == ["x.artifact", "young.part"]
 
 
+def test_a_write_that_fails_leaves_nothing_behind(tmp_path: Path) -> None:
+    (tmp_path / "x.artifact" / "in the way").mkdir(parents=True)
+    Cache(tmp_path, max_bytes=100).write("x", b"data")
+    assert names(tmp_path) == ["x.artifact"]
+
+
 @pytest.mark.parametrize("mode", [0o770, 0o707])
 def test_a_folder_that_others_can_write_to_is_not_used(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, mode: int
