@@ -19,6 +19,7 @@ from prometheus_client.registry import Collector
 
 from batching.batch import Reason
 from batching.observer import Observer
+from models.device_memory import device_memory
 from service.errors import TABLE
 from service.histogram import (
     LATENCY_EDGES,
@@ -33,7 +34,7 @@ from service.histogram import (
 from service.states import START, STATES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from prometheus_client.core import Metric
 
@@ -113,7 +114,10 @@ class ModelMetrics(Observer):
 class Metrics(Collector):
     """Every metric of one server, in a registry of its own."""
 
-    def __init__(self, *, version: str, tensorflow: str) -> None:
+    def __init__(
+        self, *, version: str, tensorflow: str, memory_of: Callable[[str], Mapping[str, int]] = device_memory
+    ) -> None:
+        self._memory_of = memory_of
         self.models: dict[tuple[str, int], ModelMetrics] = {}
         self.http_requests: Counter[tuple[str, str, str]] = Counter()
         self.http_duration: dict[str, Histogram] = {}
@@ -163,6 +167,7 @@ class Metrics(Collector):
         yield from self._collect_batches()
         yield from self._collect_queues()
         yield from self._collect_models()
+        yield self._device_memory()
 
     def _collect_http(self) -> Iterator[Metric]:
         requests = CounterMetricFamily(
@@ -245,6 +250,13 @@ class Metrics(Collector):
         yield _gauge("darkroom_rewrite_applied", text, passes, (*MODEL_LABELS, "pass"))
         wires = (((*m.labels, m.wire), 1.0) for m in models)
         yield _gauge("darkroom_model_info", "What a version's pictures are.", wires, (*MODEL_LABELS, "wire"))
+
+    def _device_memory(self) -> Metric:
+        """Asked now, of the devices that a version runs on."""
+        devices = sorted({device for m in self.models.values() for device in m.device_batches})
+        values = (((device, kind), size) for device in devices for kind, size in self._memory_of(device).items())
+        text = "What TensorFlow uses of a GPU's memory: now, and at most so far. None for a CPU."
+        return _gauge("darkroom_device_memory_bytes", text, values, ("device", "kind"))
 
 
 def _histogram(

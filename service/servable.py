@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from batching.batcher import Batcher
 from batching.limits import Limits
+from models.device_memory import device_memory
 from models.errors import InvalidInput
 from models.memory import give_back
 from models.rows import Rows
@@ -77,6 +78,8 @@ class Servable:
         for other in list(engines.values())[1:]:  # alike, but each makes its own kernels at its first calls
             await self._in_thread(warm, other, samples, sizes=sizes, inflight=findings.inflight)
         runner = Runner(engine, threads=findings.inflight, devices=engines)
+        for device in engines:  # the first question blocks: not at a scrape, on the event loop
+            await self._in_thread(device_memory, device)
         self._metrics.device_batches.update(dict.fromkeys(engines, 0))
         self._runners.append(runner)
         batcher = Batcher(
@@ -136,7 +139,8 @@ def story(loaded: LoadedModel) -> dict[str, object]:
     for name, engine in loaded.engines.items():
         applied = [report.name for report in engine.passes if report.applied]
         dropped = [f"{report.name} ({report.reason})" for report in engine.passes if not report.applied]
-        facts = f"wire={engine.spec.wire.value} batched={engine.spec.batched}"
+        devices = ",".join(loaded.engines_of(name))
+        facts = f"wire={engine.spec.wire.value} batched={engine.spec.batched} devices={devices}"
         told[name] = f"{facts} passes={applied} dropped={dropped}"
     return told | ({"refused": spec.refused} if spec.refused else {})
 

@@ -64,3 +64,24 @@ def test_two_servers_in_one_process_do_not_share_a_metric() -> None:
     one, other = Metrics(version="1", tensorflow="2"), Metrics(version="1", tensorflow="2")
     one.http_ended("/", "GET", 200, duration_s=0.1, request_bytes=0, response_bytes=0)
     assert not other.http_requests
+
+
+def test_a_gpu_that_a_version_runs_on_is_asked_at_each_scrape_for_its_memory() -> None:
+    asked: list[str] = []
+
+    def memory_of(device: str) -> dict[str, int]:
+        asked.append(device)
+        return {"current": 100 + len(asked), "peak": 300} if device == "gpu:0" else {}
+
+    metrics = Metrics(version="1", tensorflow="2", memory_of=memory_of)
+    assert not [name for name, _ in _samples(metrics) if name == "darkroom_device_memory_bytes"]
+    assert asked == []
+    for version, device in ((1, "gpu:0"), (2, "gpu:0"), (3, "cpu:0")):
+        metrics.add_model("m", version).device_batches[device] = 0
+    metrics.render()
+    assert asked == ["cpu:0", "gpu:0"]
+    found = {key: value for key, value in _samples(metrics).items() if key[0] == "darkroom_device_memory_bytes"}
+    assert found == {
+        ("darkroom_device_memory_bytes", (("device", "gpu:0"), ("kind", "current"))): 104,
+        ("darkroom_device_memory_bytes", (("device", "gpu:0"), ("kind", "peak"))): 300,
+    }
