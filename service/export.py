@@ -27,6 +27,9 @@ def add_export_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, default=Path("model"), help="folder to build into [model]")
     parser.add_argument("--version", type=int, default=1, help="version folder to make [1]")
     parser.add_argument("--wire", choices=("base64", "bytes"), default="base64", help="what `images` takes [base64]")
+    parser.add_argument(
+        "--reduced_scale", action="store_true", help="decode large JPEGs to 1/2, 1/4 or 1/8: quicker, pixels differ"
+    )
     parser.add_argument("--force", action="store_true", help="replace a version that is there")
     parser.add_argument("--missing", action="store_true", help="build only what is not there yet")
     own = parser.add_argument_group("your own model")
@@ -79,7 +82,15 @@ def _build(name: str, parsed: argparse.Namespace) -> None:
         return
     from models.zoo import build  # noqa: PLC0415 - as above
 
-    build(name, folder, version=parsed.version, wire=parsed.wire, force=parsed.force, progress=_say)
+    build(
+        name,
+        folder,
+        version=parsed.version,
+        wire=parsed.wire,
+        reduced_scale=parsed.reduced_scale,
+        force=parsed.force,
+        progress=_say,
+    )
 
 
 def _recipe(parsed: argparse.Namespace) -> Recipe:
@@ -98,6 +109,7 @@ def _recipe(parsed: argparse.Namespace) -> Recipe:
         formats=parsed.formats,
         resize=parsed.resize,
         batch_decode=parsed.batch_decode,
+        reduced_scale=parsed.reduced_scale,
         answers=parsed.answers,
     )
 

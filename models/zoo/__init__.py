@@ -22,7 +22,14 @@ class Build(Protocol):
     """What the module of a shipped model has under the name `build`."""
 
     def __call__(
-        self, base_path: Path, *, version: int, wire: str, force: bool, progress: Callable[[str], None]
+        self,
+        base_path: Path,
+        *,
+        version: int,
+        wire: str,
+        reduced_scale: bool,
+        force: bool,
+        progress: Callable[[str], None],
     ) -> Path:
         """Writes `base_path/<version>` and returns it; `progress` gets a line at each step."""
 
@@ -60,6 +67,7 @@ def build(
     *,
     version: int = 1,
     wire: str = "base64",
+    reduced_scale: bool = False,
     force: bool = False,
     progress: Callable[[str], None],
 ) -> Path:
@@ -75,7 +83,7 @@ def build(
         raise UnknownZooModel(f"no model named {name[:80]!r} ships; there are: {', '.join(ZOO)}")
     require(model.packages, wanted_by=name)
     run = cast("Build", import_module(model.module).build)
-    return run(base_path, version=version, wire=wire, force=force, progress=progress)
+    return run(base_path, version=version, wire=wire, reduced_scale=reduced_scale, force=force, progress=progress)
 
 
 def require(packages: tuple[str, ...], *, wanted_by: str) -> None:

@@ -40,6 +40,7 @@ def build(
     *,
     version: int,
     wire: str,
+    reduced_scale: bool = False,
     force: bool,
     progress: Callable[[str], None],
     epochs: int = EPOCHS,
@@ -58,12 +59,14 @@ def build(
     if is_right.mean() < MIN_ACCURACY:
         raise ExportFailed(f"digits: accuracy {is_right.mean():.2%} is under {MIN_ACCURACY:.0%}; nothing was written")
     labels = tuple(str(digit) for digit in range(10))
-    return export_image_model(model, base_path, recipe(wire), version=version, labels=labels, force=force)
+    return export_image_model(
+        model, base_path, recipe(wire, reduced_scale=reduced_scale), version=version, labels=labels, force=force
+    )
 
 
-def recipe(wire: str = "base64") -> Recipe:
+def recipe(wire: str = "base64", *, reduced_scale: bool = False) -> Recipe:
     """Returns the network's input: 28x28 grey, 0 to 1."""
-    return Recipe(size=(SIDE_PIXELS, SIDE_PIXELS), channels=1, wire=wire)
+    return Recipe(size=(SIDE_PIXELS, SIDE_PIXELS), channels=1, wire=wire, reduced_scale=reduced_scale)
 
 
 def sample_digits() -> list[tuple[int, bytes]]:

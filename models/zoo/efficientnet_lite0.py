@@ -53,7 +53,15 @@ _STAGES: Final = (
 )
 
 
-def build(base_path: Path, *, version: int, wire: str, force: bool, progress: Callable[[str], None]) -> Path:
+def build(
+    base_path: Path,
+    *,
+    version: int,
+    wire: str,
+    reduced_scale: bool = False,
+    force: bool,
+    progress: Callable[[str], None],
+) -> Path:
     """Writes `base_path/<version>` and returns it; see `models.zoo.build`."""
     check_free(base_path, version, force=force)
     progress(f"efficientnet_lite0: reading the weights of {WEIGHTS_PACKAGE} {distribution(WEIGHTS_PACKAGE).version}")
@@ -62,7 +70,7 @@ def build(base_path: Path, *, version: int, wire: str, force: bool, progress: Ca
     return export_image_model(
         network,
         base_path,
-        recipe(wire),
+        recipe(wire, reduced_scale=reduced_scale),
         version=version,
         labels=labels(),
         extras={"NOTICE.txt": _notice()},
@@ -70,9 +78,9 @@ def build(base_path: Path, *, version: int, wire: str, force: bool, progress: Ca
     )
 
 
-def recipe(wire: str = "base64") -> Recipe:
+def recipe(wire: str = "base64", *, reduced_scale: bool = False) -> Recipe:
     """Returns the input the network was trained on: 224x224 RGB, (x - 127) / 128."""
-    return Recipe(size=(224, 224), mean=127.0, std=128.0, wire=wire)
+    return Recipe(size=(224, 224), mean=127.0, std=128.0, wire=wire, reduced_scale=reduced_scale)
 
 
 def read_weights() -> dict[str, np.ndarray]:

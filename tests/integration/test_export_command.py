@@ -67,6 +67,15 @@ def test_what_can_not_be_built_ends_with_1_and_words(tmp_path: Path, arguments: 
     assert not (tmp_path / "model").exists() or not any((tmp_path / "model").rglob("saved_model.pb"))
 
 
+@pytest.mark.parametrize("name", ["mine:tiny", "efficientnet_lite0"])
+def test_large_jpegs_are_decoded_at_a_reduced_scale_where_that_is_asked_for(tmp_path: Path, name: str) -> None:
+    (tmp_path / "mine.py").write_text(FACTORY)
+    made = _export(name, "--size=8x8", "--reduced_scale", cwd=tmp_path)
+    assert made.returncode == 0, made.stderr
+    (graph,) = tmp_path.rglob("saved_model.pb")
+    assert b"ExtractJpegShape" in graph.read_bytes()
+
+
 def test_the_models_that_ship_are_listed(tmp_path: Path) -> None:
     listed = _export("--list", cwd=tmp_path)
     assert listed.returncode == 0

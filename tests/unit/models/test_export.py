@@ -11,8 +11,8 @@ import tensorflow as tf
 from PIL import Image
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
+from models.decode import TF1_BILINEAR
 from models.export import (
-    TF1_BILINEAR,
     Recipe,
     export_from_reference,
     export_image_model,
