@@ -21,6 +21,7 @@ from models.runner import Engine, PassReport
 from models.saved_model import read_meta_graph
 from models.session import SessionEngine, clean
 from models.shards import SHARD, objection, shard
+from models.xla import compiled, mark, refuse
 
 __all__ = ["Artifact", "LoadedModel", "SessionOptions", "load_model", "open_artifact", "prepare"]
 
@@ -35,6 +36,7 @@ def load_model(
     session_config: Mapping[str, Any] | None = None,
     device: str = "auto",
     max_drift: float | None = None,
+    xla: bool = False,
 ) -> LoadedModel:
     """The SavedModel at `path`, rewritten, verified and ready, all in this process; blocks for seconds.
 
@@ -47,6 +49,7 @@ def load_model(
         session_config: Simple TensorFlow Serving's four session settings; they win.
         max_drift: how far bfloat16 may move an output; None: it is not used.
         device: where it runs: `auto`, `cpu`, `cpu:N`, `gpu` or `gpu:0,1`; see models/placement.py.
+        xla: XLA is tried, and kept where it is faster.
 
     Raises:
         LoadFailed: it cannot be served; the message says why and names no path.
@@ -60,6 +63,7 @@ def load_model(
         dict(session_config or {}),
         device=device,
         max_drift=max_drift,
+        xla=xla,
     )
     return open_job(prepare_job(job), job)
 
@@ -83,7 +87,7 @@ def open_job(artifact: Artifact, job: Job) -> LoadedModel:
     with _load_failures():
         load_custom_ops(job.custom_op_paths)
         spec = replace(artifact.spec, name=job.name, version=job.version)
-        return open_artifact(replace(artifact, spec=spec), _options(job), resolve(job.device))
+        return open_artifact(replace(artifact, spec=spec), _options(job), resolve(job.device), xla=job.xla)
 
 
 def _options(job: Job) -> SessionOptions:
@@ -103,9 +107,13 @@ def _load_failures() -> Iterator[None]:
 
 
 def open_artifact(
-    artifact: Artifact, options: SessionOptions, devices: Sequence[Device] = (Device("cpu", 0),)
+    artifact: Artifact,
+    options: SessionOptions,
+    devices: Sequence[Device] = (Device("cpu", 0),),
+    *,
+    xla: bool = False,
 ) -> LoadedModel:
-    """A model that answers, with an engine on each device.
+    """A model that answers, with an engine on each device; `xla`: compiled where that pays.
 
     The SavedModel itself is loaded only for signatures that could not be rewritten, and runs where TensorFlow puts it:
     what keeps state must be one.
@@ -130,15 +138,40 @@ def open_artifact(
         }
 
     replicas = {name: engines(name) for name in specs}
+    others = _compile(replicas, artifact, options, devices) if xla else []
     narrow = _shard(replicas, artifact, options, devices) if artifact.graph else None
 
     def free() -> None:
-        for each in (*sessions.values(), narrow, original):
+        for each in (*sessions.values(), *others, narrow, original):
             if each is not None:
                 each.close()
 
     firsts = {name: next(iter(each.values())) for name, each in replicas.items()}
     return LoadedModel(artifact.spec, firsts, artifact.samples, free, replicas)
+
+
+def _compile(
+    replicas: Mapping[str, dict[str, Engine]], artifact: Artifact, options: SessionOptions, devices: Sequence[Device]
+) -> list[Any]:
+    """Puts compiled engines in the place of those that they beat; the sessions that they need besides."""
+    for name in replicas.keys() - artifact.bindings.keys():
+        refuse({name: replicas[name][str(devices[0])]}, "the graph is not frozen")
+    sessions = []
+    for device in devices:
+        on_it = {name: replicas[name][str(device)] for name in artifact.bindings}
+        try:
+            session = _session_on(device, artifact, replace(options, xla=True))
+        except Exception as err:  # noqa: BLE001 - whatever TensorFlow raises, the plain graph still serves
+            refuse(on_it, f"TensorFlow refuses the graph: {clean(str(err))}")
+            continue
+        kept = compiled(on_it, session, artifact.bindings, artifact.samples)
+        for name, engine in kept.items():
+            replicas[name][str(device)] = engine
+        if kept:
+            sessions.append(session)
+        else:
+            session.close()
+    return sessions
 
 
 def _shard(
@@ -168,6 +201,8 @@ def _shard(
 
 def _session_on(device: Device, artifact: Artifact, options: SessionOptions) -> Any:
     graph_def = place(graph_pb2.GraphDef.FromString(artifact.graph), device, artifact.bindings.values())
+    if options.xla:
+        graph_def = mark(graph_def, artifact.bindings.values())
     return open_session(graph_def, _options_on(device, options))
 
 

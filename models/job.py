@@ -14,6 +14,7 @@ from models.errors import LoadFailed
 
 _SOURCES = Path(__file__).parent
 _CPU = Path("/proc/cpuinfo")
+_ELSEWHERE = frozenset({"path", "name", "version", "device", "xla"})  # what an artifact does not depend on
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +30,7 @@ class Job:
     custom_op_paths: tuple[Path, ...] = ()
     max_drift: float | None = None  # bfloat16 is tried, and may move an output by so much
     device: str = "auto"  # see models/placement.py; the artifact is the same for all
+    xla: bool = False  # XLA is tried where the artifact is opened; the artifact is the same without it
 
     def dump(self) -> str:
         """The job on one line."""
@@ -49,9 +51,7 @@ class Job:
         Raises:
             LoadFailed: a file cannot be read.
         """
-        options = {
-            name: value for name, value in asdict(self).items() if name not in {"path", "name", "version", "device"}
-        }
+        options = {name: value for name, value in asdict(self).items() if name not in _ELSEWHERE}
         digest = hashlib.sha256(json.dumps(options, default=str, sort_keys=True).encode())
         digest.update("\n".join(_surroundings()).encode())
         try:

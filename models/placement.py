@@ -61,7 +61,7 @@ def place(graph_def: Any, device: Device, bindings: Iterable[Binding]) -> Any:
     """
     if device.kind == "cpu" and device.count == 1:
         return graph_def
-    on_cpu = _decoding(graph_def, bindings) if device.kind == "gpu" else set()
+    on_cpu = decoding(graph_def, bindings) if device.kind == "gpu" else set()
     placed = graph_pb2.GraphDef()
     placed.CopyFrom(graph_def)
     for node in placed.node:
@@ -69,7 +69,8 @@ def place(graph_def: Any, device: Device, bindings: Iterable[Binding]) -> Any:
     return placed
 
 
-def _decoding(graph_def: Any, bindings: Iterable[Binding]) -> set[str]:
+def decoding(graph_def: Any, bindings: Iterable[Binding]) -> set[str]:
+    """The names of the nodes that judge and decode strings; none where nothing is decoded, or behind a layer."""
     nodes: set[str] = set()
     for binding in bindings:
         try:

@@ -74,6 +74,17 @@ class SessionEngine:
         arrays = [feed(rows.columns[name], self._encodes(name)) for name in self._binding.feeds]
         return [_fault(judge, [array[row : row + 1] for array in arrays]) for row in range(len(rows))]
 
+    def nodes_of(self, rows: Rows) -> list[str]:
+        """The names of the nodes that a call of these rows runs, with those that Grappler and XLA made of them."""
+        feeds = self._binding.feeds
+        options = config_pb2.CallableOptions(feed=feeds.values())
+        options.fetch.extend(sorted(set(self._binding.fetches.values()) - set(feeds.values())))
+        options.run_options.trace_level = config_pb2.RunOptions.SOFTWARE_TRACE
+        told = config_pb2.RunMetadata()
+        call = self._session._make_callable_from_options(options)  # noqa: SLF001 - see the file's first lines
+        call(*[feed(rows.columns[name], self._encodes(name)) for name in feeds], run_metadata=told)
+        return [node.node_name for device in told.step_stats.dev_stats for node in device.node_stats]
+
     def close(self) -> None:
         """Lets the callables go."""
         self._callables.clear()

@@ -29,6 +29,10 @@ def test_the_place_the_name_and_the_number_of_a_version_do_not_matter(job: Job, 
     assert replace(job, path=tmp_path / "7", name="n", version=7).key() == job.key()
 
 
+def test_what_is_settled_where_the_artifact_is_opened_does_not_matter(job: Job) -> None:
+    assert replace(job, device="cpu:2", xla=True).key() == job.key()
+
+
 @pytest.mark.parametrize(
     "change",
     [
