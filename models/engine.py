@@ -156,8 +156,8 @@ def _compile(
     """Puts compiled engines in the place of those that they beat; the sessions that they need besides."""
     for name in replicas.keys() - artifact.bindings.keys():
         refuse({name: replicas[name][str(devices[0])]}, "the graph is not frozen")
-    sessions = []
-    for device in devices:
+    sessions: list[Any] = []
+    for device in devices if artifact.bindings else ():
         on_it = {name: replicas[name][str(device)] for name in artifact.bindings}
         try:
             session = _session_on(device, artifact, replace(options, xla=True))
