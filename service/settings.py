@@ -58,7 +58,7 @@ class Settings(BaseModel):
     device: str = Field("auto", pattern=r"^(auto|cpu(:[1-9][0-9]?)?|gpu(:[0-9]+(,[0-9]+)*)?)$", description="where models run: auto (every GPU, else the CPU), cpu, gpu, gpu:0,1; an engine on each; cpu:N makes N logical devices, for tests (precedent)")
     precision: Literal["fp32", "bf16"] = Field("fp32", description="bf16: convolutions in bfloat16 where the CPU has it; lossy, tried at load, refused past --max_drift (measured: 0.1 in one model)")
     max_drift: float = Field(0.05, ge=0, description="how far --precision=bf16 may move any float of an answer to the warm-up rows (guess)")
-    xla: bool = Field(False, description="compile the layers with XLA; tried at load for each signature, kept only where faster. every batch size is compiled when it first comes, so set few --allowed_batch_sizes (guess: off)")
+    xla: bool = Field(False, description="compile the layers with XLA; tried at load for each signature, kept only where faster. every batch size is compiled when it first comes, so set few --allowed_batch_sizes (measured: off)")
     intra_op_threads: int = Field(0, ge=0, description="threads inside one TensorFlow op; 0 takes the cores that affinity and the container allow (precedent)")
     inter_op_threads: int = Field(-1, ge=-1, description="TensorFlow ops that run at once; -1 runs them in the calling thread, 0 lets TensorFlow choose (measured)")
 
