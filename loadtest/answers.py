@@ -9,7 +9,7 @@ import json
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from urllib.parse import urlsplit
+from urllib.parse import urljoin, urlsplit
 
 from loadtest.pictures import Body, Picture, json_body
 
@@ -88,7 +88,8 @@ def expect(url: str, pictures: Iterable[Picture], *, model: str = "default", tim
     """
     table = {}
     for picture in pictures:
-        answer = _post(url, json_body((picture,), model=model), timeout_s=timeout_s)
+        body = json_body((picture,), model=model)
+        answer = post(urljoin(url, "/"), body.data, body.content_type, timeout_s=timeout_s)
         found = predictions(answer)
         if found is None or len(found) != 1:
             raise NoAnswer(f"{picture.name}: wanted one `predict`, got {answer[:200]!r}")
@@ -96,20 +97,25 @@ def expect(url: str, pictures: Iterable[Picture], *, model: str = "default", tim
     return Expectations(table)
 
 
-def _post(url: str, body: Body, *, timeout_s: float) -> bytes:
+def post(url: str, data: bytes, content_type: str, *, timeout_s: float) -> bytes:
+    """The body of a 200.
+
+    Raises:
+        NoAnswer: any other status, or none.
+    """
     address = urlsplit(url)
     connection = http.client.HTTPConnection(address.hostname or "127.0.0.1", address.port or 80, timeout=timeout_s)
     try:
-        connection.request("POST", "/", body.data, {"Content-Type": body.content_type})
+        connection.request("POST", address.path or "/", data, {"Content-Type": content_type})
         answer = connection.getresponse()
-        data = answer.read()
+        body = answer.read()
     except (OSError, http.client.HTTPException) as err:
         raise NoAnswer(f"{url}: {err!r}") from err
     finally:
         connection.close()
     if answer.status != 200:
-        raise NoAnswer(f"{url}: {answer.status} {data[:200]!r}")
-    return data
+        raise NoAnswer(f"{url}: {answer.status} {body[:200]!r}")
+    return body
 
 
 def parse_timing(header: str | None) -> Timing:

@@ -7,7 +7,6 @@ costs it least.
 from __future__ import annotations
 
 import base64
-import http.client
 import json
 import sys
 from contextlib import contextmanager
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from loadtest import processes
-from loadtest.answers import NoAnswer
+from loadtest.answers import NoAnswer, post
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -68,18 +67,10 @@ class Running:
             NoAnswer: it refused, failed, or said something else than a prediction.
         """
         contender = self.contender
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         try:
-            body = contender.encode(picture)
-            connection.request("POST", contender.path, body, {"Content-Type": contender.content_type})
-            answer = connection.getresponse()
-            data = answer.read()
-        except (OSError, http.client.HTTPException) as err:
-            raise NoAnswer(f"{contender.name}: {err!r}") from err
-        finally:
-            connection.close()
-        if answer.status != 200:
-            raise NoAnswer(f"{contender.name}: {answer.status} {data[:200]!r}")
+            data = post(self.url, contender.encode(picture), contender.content_type, timeout_s=60)
+        except NoAnswer as err:
+            raise NoAnswer(f"{contender.name}: {err}") from err
         return contender.predicted(data)
 
 

@@ -98,6 +98,11 @@ def join(pieces: Sequence[Rows], *, padding: int = 0) -> Rows:
     return Rows(columns, count=sum(map(len, pieces)) + padding, asked=first.asked)
 
 
+def fill(singles: Sequence[Rows], size: int, *, first: int = 0) -> Rows:
+    """`size` rows made of single ones, over and over, from the one at `first` on."""
+    return join([singles[(first + place) % len(singles)] for place in range(size)])
+
+
 def _join(columns: list[Column], padding: int) -> Column:
     if isinstance(columns[0], list):
         values = [value for column in columns for value in column]

@@ -7,7 +7,6 @@ signature, a session with two threads, and two shards: EfficientNet-Lite0 of 8 r
 there the session with two threads takes 9.0 ms and a single thread 13.3.
 """
 
-import time
 from collections.abc import Mapping, Sequence
 from queue import SimpleQueue
 from threading import Lock, Thread
@@ -15,12 +14,12 @@ from typing import NamedTuple
 
 from models.errors import InvalidInput
 from models.placement import Device
-from models.rows import Rows, join
+from models.rows import Rows, fill, join
 from models.runner import PassReport
 from models.session import SessionEngine
+from models.turns import in_turns
 
 SHARD = "shard"  # the name of the pass
-ROUNDS = 9  # of which the quickest counts: what else the machine does only adds
 ROWS_A_CORE = (1, 2, 4, 8, 16)  # tried; small models need many rows before the threads' waking is worth it
 ENOUGH_S = 0.03  # a call that takes so long in shards: more rows need not be tried (guess)
 MAX_GRAPH_BYTES = 256 << 20  # the weights are held twice: for larger models memory is dearer than speed (guess)
@@ -96,8 +95,7 @@ class ShardedEngine:
         least, gain = 0, 0.0
         for rows_a_core in ROWS_A_CORE:
             size = rows_a_core * self._cores
-            rows = join([samples[n % len(samples)] for n in range(size)])
-            wide_s, shards_s = self._time(rows)
+            wide_s, shards_s = in_turns(self._wide.run, self._run_shards, fill(samples, size))
             gain = wide_s / shards_s
             if gain < 1:
                 least = 0
@@ -108,18 +106,6 @@ class ShardedEngine:
         self.least = least or self.least
         found = f"{gain:.2f} times as fast at {size} rows on {self._cores} cores"
         return PassReport(SHARD, least > 0, f"from {least} rows on; {found}" if least else found)
-
-    def _time(self, rows: Rows) -> tuple[float, float]:
-        """Seconds of the quickest call, run wide and in shards."""
-        ways = (self._wide.run, self._run_shards)
-        times: tuple[list[float], list[float]] = ([], [])
-        for number in range(ROUNDS + 1):
-            for way, seconds in zip(ways, times, strict=True):
-                started_s = time.monotonic()
-                way(rows)
-                if number:  # the first call makes the kernels
-                    seconds.append(time.monotonic() - started_s)
-        return min(times[0]), min(times[1])
 
     def _run_shards(self, rows: Rows) -> Rows:
         """All shards, the first in the calling thread; waits for every one, whatever becomes of the others."""

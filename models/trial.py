@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 
 from models.errors import LoadFailed, ModelError, UnknownSignature
-from models.rows import Rows, join
+from models.rows import Rows, fill
 from models.runner import PassReport
 from models.spec import SignatureSpec, Wire
 
@@ -163,7 +163,7 @@ class _Caller:
     def _call(self, images: int) -> Callable[[], Rows]:
         if images not in self._calls:
             singles = self.story.rows
-            self._calls[images] = self._prepare(join([singles[index % len(singles)] for index in range(images)]))
+            self._calls[images] = self._prepare(fill(singles, images))
         return self._calls[images]
 
 

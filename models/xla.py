@@ -6,22 +6,21 @@ compiles when that shape comes again (lazy compilation, its default).
 """
 
 import logging
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from models._tensorflow import graph_pb2
 from models.placement import decoding
-from models.rows import Rows, join
+from models.rows import Rows, fill
 from models.runner import Engine, PassReport
 from models.session import Binding, SessionEngine, clean
 from models.spec import SignatureSpec
+from models.turns import in_turns
 from models.verify import unequal
 
 _log = logging.getLogger("darkroom.models")
 XLA = "xla"  # the name of the pass
 SIZES = (1, 8)  # rows of the calls that are timed (guess); the cheaper first, since one that does not pay ends it
-ROUNDS = 9  # of which the quickest counts
 MIN_GAIN = 1.02  # guess: less is noise, and not worth a compilation
 
 
@@ -98,8 +97,9 @@ def _judge(plain: Engine, candidate: CompiledEngine, singles: Sequence[Rows]) ->
         return PassReport(XLA, applied=False, reason="each of its requests may have another shape")
     gains = []
     for size in SIZES:
-        calls = [join([singles[(first + n) % len(singles)] for n in range(size)]) for first in range(len(singles))]
-        gain = _gain(plain, candidate, calls[0])
+        calls = [fill(singles, size, first=first) for first in range(len(singles))]
+        plain_s, candidate_s = in_turns(plain.run, candidate.run, calls[0])
+        gain = plain_s / candidate_s
         gains.append(f"{gain:.2f} times as fast at {size} row{'s' * (size > 1)}")
         if gain < MIN_GAIN:
             return PassReport(XLA, applied=False, reason=gains[-1])
@@ -109,15 +109,3 @@ def _judge(plain: Engine, candidate: CompiledEngine, singles: Sequence[Rows]) ->
     if not any(node.endswith("/xla_run") for node in candidate.nodes_of(singles[0])):
         return PassReport(XLA, applied=False, reason="XLA finds nothing in it to compile")
     return PassReport(XLA, applied=True, reason=", ".join(gains))
-
-
-def _gain(plain: Engine, candidate: Engine, rows: Rows) -> float:
-    """How many times as fast the candidate is, the two timed in turns."""
-    times: list[list[float]] = [[], []]
-    for number in range(1 + ROUNDS):
-        for engine, taken_s in zip((plain, candidate), times, strict=True):
-            started_s = time.monotonic()
-            engine.run(rows)
-            if number:  # the first call compiles
-                taken_s.append(time.monotonic() - started_s)
-    return min(times[0]) / min(times[1])

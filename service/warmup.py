@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from batching.curve import size_classes
 from batching.inflight import choose_inflight
-from models.rows import join
+from models.rows import fill
 from service.machine import usable_cores
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def warm_up(engine: Engine, samples: Sequence[Rows], *, sizes: Sequence[int], in
         return Findings(inflight or 1)
     sizes = sizes if engine.spec.batched else (1,)
     tried = [inflight] if inflight else [n for n in (1, 2, MAX_TRIED_INFLIGHT) if n <= usable_cores()]
-    batches = {size: join([samples[i % len(samples)] for i in range(size)]) for size in sizes}
+    batches = {size: fill(samples, size) for size in sizes}
     points: list[Point] = []
     for calls in tried:
         points += _sweep(engine, {size: batches[size] for size in _sizes_for(calls, sizes, points)}, calls)
@@ -86,7 +86,7 @@ def warm_up_gently(
     sizes = sorted(sizes) if engine.spec.batched else (1,)
     for size in sizes:
         if samples:
-            rows = join([samples[i % len(samples)] for i in range(size)])
+            rows = fill(samples, size)
             for _ in range(2):  # kernels are made at the first call
                 (seconds,) = _time_calls(engine, rows, 1)
                 sleep(REST * seconds)

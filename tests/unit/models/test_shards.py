@@ -144,7 +144,7 @@ def test_shards_stay_from_the_size_on_at_which_they_are_measured_to_pay(
         with lock:
             clock[0] += seconds
 
-    monkeypatch.setattr("models.shards.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("models.turns.time.monotonic", lambda: clock[0])
     wide = Doubler(meanwhile=lambda images: spend(row_s * images))
     narrow = Doubler(meanwhile=lambda images: spend(row_s * images / 2 + wakes_s / 2))
     named = {"s": cast("SessionEngine", wide)}

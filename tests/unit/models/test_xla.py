@@ -145,7 +145,7 @@ def judged(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[Mapping[str, 
     def spend(seconds: float) -> None:
         clock[0] += seconds
 
-    monkeypatch.setattr("models.xla.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("models.turns.time.monotonic", lambda: clock[0])
 
     def judge(
         taken_s: Callable[[int], float], *, spec: SignatureSpec = SPEC, **changes: Any
