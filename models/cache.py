@@ -1,15 +1,19 @@
 """Artifacts on disk, by key: a folder of the server's own, bounded, with whole files only."""
 
+import fcntl
 import logging
 import os
 import stat
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 _log = logging.getLogger("darkroom.models")
 _SUFFIX = ".artifact"
 _TEMPORARY = ".part"
+_LOCK = ".lock"
 _ABANDONED_S = 3600.0  # guess: no file takes so long to be written
 
 
@@ -44,6 +48,29 @@ class Cache:
             self._evict(self._path(key))
         except OSError as err:
             self._tell(err.strerror or str(err))
+
+    @contextmanager
+    def turn(self, key: str) -> Iterator[bool]:
+        """Whether the caller may make what belongs under `key` now: one process at a time may, while this is held.
+
+        Where no lock can be had, for a folder that is not used or not written to, everybody may.
+        """
+        path = self._folder / (key + _LOCK)
+        try:
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._check_owner()
+            lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError:
+            lock = None
+        if lock is None:
+            yield True
+            return
+        try:
+            yield (is_ours := _locks(lock))
+        finally:
+            if is_ours:  # before the lock goes: who opens it anew finds what was made
+                path.unlink(missing_ok=True)
+            os.close(lock)
 
     def discard(self, key: str) -> None:
         """Lets one go."""
@@ -83,3 +110,12 @@ class Cache:
         if reason != self._refused:
             self._refused = reason
             _log.warning("prepared models are not kept in --cache_dir: %s", reason)
+
+
+def _locks(descriptor: int) -> bool:
+    """Takes the lock of an open file; it goes with the descriptor, and with the process."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as err:
+        return not isinstance(err, BlockingIOError)  # else the file system has no locks
+    return True

@@ -5,6 +5,7 @@ import logging
 import signal
 import subprocess
 import sys
+import time
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from models.loaded import LoadedModel
 
 _log = logging.getLogger("darkroom.models")
+TURN_S = 0.1  # guess: between two looks at what another process prepares
 
 
 class Loader:
@@ -47,6 +49,23 @@ class Loader:
             except Damaged as err:
                 _log.warning("a prepared model in --cache_dir is made anew: %s", err)
                 self._cache.discard(key)
+        return self._open(self._make(key, job), job)
+
+    def _make(self, key: str, job: Job) -> bytes:
+        """The artifact, made here or, meanwhile, by another process that shares the cache."""
+        while True:
+            with self._cache.turn(key) as is_ours:
+                data = self._cache.read(key)
+                if data is None and is_ours:
+                    data = self._prepare_whole(key, job)
+            if data is not None:
+                return data
+            _import_tensorflow()  # while the other process's child is at work
+            self._check_stopped()
+            time.sleep(TURN_S)
+
+    def _prepare_whole(self, key: str, job: Job) -> bytes:
+        """The artifact that a child made of files that stayed as they were, kept in the cache."""
         try:
             data = self._prepare(job)
         except OSError as err:
@@ -54,7 +73,7 @@ class Loader:
         if job.key() != key:
             raise LoadFailed("its files changed while they were loaded")
         self._cache.write(key, data)
-        return self._open(data, job)
+        return data
 
     def stop(self) -> None:
         """Ends the child that works now; what is being loaded fails, and so does what comes after."""
@@ -87,8 +106,7 @@ class Loader:
 
     def _wait(self, child: subprocess.Popen[bytes], job: Job) -> bytes:
         """What the child answers; its stdin stays open meanwhile, and so does it."""
-        if self._is_stopped:
-            raise LoadFailed("the server is stopping")
+        self._check_stopped()
         leash, child.stdin = child.stdin, None
         assert leash is not None  # noqa: S101 - asked for above
         with leash:
@@ -104,9 +122,12 @@ class Loader:
             return out
         if child.returncode == REFUSED:
             raise LoadFailed(out.decode("utf-8", "replace"))
+        self._check_stopped()
+        raise LoadFailed(f"the process that prepared it ended with {_status(child.returncode)}{_last_words(said)}")
+
+    def _check_stopped(self) -> None:
         if self._is_stopped:
             raise LoadFailed("the server is stopping")
-        raise LoadFailed(f"the process that prepared it ended with {_status(child.returncode)}{_last_words(said)}")
 
 
 @cache

@@ -24,6 +24,23 @@ def test_what_was_written_is_read_and_what_was_not_is_missed(tmp_path: Path) -> 
     assert cache.read("x") is None
 
 
+def test_one_at_a_time_may_make_what_belongs_under_a_key_and_leaves_no_lock(tmp_path: Path) -> None:
+    one, other = Cache(tmp_path, max_bytes=100), Cache(tmp_path, max_bytes=100)
+    with one.turn("x") as is_ones, other.turn("x") as is_others, other.turn("y") as is_another:
+        assert (is_ones, is_others, is_another) == (True, False, True)
+    with other.turn("x") as is_others:
+        assert is_others
+    assert names(tmp_path) == []
+
+
+def test_where_no_lock_can_be_had_everybody_may(tmp_path: Path) -> None:
+    tmp_path.chmod(0o777)
+    cache = Cache(tmp_path, max_bytes=100)
+    with cache.turn("x") as is_first, cache.turn("x") as is_second:
+        assert (is_first, is_second) == (True, True)
+    assert names(tmp_path) == []
+
+
 def test_the_least_used_go_above_the_bound_and_the_newest_stays_even_alone_above_it(tmp_path: Path) -> None:
     cache = Cache(tmp_path, max_bytes=10)
     for age_s, key in ((300, "old"), (200, "used"), (100, "middle")):

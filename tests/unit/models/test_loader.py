@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,36 @@ def test_a_child_prepares_what_the_next_load_finds(built: Callable[[Build], Path
     assert kept.read_bytes() == written[1]
 
 
+def test_what_two_load_at_once_is_prepared_once(
+    built: Callable[[Build], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    children: list[object] = []
+    prepare = Loader._prepare
+
+    def count(self: Loader, job: Job) -> bytes:
+        children.append(job)
+        return prepare(self, job)
+
+    monkeypatch.setattr(Loader, "_prepare", count)
+    job = Job(built(doubles), "m", 1)
+    with ThreadPoolExecutor(3) as threads:
+        loaded = list(threads.map(lambda _: loader(tmp_path).load(job), range(3)))
+    assert len(children) == 1
+    assert [path.suffix for path in tmp_path.iterdir()] == [".artifact"]
+    for each in loaded:
+        each.close()
+
+
+def test_who_waits_for_another_s_work_ends_with_its_server(built: Callable[[Build], Path], tmp_path: Path) -> None:
+    job, waiting = Job(built(doubles), "m", 1), loader(tmp_path)
+    with Cache(tmp_path, max_bytes=1).turn(job.key()) as is_ours, ThreadPoolExecutor(1) as threads:
+        assert is_ours
+        ended = threads.submit(waiting.load, job)
+        waiting.stop()
+        with pytest.raises(LoadFailed, match="the server is stopping"):
+            ended.result(PLENTY_S)
+
+
 def test_what_is_damaged_in_the_cache_is_made_anew(built: Callable[[Build], Path], tmp_path: Path) -> None:
     path = built(doubles)
     loader(tmp_path).load(Job(path, "m", 1)).close()
@@ -85,7 +116,7 @@ def test_what_can_not_be_served_says_why_in_the_words_of_the_child(tmp_path: Pat
     (tmp_path / "1" / "saved_model.pb").write_bytes(b"\xff")
     with pytest.raises(LoadFailed, match=r"^saved_model.pb is damaged: it is no SavedModel protobuf$"):
         loader(tmp_path / "cache").load(Job(tmp_path / "1", "m", 1))
-    assert not (tmp_path / "cache").exists()
+    assert list((tmp_path / "cache").iterdir()) == []
 
 
 def test_custom_ops_that_cannot_be_loaded_name_the_flag(built: Callable[[Build], Path], tmp_path: Path) -> None:
@@ -143,7 +174,7 @@ def test_files_that_change_while_they_are_prepared_are_not_served(tmp_path: Path
 
     with pytest.raises(LoadFailed, match="changed while"):
         loader(tmp_path / "cache").load(Changing(path, "m", 1))
-    assert not (tmp_path / "cache").exists()
+    assert list((tmp_path / "cache").iterdir()) == []
 
 
 def test_a_child_whose_parent_is_gone_leaves(built: Callable[[Build], Path]) -> None:
