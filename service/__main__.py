@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from service.check import DESCRIPTION as CHECK
 from service.check import add_check_flags
+from service.crew import Place
 from service.export import DESCRIPTION, add_export_flags, run_export
 from service.logs import set_up_logs
 from service.machine import raise_open_files
@@ -23,7 +24,10 @@ from service.tokens import DESCRIPTION as TOKEN
 from service.tokens import add_token_flags
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
+
+    from service.server import Server
+    from service.workers import Workers
 
 _log = logging.getLogger("darkroom.service")
 # How long the event loop may keep the interpreter from an engine's thread that has an answer to hand over; Python's own
@@ -58,6 +62,7 @@ def _parser() -> argparse.ArgumentParser:
         "DARKROOM_MAX_QUEUE_IMAGES; the flag wins. Stop it with Ctrl-C or SIGTERM: it answers what it accepted first.",
     )
     add_flags(serve)
+    serve.add_argument("--worker", dest="place", default=None, help=argparse.SUPPRESS)  # what --workers starts
     serve.set_defaults(run=_serve)
     export = commands.add_parser(
         "export",
@@ -90,42 +95,70 @@ def _serve(parsed: argparse.Namespace) -> int:
     """`darkroom serve`."""
     settings = settings_from_flags(parsed)
     _ = settings.models  # a config file that can't be read stops the start here, with its problems
-    set_up_logs(settings.effective_log_level, settings.log_format)
-    _log.info("settings that differ from the defaults", extra={"fields": settings.changed()})
-    _log.debug("all settings", extra={"fields": settings.redacted()})
+    place = None if parsed.place is None else Place.parse(parsed.place)
+    set_up_logs(settings.effective_log_level, settings.log_format, worker=place and place.number)
     raise_open_files()
+    if place is None:
+        _log.info("settings that differ from the defaults", extra={"fields": settings.changed()})
+        _log.debug("all settings", extra={"fields": settings.redacted()})
+    if place is None and settings.workers > 1:
+        return asyncio.run(_run_workers(settings))
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     import uvloop  # noqa: PLC0415 - only serving needs it
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_run_server(settings))
+        return runner.run(_run_server(settings, place))
 
 
-async def _run_server(settings: Settings) -> int:
-    """Serves until a signal comes; a second signal ends the process at once."""
+async def _run_server(settings: Settings, place: Place | None) -> int:
+    """Serves in this process."""
     from service.server import Server  # noqa: PLC0415 - Sanic takes 0.3 s to import; --help need not wait for it
 
-    server = Server(settings)
+    server = Server(settings, place=place)
+    _hear_signals(server, reload=server.darkroom.auth.reload, leave=lambda: None)
+    try:
+        await server.run()
+    except OSError as err:
+        return _cannot_listen(settings, err)
+    if server.failure is not None:
+        if place is None:
+            print(f"darkroom: no model could be loaded:\n  {server.failure}", file=sys.stderr)
+        return 1
+    return 0
+
+
+async def _run_workers(settings: Settings) -> int:
+    """Serves in several processes, each started by this one's own command line."""
+    from service.workers import Workers  # noqa: PLC0415 - as above
+
+    workers = Workers(settings, [sys.executable, *sys.orig_argv[1:]])
+    _hear_signals(workers, reload=workers.reload, leave=workers.kill)
+    try:
+        return await workers.run()
+    except OSError as err:
+        return _cannot_listen(settings, err)
+
+
+def _cannot_listen(settings: Settings, error: OSError) -> int:
+    """Says so; returns the exit status."""
+    print(f"darkroom: can't listen on {settings.host}:{settings.port}: {error.strerror}", file=sys.stderr)
+    return 1
+
+
+def _hear_signals(server: Server | Workers, *, reload: Callable[[], None], leave: Callable[[], None]) -> None:
+    """Stops `server` by the first signal; by the second the process ends at once, after `leave`."""
     loop = asyncio.get_running_loop()
 
     def stop() -> None:
         if server.is_stopping:
             _log.warning("second signal: leaving at once")
+            leave()
             os._exit(1)
         server.stop()
 
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop)
-    loop.add_signal_handler(signal.SIGHUP, server.darkroom.auth.reload)
-    try:
-        await server.run()
-    except OSError as err:
-        print(f"darkroom: can't listen on {settings.host}:{settings.port}: {err.strerror}", file=sys.stderr)
-        return 1
-    if server.failure is not None:
-        print(f"darkroom: no model could be loaded:\n  {server.failure}", file=sys.stderr)
-        return 1
-    return 0
+    loop.add_signal_handler(signal.SIGHUP, reload)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from service.call import Predictor
 from service.catalogue import Catalogue
 from service.compress import Compression
 from service.connection import Receiving
+from service.crew import Alone
 from service.door import Door
 from service.edge import Edge
 from service.head import MAX_HEAD_BYTES, HeadReader
@@ -23,6 +24,7 @@ from service.repository import Repository
 
 if TYPE_CHECKING:
     from models.loaded import LoadedModel
+    from service.crew import Crew
     from service.edge import App
     from service.settings import Settings
 
@@ -38,6 +40,7 @@ class Darkroom:
         self.door = Door(settings.max_images, settings.max_image_bytes, settings.max_image_pixels)
         self.repository = Repository(settings, self.catalogue, self.metrics)
         self.lifecycle = Lifecycle(settings, self.repository, self.metrics)
+        self.crew: Crew = Alone(self.metrics, self.repository)
         compression = Compression(settings.max_body_bytes, packs_answers=settings.compress_answers)
         self.predictor = Predictor(self.lifecycle, compression, timeout_s=settings.request_timeout_ms / 1000)
         self.receiving = Receiving(settings.max_receiving_bytes)

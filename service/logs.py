@@ -46,11 +46,28 @@ class Text(logging.Formatter):
         return f"{at} {level}{record.getMessage()}{fields}{trace}"
 
 
-def set_up_logs(level: str, style: Literal["auto", "text", "json"], stream: TextIO = sys.stderr) -> None:
-    """Points every logger of the process at `stream`; libraries speak from warning on."""
+class Named(logging.Filter):
+    """Adds the worker's number to the fields of every record."""
+
+    def __init__(self, worker: int) -> None:
+        super().__init__()
+        self._worker = {"worker": worker}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Lets every record pass."""
+        record.fields = self._worker | getattr(record, "fields", {})
+        return True
+
+
+def set_up_logs(
+    level: str, style: Literal["auto", "text", "json"], stream: TextIO = sys.stderr, *, worker: int | None = None
+) -> None:
+    """Points every logger of the process at `stream`; libraries speak from warning on. `worker`: which of several."""
     is_text = style == "text" or (style == "auto" and stream.isatty())
     handler = logging.StreamHandler(stream)
     handler.setFormatter(Text() if is_text else JsonLines())
+    if worker is not None:
+        handler.addFilter(Named(worker))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)

@@ -23,6 +23,11 @@ def usable_cores(cpu_max: Path = CGROUP_CPU) -> int:
     return max(1, min(cores, limit))
 
 
+def cores_each(workers: int) -> int:
+    """The share of one of `workers` processes in the usable cores, at least 1."""
+    return max(1, usable_cores() // workers)
+
+
 def raise_open_files() -> int:
     """Raises the soft limit on open files to the hard one, and returns it: each connection is one."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -68,7 +68,7 @@ class Servable:
         samples = loaded.samples.get(spec.name, ())
         sizes = sweep_sizes(settings.max_batch_images, settings.allowed_batch_sizes)
         inflight = settings.max_inflight_batches
-        warm: Callable[..., Findings] = warm_up
+        warm: Callable[..., Findings] = partial(warm_up, workers=settings.workers)
         if beside is not None:
             inflight = inflight or beside.get(spec.name, 1)
             warm = partial(warm_up_gently, sleep=time.sleep)

@@ -3,38 +3,49 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 import ssl
 import sys
-from typing import TYPE_CHECKING
+from contextlib import suppress
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from sanic.application.state import ApplicationServerInfo
 from sanic.http.constants import HTTP
 
+from service.address import BACKLOG, listen, url_of
 from service.app import create_app
 from service.connection import Connection
+from service.crew import Member
 from service.fastlane import FastLane
 
 if TYPE_CHECKING:
+    import socket
+
     from sanic.server.async_server import AsyncioServer
 
     from models.loaded import LoadedModel
     from service.app import Darkroom
+    from service.crew import Place
     from service.edge import App
     from service.settings import Settings
 
-BACKLOG = 1024  # precedent: nginx takes 511; a burst of connections must not be refused by the kernel
-
 
 class Server:
-    """One HTTP server on the running loop; `models` are served instead of those that the settings name."""
+    """One HTTP server on the running loop; `models` are served instead of those that the settings name.
 
-    def __init__(self, settings: Settings, *models: LoadedModel) -> None:
+    With a `place` it is one of several workers: it binds nothing, and its supervisor speaks for it.
+    """
+
+    def __init__(self, settings: Settings, *models: LoadedModel, place: Place | None = None) -> None:
         self._settings = settings
         self.loop = asyncio.get_running_loop()
         self._stopping = asyncio.Event()
         self.app: App = create_app(settings, *models)
         self.darkroom: Darkroom = self.app.ctx.darkroom
+        self._is_announced = False  # the supervisor knows what to print
+        self._member: Member | None = None
+        if place is not None:
+            self.darkroom.crew = self._member = Member(place, self.darkroom.crew)
         self.url = ""
         self.is_listening = asyncio.Event()  # `url` is known
 
@@ -67,8 +78,8 @@ class Server:
 
     async def _bind(self) -> AsyncioServer:
         """Listens first, so that health and metrics answer while the models load."""
-        settings = self._settings
-        listener = _listen(settings.host, settings.port)
+        settings, member = self._settings, self._member
+        listener = listen(settings.host, settings.port) if member is None else member.listener
         server = await self.app.create_server(
             sock=listener,
             ssl=_ssl_context(settings),
@@ -82,30 +93,63 @@ class Server:
             raise OSError("Sanic made no server")
         await server.startup()
         await server.before_start()
-        await server.start_serving()
+        if member is None:
+            await server.start_serving()
+        else:
+            await self._receive(member, server)
         await server.after_start()
-        host, port = listener.getsockname()[:2]
-        shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)  # noqa: S104 - compared
-        self.url = f"{'https' if settings.enable_ssl else 'http'}://{shown}:{port}"
+        self.url = url_of(listener, is_tls=settings.enable_ssl)
         self.is_listening.set()
         return server
 
+    async def _receive(self, member: Member, server: AsyncioServer) -> None:
+        """Serves the connections that the supervisor hands over, as Sanic serves those that it accepts itself."""
+        protocol = FastLane if self._settings.fast_lane else Connection
+        factory = partial(protocol, loop=self.loop, app=self.app, connections=server.connections)
+        tls = _ssl_context(self._settings)
+        opening: set[asyncio.Task[Any]] = set()
+
+        def take(connection: socket.socket) -> None:
+            connection.setblocking(False)
+            task = self.loop.create_task(_open(connection, factory, tls))
+            opening.add(task)
+            task.add_done_callback(opening.discard)
+
+        def report() -> dict[str, Any]:
+            is_ready = self._is_announced and self.darkroom.lifecycle.is_ready
+            return {"is_ready": is_ready, "connections": len(server.connections) + len(opening)}
+
+        await member.open(take=take, report=report, leave=self.stop)
+
     async def _announce(self) -> None:
-        """Says where it listens at once, and what to type as soon as it can be answered."""
-        print(f"darkroom: listening on {self.url}, loading models …", file=sys.stderr, flush=True)
+        """Says where it listens at once, and what to type as soon as it can be answered; a worker tells only that."""
+        member = self._member
+        if member is None:
+            print(f"darkroom: listening on {self.url}, loading models …", file=sys.stderr, flush=True)
         settled = asyncio.create_task(self.darkroom.lifecycle.settled.wait())
         stopping = asyncio.create_task(self._stopping.wait())
         await asyncio.wait({settled, stopping}, return_when=asyncio.FIRST_COMPLETED)
         settled.cancel()
         stopping.cancel()
         if self.failure is not None:
+            if member is not None:
+                member.tell({"ask": "failure", "text": str(self.failure)})
             self._stopping.set()
         elif not self.is_stopping:
-            print(_how_to_ask(self.url, self.darkroom), file=sys.stderr, flush=True)
+            hint = _how_to_ask(self.url, self.darkroom)
+            if member is None:
+                print(hint, file=sys.stderr, flush=True)
+            else:
+                member.tell({"ask": "hint", "text": hint})
+                self._is_announced = True
 
     async def _close(self, server: AsyncioServer) -> None:
         """Drains, closes the port and idle connections, gives the busy ones their time, then frees the engines."""
+        if self._member is not None:
+            self._member.tell({"ask": "stand", "is_ready": False})
         await server.before_stop()
+        if self._member is not None:
+            self._member.refuse()
         await server.close()
         for connection in list(server.connections):
             connection.close_if_idle()
@@ -116,16 +160,14 @@ class Server:
         for connection in list(server.connections):
             connection.abort()
         await server.after_stop()
+        if self._member is not None:
+            self._member.close()
 
 
-def _listen(host: str, port: int) -> socket.socket:
-    """A bound socket; ours and not Sanic's, which takes port 0 for its default.
-
-    Raises:
-        OSError: the address can't be had.
-    """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    return socket.create_server((host, port), family=family, backlog=BACKLOG)
+async def _open(connection: socket.socket, factory: Any, tls: ssl.SSLContext | None) -> None:
+    """Makes a connection of a socket; one that is gone, or doesn't speak TLS, is let go."""
+    with suppress(OSError):
+        await asyncio.get_running_loop().connect_accepted_socket(factory, connection, ssl=tls)
 
 
 def _ssl_context(settings: Settings) -> ssl.SSLContext | None:

@@ -44,6 +44,7 @@ class Settings(BaseModel):
     # fmt: off
     host: str = Field("0.0.0.0", description="address to listen on (STS)")  # noqa: S104 - a server in a container; auth and ports are the operator's
     port: int = Field(8500, ge=0, le=65535, description="port to listen on; 0 picks a free one (STS)")
+    workers: int = Field(1, ge=1, le=64, description="processes behind the address, each with an event loop, queues and engines of its own; limits of queues, connections and bodies are each one's own (measured: 1, unless the model is small)")
     model_name: str = Field("default", min_length=1, description="name of the model of --model_base_path (STS)")
     model_base_path: Path = Field(Path("model"), description="folder of numeric version folders; `fake` serves a model without TensorFlow (STS)")
     model_platform: str = Field("tensorflow", description="kind of model; only tensorflow is served (STS)")
@@ -59,7 +60,7 @@ class Settings(BaseModel):
     precision: Literal["fp32", "bf16"] = Field("fp32", description="bf16: convolutions in bfloat16 where the CPU has it; lossy, tried at load, refused past --max_drift (measured: 0.1 in one model)")
     max_drift: float = Field(0.05, ge=0, description="how far --precision=bf16 may move any float of an answer to the warm-up rows (guess)")
     xla: bool = Field(False, description="compile the layers with XLA; tried at load for each signature, kept only where faster. every batch size is compiled when it first comes, so set few --allowed_batch_sizes (measured: off)")
-    intra_op_threads: int = Field(0, ge=0, description="threads inside one TensorFlow op; 0 takes the cores that affinity and the container allow (precedent)")
+    intra_op_threads: int = Field(0, ge=0, description="threads inside one TensorFlow op; 0 takes the cores that affinity and the container allow, shared out among the workers (precedent)")
     inter_op_threads: int = Field(-1, ge=-1, description="TensorFlow ops that run at once; -1 runs them in the calling thread, 0 lets TensorFlow choose (measured)")
 
     max_batch_images: int = Field(32, ge=1, description="most images in one engine call, fewer where the warm-up sees larger ones do worse; the scheduler looks for the best size below it (guess)")

@@ -14,7 +14,7 @@ from models.loader import Loader
 from models.plan import Policy
 from models.repository import FolderSource
 from models.source import GivenSource
-from service.machine import usable_cores
+from service.machine import cores_each
 
 if TYPE_CHECKING:
     from models.loaded import LoadedModel
@@ -60,7 +60,7 @@ class Sources:
             path,
             entry.name,
             version,
-            intra_op_threads=self._settings.intra_op_threads or usable_cores(),
+            intra_op_threads=self._settings.intra_op_threads or cores_each(self._settings.workers),
             inter_op_threads=self._settings.inter_op_threads,
             session_config=entry.session_config,
             custom_op_paths=tuple(map(Path, entry.custom_op_paths)),

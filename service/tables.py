@@ -10,6 +10,7 @@ from pydantic import SecretStr
 
 from service.metrics import Metrics
 from service.settings import PREFIX, Settings
+from service.workers import worker_families
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,6 +34,10 @@ METRICS_HEAD = """# Metrics
 `GET /metrics` (and TensorFlow Serving's path, `/monitoring/prometheus/metrics`) answers in Prometheus' text format.
 Names and labels are an interface: they change with a line in the changelog only. A version that unloads takes its
 series along. The process's own (`process_*`, `python_gc_*`) come from prometheus_client.
+
+Under `--workers` each is told of all workers together: counters and histograms are summed, those of workers that are
+gone among them; so are queues, requests in flight, memory and files; of other gauges it is the largest. See
+service/merge.py.
 
 Written by `make docs` out of service/metrics.py.
 
@@ -60,7 +65,7 @@ def _settings_rows() -> Iterator[str]:
 
 
 def _metrics_rows() -> Iterator[str]:
-    for family in Metrics(version="", tensorflow="").collect():
+    for family in (*Metrics(version="", tensorflow="").collect(), *worker_families(ready=0, absent=0, restarts=0)):
         suffix = "_total" if family.type == "counter" else ""
         labels = ", ".join(getattr(family, "_labelnames", ()))
         yield f"| `{family.name}{suffix}` | {family.type} | {labels} | {family.documentation} |"

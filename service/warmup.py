@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from batching.curve import size_classes
 from batching.inflight import choose_inflight
 from models.rows import fill
-from service.machine import usable_cores
+from service.machine import cores_each
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -43,7 +43,9 @@ class Point(NamedTuple):
     seconds: float
 
 
-def warm_up(engine: Engine, samples: Sequence[Rows], *, sizes: Sequence[int], inflight: int = 0) -> Findings:
+def warm_up(
+    engine: Engine, samples: Sequence[Rows], *, sizes: Sequence[int], inflight: int = 0, workers: int = 1
+) -> Findings:
     """Runs `engine` at each of `sizes`, with each number of calls at once that is worth a try; blocks while it does.
 
     Where larger batches do worse the sweep ends, and the caller should make none: TensorFlow never gives back what the
@@ -54,11 +56,12 @@ def warm_up(engine: Engine, samples: Sequence[Rows], *, sizes: Sequence[int], in
         samples: single rows that the engine takes; none: nothing is run and nothing found.
         sizes: rows a call; a signature that isn't batched is run with one row only.
         inflight: calls at once; 0 tries 1, 2 and 4, up to the number of usable cores.
+        workers: processes that share those cores.
     """
     if not samples:
         return Findings(inflight or 1)
     sizes = sizes if engine.spec.batched else (1,)
-    tried = [inflight] if inflight else [n for n in (1, 2, MAX_TRIED_INFLIGHT) if n <= usable_cores()]
+    tried = [inflight] if inflight else [n for n in (1, 2, MAX_TRIED_INFLIGHT) if n <= cores_each(workers)]
     batches = {size: fill(samples, size) for size in sizes}
     points: list[Point] = []
     for calls in tried:

@@ -35,20 +35,20 @@ def install(app: App, darkroom: Darkroom) -> None:
     async def load(request: Request, name: str) -> HTTPResponse:
         """Loads what is new, what failed and what changed; answers when it is served."""
         check_operator(settings, request.headers)
-        await repository.load(unquote(name))
+        await darkroom.crew.load(unquote(name))
         return await index(request)
 
     async def unload(request: Request, name: str) -> HTTPResponse:
         """Takes the model away until it is loaded; answers when its memory is free."""
         check_operator(settings, request.headers)
-        await repository.unload(unquote(name))
+        await darkroom.crew.unload(unquote(name))
         return await index(request)
 
     async def label(request: Request, name: str) -> HTTPResponse:
         """Sets the labels of a model: `{"stable": 1, "canary": 2}`; what is not named is gone."""
         check_operator(settings, request.headers)
         labels = _labels(request.body)
-        repository.label(unquote(name), labels)
+        await darkroom.crew.label(unquote(name), labels)
         return json_response(labels)
 
     darkroom.edge.route(app, "GET", "/admin/models", index, scope=Scope.ADMIN)

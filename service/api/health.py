@@ -29,7 +29,7 @@ def install(app: App, darkroom: Darkroom) -> None:
 
     async def metrics(_: Request) -> HTTPResponse:
         """Prometheus' text format."""
-        body, content_type = darkroom.metrics.render()
+        body, content_type = await darkroom.crew.render()
         return HTTPResponse(body, 200, {}, content_type)
 
     edge.route(app, "GET", "/health", healthy, scope=None)

@@ -151,13 +151,13 @@ def _install_repository(app: App, darkroom: Darkroom) -> None:
         """Loads what is new, what failed and what changed; answers when it is served."""
         check_operator(settings, request.headers)
         _refuse_files(request.body)
-        await repository.load(unquote(name))
+        await darkroom.crew.load(unquote(name))
         return json_response({"name": unquote(name), "load": True})
 
     async def unload(request: Request, name: str) -> HTTPResponse:
         """Takes the model away until it is loaded; answers when its memory is free."""
         check_operator(settings, request.headers)
-        await repository.unload(unquote(name))
+        await darkroom.crew.unload(unquote(name))
         return json_response({"name": unquote(name), "unload": True})
 
     darkroom.edge.route(app, "POST", "/v2/repository/index", index)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ssl
-import subprocess
 from typing import TYPE_CHECKING
 
 import httpx
@@ -11,7 +10,7 @@ import httpx
 from models.fake import fake_model
 from service.tokens import Scope, new_token
 from tests.pictures import picture
-from tests.serving import running
+from tests.serving import certificate, running
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -68,12 +67,7 @@ def test_what_changes_the_server_is_closed_to_pages_of_elsewhere_also_with_cors(
 
 
 def test_tls_by_the_flags_of_sts_answers_in_both_ways_to_predict(tmp_path: Path) -> None:
-    pem, key = tmp_path / "secret.pem", tmp_path / "secret.key"
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=127.0.0.1",
-         "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", key, "-out", pem],
-        check=True, capture_output=True,
-    )  # fmt: skip
+    pem, key = certificate(tmp_path)
     trust = ssl.create_default_context(cafile=pem)
     with running(fake_model(name="default"), enable_ssl=True, secret_pem=pem, secret_key=key) as server:
         assert server.url.startswith("https://")

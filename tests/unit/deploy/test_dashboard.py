@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from service.metrics import Metrics
+from service.workers import worker_families
 
 ROOT = Path(__file__).parents[3]
 GRAFANA = ROOT / "deploy/grafana"
@@ -24,7 +25,7 @@ def exported() -> set[str]:
     """Every series name that a server can show."""
     metrics = Metrics(version="0", tensorflow="0")
     metrics.add_model("model", 1)
-    families = metrics.registry.collect()
+    families = [*metrics.registry.collect(), *worker_families(ready=1, absent=0, restarts=0)]
     return {family.name + suffix for family in families for suffix in SUFFIXES.get(family.type, ("",))}
 
 

@@ -52,3 +52,14 @@ def test_a_stream_that_is_no_terminal_gets_json_and_libraries_speak_from_warning
     logging.getLogger("somebody").info("theirs")
     logging.getLogger("somebody").warning("loud")
     assert [json.loads(line)["message"] for line in stream.getvalue().splitlines()] == ["ours", "loud"]
+
+
+@pytest.mark.usefixtures("_restored")
+def test_a_worker_s_lines_say_which_it_is() -> None:
+    stream = io.StringIO()
+    set_up_logs("info", "json", stream, worker=2)
+    logging.getLogger("darkroom.service").info("one", extra={"fields": {"a": 1}})
+    logging.getLogger("sanic.error").warning("other")
+    lines = [json.loads(line) for line in stream.getvalue().splitlines()]
+    assert [line["worker"] for line in lines] == [2, 2]
+    assert lines[0]["a"] == 1

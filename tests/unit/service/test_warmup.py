@@ -112,7 +112,7 @@ def test_one_worse_size_is_not_past_the_best(clock: list[float]) -> None:
 def test_calls_at_once_hold_no_more_rows_together_than_the_largest_alone(
     clock: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("service.warmup.usable_cores", lambda: 2)
+    monkeypatch.setattr("service.machine.usable_cores", lambda: 2)
     engine = Costly(clock, BENT)
     findings = warm_up(engine, SAMPLES, sizes=tuple(BENT))
     alone = engine.sizes.index(16) + 1 + 2  # its first call and the two that count

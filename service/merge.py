@@ -1,0 +1,109 @@
+"""Several workers' expositions as one: counts are summed, gauges are what is true of all workers together."""
+
+from __future__ import annotations
+
+from operator import add
+from typing import TYPE_CHECKING, TypeAlias
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import Metric
+from prometheus_client.exposition import generate_latest
+from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.registry import Collector
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterable, Iterator
+
+Key: TypeAlias = tuple[str, tuple[tuple[str, str], ...]]  # a sample's name and its labels
+Version: TypeAlias = tuple[str, str] | None  # a model's name, and the version's number
+COUNTS = frozenset({"counter", "histogram"})
+KINDS = COUNTS | {"gauge"}
+# What two processes' values of a gauge come to. Every gauge stands here; a test compares.
+GAUGES: dict[str, Callable[[float, float], float]] = {
+    "darkroom_http_requests_in_flight": add,
+    "darkroom_build_info": max,
+    "darkroom_queue_images": add,
+    "darkroom_queue_bytes": add,
+    "darkroom_queue_capacity_images": add,
+    "darkroom_queue_oldest_age_seconds": max,
+    "darkroom_batch_target_images": max,
+    "darkroom_slo_seconds": max,
+    "darkroom_model_state": max,
+    "darkroom_rewrite_applied": max,
+    "darkroom_model_info": max,
+    "darkroom_device_memory_bytes": add,
+    "process_virtual_memory_bytes": add,
+    "process_resident_memory_bytes": add,
+    "process_start_time_seconds": min,  # the supervisor's
+    "darkroom_workers": max,  # only the supervisor tells it
+    "process_open_fds": add,
+    "process_max_fds": add,
+}
+
+
+def merge(expositions: Iterable[str], *, past: str = "") -> str:
+    """The exposition of all processes together.
+
+    Args:
+        expositions: what each process tells.
+        past: `counts` of the workers that are no more; they stay in the sums, so that no counter goes back. Of a
+            version that no worker knows any more they don't.
+    """
+    whole = _Sum()
+    for text in expositions:
+        whole.add(text)
+    versions = whole.versions()
+    whole.add(past, versions=versions)
+    return whole.print()
+
+
+def counts(*expositions: str) -> str:
+    """The counters and histograms of these expositions, summed: what of a worker outlives it."""
+    whole = _Sum()
+    for text in expositions:
+        whole.add(text, kinds=COUNTS)
+    return whole.print()
+
+
+class _Sum(Collector):
+    """Families by name, each with its samples by key, in the order in which they came."""
+
+    def __init__(self) -> None:
+        self._families: dict[str, Metric] = {}
+        self._values: dict[str, dict[Key, float]] = {}
+
+    def add(self, text: str, *, kinds: Collection[str] = KINDS, versions: Collection[Version] | None = None) -> None:
+        """Adds the samples of an exposition: those of families of these kinds, and of these versions; None: of all."""
+        for family in text_string_to_metric_families(text):
+            if family.type not in kinds:
+                continue
+            self._families.setdefault(family.name, Metric(family.name, family.documentation, family.type))
+            values = self._values.setdefault(family.name, {})
+            fold = GAUGES.get(family.name, max) if family.type == "gauge" else add
+            for sample in family.samples:
+                key = sample.name, tuple(sample.labels.items())
+                if versions is None or _version(key) in versions:
+                    values[key] = fold(values[key], sample.value) if key in values else sample.value
+
+    def versions(self) -> set[Version]:
+        """The model versions that samples are labelled with, and None for those of no version."""
+        return {None, *(_version(key) for values in self._values.values() for key in values)}
+
+    def print(self) -> str:
+        """All of it as text."""
+        registry = CollectorRegistry(auto_describe=False)
+        registry.register(self)
+        return generate_latest(registry).decode()
+
+    def collect(self) -> Iterator[Metric]:
+        """The families with what their samples came to."""
+        for name, family in self._families.items():
+            for (sample, labels), value in self._values[name].items():
+                family.add_sample(sample, dict(labels), value)
+            yield family
+
+
+def _version(key: Key) -> Version:
+    """The model and the version that a sample tells of."""
+    labels = dict(key[1])
+    return (labels["model"], labels["version"]) if "model" in labels else None

@@ -1,0 +1,196 @@
+"""`--workers`: several processes that serve one address as one server would."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import time
+from collections import Counter
+from contextlib import ExitStack, contextmanager, suppress
+from typing import TYPE_CHECKING
+
+import httpx
+import pytest
+
+from tests.pictures import picture
+from tests.serving import Process, certificate, metric
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+pytestmark = pytest.mark.slow
+FAKE = "--model_base_path=fake"
+
+
+@contextmanager
+def _crew(*flags: str) -> Iterator[Process]:
+    """A server of two workers that are ready; none of its processes is left behind."""
+    process = Process("--workers=2", "--log_format=json", *(flags or (FAKE,)))
+    try:
+        process.wait_ready()
+        yield process
+    finally:
+        process.stop()
+        _until(lambda: not any(map(_is_alive, _pids(process).elements())))
+
+
+def _pids(process: Process) -> Counter[int]:
+    """The process ids of the workers that became ready so far."""
+    lines = [json.loads(line) for line in process.lines if '"worker is ready"' in line]
+    return Counter(line["pid"] for line in lines)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def _end(pid: int, number: signal.Signals) -> None:
+    """Ends a worker, and waits until the supervisor has noticed."""
+    os.kill(pid, number)
+    _until(lambda: not _is_alive(pid))
+
+
+def _ask(client: httpx.Client) -> tuple[int, str]:
+    """The status of a prediction, and a word that only the worker who made it says."""
+    answer = client.post("/", files={"image": ("a", picture())})
+    return answer.status_code, answer.headers["x-request-id"].split("-")[0]
+
+
+def test_connections_that_stay_are_shared_out_evenly() -> None:
+    with _crew() as process, ExitStack() as stack:
+        clients = [stack.enter_context(httpx.Client(base_url=process.url)) for _ in range(6)]
+        served = Counter(_ask(client)[1] for client in clients)
+        assert list(served.values()) == [3, 3]
+        again = Counter(_ask(client)[1] for client in clients)
+        assert again == served
+
+
+def test_a_scrape_by_either_worker_tells_what_all_of_them_did() -> None:
+    with _crew() as process, ExitStack() as stack:
+        clients = [stack.enter_context(httpx.Client(base_url=process.url)) for _ in range(2)]
+        for times, client in zip((3, 5), clients, strict=True):
+            assert {_ask(client)[0] for _ in range(times)} == {200}
+        for _ in range(3):  # whichever answers
+            assert metric(process.url, "darkroom_requests_total", outcome="ok") == 8
+            assert metric(process.url, "darkroom_batch_images_count") == 8
+            assert metric(process.url, "darkroom_http_requests_total", route="/") == 8
+        assert metric(process.url, "darkroom_build_info") == 1
+        assert metric(process.url, "darkroom_model_state") == 1
+        assert metric(process.url, "darkroom_workers", state="ready") == 2
+
+
+def test_a_worker_that_is_killed_takes_its_own_connections_along_and_is_replaced() -> None:
+    with _crew() as process, ExitStack() as stack:
+        url = process.url
+        clients = [stack.enter_context(httpx.Client(base_url=url)) for _ in range(4)]
+        words = [_ask(client)[1] for client in clients]
+        assert metric(url, "darkroom_requests_total", outcome="ok") == 4
+        before = _pids(process)
+        _end(next(iter(before)), signal.SIGKILL)
+        survived = {_answer_or_nothing(client) for client in clients} - {None}
+        assert len(survived & set(words)) == 1
+        assert [_ask(client)[0] for client in clients] == [200] * 4  # by new connections, where need be
+        assert metric(url, "darkroom_requests_total", outcome="ok") >= 4 + 2 + 4
+        _until(lambda: metric(url, "darkroom_workers", state="ready") == 2)
+        assert metric(url, "darkroom_worker_restarts_total") == 1
+        assert len(_pids(process) - before) == 1
+        assert "SIGKILL" in "".join(process.lines)
+
+
+def _answer_or_nothing(client: httpx.Client) -> str | None:
+    try:
+        return _ask(client)[1]
+    except httpx.TransportError:
+        return None
+
+
+def test_who_comes_while_a_worker_is_replaced_gets_one_that_is_ready() -> None:
+    with _crew() as process:
+        for pid in _pids(process):
+            _end(pid, signal.SIGTERM)
+            assert {httpx.get(process.url + "/v2/health/ready").status_code for _ in range(8)} == {200}
+            _until(lambda: metric(process.url, "darkroom_workers", state="ready") == 2)
+
+
+def test_sigterm_ends_every_process_with_0_and_answers_what_was_accepted() -> None:
+    with _crew() as process, httpx.Client(base_url=process.url) as client:
+        assert _ask(client)[0] == 200
+        pids = _pids(process)
+        assert len(pids) == 2
+        assert process.stop(signal.SIGTERM) == 0
+        assert not any(map(_is_alive, pids))
+        assert "Traceback" not in "".join(process.lines)
+
+
+def test_workers_do_not_outlive_a_supervisor_that_is_killed() -> None:
+    with _crew() as process:
+        process.process.kill()
+        _until(lambda: not any(map(_is_alive, _pids(process))))
+
+
+def test_what_the_operator_does_to_a_model_reaches_every_worker_also_those_that_come_later() -> None:
+    with _crew() as process, ExitStack() as stack:
+        clients = [stack.enter_context(httpx.Client(base_url=process.url)) for _ in range(2)]
+        assert clients[0].put("/admin/models/default/labels", json={"stable": 1}).status_code == 200
+        labelled = [client.get("/v1/models/default/labels/stable").status_code for client in clients]
+        assert labelled == [200, 200]
+        assert clients[0].post("/admin/models/other/unload").status_code == 404
+        assert clients[0].post("/admin/models/default/unload").status_code == 200
+        assert {_ask(client)[0] for client in clients} == {503}
+        _end(next(iter(_pids(process))), signal.SIGKILL)
+        _until(lambda: len(_pids(process)) == 3)
+        assert {httpx.post(process.url, files={"image": ("a", picture())}).status_code for _ in range(8)} == {503}
+        assert httpx.post(process.url + "/v2/repository/models/default/load").status_code == 200
+        assert {httpx.post(process.url, files={"image": ("a", picture())}).status_code for _ in range(8)} == {200}
+
+
+def test_workers_speak_tls(tmp_path: Path) -> None:
+    pem, key = certificate(tmp_path)
+    with _crew(FAKE, "--enable_ssl", f"--secret_pem={pem}", f"--secret_key={key}") as process:
+        with socket.create_connection(("127.0.0.1", int(process.url.rsplit(":", 1)[1]))) as plain:
+            plain.sendall(b"GET /health HTTP/1.1\r\n\r\n")
+            with suppress(ConnectionResetError):
+                assert plain.recv(4096)[:4] != b"HTTP"
+        with httpx.Client(base_url=process.url, verify=ssl.create_default_context(cafile=pem)) as client:
+            assert _ask(client)[0] == 200
+        assert "Traceback" not in "".join(process.lines)
+
+
+def _serve(*flags: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "service", "serve", "--host=127.0.0.1", "--workers=2", *flags]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+
+
+def test_a_port_that_is_taken_ends_with_1_and_names_it_once() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        ended = _serve(f"--port={port}", FAKE)
+    assert ended.returncode == 1
+    assert ended.stderr.count(f"can't listen on 127.0.0.1:{port}") == 1
+
+
+def test_a_folder_without_a_model_ends_with_1_and_the_reason_once(tmp_path: Path) -> None:
+    ended = _serve("--port=0", f"--model_base_path={tmp_path}")
+    assert ended.returncode == 1
+    assert ended.stderr.count("no model could be loaded") == 1
+    assert str(tmp_path) in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def _until(is_so: Callable[[], object]) -> None:
+    """Waits for what must come; 60 s without it is a failure."""
+    for _ in range(1200):
+        if is_so():
+            return
+        time.sleep(0.05)
+    raise AssertionError("it did not come within 60 s")
