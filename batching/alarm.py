@@ -11,7 +11,10 @@ if TYPE_CHECKING:
 
 
 class Alarm:
-    """Rings at the latest time that it was set to; holds one timer of the loop, or none.
+    """Rings no later than at the time that it was last set to; holds one timer of the loop, or none.
+
+    Set to a later time it rings at the earlier one all the same, to be set anew: nearly every entry is answered before
+    it is due, and a timer for each would cost more than the ring for nothing now and then.
 
     Attributes:
         rings_s: when, on the batcher's clock; infinity: never.
@@ -23,11 +26,9 @@ class Alarm:
         self._timer: asyncio.TimerHandle | None = None
 
     def set(self, loop: asyncio.AbstractEventLoop, when_s: float, now: float) -> None:
-        """Rings at `when_s` and at no other time; infinity: not at all."""
-        if when_s == self.rings_s:
-            return
-        self.cancel()
-        if when_s < math.inf:
+        """Rings at `when_s` or before; infinity: need not ring."""
+        if when_s < self.rings_s:
+            self.cancel()
             self.rings_s = when_s
             self._timer = loop.call_later(when_s - now, self._fire)
 

@@ -38,9 +38,21 @@ class Batch:
         padding: rows to add at the end by repeating the last; nobody gets their answer.
         reason: why it left.
         dispatched_s: when, on the batcher's clock.
+        returned_s: when the runner was done with it; None: not yet, or nobody looked.
     """
 
-    __slots__ = ("dispatched_s", "forecast_s", "images", "is_out", "padding", "parts", "reason", "serial", "spans")
+    __slots__ = (
+        "dispatched_s",
+        "forecast_s",
+        "images",
+        "is_out",
+        "padding",
+        "parts",
+        "reason",
+        "returned_s",
+        "serial",
+        "spans",
+    )
 
     def __init__(
         self, serial: int, spans: list[Span], images: int, *, padding: int, reason: Reason, dispatched_s: float
@@ -52,9 +64,14 @@ class Batch:
         self.reason = reason
         self.dispatched_s = dispatched_s
         self.forecast_s = dispatched_s  # when it is expected back
+        self.returned_s: float | None = None  # when the runner was done with it
         self.is_out = True  # until the runner gives it back
         # Payloads are noted now: an entry that ends while its batch is out lets go of its own reference.
         self.parts: list[Part] = [(e.payload, e.first_row + start, e.first_row + stop) for e, start, stop in spans]
+
+    def took_s(self, now: float) -> float:
+        """How long the runner had it; what came after, until the loop heard of it, is the loop's own time."""
+        return (now if self.returned_s is None else self.returned_s) - self.dispatched_s
 
     @property
     def is_retry(self) -> bool:

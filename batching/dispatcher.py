@@ -25,10 +25,15 @@ if TYPE_CHECKING:
     from batching.settlement import Settlement
 
 
+GATHER_S = 0.001  # a guess: a busy loop passes in less, and nobody should wait longer for company
+
+
 class Dispatcher:
     """Runs one turn at a time on the loop; between turns it holds at most one timer.
 
-    A turn is asked for (`ask`), comes with a batch that the runner gave back, or with the timer. An exception in a turn
+    A turn is asked for (`ask`), comes with a batch that the runner gave back, or with the timer. One that is asked for
+    comes when the loop has nothing more to bring, so that whatever arrives together rides together: while each pass of
+    the loop brings another entry and no batch is full, it is put off, for `GATHER_S` at most. An exception in a turn
     is our own bug: it ends all pending entries with Closed, and nothing is dispatched any more.
 
     Attributes:
@@ -59,17 +64,29 @@ class Dispatcher:
         self._clock = clock
         self._decided: list[Entry] = []
         self.is_asked = False
+        self._arrived = 0  # entries when the loop passed last
+        self._patient_s = -math.inf  # until when a turn may be put off
 
     def ask(self) -> None:
-        """Wants a turn at the end of this turn of the loop, so that what arrives in it rides together."""
+        """Wants a turn as soon as the loop has brought what it has."""
         if not self.is_asked:
             self.is_asked = True
-            asyncio.get_running_loop().call_soon(self.turn)
+            self._patient_s = self._clock() + GATHER_S
+            asyncio.get_running_loop().call_soon(self._gather)
 
     def decide(self, entry: Entry) -> None:
         """Settles `entry`, of whose rows some are remembered as guilty, in the next turn."""
         self._decided.append(entry)
         self.ask()
+
+    def _gather(self) -> None:
+        """A turn, unless entries still arrive and there is use for them."""
+        arrived = self._queue.pending.arrived
+        if arrived != self._arrived and not self._queue.is_full and self._clock() < self._patient_s:
+            self._arrived = arrived
+            asyncio.get_running_loop().call_soon(self._gather)
+        else:
+            self.turn()
 
     def turn(self) -> None:
         """Starts what is due and ends what is overdue."""
@@ -131,6 +148,7 @@ class Dispatcher:
 
     def _hand_over(self, loop: asyncio.AbstractEventLoop, batch: Batch, report: Report) -> None:
         """Carries a report to the loop; called from the runner's thread."""
+        batch.returned_s = self._clock()
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
             loop.call_soon_threadsafe(self._came_back, batch, report)
 
@@ -145,4 +163,7 @@ class Dispatcher:
             report = Failure(BadOutput(f"the runner's report has no times: {error!r}"), now)
         self._outbox.tell(self._observer.ran, batch, report)
         self._settlement.settle(batch, report, now, self._outbox.ended)
-        self._pump(now)
+        if self._queue.images and not self._queue.is_full:
+            self.ask()  # those who are answered now may have more to send
+        else:
+            self._pump(now)

@@ -20,13 +20,16 @@ class Pending:
 
     Most due times come in order, since one timeout holds for most: they are in a queue, the others in a heap. Entries
     that ended lie dead in both until they come to the front, or are the larger part.
+
+    Attributes:
+        arrived: how many came, ever.
     """
 
     def __init__(self) -> None:
+        self.arrived = 0
         self._entries: set[Entry] = set()
         self._ordered: deque[tuple[float, int, Entry]] = deque()
         self._heap: list[tuple[float, int, Entry]] = []
-        self._serial = 0
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -37,7 +40,7 @@ class Pending:
 
     def accept(self, entry: Entry, now: float) -> None:
         """Makes a new entry pending."""
-        self._serial = entry.serial = self._serial + 1
+        self.arrived = entry.serial = self.arrived + 1
         entry.arrived_s = now
         entry.state = PENDING
         self._entries.add(entry)

@@ -61,14 +61,9 @@ class BatchQueue:
         self._slack = Slack(limits, self.policy, curve)
         self._lanes = Lanes()
         self._isolation = Isolation()
+        slo_s = math.inf if slo_s is None else slo_s
         self._admission = Admission(
-            limits,
-            self.policy,
-            curve,
-            slo_s=math.inf if slo_s is None else slo_s,
-            slots=self.slots,
-            lanes=self._lanes,
-            isolation=self._isolation,
+            limits, self.policy, curve, slo_s=slo_s, slots=self.slots, lanes=self._lanes, isolation=self._isolation
         )
         self._dropped: list[Entry] = []
         self._is_open = True
@@ -82,6 +77,11 @@ class BatchQueue:
     def bytes(self) -> int:
         """Of the entries that have rows that were in no batch yet."""
         return self._lanes.bytes
+
+    @property
+    def is_full(self) -> bool:
+        """Whether a line that waits has no use for more rows."""
+        return any(map(self._slack.is_full, self._lanes))
 
     def offer(self, entry: Entry, now: float) -> None:
         """Takes `entry` in, last of its line.
@@ -164,7 +164,7 @@ class BatchQueue:
         """The runner gave `batch` back: its slot is free, and its time is learned if it went well."""
         self.slots.free(batch)
         if is_ok and self._curve is not None:
-            self._curve.learn(batch.images + batch.padding, now - batch.dispatched_s, now)
+            self._curve.learn(batch.images + batch.padding, batch.took_s(now), now)
 
     def suspect(self, spans: Sequence[Span], now: float, *, halved: bool = True) -> None:
         """Queues live rows of a failed batch for a retry, in two halves or as one; the overdue are dropped."""

@@ -61,17 +61,21 @@ class Slack:
     def window_end(self, line: Line) -> float:
         """When a line is due: its head's window lasts no longer than the tightest slack, nor than the line has room."""
         limits = self._limits
-        if not limits.linger_s or self._is_draining or line.is_whole:
-            return -math.inf
-        is_full = (
-            line.rows >= self._policy.target()
-            or line.bytes >= limits.max_batch_bytes
-            or line.pixels >= limits.max_batch_pixels
-        )
-        if is_full:
+        if not limits.linger_s or self.is_full(line):
             return -math.inf
         tail_s = self._curve.tail(line.rows) if self._curve is not None else 0.0
         return min(line.head.arrived_s + limits.linger_s, line.due_s - tail_s)
+
+    def is_full(self, line: Line) -> bool:
+        """Whether the next batch of a line has no use for more rows."""
+        limits = self._limits
+        return (
+            line.rows >= self._policy.target()
+            or line.bytes >= limits.max_batch_bytes
+            or line.pixels >= limits.max_batch_pixels
+            or line.is_whole
+            or self._is_draining
+        )
 
     def plan(self, line: Line, now: float, *, is_idle: bool) -> Plan:
         """The next batch of `line`, which is not empty: the largest efficient one whose rows all finish in time.

@@ -77,6 +77,10 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         """The seconds that have passed."""
         return self._jumping.now
 
+    def pass_time(self, seconds: float) -> None:
+        """Lets time pass while the loop is busy with something else."""
+        self._jumping.now += seconds
+
     @property
     def timers(self) -> int:
         """How many timers are armed."""

@@ -12,6 +12,7 @@ import pytest
 
 from batching.batch import Reason
 from batching.batcher import Batcher
+from batching.dispatcher import GATHER_S
 from batching.entry import Entry
 from batching.errors import BadOutput, Closed, DeadlineExceeded, PredictedLate, QueueFull
 from batching.limits import Limits
@@ -39,6 +40,48 @@ def test_entries_of_one_turn_of_the_loop_ride_together() -> None:
     assert {answer.timing.batch_images for answer in answers} == {5}
 
 
+async def _one_a_turn(batcher: Batcher, count: int, pause: Callable[[], None] = lambda: None) -> list[Answer]:
+    """`count` entries, of which each turn of the loop brings one."""
+    waiting = []
+    for n in range(count):
+        waiting.append(asyncio.ensure_future(batcher.predict(Entry([n], 1))))
+        await asyncio.sleep(0)
+        pause()
+    return await asyncio.gather(*waiting)
+
+
+def test_a_batch_waits_for_as_long_as_each_turn_of_the_loop_brings_another_entry() -> None:
+    runner = EchoRunner()
+    run(_one_a_turn_of(runner, Limits(), 9))
+    assert [call.rows for call in runner.calls] == [list(range(9))]
+
+
+def test_a_batch_that_is_full_waits_for_nobody() -> None:
+    runner = EchoRunner(seconds=lambda _: 1.0)
+    run(_one_a_turn_of(runner, Limits(max_batch_images=4, max_inflight_batches=2), 8))
+    assert [call.rows for call in runner.calls] == [[0, 1, 2, 3], [4, 5, 6, 7]]
+
+
+def test_a_loop_that_is_always_busy_keeps_a_batch_no_longer_than_a_moment() -> None:
+    runner = EchoRunner(seconds=lambda _: 60.0)
+    loop = VirtualLoop()
+
+    async def main() -> None:
+        def a_third_of_it() -> None:
+            loop.pass_time(GATHER_S / 3)
+
+        await _one_a_turn(batcher_of(runner, Limits(max_inflight_batches=9)), 12, a_third_of_it)
+
+    run(main(), loop)
+    assert len(runner.calls) > 1
+    assert all(2 <= len(call.rows) <= 5 for call in runner.calls)
+    assert [row for call in runner.calls for row in call.rows] == list(range(12))
+
+
+async def _one_a_turn_of(runner: EchoRunner, limits: Limits, count: int) -> list[Answer]:
+    return await _one_a_turn(batcher_of(runner, limits), count)
+
+
 def test_an_answer_explains_where_its_time_went() -> None:
     async def main() -> list[Answer]:
         batcher = batcher_of(EchoRunner(seconds=lambda _: 0.5), Limits(max_batch_images=1))
@@ -64,7 +107,7 @@ def test_a_split_entry_is_answered_in_pieces_in_order_with_the_times_of_all_its_
     assert answer.timing.batch_images == 3
 
 
-def test_an_idle_batcher_holds_no_timer_and_a_waiting_one_holds_one() -> None:
+def test_a_batcher_holds_one_timer_at_most_and_none_once_it_rang_for_nothing() -> None:
     loop = VirtualLoop()
 
     async def main() -> list[int]:
@@ -75,10 +118,12 @@ def test_an_idle_batcher_holds_no_timer_and_a_waiting_one_holds_one() -> None:
         await asyncio.sleep(0)
         counts.append(loop.timers)  # the runner's own, and the earliest deadline
         await asyncio.gather(*waiting)
+        counts.append(loop.timers)  # a ring for nothing is cheaper than a timer for each entry
+        await asyncio.sleep(10)
         counts.append(loop.timers)
         return counts
 
-    assert run(main(), loop) == [0, 2, 0]
+    assert run(main(), loop) == [0, 2, 1, 0]
 
 
 def test_a_callback_that_raises_hurts_no_batch_mate_and_is_reported() -> None:
