@@ -80,13 +80,17 @@ def _sniff(data: bytes) -> Header:
 
 
 def _jpeg(data: bytes) -> Header:
-    at = 2
+    at, last = 2, len(data) - 1
     for _ in range(MAX_JPEG_SEGMENTS):
-        marker = _JPEG_MARKER.search(data, at, at + MAX_JPEG_FILL_BYTES)
-        if marker is None:
-            raise InvalidInput("the JPEG picture is cut off before its size")
-        code = data[marker.start() + 1]
-        at = marker.end()
+        code = data[at + 1] if at < last and data[at] == 0xFF else 0  # nearly always the next marker stands right here
+        if 0 < code < 0xFF:
+            at += 2
+        else:
+            marker = _JPEG_MARKER.search(data, at, at + MAX_JPEG_FILL_BYTES)
+            if marker is None:
+                raise InvalidInput("the JPEG picture is cut off before its size")
+            code = data[marker.start() + 1]
+            at = marker.end()
         if code in _JPEG_SIZE:
             height, width = _BE16X2.unpack_from(data, at + 3)
             return Header("jpeg", width, height)

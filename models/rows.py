@@ -18,10 +18,11 @@ class Rows:
     Rows that are not aligned (TensorFlow takes 2 keys beside 1 feature, or flat values for `[-1, 1]`) are answered, but
     as one whole: never cut, merged or padded. Their length is the largest first dimension, at least 1.
 
-    `asked` names the outputs that are wanted; empty: all of them.
+    `asked` names the outputs that are wanted; empty: all of them. `pixels` of its pictures, once decoded, all together;
+    0: it has no pictures, or nobody counted.
     """
 
-    __slots__ = ("_count", "aligned", "asked", "columns")
+    __slots__ = ("_count", "aligned", "asked", "columns", "pixels")
 
     def __init__(
         self,
@@ -30,8 +31,10 @@ class Rows:
         count: int | None = None,
         aligned: bool = True,
         asked: tuple[str, ...] = (),
+        pixels: int = 0,
     ) -> None:
         self.columns = columns
+        self.pixels = pixels
         self.aligned = aligned
         self.asked = asked
         self._count = _count(columns) if count is None else count
@@ -58,11 +61,13 @@ class Rows:
         piece.aligned = True
         piece.asked = self.asked
         piece._count = stop - start
+        piece.pixels = self.pixels
         return piece
 
     def asking(self, outputs: Sequence[str]) -> Self:
         """The same rows, wanting only `outputs` (in any order; the names are the signature's)."""
-        return type(self)(self.columns, count=self._count, aligned=self.aligned, asked=tuple(sorted(set(outputs))))
+        names = tuple(sorted(set(outputs)))
+        return type(self)(self.columns, count=self._count, aligned=self.aligned, asked=names, pixels=self.pixels)
 
 
 def miscount(answer: Rows, count: int) -> str:

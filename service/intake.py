@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+from time import monotonic
 from typing import TYPE_CHECKING
 
 from models.rows import Rows, join, row_bytes
@@ -48,7 +48,7 @@ class Intake:
     )
 
     def __init__(self, *, timeout_s: float) -> None:
-        self.started_s = self._lap_s = time.monotonic()
+        self.started_s = self._lap_s = monotonic()
         self.deadline_s = self.started_s + timeout_s
         self.bulk = False
         self.images = 0
@@ -61,8 +61,9 @@ class Intake:
 
     def lap(self, stage: str) -> None:
         """Books the time since the last lap on `stage`."""
-        now = time.monotonic()
-        self.laps[stage] = self.laps.get(stage, 0.0) + now - self._lap_s
+        now = monotonic()
+        laps = self.laps
+        laps[stage] = laps.get(stage, 0.0) + now - self._lap_s
         self._lap_s = now
 
     def keep_going(self, target: Target) -> Gaps:
@@ -115,7 +116,7 @@ class Intake:
             kept, self.sizes, self.pixels = self._admit(target, pictures, door)
         else:
             kept, self.sizes = pictures, [len(data) for data in pictures]
-        self.rows = Rows({target.field: kept}, count=len(kept))
+        self.rows = Rows({target.field: kept}, count=len(kept), pixels=sum(self.pixels))
         self.lap("inspect")
 
     def _admit(self, target: Target, pictures: list[bytes], door: Door) -> tuple[list[bytes], list[int], list[int]]:
@@ -124,9 +125,7 @@ class Intake:
         if self.gaps is None:
             return pictures, *door.admit(pictures, spec, field, poison)
         door.check_count(len(pictures), field)
-        admitted = self.gaps.sift(
-            pictures, lambda data, index: (data, door.inspect(data, spec, f"{field}[{index}]", poison))
-        )
+        admitted = self.gaps.sift(pictures, lambda data, index: (data, door.inspect(data, spec, field, index, poison)))
         kept = [data for data, _ in admitted]
         return kept, [len(data) for data in kept], [pixels for _, pixels in admitted]
 

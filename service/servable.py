@@ -77,7 +77,7 @@ class Servable:
         engines = loaded.engines_of(spec.name)
         for other in list(engines.values())[1:]:  # alike, but each makes its own kernels at its first calls
             await self._in_thread(warm, other, samples, sizes=sizes, inflight=findings.inflight)
-        runner = Runner(engine, threads=findings.inflight, devices=engines)
+        runner = Runner(engine, threads=findings.inflight, devices=engines, lone_s=findings.lone_s)
         for device in engines:  # the first question blocks: not at a scrape, on the event loop
             await self._in_thread(device_memory, device)
         self._metrics.device_batches.update(dict.fromkeys(engines, 0))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, NamedTuple
@@ -27,12 +28,14 @@ MAX_TRIED_INFLIGHT = 4  # guess: past it, threads inside TensorFlow do better th
 class Findings(NamedTuple):
     """What the sweep found: the calls to have at once, and `(images, seconds)` of each call with that many.
 
-    `ended_at` is the size at which it ended since larger ones do worse; None: it ran all of them.
+    `ended_at` is the size at which it ended since larger ones do worse; None: it ran all of them. `lone_s` is what one
+    row took at best.
     """
 
     inflight: int = 1
     seeds: tuple[tuple[int, float], ...] = ()
     ended_at: int | None = None
+    lone_s: float = math.inf
 
 
 class Point(NamedTuple):
@@ -68,7 +71,8 @@ def warm_up(
         points += _sweep(engine, {size: batches[size] for size in _sizes_for(calls, sizes, points)}, calls)
     chosen = inflight or choose_inflight(points).inflight
     seeds = tuple((point.images, point.seconds) for point in points if point.inflight == chosen)
-    return Findings(chosen, seeds, _ended_at(sizes, [point.images for point in points]))
+    lone_s = min(point.seconds for point in points if point.images == min(sizes))
+    return Findings(chosen, seeds, _ended_at(sizes, [point.images for point in points]), lone_s)
 
 
 def warm_up_gently(
@@ -96,7 +100,8 @@ def warm_up_gently(
             seeds.append((size, seconds))
             if seconds > MIN_POINT_S and is_past_best([images / taken_s for images, taken_s in seeds]):
                 break
-    return Findings(inflight, tuple(seeds), _ended_at(sizes, [images for images, _ in seeds]))
+    lone_s = min((seconds for images, seconds in seeds if images == min(sizes)), default=math.inf)
+    return Findings(inflight, tuple(seeds), _ended_at(sizes, [images for images, _ in seeds]), lone_s)
 
 
 def sweep_sizes(max_batch_images: int, allowed: Sequence[int] = ()) -> tuple[int, ...]:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from models.errors import InvalidInput, OutOfMemory, PredictFailed
 from models.fake import ECHO, BrokenEngine, EchoEngine, FailingEngine, ScreeningEngine, SlowEngine
+from models.light import LIGHT_S, MAX_PIXELS
 from models.rows import Rows
 from models.runner import Engine, PassReport, Report, Runner
 from models.spec import SignatureSpec
@@ -259,3 +260,65 @@ def test_a_screen_that_fails_leaves_the_batchs_own_error() -> None:
     assert isinstance(report.error, InvalidInput)
     assert report.guilty == {}
     desk.runner.close()
+
+
+class Place(EchoEngine):
+    """Notes in which thread its calls ran, and by which way."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.places: list[tuple[str, int]] = []
+
+    def run(self, rows: Rows) -> Rows:
+        self.places.append(("run", threading.get_ident()))
+        return super().run(rows)
+
+    def run_alone(self, rows: Rows) -> Rows:
+        self.places.append(("run_alone", threading.get_ident()))
+        return super().run(rows)
+
+
+def small(*names: bytes) -> Rows:
+    return Rows({"images": list(names)}, pixels=784)
+
+
+def test_a_light_batch_is_over_when_start_returns_and_no_thread_saw_it() -> None:
+    engine = Place()
+    runner = Runner(engine, devices={"cpu:0": engine}, lone_s=LIGHT_S / 10)
+    reports: list[Report] = []
+    runner.start([(small(b"a", b"b"), 0, 2), (small(b"c"), 0, 1)], 1, reports.append)
+    runner.close()
+    assert [digests(piece) for piece in results(reports[0])] == [[crc32(b"a"), crc32(b"b")], [crc32(b"c")]]
+    assert reports[0].device == "cpu:0"
+    assert engine.places == [("run_alone", threading.get_ident())]
+
+
+def test_a_large_picture_goes_to_the_thread_even_where_the_engine_is_quick() -> None:
+    engine = Place()
+    runner = Runner(engine, lone_s=LIGHT_S / 10)
+    reports: SimpleQueue[Report] = SimpleQueue()
+    runner.start([(Rows({"images": [b"a"]}, pixels=MAX_PIXELS + 1), 0, 1)], 0, reports.put)
+    assert reports.get(timeout=LIMIT_S).error is None
+    runner.close()
+    assert [way for way, _ in engine.places] == ["run"]
+    assert engine.places[0][1] != threading.get_ident()
+
+
+def test_with_several_devices_nothing_is_light() -> None:
+    engines = {"cpu:0": Place(), "cpu:1": Place()}
+    runner = Runner(engines["cpu:0"], devices=engines, lone_s=LIGHT_S / 10)
+    reports: SimpleQueue[Report] = SimpleQueue()
+    runner.start([(small(b"a"), 0, 1)], 0, reports.put)
+    assert reports.get(timeout=LIMIT_S).error is None
+    runner.close()
+    ran = [place for engine in engines.values() for place in engine.places]
+    assert [way for way, _ in ran] == ["run"]
+    assert ran[0][1] != threading.get_ident()
+
+
+def test_a_light_batch_that_fails_is_reported_like_any_other() -> None:
+    runner = Runner(FailingEngine(EchoEngine(), lambda _: True), lone_s=LIGHT_S / 10)
+    reports: list[Report] = []
+    runner.start([(small(b"a"), 0, 1)], 0, reports.append)
+    runner.close()
+    assert isinstance(reports[0].error, InvalidInput)

@@ -73,6 +73,16 @@ def test_the_answer_is_as_if_nothing_had_been_cut(values: list[int], cores: int)
         assert max(narrow.calls) - min(narrow.calls) <= 1
 
 
+def test_a_call_that_is_to_run_alone_stays_in_its_callers_thread_whatever_its_size() -> None:
+    places: list[int] = []
+    wide, narrow = Doubler(), Doubler(meanwhile=lambda _: places.append(threading.get_ident()))
+    sharded = engine(wide, narrow)
+    answer = sharded.run_alone(rows([1, 2, 3, 4]))
+    sharded.close()
+    assert list(answer.columns["y"]) == [2, 4, 6, 8]
+    assert (wide.calls, narrow.calls, places) == ([], [4], [threading.get_ident()])
+
+
 def test_rows_that_are_not_aligned_are_never_cut() -> None:
     wide, narrow = Doubler(), Doubler()
     sharded = engine(wide, narrow)
