@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-import time
 from functools import lru_cache
+from time import monotonic
 from typing import TYPE_CHECKING, NamedTuple
 
 from batching.entry import Entry
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from batching.answer import Answer
 
 _log = logging.getLogger("darkroom.service")
+_STAGES = ("parse", "decode", "inspect", "serialize")  # of the edge
 
 
 class Reply(NamedTuple):
@@ -131,10 +132,11 @@ class Ask(Intake):
 
     def answer(self, answer: Answer) -> Reply:
         """The reply to what the batcher made of the entry; never raises."""
-        self._lap_s = time.monotonic()
+        self._lap_s = monotonic()
         timing = answer.timing
-        self.laps |= {"queue": timing.queue_s, "collate": timing.collate_s, "execute": timing.execute_s}
-        self.laps["split"] = timing.split_s
+        laps = self.laps
+        laps["queue"], laps["collate"] = timing.queue_s, timing.collate_s
+        laps["execute"], laps["split"] = timing.execute_s, timing.split_s
         self._ready()[0].metrics.queue_wait.observe(timing.queue_s)
         try:
             if self.gaps is None and answer.errors:
@@ -162,8 +164,9 @@ class Ask(Intake):
 
     def timing(self) -> str:
         """The `Server-Timing` header: each stage in milliseconds, and the whole."""
-        total_s = time.monotonic() - self.started_s
-        return _timing_form(*self.laps) % (*[seconds * 1000 for seconds in self.laps.values()], total_s * 1000)
+        laps = self.laps
+        total_s = monotonic() - self.started_s
+        return _timing_form(tuple(laps)) % (*[seconds * 1000 for seconds in laps.values()], total_s * 1000)
 
     def _reply_rows(self, rows: Rows) -> Reply:
         made = self.render(rows)
@@ -179,6 +182,8 @@ class Ask(Intake):
         target, rows = self._ready()
         if self.gaps is not None:
             self.gaps.condemn(answer.errors, target.field)
+        if len(answer.pieces) == 1 and isinstance(answer.pieces[0], Rows):
+            return answer.pieces[0]
         pieces = [piece for piece in answer.pieces if isinstance(piece, Rows)]
         return join(pieces) if pieces else target.spec.empty(rows.asked)
 
@@ -194,14 +199,15 @@ class Ask(Intake):
             return
         metrics = self.target.metrics
         images = len(self.rows) if self.rows is not None else self.images
-        metrics.request_ended(outcome, images, time.monotonic() - self.started_s)
-        for stage in ("parse", "decode", "inspect", "serialize"):
-            if stage in self.laps:
-                metrics.stages[stage].observe(self.laps[stage])
+        metrics.request_ended(outcome, images, monotonic() - self.started_s)
+        laps, stages = self.laps, metrics.stages
+        for stage in _STAGES:
+            if stage in laps:
+                stages[stage].observe(laps[stage])
 
 
 @lru_cache(256)
-def _timing_form(*stages: str) -> str:
+def _timing_form(stages: tuple[str, ...]) -> str:
     """A `Server-Timing` header to be filled with milliseconds; one form for all takes 2.3 us where joining took 3.7."""
     return ", ".join(f"{stage};dur=%.3f" for stage in (*stages, "total"))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from service.ask import Ask
+from service.form import parse_form
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -20,12 +21,19 @@ Form: TypeAlias = "tuple[Mapping[str, Sequence[File]], Mapping[str, Sequence[str
 
 
 class Call(NamedTuple):
-    """What came: `headers` by name in lower case, `query` with the first value of each name, `form` parses the body."""
+    """What came: `headers` by name in lower case, `query` with the first value of each name."""
 
     headers: Mapping[str, str]
     body: bytes
     query: Mapping[str, str]
-    form: Callable[[], Form]
+
+    def form(self) -> Form:
+        """The body as form-data.
+
+        Raises:
+            CodecError: it isn't.
+        """
+        return parse_form(self.body, self.headers.get("content-type", ""))
 
 
 class Route(NamedTuple):
@@ -71,9 +79,11 @@ class Predictor:
             The ask and what its `withdraw` wants, if the caller leaves.
         """
         ask = Ask(timeout_s=self._timeout_s, is_sts=route.is_sts)
+        pack = self._compression.pack
         try:
             self._read(ask, route, call)
-            return ask, ask.submit(lambda reply: on_reply(self._compression.pack(reply, call.headers)))
+            packed = self._compression.packs_answers
+            return ask, ask.submit((lambda reply: on_reply(pack(reply, call.headers))) if packed else on_reply)
         except Exception as err:  # noqa: BLE001 - the edge: every exception becomes an answer, by the one table
             on_reply(ask.fail(err))
             return ask, None
@@ -89,8 +99,11 @@ class Predictor:
 
     def _read(self, ask: Ask, route: Route, call: Call) -> None:
         self._lifecycle.check_ready()
-        ask.set_deadline(call.headers.get("x-darkroom-deadline-ms"))
-        ask.set_priority(call.headers.get("x-darkroom-priority"))
+        headers = call.headers
+        if "x-darkroom-deadline-ms" in headers:
+            ask.set_deadline(headers["x-darkroom-deadline-ms"])
+        if "x-darkroom-priority" in headers:
+            ask.set_priority(headers["x-darkroom-priority"])
         if route.sole is not None and (target := route.sole()) is not None:
             ask.refuse_early(target, 1)
         route.read(ask, self._compression.open(call))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from models.errors import UnknownLabel, UnknownModel, UnknownSignature, UnknownVersion
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from models.spec import ModelSpec, SignatureSpec
     from service.metrics import ModelMetrics
 
+DEFAULT_MODEL = "default"  # STS's name for the one that a request need not name
 DEFAULT_SIGNATURE = "serving_default"
 MAX_REASON_CHARS = 1024  # guess: room for the reasons of a few versions
 
@@ -32,32 +33,40 @@ class Target:
     passes: list[dict[str, Any]]  # what the load-time passes came to, as metadata tells it
     samples: Sequence[Rows] = ()  # single rows that the signature took at warm-up
 
-    @property
-    def field(self) -> str:
-        """The input that messages name: the one that takes pictures, else the first."""
-        return self.spec.image_input or self.spec.inputs[0].name
+    field: str = field(init=False)  # the input that messages name: the one that takes pictures, else the first
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "field", self.spec.image_input or self.spec.inputs[0].name)
 
 
 class Catalogue:
     """Who can be asked. Read by every request, changed only when a version comes or goes; on the loop's thread only.
 
-    `states` tells of every version, also of those that cannot be asked.
+    Attributes:
+        states: tells of every version, also of those that cannot be asked.
+        sole: the one target that any request can mean; None where there are several, or none.
+        usual: the target of a request that names nothing; None where there is none, or not now.
     """
 
     def __init__(self) -> None:
         self.states = States()
         self._models: dict[str, dict[int, dict[str, Target]]] = {}
         self._labels: dict[str, dict[str, int]] = {}
+        self.sole: Target | None = None
+        self.usual: Target | None = None
 
     def add(self, model: str, version: int, targets: dict[str, Target]) -> None:
         """Makes one version available under its signatures' names, whole or not at all."""
         versions = dict(self._models.get(model, {}))
         versions[version] = targets
         self._models[model] = dict(sorted(versions.items()))
+        self._look()
 
     def remove(self, model: str, version: int) -> dict[str, Target]:
         """Takes one version away and returns what it had, for the caller to drain."""
-        return self._models.get(model, {}).pop(version, {})
+        targets = self._models.get(model, {}).pop(version, {})
+        self._look()
+        return targets
 
     def label(self, model: str, labels: dict[str, int]) -> None:
         """Sets the labels of a model, label to version, in place of those it had."""
@@ -84,11 +93,6 @@ class Catalogue:
     def __contains__(self, model: str) -> bool:
         """Whether there is a model of that name."""
         return model in self._models or model in self.states.models()
-
-    def sole(self) -> Target | None:
-        """The one target that any request can mean; None where there are several, or none."""
-        targets = self.targets()
-        return targets[0] if len(targets) == 1 else None
 
     def models(self) -> tuple[str, ...]:
         """The names of the models, in the order they came; some may have no version to ask at the moment."""
@@ -134,6 +138,13 @@ class Catalogue:
             return targets[signature]
         except KeyError:
             raise UnknownSignature(signature, tuple(targets)) from None
+
+    def _look(self) -> None:
+        """Notes what most requests mean, so that they need not look it up."""
+        targets = self.targets()
+        self.sole = targets[0] if len(targets) == 1 else None
+        usual = self._models.get(DEFAULT_MODEL, {})
+        self.usual = usual[max(usual)].get(DEFAULT_SIGNATURE) if usual else None
 
     def targets(self) -> list[Target]:
         """Every target."""

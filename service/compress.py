@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import zlib
-from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from service.errors import CodecError, TooLarge, UnsupportedContent, quote
-from service.form import parse_form
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -45,7 +43,7 @@ class Compression(NamedTuple):
         if encoding is None or (encoding := encoding.strip().lower()) in {"", "identity"}:
             return call
         body = inflate(call.body, encoding, self.max_body_bytes)
-        return call._replace(body=body, form=partial(parse_form, body, call.headers.get("content-type", "")))
+        return call._replace(body=body)
 
     def pack(self, reply: Reply, headers: Mapping[str, str]) -> Reply:
         """The reply packed, where it is an answer worth packing and the request's headers ask for it; else itself."""

@@ -31,8 +31,9 @@ class Door(NamedTuple):
             TooLarge: a picture, or their number, is over a limit; names `field[index]` and the flag.
             CodecError: a picture is empty or not of a format that the graph decodes; names `field[index]`.
         """
-        self.check_count(len(pictures), field)
-        pixels = [self.inspect(data, spec, f"{field}[{index}]", poison) for index, data in enumerate(pictures)]
+        if len(pictures) > self.max_images:
+            self.check_count(len(pictures), field)
+        pixels = [self.inspect(data, spec, field, index, poison) for index, data in enumerate(pictures)]
         return [len(data) for data in pictures], pixels
 
     def check_count(self, count: int, field: str) -> None:
@@ -44,36 +45,34 @@ class Door(NamedTuple):
         if count > self.max_images:
             raise TooLarge(f"{field}: {count} images are over --max_images={self.max_images}")
 
-    def inspect(self, data: bytes, spec: SignatureSpec, where: str, poison: Counter[str]) -> int:
-        """The decoded pixels of one picture.
+    def inspect(self, data: bytes, spec: SignatureSpec, field: str, index: int, poison: Counter[str]) -> int:
+        """The decoded pixels of one picture: width x height, read from its header, of all its frames.
 
         Raises:
-            TooLarge, CodecError: as `admit`; `where` begins the message.
+            TooLarge, CodecError: as `admit`.
         """
         if len(data) > self.max_image_bytes:
             poison["bytes"] += 1
-            raise TooLarge(f"{where}: {len(data)} bytes are over --max_image_bytes={self.max_image_bytes}")
-        return self._pixels(data, spec, where, poison)
-
-    def _pixels(self, data: bytes, spec: SignatureSpec, where: str, poison: Counter[str]) -> int:
-        """Width x height of one picture, read from its header."""
+            limit = self.max_image_bytes
+            raise TooLarge(f"{field}[{index}]: {len(data)} bytes are over --max_image_bytes={limit}")
         try:
-            header = sniff(data)
+            kind, width, height, frames = sniff(data)
         except InvalidInput as err:
             poison["format"] += 1
-            raise CodecError(f"{where}: {err}") from err
-        if header.format not in spec.formats:
+            raise CodecError(f"{field}[{index}]: {err}") from err
+        if kind not in spec.formats:
             poison["format"] += 1
             takes = ", ".join(sorted(spec.formats))
-            raise CodecError(f"{where}: is a {header.format} picture; this model decodes {takes}")
-        if spec.one_frame and header.frames > 1:
+            raise CodecError(f"{field}[{index}]: is a {kind} picture; this model decodes {takes}")
+        if frames > 1 and spec.one_frame:
             poison["format"] += 1
-            raise CodecError(f"{where}: is an animation of {header.frames} frames; this model decodes single pictures")
-        pixels = header.pixels  # of all its frames
+            what = f"an animation of {frames} frames"
+            raise CodecError(f"{field}[{index}]: is {what}; this model decodes single pictures")
+        pixels = width * height * frames
         if pixels > self.max_image_pixels:
             poison["pixels"] += 1
             raise TooLarge(
-                f"{where}: {header.width}x{header.height} of {header.frames} frame(s) is {pixels / 1e6:.0f} MP, "
+                f"{field}[{index}]: {width}x{height} of {frames} frame(s) is {pixels / 1e6:.0f} MP, "
                 f"over --max_image_pixels={self.max_image_pixels}"
             )
         return pixels

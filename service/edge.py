@@ -6,7 +6,6 @@ import logging
 import re
 import secrets
 import time
-from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
@@ -19,7 +18,6 @@ from service.auth import CHALLENGE, Standing
 from service.call import Call
 from service.connection import Connection
 from service.errors import MAX_QUOTED_CHARS, describe, judge
-from service.form import parse_form
 from service.head import MAX_HEAD_BYTES
 from service.tokens import Scope
 
@@ -240,7 +238,7 @@ def reply_response(reply: Reply) -> HTTPResponse:
 def call_of(request: Request) -> Call:
     """What a dialect wants to know of Sanic's request."""
     headers, body = request.headers, request.body
-    return Call(headers, body, first_values(request.args), partial(parse_form, body, headers.get("content-type", "")))
+    return Call(headers, body, first_values(request.args))
 
 
 def first_values(arguments: Mapping[str, Sequence[str]]) -> dict[str, str]:

@@ -7,7 +7,7 @@ it came, and so is all that follows it until Sanic is done with it: answers keep
 from __future__ import annotations
 
 import time
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs
 
@@ -17,7 +17,6 @@ from sanic.http.constants import Stage
 from service.call import Call
 from service.connection import Connection
 from service.edge import CLIENT_LEFT, Seen, first_values
-from service.form import parse_form
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -169,8 +168,7 @@ class FastLane(Connection):
         self._received_bytes = len(body)
         self._darkroom.metrics.fast_lane_requests += 1
         query = first_values(parse_qs(head.query)) if head.query else _NO_QUERY
-        form = partial(parse_form, body, head.headers.get("content-type", ""))
-        asked = self._darkroom.predictor.begin(head.route, Call(head.headers, body, query, form), self._reply)
+        asked = self._darkroom.predictor.begin(head.route, Call(head.headers, body, query), self._reply)
         if self._is_waiting:
             self._asked = asked
 
@@ -180,13 +178,14 @@ class FastLane(Connection):
         if head is None or transport is None:
             return  # the client has left in this very turn
         is_kept = head.is_kept and not self._darkroom.lifecycle.is_draining
-        headers = reply.headers | self._darkroom.edge.headers(head.headers.get("x-request-id"))
+        status, body, headers, content_type = reply
+        headers |= self._darkroom.edge.headers(head.headers.get("x-request-id"))
         lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()]).encode()
-        first = _first_lines(reply.status, reply.content_type, is_kept)
-        transport.write(b"%b%d\r\n%b\r\n%b" % (first, len(reply.body), lines, reply.body))
+        first = _first_lines(status, content_type, is_kept)
+        transport.write(b"%b%d\r\n%b\r\n%b" % (first, len(body), lines, body))
         was_asked, self._asked = self._asked, None
         self._head, self._is_waiting, self._time = None, False, time.monotonic()
-        self._leave(head, reply.status, len(reply.body))
+        self._leave(head, status, len(body))
         if not is_kept:
             self._ahead.clear()
             self.close()

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from prometheus_client.core import HistogramMetricFamily
 
@@ -18,19 +19,48 @@ SIGNED_EDGES = (-1, -0.3, -0.1, -0.03, -0.01, -0.003, -0.001, 0, 0.001, 0.003, 0
 
 
 class Histogram:
-    """One child of a histogram: counts a bucket, and their sum."""
+    """One child of a histogram: counts a bucket, and their sum.
 
-    __slots__ = ("counts", "edges", "total")
+    A value is noted first and counted later, with all others at once: 0.03 us and 0.04 where counting it on the spot
+    takes 0.5. What was noted is in every count that is read, but takes memory until then: `fold` is called often.
+
+    Attributes:
+        observe: notes one value.
+    """
+
+    __slots__ = ("_counts", "_noted", "_total", "edges", "observe")
 
     def __init__(self, edges: Sequence[float]) -> None:
         self.edges = tuple(edges)
-        self.counts = [0] * (len(edges) + 1)
-        self.total = 0.0
+        self._counts = np.zeros(len(self.edges) + 1, np.int64)
+        self._total = 0.0
+        self._noted: list[float] = []
+        self.observe: Callable[[float], None] = self._noted.append
 
-    def observe(self, value: float) -> None:
-        """Counts `value` into the bucket whose upper edge is the first that is not below it."""
-        self.counts[bisect_left(self.edges, value)] += 1
-        self.total += value
+    def fold(self) -> None:
+        """Counts what was noted, each value into the bucket whose upper edge is the first that is not below it."""
+        if self._noted:
+            values = np.array(self._noted)
+            self._noted.clear()
+            self._counts += np.bincount(np.searchsorted(self.edges, values), minlength=len(self._counts))
+            self._total += float(values.sum())
+
+    @property
+    def noted(self) -> int:
+        """How many values are not counted yet."""
+        return len(self._noted)
+
+    @property
+    def counts(self) -> list[int]:
+        """The values in each bucket, the one past the last edge included."""
+        self.fold()
+        return self._counts.tolist()
+
+    @property
+    def total(self) -> float:
+        """The sum of all values."""
+        self.fold()
+        return self._total
 
     def add_to(self, family: HistogramMetricFamily, labels: Sequence[str]) -> None:
         """Adds this child, cumulated as Prometheus wants it."""

@@ -118,3 +118,4 @@ class Lifecycle:
             asked_s = loop.time() + LAG_PERIOD_S
             await asyncio.sleep(LAG_PERIOD_S)
             self._metrics.loop_lag.observe(max(0.0, loop.time() - asked_s))
+            self._metrics.fold()

@@ -9,7 +9,7 @@ from models.errors import InvalidInput, UnknownSignature
 from service import codec
 from service.api.instances import decode_strings
 from service.call import Route
-from service.catalogue import DEFAULT_SIGNATURE
+from service.catalogue import DEFAULT_MODEL, DEFAULT_SIGNATURE
 from service.edge import call_of, first_values, reply_response
 from service.errors import MAX_QUOTED_CHARS, CodecError, UnsupportedContent, quote
 from service.gaps import wants_per_image
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from service.edge import App
     from service.gaps import Gaps
 
-DEFAULT_MODEL = "default"
+_NAMING = frozenset({"model_name", "model_version", "signature_name"})
 
 
 class Simple:
@@ -139,6 +139,9 @@ class Simple:
 
     def _find(self, fields: Mapping[str, object]) -> Target:
         """The target that the fields name, with STS's own words where there is none."""
+        usual = self._catalogue.usual
+        if usual is not None and _NAMING.isdisjoint(fields):
+            return usual
         model = fields.get("model_name", DEFAULT_MODEL)
         signature = fields.get("signature_name", DEFAULT_SIGNATURE)
         if not isinstance(model, str) or model not in self._catalogue:
@@ -176,6 +179,8 @@ def _decode_texts(value: object, name: str) -> object:
 
 def _set_answer(ask: Ask, target: Target, fields: Mapping[str, object]) -> None:
     """Answers with the k largest scores, and with the good rows alone, where the fields ask for it."""
+    if "top_k" not in fields and "on_error" not in fields:
+        return
     k = codec.parse_k(fields.get("top_k"))
     gaps = ask.keep_going(target) if wants_per_image(fields.get("on_error")) else None
     if k or gaps is not None:
@@ -194,6 +199,8 @@ def content_kind(content_type: str) -> str:
     Raises:
         UnsupportedContent: none.
     """
+    if content_type == "application/json":  # nearly always, to the byte
+        return "json"
     kind = content_type.partition(";")[0].strip().lower()
     if kind == "application/json":
         return "json"
@@ -210,7 +217,7 @@ def content_kind(content_type: str) -> str:
 def install(app: App, darkroom: Darkroom) -> None:
     """Adds `POST /`."""
     read = Simple(darkroom.catalogue, darkroom.door).read
-    route = Route("/", read, is_sts=True, sole=darkroom.catalogue.sole)
+    route = Route("/", read, is_sts=True, sole=lambda: darkroom.catalogue.sole)
     darkroom.predictor.add(lambda path: route if path == "/" else None)
 
     async def predict(request: Request) -> HTTPResponse:

@@ -20,11 +20,27 @@ def _samples(metrics: Metrics) -> dict[tuple[str, tuple[tuple[str, str], ...]], 
     }
 
 
+def test_folding_counts_all_that_was_noted_and_keeps_none_of_it() -> None:
+    metrics = Metrics(version="1", tensorflow="2")
+    model = metrics.add_model("m", 1)
+    for _ in range(1000):
+        metrics.http_ended("/", "POST", 200, duration_s=0.1, request_bytes=10, response_bytes=20)
+        model.request_ended("ok", 1, 0.1)
+        metrics.loop_lag.observe(0.1)
+    histograms = (metrics.routes["/"].request_size, model.duration, metrics.loop_lag)
+    assert {histogram.noted for histogram in histograms} == {1000}
+    metrics.fold()
+    assert {histogram.noted for histogram in histograms} == {0}
+    assert {sum(histogram.counts) for histogram in histograms} == {1000}
+
+
 @given(st.lists(st.floats(0, 20), max_size=30))
 def test_a_histogram_counts_each_value_in_the_first_bucket_that_holds_it(values: list[float]) -> None:
     histogram = Histogram(LATENCY_EDGES)
-    for value in values:
+    for place, value in enumerate(values):
         histogram.observe(value)
+        if place % 7 == 0:
+            histogram.fold()
     assert sum(histogram.counts) == len(values)
     for value in values:
         assert histogram.counts[bisect_left(LATENCY_EDGES, value)] > 0
