@@ -4,7 +4,7 @@ A failed call names no row. The ops found here, run for one row alone and withou
 """
 
 from collections import defaultdict, deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from models.flow import PICTURE_OPS
@@ -27,8 +27,8 @@ def find_cut(graph_def: Any, feeds: Sequence[str], fetches: Sequence[str]) -> tu
     """
     wanted, _ = names_in_reach(graph_def, fetches)
     nodes = {node.name: node for node in graph_def.node if node.name in wanted}
-    readers = _readers(nodes)
-    fed = _downstream(map(node_name, feeds), readers)
+    readers = readers_of(nodes)
+    fed = downstream(map(node_name, feeds), readers)
     functions = {function.signature.name: function for function in graph_def.library.function}
     judges = [name for name in nodes if name in fed and _reaches(nodes[name], functions, JUDGES)]
     if not judges:
@@ -42,7 +42,8 @@ def find_cut(graph_def: Any, feeds: Sequence[str], fetches: Sequence[str]) -> tu
     return tuple(sorted(cut))
 
 
-def _readers(nodes: Mapping[str, Any]) -> Mapping[str, list[str]]:
+def readers_of(nodes: Mapping[str, Any]) -> Mapping[str, list[str]]:
+    """By name, the names of the nodes that read a node: one as often as it does so."""
     readers: dict[str, list[str]] = defaultdict(list)
     for node in nodes.values():
         for name in node.input:
@@ -50,7 +51,8 @@ def _readers(nodes: Mapping[str, Any]) -> Mapping[str, list[str]]:
     return readers
 
 
-def _downstream(starts: Any, readers: Mapping[str, list[str]]) -> set[str]:
+def downstream(starts: Iterable[str], readers: Mapping[str, list[str]]) -> set[str]:
+    """The names of the nodes that something of `starts` reaches, and `starts`."""
     seen: set[str] = set()
     waiting = list(starts)
     while waiting:

@@ -21,6 +21,7 @@ from models.runner import Engine, PassReport
 from models.saved_model import read_meta_graph
 from models.session import SessionEngine, clean
 from models.shards import SHARD, objection, shard
+from models.waist import with_waist
 from models.xla import compiled, mark, refuse
 
 __all__ = ["Artifact", "LoadedModel", "SessionOptions", "load_model", "open_artifact", "prepare"]
@@ -186,12 +187,14 @@ def _shard(
             engine.passes = (*engine.passes, PassReport(SHARD, applied=False, reason=reason))
         return None
     session = _session_on(devices[0], artifact, replace(options, intra_op_threads=1, inter_op_threads=-1))
-    narrow = {
-        name: SessionEngine(each.spec, session, artifact.bindings[name], passes=each.passes)
-        for name, each in wide.items()
-    }
+    narrow, waists = {}, {}
+    for name, each in wide.items():
+        binding = artifact.bindings[name]
+        whole = SessionEngine(each.spec, session, binding, passes=each.passes)
+        narrow[name], waists[name] = with_waist(whole, session.graph, binding, artifact.samples[name])
     sharded = shard(wide, narrow, artifact.samples, cores=cores)
     for name, candidate in sharded.items():
+        candidate.passes = (*candidate.passes, waists[name])
         replicas[name][device] = candidate
     if sharded:
         return session

@@ -7,6 +7,7 @@ by way of `Session.run`), this 34 us. Several threads may call it at once.
 
 import re
 from base64 import urlsafe_b64encode
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -39,19 +40,35 @@ class Binding:
 
 
 class SessionEngine:
-    """One signature of a graph in a session; the session is somebody else's to close."""
+    """One signature of a graph in a session; the session is somebody else's to close.
+
+    With a `waist` (models/waist.py: the name of a tensor that all rows pass through) what stands before that is run for
+    each row alone, and what stands behind it for all of them. Such an engine takes aligned rows only.
+    """
 
     def __init__(
-        self, spec: SignatureSpec, session: Any, binding: Binding, *, passes: tuple[PassReport, ...] = ()
+        self,
+        spec: SignatureSpec,
+        session: Any,
+        binding: Binding,
+        *,
+        passes: tuple[PassReport, ...] = (),
+        waist: str = "",
     ) -> None:
         self.spec = spec
         self.passes = passes
         self._session = session
         self._binding = binding
+        self.waist = waist
+        self._front = make_callable(session, list(binding.feeds.values()), [waist]) if waist else None
         self._hoisted = any(report.name == "hoist_base64" and report.applied for report in passes)
         self._all = tuple(sorted(binding.fetches))
         self._callables = {self._all: self._make(self._all)}
         self._judge = make_callable(session, list(binding.feeds.values()), targets=binding.cut) if binding.cut else None
+
+    def at_waist(self, waist: str) -> "SessionEngine":
+        """The same signature with a waist; see models/waist.py."""
+        return SessionEngine(self.spec, self._session, self._binding, passes=self.passes, waist=waist)
 
     def run(self, rows: Rows) -> Rows:
         """The outputs of one call; see models.runner.Engine."""
@@ -74,21 +91,31 @@ class SessionEngine:
         arrays = [feed(rows.columns[name], self._encodes(name)) for name in self._binding.feeds]
         return [_fault(judge, [array[row : row + 1] for array in arrays]) for row in range(len(rows))]
 
-    def nodes_of(self, rows: Rows) -> list[str]:
-        """The names of the nodes that a call of these rows runs, with those that Grappler and XLA made of them."""
+    def nodes_of(self, rows: Rows, *, calls: int = 1) -> dict[str, float]:
+        """The nodes that a call of these rows runs, with those that Grappler and XLA made of them.
+
+        Each with its seconds in that one of `calls` in which it was quickest.
+        """
         feeds = self._binding.feeds
         options = config_pb2.CallableOptions(feed=feeds.values())
         options.fetch.extend(sorted(set(self._binding.fetches.values()) - set(feeds.values())))
         options.run_options.trace_level = config_pb2.RunOptions.SOFTWARE_TRACE
-        told = config_pb2.RunMetadata()
         call = self._session._make_callable_from_options(options)  # noqa: SLF001 - see the file's first lines
-        call(*[feed(rows.columns[name], self._encodes(name)) for name in feeds], run_metadata=told)
-        return [node.node_name for device in told.step_stats.dev_stats for node in device.node_stats]
+        arrays = [feed(rows.columns[name], self._encodes(name)) for name in feeds]
+        quickest_s: dict[str, float] = {}
+        for _ in range(calls):
+            told = config_pb2.RunMetadata()
+            call(*arrays, run_metadata=told)
+            took_s: dict[str, float] = defaultdict(float)  # a node in a loop is run more than once
+            for node in (node for device in told.step_stats.dev_stats for node in device.node_stats):
+                took_s[node.node_name] += (node.op_end_rel_nanos - node.op_start_rel_nanos) / 1e9
+            quickest_s |= {name: min(seconds, quickest_s.get(name, seconds)) for name, seconds in took_s.items()}
+        return quickest_s
 
     def close(self) -> None:
         """Lets the callables go."""
         self._callables.clear()
-        self._judge = None
+        self._judge = self._front = None
 
     def _encodes(self, name: str) -> bool:
         return name == self.spec.image_input and self.spec.wire is Wire.BASE64 and not self._hoisted
@@ -103,7 +130,7 @@ class SessionEngine:
         inputs = list(self._binding.feeds)
         passed_on = {tensor: name for name, tensor in self._binding.feeds.items()}
         fetched = sorted({self._binding.fetches[output] for output in outputs} - set(passed_on))
-        session_call = make_callable(self._session, [self._binding.feeds[name] for name in inputs], fetched)
+        session_call = self._make_call([self._binding.feeds[name] for name in inputs], fetched)
 
         def call(arrays: dict[str, Any]) -> dict[str, Column]:
             got = session_call(*[arrays[name] for name in inputs])
@@ -111,6 +138,19 @@ class SessionEngine:
             for tensor, name in passed_on.items():
                 values[tensor] = arrays[name]
             return {output: unfeed(values[self._binding.fetches[output]]) for output in outputs}
+
+        return call
+
+    def _make_call(self, feeds: list[str], fetches: Sequence[str]) -> Any:
+        """`make_callable`, by way of the waist where there is one."""
+        front = self._front
+        if front is None:
+            return make_callable(self._session, feeds, fetches)
+        behind = make_callable(self._session, [self.waist], fetches)
+
+        def call(*arrays: Any) -> Any:
+            rows = range(len(arrays[0]))
+            return behind(np.concatenate([front(*[array[row : row + 1] for array in arrays])[0] for row in rows]))
 
         return call
 

@@ -8,11 +8,13 @@ from models.rows import Rows
 ROUNDS = 9  # of which the quickest counts: what else the machine does only adds
 
 
-def in_turns(first: Callable[[Rows], Rows], second: Callable[[Rows], Rows], rows: Rows) -> tuple[float, float]:
+def in_turns(
+    first: Callable[[Rows], Rows], second: Callable[[Rows], Rows], rows: Rows, *, rounds: int = ROUNDS
+) -> tuple[float, float]:
     """Seconds of the quickest call of each way; the very first call of each, which makes its kernels, isn't counted."""
     ways = (first, second)
     times: tuple[list[float], list[float]] = ([], [])
-    for number in range(1 + ROUNDS):
+    for number in range(1 + rounds):
         for way, seconds in zip(ways, times, strict=True):
             started_s = time.monotonic()
             way(rows)

@@ -19,6 +19,7 @@ from models.rows import Rows, join
 from models.runner import Engine
 from models.shards import SHARD
 from models.spec import TensorSpec, Wire
+from models.waist import WAIST
 from tests import savedmodels
 
 Build = Callable[[Path], Path]
@@ -111,8 +112,8 @@ ALL_APPLIED = dict.fromkeys(("freeze", "inline", "hoist_base64", "screen"), "app
 
 
 def reasons(engine: Engine) -> dict[str, str]:
-    """What each pass came to; shards aside, which the machine decides."""
-    passes = [report for report in engine.passes if report.name != SHARD]
+    """What each pass came to; shards and waists aside, which the machine decides."""
+    passes = [report for report in engine.passes if report.name not in (SHARD, WAIST)]
     return {report.name: "applied" if report.applied else report.reason for report in passes}
 
 

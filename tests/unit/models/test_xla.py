@@ -129,9 +129,9 @@ class Adder:
         self._spend(len(x))
         return Rows({"y": x + self._added})
 
-    def nodes_of(self, rows: Rows) -> list[str]:
+    def nodes_of(self, rows: Rows) -> dict[str, float]:
         del rows
-        return ["MatMul", "cluster_0_1/xla_run"]
+        return {"MatMul": 0.1, "cluster_0_1/xla_run": 0.1}
 
     def close(self) -> None:
         self.is_closed = True
@@ -175,7 +175,7 @@ def test_a_candidate_that_is_faster_at_every_size_is_kept_and_its_gains_are_told
         (lambda _: 14.0, {}, "0.07 times as fast at 1 row"),
         (lambda count: 0.5 if count == 1 else 14.0, {}, "0.07 times as fast at 8 rows"),
         (lambda _: 0.5, {"added": 2}, "its answer is not the graph's: at 1 rows, output 'y' differs"),
-        (lambda _: 0.5, {"nodes_of": lambda _: ["MatMul"]}, "XLA finds nothing in it to compile"),
+        (lambda _: 0.5, {"nodes_of": lambda _: {"MatMul": 0.1}}, "XLA finds nothing in it to compile"),
     ],
     ids=["slow", "slow for several rows", "another answer", "nothing compiled"],
 )
