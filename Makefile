@@ -46,7 +46,7 @@ load: $(VENV)/dev.done $(MODELS)  ## two minutes of Locust against a server it s
 # What serves each model best in the peers was found by trying; their environments are theirs alone (.bench/).
 bench: $(VENV)/dev.done $(MODELS) .bench/mosec.done .bench/mlserver.done  ## beside the limit and peers, into docs/benchmarks/ (ROUNDS=3; QUICK=--quick)
 	$(BIN)/python -m loadtest.bench model/efficientnet_lite0 --batch=8 --workers=2 --rounds=$(ROUNDS) $(QUICK)
-	$(BIN)/python -m loadtest.bench model/digits --pictures=digits --batch=64 --workers=2 --rounds=$(ROUNDS) $(QUICK)
+	$(BIN)/python -m loadtest.bench model/digits --pictures=digits --batch=64 --workers=2 --own_workers=2 --rounds=$(ROUNDS) $(QUICK)
 
 requirements: $(VENV)/dev.done  ## pin requirements/*.in again, with hashes, for Python 3.11 to 3.13
 	for name in serve gpu models dev bench-mosec bench-mlserver; do \

@@ -1,7 +1,7 @@
 """Darkroom beside its physical limit and beside its peers: the same model and pictures, in turn, round after round.
 
     python -m loadtest.bench model/efficientnet_lite0 --batch 8 --workers 2
-    python -m loadtest.bench model/digits --pictures digits --batch 64 --workers 2
+    python -m loadtest.bench model/digits --pictures digits --batch 64 --workers 2 --own_workers 2
     python -m loadtest.bench model/digits --pictures digits --quick
 
 Needs wrk, and the peers' environments, which `make bench` makes under .bench/; a peer without one is left out. All
@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 from loadtest import batches, limit, machine, processes, report, steady, wrk
 from loadtest.answers import NoAnswer
 from loadtest.closedloop import show
-from loadtest.contenders import DARKROOM, MOSEC, Contender, mlserver, started, tuned_mosec
+from loadtest.contenders import DARKROOM, MOSEC, Contender, darkroom_workers, mlserver, started, tuned_mosec
 from loadtest.pictures import KINDS, cycle, load, truncated
 
 if TYPE_CHECKING:
@@ -85,7 +85,8 @@ def line_up(options: argparse.Namespace) -> list[Contender]:
                 f"bench: {contender.name} is left out: no .bench/{contender.needs}; `make bench` makes it",
                 file=sys.stderr,
             )
-    return [DARKROOM, *(contender for contender in asked if contender.is_installed)]
+    more = [darkroom_workers(options.own_workers)] if options.own_workers else []
+    return [DARKROOM, *(contender for contender in asked if contender.is_installed), *more]
 
 
 def agree(servers: Sequence[Running], pictures: Sequence[Picture]) -> dict[str, int]:
@@ -202,6 +203,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--peers", type=_names, default=PEERS, help=f"which, of {','.join(PEERS)} [all]")
     add("--batch", type=int, default=64, help="largest batch of tuned peers: try what serves this model best [64]")
     add("--workers", type=int, default=2, help="processes of tuned Mosec: likewise [2]")
+    add("--own_workers", type=int, default=0, help="also Darkroom with so many workers [0: not]")
     add("--connections", type=limit.numbers, default=CONNECTIONS, help="of wrk [1,16,64,256]")
     add("--sizes", type=limit.numbers, default=(1, 2, 4, 8, 16, 32, 64), help="tried for the limit [1,2,4,8,16,32,64]")
     add("--seconds", type=float, default=8.0, help="of one measurement [8]")

@@ -10,7 +10,7 @@ import base64
 import json
 import sys
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -144,6 +144,14 @@ DARKROOM = Contender(
     encode=_raw,
     predicted=_predict,
 )
+
+
+def darkroom_workers(workers: int) -> Contender:
+    """Darkroom as so many processes behind one address."""
+    about = f"{workers} workers, every other default, one raw picture a request"
+    name = f"Darkroom, {workers} workers"
+    return replace(DARKROOM, name=name, about=about, command=(*DARKROOM.command, f"--workers={workers}"))
+
 
 MOSEC = mosec("Mosec", "one worker, batches up to 64 within 1 ms, the signature called eagerly")
 

@@ -73,16 +73,15 @@ def throughput_table(found: Findings) -> str:
 
 
 def ratio_table(found: Findings) -> str:
-    """Darkroom's rate as a multiple of each other's and of the limit."""
-    heads = [f"{US} against", *(str(count) for count in found.connections)]
-    rows = [
-        [name, *(f"{ratio(found.heard[US, count], found.heard[name, count]):.2f}" for count in found.connections)]
-        for name in found.contenders
-        if name != US
-    ]
-    top = best(found.limit).pictures_per_s
-    rows.append(["the limit", *(f"{rate(found.heard[US, count]) / top:.2f}" for count in found.connections)])
-    return table(heads, rows)
+    """Darkroom's rates as multiples of each peer's and of the limit."""
+    heard, top = found.heard, best(found.limit).pictures_per_s
+    rows = []
+    for us in (name for name in found.contenders if name.startswith(US)):
+        for them in (name for name in found.contenders if not name.startswith(US)):
+            ratios = (ratio(heard[us, count], heard[them, count]) for count in found.connections)
+            rows.append([f"{us} : {them}", *(f"{each:.2f}" for each in ratios)])
+        rows.append([f"{us} : the limit", *(f"{rate(heard[us, count]) / top:.2f}" for count in found.connections)])
+    return table(["", *(str(count) for count in found.connections)], rows)
 
 
 def details_table(found: Findings) -> str:
@@ -162,7 +161,7 @@ def _figure() -> Any:
 def _draw_throughput(found: Findings, axes: Any) -> None:
     for name in found.contenders:
         rates = [rate(found.heard[name, count]) for count in found.connections]
-        axes.plot(found.connections, rates, marker="o", label=name, linewidth=2.6 if name == US else 1.5)
+        axes.plot(found.connections, rates, marker="o", label=name, linewidth=2.6 if name.startswith(US) else 1.5)
     axes.axhline(best(found.limit).pictures_per_s, color="0.4", linestyle="--", label="limit: the engine alone")
     axes.set(xlabel="connections", ylabel="requests/s", xscale="log", ylim=(0, None))
     axes.set_xticks(found.connections, labels=[str(count) for count in found.connections])
