@@ -16,7 +16,7 @@ from models.loaded import LoadedModel
 from models.original import Original, open_original
 from models.placement import Device, place, resolve
 from models.prepare import prepare
-from models.rewriting import BF16, open_session
+from models.rewriting import BF16, open_beside, open_session
 from models.runner import Engine, PassReport
 from models.saved_model import read_meta_graph
 from models.session import SessionEngine, clean
@@ -140,7 +140,7 @@ def open_artifact(
 
     replicas = {name: engines(name) for name in specs}
     others = _compile(replicas, artifact, options, devices) if xla else []
-    narrow = _shard(replicas, artifact, options, devices) if artifact.graph else None
+    narrow = _shard(replicas, artifact, options, devices, sessions) if artifact.graph else None
 
     def free() -> None:
         for each in (*sessions.values(), *others, narrow, original):
@@ -176,7 +176,11 @@ def _compile(
 
 
 def _shard(
-    replicas: Mapping[str, dict[str, Engine]], artifact: Artifact, options: SessionOptions, devices: Sequence[Device]
+    replicas: Mapping[str, dict[str, Engine]],
+    artifact: Artifact,
+    options: SessionOptions,
+    devices: Sequence[Device],
+    sessions: Mapping[str, Any],
 ) -> Any:
     """Puts sharded engines in the place of those that they beat; the session that they need besides, or None."""
     device = str(devices[0])
@@ -186,7 +190,8 @@ def _shard(
         for engine in wide.values():
             engine.passes = (*engine.passes, PassReport(SHARD, applied=False, reason=reason))
         return None
-    session = _session_on(devices[0], artifact, replace(options, intra_op_threads=1, inter_op_threads=-1))
+    one_thread = replace(options, intra_op_threads=1, inter_op_threads=-1)
+    session = open_beside(sessions[device], _options_on(devices[0], one_thread))
     narrow, waists = {}, {}
     for name, each in wide.items():
         binding = artifact.bindings[name]

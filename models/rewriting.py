@@ -222,3 +222,8 @@ def open_session(graph_def: Any, options: SessionOptions) -> Any:
     with graph.as_default():
         tf.graph_util.import_graph_def(graph_def, name="")
     return tf.compat.v1.Session(graph=graph, config=options.proto())
+
+
+def open_beside(session: Any, options: SessionOptions) -> Any:
+    """Another session on the graph of a session: they share what the graph holds of its constants."""
+    return tf.compat.v1.Session(graph=session.graph, config=options.proto())

@@ -5,9 +5,16 @@ thread each, beside each other, wait for nobody. Measured with TensorFlow 2.21 o
 signature, a session with two threads, and two shards: EfficientNet-Lite0 of 8 rows 45.6, 41.4 and 33.2 ms, of 16 rows
 81.3, 78.7 and 66.9; 64 JPEGs of 224x224 into the 28x28 model 6.9, 9.9 and 5.5. A lone row has nothing to be shared:
 there the session with two threads takes 9.0 ms and a single thread 13.3.
+
+A thread runs a large shard in pieces, one after another: past some size more rows at once bring nothing but memory,
+and TensorFlow never gives back what its largest call took. EfficientNet-Lite0, two threads, ms a row of pieces of 1, 2,
+4, 8 and 16 rows: 4.40, 4.13, 4.11, 4.11, 4.51.
 """
 
+import math
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from queue import SimpleQueue
 from threading import Lock, Thread
 from typing import NamedTuple
@@ -21,7 +28,9 @@ from models.turns import in_turns
 
 SHARD = "shard"  # the name of the pass
 ROWS_A_CORE = (1, 2, 4, 8, 16)  # tried; small models need many rows before the threads' waking is worth it
-ENOUGH_S = 0.03  # a call that takes so long in shards: more rows need not be tried (guess)
+ENOUGH_S = 0.03  # beside it, what a call costs whatever its rows is nothing: 0.1 to 0.3 ms (guess)
+FLAT = 0.9  # a row takes no less of its share when there are twice as many (guess)
+LONG_S = 0.1  # no call takes so long for what its rows share: 256 MB of weights are read in less (guess)
 MAX_GRAPH_BYTES = 256 << 20  # the weights are held twice: for larger models memory is dearer than speed (guess)
 
 
@@ -39,6 +48,7 @@ class ShardedEngine:
 
     Attributes:
         least: rows from which on a call is cut; at least one a core.
+        piece: rows that a thread runs at once; 0: all that it has to.
     """
 
     def __init__(self, wide: SessionEngine, narrow: SessionEngine, cores: int) -> None:
@@ -47,6 +57,7 @@ class ShardedEngine:
         self._wide = wide
         self._narrow = narrow
         self._cores = self.least = cores
+        self.piece = 0
         self._lock = Lock()
         self._calls = 0
         self._work: SimpleQueue[_Shard | None] = SimpleQueue()
@@ -61,7 +72,7 @@ class ShardedEngine:
             is_alone = self._calls == 1
         try:
             if not is_alone and rows.aligned:
-                return self._narrow.run(rows)
+                return self._run_pieces(rows)
             if not rows.aligned or len(rows) < self.least:
                 return self._wide.run(rows)
             return self._run_shards(rows)
@@ -92,11 +103,12 @@ class ShardedEngine:
         self._threads.clear()
 
     def judge(self, samples: Sequence[Rows]) -> PassReport:
-        """Sets `least` by measuring sizes from small to large, cut and not, in turns; says what came of it.
+        """Sets `least` and `piece` by measuring sizes from small to large, cut and not, in turns; says what came of it.
 
-        Shards pay from the size on after which they never lost; where they lost at the largest, they don't.
+        Shards pay from the size on after which they never lost; where they lost at the largest, they don't. A piece is
+        the size at which twice the rows took twice as long, and long enough.
         """
-        least, gain = 0, 0.0
+        least, gain, row_s = 0, 0.0, math.inf
         for rows_a_core in ROWS_A_CORE:
             size = rows_a_core * self._cores
             wide_s, shards_s = in_turns(self._wide.run, self._run_shards, fill(samples, size))
@@ -105,19 +117,23 @@ class ShardedEngine:
                 least = 0
             elif not least:
                 least = size
-            if shards_s > ENOUGH_S:
+            half_s, row_s = row_s, shards_s / size
+            if shards_s > LONG_S or (shards_s > ENOUGH_S and row_s > FLAT * half_s):
+                self.piece = 0 if self._narrow.waist else rows_a_core  # with a waist, rows go one by one as it is
                 break
         self.least = least or self.least
         found = f"{gain:.2f} times as fast at {size} rows on {self._cores} cores"
+        if self.piece:
+            found = f"{self.piece} a core at once; {found}"
         return PassReport(SHARD, least > 0, f"from {least} rows on; {found}" if least else found)
 
     def _run_shards(self, rows: Rows) -> Rows:
         """All shards, the first in the calling thread; waits for every one, whatever becomes of the others."""
-        edges = [len(rows) * n // self._cores for n in range(self._cores + 1)]
+        first, *others = _cut(rows, self._cores)
         done: SimpleQueue[tuple[int, Rows | BaseException]] = SimpleQueue()
-        for place in range(1, self._cores):
-            self._work.put(_Shard(rows.cut(edges[place], edges[place + 1]), place, done))
-        answers = [self._try(rows.cut(0, edges[1]))] * self._cores
+        for place, shard in enumerate(others, 1):
+            self._work.put(_Shard(shard, place, done))
+        answers = [self._try(first)] * self._cores
         for _ in range(1, self._cores):
             place, answer = done.get()
             answers[place] = answer
@@ -133,11 +149,24 @@ class ShardedEngine:
             shard.done.put((shard.place, self._try(shard.rows)))
             del shard  # its pictures must not stay until the next one comes
 
+    def _run_pieces(self, rows: Rows) -> Rows:
+        """All rows in the calling thread, `piece` of them at most at once, in pieces of equal sizes."""
+        count = -(-len(rows) // self.piece) if self.piece else 1
+        if count < 2:
+            return self._narrow.run(rows)
+        return join([self._narrow.run(piece) for piece in _cut(rows, count)])
+
     def _try(self, rows: Rows) -> Rows | BaseException:
         try:
-            return self._narrow.run(rows)
+            return self._run_pieces(rows)
         except BaseException as err:  # noqa: BLE001 - carried to the caller's thread
             return err
+
+
+def _cut(rows: Rows, count: int) -> list[Rows]:
+    """The rows in `count` parts of equal sizes, or nearly."""
+    edges = [len(rows) * n // count for n in range(count + 1)]
+    return [rows.cut(start, stop) for start, stop in pairwise(edges)]
 
 
 def objection(devices: Sequence[Device], cores: int, graph_bytes: int) -> str:
@@ -173,7 +202,10 @@ def shard(
         if not (whole.spec.batched and samples[name]):
             continue
         candidate = ShardedEngine(whole, narrow[name], cores)
-        report = candidate.judge(samples[name])
+        with ThreadPoolExecutor(
+            1
+        ) as passing:  # with a thread goes what oneDNN kept for it: 60 MB of EfficientNet-Lite0
+            report = passing.submit(candidate.judge, samples[name]).result()
         whole.passes = candidate.passes = (*whole.passes, report)
         if report.applied:
             sharded[name] = candidate

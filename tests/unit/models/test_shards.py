@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from time import sleep
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
@@ -32,6 +33,7 @@ class Doubler:
         self.spec = spec
         self.passes: tuple[PassReport, ...] = ()
         self.calls: list[int] = []
+        self.waist = ""
         self.meanwhile = meanwhile
         self.is_closed = False
 
@@ -177,6 +179,70 @@ def test_what_is_unbatched_or_has_no_rows_to_be_measured_with_is_left_alone() ->
     narrow = {name: cast("SessionEngine", Doubler()) for name in wide}
     assert shard(wide, narrow, {"a": (rows([1]),), "b": ()}, cores=2) == {}
     assert [each.passes for each in wide.values()] == [(), ()]
+
+
+@given(values=st.lists(st.integers(14, 10**6), min_size=1, max_size=40), piece=st.integers(1, 9))
+def test_a_thread_runs_no_more_rows_at_once_than_a_piece_and_the_answer_is_the_same(
+    values: list[int], piece: int
+) -> None:
+    wide, narrow = Doubler(), Doubler()
+    sharded = engine(wide, narrow)
+    sharded.least, sharded.piece = 1, piece
+    answer = sharded.run(rows(values))
+    sharded.close()
+    assert list(answer.columns["y"]) == [2 * value for value in values]
+    assert wide.calls == []
+    assert sum(narrow.calls) == len(values)
+    assert max(narrow.calls) <= piece
+
+
+def test_a_call_beside_another_runs_in_pieces_too() -> None:
+    beside: list[int] = []
+
+    def another(_: int) -> None:
+        sharded.run(rows(range(20, 29)))
+        beside.extend(narrow.calls)
+
+    narrow = Doubler()
+    sharded = engine(Doubler(meanwhile=another), narrow)
+    sharded.piece = 4
+    sharded.run(rows([1]))
+    sharded.close()
+    assert beside == [3, 3, 3]
+
+
+@pytest.mark.parametrize(
+    ("call_s", "row_s", "piece"),
+    [(0.0, 0.01, 4), (0.0, 0.2, 1), (0.03, 0.001, 0), (0.008, 0.005, 16), (0.0, 0.0001, 0)],
+    ids=["as soon as it is long", "a long row", "always better with more", "better until then", "never long"],
+)
+def test_a_piece_is_as_large_as_it_brings_something(
+    monkeypatch: pytest.MonkeyPatch, call_s: float, row_s: float, piece: int
+) -> None:
+    """A call takes `call_s` and each of its rows `row_s`; two shards beside each other as long as one."""
+    clock = [0.0]
+    lock = threading.Lock()
+
+    def spend(seconds: float) -> None:
+        with lock:
+            clock[0] += seconds
+
+    monkeypatch.setattr("models.turns.time.monotonic", lambda: clock[0])
+    wide = Doubler(meanwhile=lambda images: spend(2 * (call_s + row_s * images)))
+    sharded = engine(wide, Doubler(meanwhile=lambda images: spend((call_s + row_s * images) / 2)))
+    sharded.judge([rows([1])])
+    sharded.close()
+    assert sharded.piece == piece
+
+
+def test_there_are_no_pieces_where_rows_go_one_by_one_up_to_a_waist() -> None:
+    narrow = Doubler(meanwhile=lambda _: sleep(0.11))
+    narrow.waist = "layer:0"
+    sharded = engine(Doubler(), narrow)
+    report = sharded.judge([rows([1])])
+    sharded.close()
+    assert sharded.piece == 0
+    assert "at 2 rows" in report.reason
 
 
 CPU = Device("cpu", 0)
