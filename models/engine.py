@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -140,7 +141,9 @@ def open_artifact(
 
     replicas = {name: engines(name) for name in specs}
     others = _compile(replicas, artifact, options, devices) if xla else []
-    narrow = _shard(replicas, artifact, options, devices, sessions) if artifact.graph else None
+    with ThreadPoolExecutor(1) as passing:  # with it goes what oneDNN keeps for a thread
+        trial = passing.submit(_shard, replicas, artifact, options, devices, sessions) if artifact.graph else None
+        narrow = trial.result() if trial else None
 
     def free() -> None:
         for each in (*sessions.values(), *others, narrow, original):

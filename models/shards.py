@@ -13,7 +13,6 @@ and TensorFlow never gives back what its largest call took. EfficientNet-Lite0, 
 
 import math
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from queue import SimpleQueue
 from threading import Lock, Thread
@@ -202,10 +201,7 @@ def shard(
         if not (whole.spec.batched and samples[name]):
             continue
         candidate = ShardedEngine(whole, narrow[name], cores)
-        with ThreadPoolExecutor(
-            1
-        ) as passing:  # with a thread goes what oneDNN kept for it: 60 MB of EfficientNet-Lite0
-            report = passing.submit(candidate.judge, samples[name]).result()
+        report = candidate.judge(samples[name])
         whole.passes = candidate.passes = (*whole.passes, report)
         if report.applied:
             sharded[name] = candidate

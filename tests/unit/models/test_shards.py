@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
-from time import sleep
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
@@ -235,8 +235,10 @@ def test_a_piece_is_as_large_as_it_brings_something(
     assert sharded.piece == piece
 
 
-def test_there_are_no_pieces_where_rows_go_one_by_one_up_to_a_waist() -> None:
-    narrow = Doubler(meanwhile=lambda _: sleep(0.11))
+def test_there_are_no_pieces_where_rows_go_one_by_one_up_to_a_waist(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = itertools.count()
+    monkeypatch.setattr("models.turns.time.monotonic", lambda: float(next(clock)))
+    narrow = Doubler()
     narrow.waist = "layer:0"
     sharded = engine(Doubler(), narrow)
     report = sharded.judge([rows([1])])
