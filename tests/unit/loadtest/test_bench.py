@@ -71,8 +71,18 @@ def test_a_ratio_is_of_rounds_so_that_the_machines_pace_falls_out() -> None:
     found = findings()
     assert report.ratio(found.heard["Darkroom", 64], found.heard["Mosec", 64]) == 3
     ratios = cells(report.ratio_table(found))
-    assert ratios["Mosec"] == ["3.00", "3.00"]
-    assert ratios["the limit"] == ["0.50", "32.00"]
+    assert ratios["Darkroom : Mosec"] == ["3.00", "3.00"]
+    assert ratios["Darkroom : the limit"] == ["0.50", "32.00"]
+
+
+def test_workers_are_compared_with_peers_and_not_with_one_process() -> None:
+    found = findings()
+    found.contenders["Darkroom, 2 workers"] = "two"
+    for count in found.connections:
+        found.heard["Darkroom, 2 workers", count] = [heard(2 * each.per_s) for each in found.heard["Darkroom", count]]
+    ratios = cells(report.ratio_table(found))
+    assert ratios["Darkroom, 2 workers : Mosec"] == ["6.00", "6.00"]
+    assert "Darkroom : Darkroom, 2 workers" not in ratios
 
 
 def test_the_page_has_every_table_and_plot(tmp_path: Path) -> None:
