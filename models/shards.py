@@ -29,6 +29,7 @@ SHARD = "shard"  # the name of the pass
 ROWS_A_CORE = (1, 2, 4, 8, 16)  # tried; small models need many rows before the threads' waking is worth it
 ENOUGH_S = 0.03  # beside it, what a call costs whatever its rows is nothing: 0.1 to 0.3 ms (guess)
 FLAT = 0.9  # a row takes no less of its share when there are twice as many (guess)
+LOSS = 0.95  # times as fast; less is a loss, more may be what else ran
 LONG_S = 0.1  # no call takes so long for what its rows share: 256 MB of weights are read in less (guess)
 MAX_GRAPH_BYTES = 256 << 20  # the weights are held twice: for larger models memory is dearer than speed (guess)
 
@@ -112,7 +113,7 @@ class ShardedEngine:
             size = rows_a_core * self._cores
             wide_s, shards_s = in_turns(self._wide.run, self._run_shards, fill(samples, size))
             gain = wide_s / shards_s
-            if gain < 1:
+            if gain < LOSS:
                 least = 0
             elif not least:
                 least = size

@@ -9,9 +9,14 @@ def test_the_number_with_the_best_rate_is_chosen() -> None:
     assert choice == pytest.approx((2, 8, 200.0))
 
 
-def test_one_more_call_in_flight_must_bring_five_per_cent() -> None:
-    measured = [(1, 8, 0.0500), (2, 8, 0.0970)]
-    assert choose_inflight(measured).inflight == 1
+def test_past_two_one_more_call_in_flight_must_bring_five_per_cent() -> None:
+    measured = [(2, 8, 0.0500), (4, 8, 0.0970)]
+    assert choose_inflight(measured).inflight == 2
+
+
+def test_a_second_call_fills_the_gaps_between_those_of_one_slot_unless_it_costs_more_than_three_per_cent() -> None:
+    assert choose_inflight([(1, 8, 0.0500), (2, 8, 0.1025)]).inflight == 2
+    assert choose_inflight([(1, 8, 0.0500), (2, 8, 0.1050)]).inflight == 1
 
 
 def test_the_best_size_may_differ_between_numbers() -> None:

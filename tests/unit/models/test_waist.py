@@ -181,6 +181,11 @@ def test_the_waist_is_where_rows_alone_gain_most(clock: list[float]) -> None:
     assert reason == "rows one by one up to narrow:0: 2.00 times as fast at 8 rows a core"
 
 
+def test_a_gain_that_hardly_shows_beside_what_else_runs_is_taken(clock: list[float]) -> None:
+    _, kept, _ = tried(clock, COSTS, parts_s=7.9)
+    assert kept.waist == "narrow:0"
+
+
 def test_a_waist_gives_no_more_of_a_row_than_what_came_before(clock: list[float]) -> None:
     _, kept, _ = tried(clock, COSTS | {"narrow": (1.0, 0.9)})
     assert kept.waist == "narrow:0", "wide gains more, and hands eight times as much over"
@@ -195,10 +200,10 @@ def test_what_was_made_one_with_the_next_op_is_passed_over(clock: list[float]) -
     ("costs", "parts_s", "reason"),
     [
         ({"wide": (1.0, 1.0), "narrow": (1.0, 1.02)}, 4.0, "rows one by one would save 1 % of 8 rows a core"),
-        (COSTS, 7.9, "1.01 times as fast at 8 rows a core"),
+        (COSTS, 8.1, "0.99 times as fast at 8 rows a core"),
         (COSTS, 16.0, "0.50 times as fast at 8 rows a core"),
     ],
-    ids=["the ops promise too little", "it gains too little", "it loses"],
+    ids=["the ops promise too little", "it loses a little", "it loses"],
 )
 def test_a_waist_that_does_not_pay_is_left(
     clock: list[float], costs: dict[str, tuple[float, float]], parts_s: float, reason: str
