@@ -182,8 +182,6 @@ class Ask(Intake):
         target, rows = self._ready()
         if self.gaps is not None:
             self.gaps.condemn(answer.errors, target.field)
-        if len(answer.pieces) == 1 and isinstance(answer.pieces[0], Rows):
-            return answer.pieces[0]
         pieces = [piece for piece in answer.pieces if isinstance(piece, Rows)]
         return join(pieces) if pieces else target.spec.empty(rows.asked)
 

@@ -31,8 +31,7 @@ class Door(NamedTuple):
             TooLarge: a picture, or their number, is over a limit; names `field[index]` and the flag.
             CodecError: a picture is empty or not of a format that the graph decodes; names `field[index]`.
         """
-        if len(pictures) > self.max_images:
-            self.check_count(len(pictures), field)
+        self.check_count(len(pictures), field)
         pixels = [self.inspect(data, spec, field, index, poison) for index, data in enumerate(pictures)]
         return [len(data) for data in pictures], pixels
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from models.cast import numpy_dtype
-from service.catalogue import DEFAULT_SIGNATURE
+from service.catalogue import DEFAULT_MODEL, DEFAULT_SIGNATURE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from models.spec import TensorSpec
     from service.catalogue import Target
 
-DEFAULT_MODEL = "default"
 PICTURE = "@picture@"  # stands in a body where the picture comes
 SAMPLES = {"jpeg": "sample.jpg", "png": "sample.jpg", "gif": "sample.jpg", "bmp": "sample.bmp"}  # format → a file
 TOP_K = 5

@@ -60,6 +60,20 @@ def rows(values: Sequence[int], *, aligned: bool = True) -> Rows:
     return Rows({"x": np.array(values, np.int64)}, aligned=aligned)
 
 
+@pytest.fixture
+def spend(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Lets time pass, as far as calls in turns measure it."""
+    clock = [0.0]
+    lock = threading.Lock()
+
+    def pass_time(seconds: float) -> None:
+        with lock:
+            clock[0] += seconds
+
+    monkeypatch.setattr("models.turns.time.monotonic", lambda: clock[0])
+    return pass_time
+
+
 @given(values=st.lists(st.integers(14, 10**6), min_size=1, max_size=40), cores=st.integers(2, 5))
 def test_the_answer_is_as_if_nothing_had_been_cut(values: list[int], cores: int) -> None:
     wide, narrow = Doubler(), Doubler()
@@ -146,17 +160,9 @@ def test_close_ends_the_threads_and_both_engines() -> None:
     ids=["always", "from eight rows on", "never"],
 )
 def test_shards_stay_from_the_size_on_at_which_they_are_measured_to_pay(
-    monkeypatch: pytest.MonkeyPatch, row_s: float, wakes_s: float, least: int
+    spend: Callable[[float], None], row_s: float, wakes_s: float, least: int
 ) -> None:
     """A row takes `row_s` of one core, two shards together as long as one; wide, both cores do no better than one."""
-    clock = [0.0]
-    lock = threading.Lock()
-
-    def spend(seconds: float) -> None:
-        with lock:
-            clock[0] += seconds
-
-    monkeypatch.setattr("models.turns.time.monotonic", lambda: clock[0])
     wide = Doubler(meanwhile=lambda images: spend(row_s * images))
     narrow = Doubler(meanwhile=lambda images: spend(row_s * images / 2 + wakes_s / 2))
     named = {"s": cast("SessionEngine", wide)}
@@ -217,17 +223,9 @@ def test_a_call_beside_another_runs_in_pieces_too() -> None:
     ids=["as soon as it is long", "a long row", "always better with more", "better until then", "never long"],
 )
 def test_a_piece_is_as_large_as_it_brings_something(
-    monkeypatch: pytest.MonkeyPatch, call_s: float, row_s: float, piece: int
+    spend: Callable[[float], None], call_s: float, row_s: float, piece: int
 ) -> None:
     """A call takes `call_s` and each of its rows `row_s`; two shards beside each other as long as one."""
-    clock = [0.0]
-    lock = threading.Lock()
-
-    def spend(seconds: float) -> None:
-        with lock:
-            clock[0] += seconds
-
-    monkeypatch.setattr("models.turns.time.monotonic", lambda: clock[0])
     wide = Doubler(meanwhile=lambda images: spend(2 * (call_s + row_s * images)))
     sharded = engine(wide, Doubler(meanwhile=lambda images: spend((call_s + row_s * images) / 2)))
     sharded.judge([rows([1])])
