@@ -28,8 +28,8 @@ from service.warmup import sweep_sizes, warm_up
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from models.contract import Engine
     from models.rows import Rows
-    from models.runner import Engine
 
 MAX_CACHE_BYTES = 4 << 30
 MAX_IMAGES = 32  # the server's default

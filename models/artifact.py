@@ -15,8 +15,8 @@ import numpy as np
 from pydantic import TypeAdapter
 
 from models.cast import numpy_dtype
+from models.contract import PassReport
 from models.rows import Column, Rows
-from models.runner import PassReport
 from models.session import Binding, objects
 from models.spec import ModelSpec
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from models._tensorflow import SessionOptions, graph_pb2
 from models.artifact import Artifact
+from models.contract import Engine, PassReport
 from models.custom_ops import load_custom_ops
 from models.errors import LoadFailed
 from models.job import Job
@@ -18,7 +19,6 @@ from models.original import Original, open_original
 from models.placement import Device, place, resolve
 from models.prepare import prepare
 from models.rewriting import BF16, open_beside, open_session
-from models.runner import Engine, PassReport
 from models.saved_model import read_meta_graph
 from models.session import SessionEngine, clean
 from models.shards import SHARD, objection, shard

@@ -6,10 +6,10 @@ from zlib import crc32
 
 import numpy as np
 
+from models.contract import Engine, PassReport
 from models.errors import InvalidInput
 from models.loaded import LoadedModel
 from models.rows import Rows
-from models.runner import Engine, PassReport
 from models.spec import ModelSpec, SignatureSpec, TensorSpec, Wire
 
 FORMATS = frozenset({"jpeg", "png", "gif", "bmp", "webp"})

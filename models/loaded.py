@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from models.contract import Engine
 from models.rows import Rows
-from models.runner import Engine
 from models.spec import ModelSpec
 
 

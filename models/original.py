@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from models._tensorflow import SessionOptions, convert_to_constants, deprecation, graph_pb2, tf
+from models.contract import Engine, PassReport
 from models.errors import LoadFailed
 from models.reach import names_in_reach, prune
 from models.rewrite import freeze
 from models.rows import Rows
-from models.runner import Engine, PassReport
 from models.saved_model import SERVE
 from models.session import Binding, SessionEngine, clean, feed, translate, unfeed
 from models.spec import SignatureSpec, Wire

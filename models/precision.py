@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 
 from models._tensorflow import SessionOptions
+from models.contract import Engine
 from models.rewriting import BF16, Rewriting, open_session
 from models.rows import Rows
-from models.runner import Engine
 from models.session import SessionEngine
 from models.spec import SignatureSpec
 from models.verify import batches

@@ -6,12 +6,12 @@ from dataclasses import replace
 from typing import Any
 
 from models._tensorflow import SessionOptions, tf
+from models.contract import Engine, PassReport
 from models.cut import find_cut
 from models.original import Original
 from models.reach import Reach
 from models.rewrite import Pass, Target
 from models.rows import Rows
-from models.runner import Engine, PassReport
 from models.session import Binding, SessionEngine, clean
 from models.spec import SignatureSpec
 from models.verify import difference, misjudges, not_row_wise

@@ -1,7 +1,7 @@
 """Rows: the payload of a request and the pieces of an answer, one column a tensor."""
 
 from collections.abc import Hashable, Sequence
-from typing import Any, Self, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -54,20 +54,15 @@ class Rows:
         ]
         return *inner, self.asked, self.aligned
 
-    def cut(self, start: int, stop: int) -> Self:
+    def cut(self, start: int, stop: int) -> "Rows":
         """Rows `start` to `stop`; arrays are views of this one's."""
-        piece = object.__new__(type(self))  # a batch is cut once a request: 2.6 us by the constructor, 1.5 without it
-        piece.columns = {name: column[start:stop] for name, column in self.columns.items()}
-        piece.aligned = True
-        piece.asked = self.asked
-        piece._count = stop - start
-        piece.pixels = self.pixels
-        return piece
+        columns = {name: column[start:stop] for name, column in self.columns.items()}
+        return Rows(columns, count=stop - start, asked=self.asked, pixels=self.pixels)
 
-    def asking(self, outputs: Sequence[str]) -> Self:
+    def asking(self, outputs: Sequence[str]) -> "Rows":
         """The same rows, wanting only `outputs` (in any order; the names are the signature's)."""
         names = tuple(sorted(set(outputs)))
-        return type(self)(self.columns, count=self._count, aligned=self.aligned, asked=names, pixels=self.pixels)
+        return Rows(self.columns, count=self._count, aligned=self.aligned, asked=names, pixels=self.pixels)
 
 
 def miscount(answer: Rows, count: int) -> str:

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 
 from models._tensorflow import config_pb2, tf
+from models.contract import PassReport
 from models.errors import InvalidInput, ModelError, OutOfMemory, PredictFailed, quote
 from models.rows import Column, Rows
-from models.runner import PassReport
 from models.spec import SignatureSpec, Wire
 
 # A client may ask for any set of outputs; past this many sets, all outputs are computed and the others dropped.

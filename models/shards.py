@@ -18,10 +18,10 @@ from queue import SimpleQueue
 from threading import Lock, Thread
 from typing import NamedTuple
 
+from models.contract import PassReport
 from models.errors import InvalidInput
 from models.placement import Device
 from models.rows import Rows, fill, join
-from models.runner import PassReport
 from models.session import SessionEngine
 from models.turns import in_turns
 

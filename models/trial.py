@@ -15,9 +15,9 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 
+from models.contract import PassReport
 from models.errors import LoadFailed, ModelError, UnknownSignature
 from models.rows import Rows, fill
-from models.runner import PassReport
 from models.spec import SignatureSpec, Wire
 
 DEFAULT_SIGNATURE = "serving_default"

@@ -4,9 +4,9 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from models.contract import Engine
 from models.errors import InvalidInput, ModelError
 from models.rows import Column, Rows, join, miscount
-from models.runner import Engine
 from models.session import SessionEngine, objects
 
 # Floats may differ by this much, relative to the value and to the largest of its output: kernels for other batch sizes,

@@ -11,10 +11,10 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from models.contract import PassReport
 from models.cut import downstream, readers_of
 from models.reach import names_in_reach, node_name
 from models.rows import Rows, fill
-from models.runner import PassReport
 from models.session import Binding, SessionEngine, clean
 from models.turns import in_turns
 from models.verify import difference

@@ -10,9 +10,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from models._tensorflow import graph_pb2
+from models.contract import Engine, PassReport
 from models.placement import decoding
 from models.rows import Rows, fill
-from models.runner import Engine, PassReport
 from models.session import Binding, SessionEngine, clean
 from models.spec import SignatureSpec
 from models.turns import in_turns

@@ -17,9 +17,9 @@ from models.spec import Wire
 if TYPE_CHECKING:
     import argparse
 
+    from models.contract import Engine
     from models.loaded import LoadedModel
     from models.rows import Column
-    from models.runner import Engine
     from models.spec import ModelSpec, SignatureSpec, TensorSpec
 
 DESCRIPTION = """\

@@ -20,8 +20,8 @@ from service.warmup import sweep_sizes, warm_up, warm_up_gently
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Hashable, Mapping
 
+    from models.contract import Engine
     from models.loaded import LoadedModel
-    from models.runner import Engine
     from service.metrics import ModelMetrics
     from service.settings import Settings
     from service.warmup import Findings

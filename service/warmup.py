@@ -15,8 +15,8 @@ from service.machine import cores_each
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from models.contract import Engine
     from models.rows import Rows
-    from models.runner import Engine
 
 MIN_POINT_S = 0.05  # guess: a size is measured again until it took so long, or so often
 MIN_ROUNDS, MAX_ROUNDS = 2, 11  # one time alone may be an outlier; the curve's median looks at 11

@@ -8,7 +8,7 @@ from models.rows import Rows
 from models.spec import SignatureSpec, TensorSpec
 
 if TYPE_CHECKING:
-    from models.runner import PassReport
+    from models.contract import PassReport
 
 
 class TensorEcho:

@@ -14,7 +14,7 @@ from tests.serving import metric
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from models.runner import Engine
+    from models.contract import Engine
 
 Made = TypeVar("Made")
 TIMEOUT_S = 60

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from models._tensorflow import SessionOptions, tf
+from models.contract import Screener
 from models.cut import find_cut
 from models.engine import load_model
 from models.loaded import LoadedModel
 from models.rewriting import open_session
 from models.rows import Rows
-from models.runner import Screener
 from models.session import Binding, SessionEngine
 from models.spec import SignatureSpec, TensorSpec
 from models.verify import misjudges

@@ -9,11 +9,11 @@ import pytest
 from PIL import Image
 
 from models._tensorflow import tf
+from models.contract import Screener
 from models.decode import RESIZE_METHODS, TF1_BILINEAR, decode
 from models.engine import load_model
 from models.export import Recipe, export_image_model, signature_of
 from models.rows import Rows
-from models.runner import Screener
 from models.saved_model import read_meta_graph
 from models.spec import Wire
 from tests.pictures import photograph

@@ -12,11 +12,11 @@ import pytest
 from PIL import Image
 
 from models._tensorflow import tf
+from models.contract import Engine
 from models.engine import load_model
 from models.errors import InvalidInput, LoadFailed, PredictFailed
 from models.loaded import LoadedModel
 from models.rows import Rows, join
-from models.runner import Engine
 from models.shards import SHARD
 from models.spec import TensorSpec, Wire
 from models.waist import WAIST

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from models._tensorflow import SessionOptions, tf
+from models.contract import PassReport
 from models.engine import load_model
 from models.precision import try_bf16
 from models.reach import Reach
 from models.rewriting import Rewriting
 from models.rows import Rows
-from models.runner import PassReport
 from models.session import Binding, SessionEngine
 from models.spec import SignatureSpec, TensorSpec
 from tests import savedmodels

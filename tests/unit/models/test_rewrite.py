@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from models._tensorflow import SessionOptions, tf
+from models.contract import PassReport
 from models.engine import open_artifact, prepare
 from models.fake import ECHO, EchoEngine
 from models.flow import Mark, trace
@@ -16,7 +17,6 @@ from models.reach import Reach, prune, reach
 from models.rewrite import PASSES, Pass, Target, hoist_base64
 from models.rewriting import Rewriting
 from models.rows import Rows
-from models.runner import PassReport
 from models.saved_model import read_meta_graph, read_signatures
 from models.session import Binding
 from models.shards import SHARD

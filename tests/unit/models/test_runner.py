@@ -12,11 +12,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from models.contract import Engine, PassReport
 from models.errors import InvalidInput, OutOfMemory, PredictFailed
 from models.fake import ECHO, BrokenEngine, EchoEngine, FailingEngine, ScreeningEngine, SlowEngine
 from models.light import LIGHT_S, MAX_PIXELS
 from models.rows import Rows
-from models.runner import Engine, PassReport, Report, Runner
+from models.runner import Report, Runner
 from models.spec import SignatureSpec
 
 LIMIT_S = 60.0

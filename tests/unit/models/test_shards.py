@@ -20,7 +20,7 @@ from models.spec import SignatureSpec, TensorSpec
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from models.runner import PassReport
+    from models.contract import PassReport
     from models.session import SessionEngine
 
 SPEC = SignatureSpec("s", (TensorSpec("x", "int64", (None,)),), (TensorSpec("y", "int64", (None,)),), batched=True)

@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 from models._tensorflow import SessionOptions, tf
+from models.contract import PassReport
 from models.errors import InvalidInput
 from models.rows import Rows, join
-from models.runner import PassReport
 from models.samples import SINGLES, PictureMaker, candidates
 from models.spec import SignatureSpec, TensorSpec, Wire
 from models.verify import difference, not_row_wise, usable

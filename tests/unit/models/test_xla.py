@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
+    from models.contract import Engine, PassReport
     from models.loaded import LoadedModel
-    from models.runner import Engine, PassReport
     from tests.unit.models.conftest import Build
 
     Built = Callable[[Build], Path]
