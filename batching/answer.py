@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sized
 from types import MappingProxyType
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sized
-
-    from batching.batch import Reason
+from batching.batch import Reason
 
 NO_ERRORS: Mapping[int, BaseException] = MappingProxyType({})
 

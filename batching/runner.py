@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence, Sized
+    from collections.abc import Callable, Sequence, Sized
 
 
 class Report(Protocol):
@@ -53,7 +54,7 @@ class Report(Protocol):
 class Failure(NamedTuple):
     """The report of a batch that never ran, or whose report is worth nothing."""
 
-    error: BaseException
+    error: BaseException | None
     started_s: float
     results: None = None
     guilty: Mapping[int, BaseException] = MappingProxyType({})

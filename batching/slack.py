@@ -6,12 +6,12 @@ import math
 from typing import TYPE_CHECKING, NamedTuple
 
 from batching.batch import Reason
+from batching.entry import Entry
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from batching.curve import ServiceCurve
-    from batching.entry import Entry
     from batching.limits import Limits
     from batching.line import Line
     from batching.policy import Policy

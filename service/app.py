@@ -21,6 +21,7 @@ from service.head import MAX_HEAD_BYTES, HeadReader
 from service.lifecycle import Lifecycle
 from service.metrics import Metrics
 from service.repository import Repository
+from service.visits import Visits
 
 if TYPE_CHECKING:
     from models.loaded import LoadedModel
@@ -46,7 +47,8 @@ class Darkroom:
         self.receiving = Receiving(settings.max_receiving_bytes)
         self.heads = HeadReader(self.predictor.match, max_body_bytes=settings.max_body_bytes)
         self.auth = auth_of(settings)
-        self.edge = Edge(settings, self.metrics, self.lifecycle, self.auth)
+        self.visits = Visits(self.metrics, access_log=settings.access_log, cors=settings.enable_cors)
+        self.edge = Edge(settings, self.visits, self.lifecycle, self.auth)
 
 
 def create_app(settings: Settings, *models: LoadedModel) -> App:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from service.ask import Ask
+from service.catalogue import Target
 from service.form import parse_form
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Sequence
 
     from batching.entry import Entry
     from service.ask import Reply
-    from service.catalogue import Target
     from service.compress import Compression
     from service.form import File
     from service.lifecycle import Lifecycle
@@ -107,3 +108,8 @@ class Predictor:
         if route.sole is not None and (target := route.sole()) is not None:
             ask.refuse_early(target, 1)
         route.read(ask, self._compression.open(call))
+
+
+def first_values(arguments: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    """The first value of each query argument or form field."""
+    return {name: values[0] for name, values in arguments.items() if values}

@@ -14,9 +14,9 @@ from urllib.parse import parse_qs
 from sanic.helpers import STATUS_CODES
 from sanic.http.constants import Stage
 
-from service.call import Call
+from service.call import Call, first_values
 from service.connection import Connection
-from service.edge import CLIENT_LEFT, Seen, first_values
+from service.visits import CLIENT_LEFT
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -164,7 +164,7 @@ class FastLane(Connection):
         """Sends a whole request on its way; it may be answered before this returns."""
         self._is_waiting = True
         self.release()
-        self._started_s = self._darkroom.edge.enter()
+        self._started_s = self._darkroom.visits.enter()
         self._received_bytes = len(body)
         self._darkroom.metrics.fast_lane_requests += 1
         query = first_values(parse_qs(head.query)) if head.query else _NO_QUERY
@@ -179,7 +179,7 @@ class FastLane(Connection):
             return  # the client has left in this very turn
         is_kept = head.is_kept and not self._darkroom.lifecycle.is_draining
         status, body, headers, content_type = reply
-        headers |= self._darkroom.edge.headers(head.headers.get("x-request-id"))
+        headers |= self._darkroom.visits.headers(head.headers.get("x-request-id"))
         lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()]).encode()
         first = _first_lines(status, content_type, is_kept)
         transport.write(b"%b%d\r\n%b\r\n%b" % (first, len(body), lines, body))
@@ -197,8 +197,10 @@ class FastLane(Connection):
 
     def _leave(self, head: Head, code: int, sent_bytes: int) -> None:
         client = self.conn_info.client_ip if self.conn_info is not None else ""
-        seen = Seen(head.route.template, "POST", code, self._started_s, self._received_bytes, sent_bytes, client)
-        self._darkroom.edge.leave(seen)
+        received, template = self._received_bytes, head.route.template
+        self._darkroom.visits.leave(
+            template, "POST", code, self._started_s, received=received, sent=sent_bytes, client=client
+        )
 
 
 @lru_cache(256)

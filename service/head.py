@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 
+from service.call import Route
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from service.call import Route
 
 MAX_HEAD_BYTES = 8192  # Sanic's own limit, so that it says no to what is longer
 MAX_PATHS = 1024  # guess: paths whose route is remembered; a scanner can fill no more

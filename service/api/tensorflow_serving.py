@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 from models.errors import InvalidInput, quote
 from service import codec
 from service.api import addresses, instances, predictions
-from service.call import Route
+from service.call import Route, first_values
 from service.catalogue import DEFAULT_SIGNATURE
-from service.edge import call_of, first_values, reply_response
+from service.edge import call_of, reply_response
 from service.errors import CodecError
 from service.gaps import wants_per_image
 
