@@ -13,6 +13,7 @@ from models.reach import has_effect, node_name, prune
 CALLS = frozenset({"PartitionedCall", "StatefulPartitionedCall"})
 _KEEP = ("_noinline", "_XlaMustCompile")
 MAX_CALLS = 10_000  # guess: a graph with more of them is left as it is
+MAX_DEPTH = 100  # guess: a call in a call in a call; names grow with each, and a graph that calls itself took 2 minutes
 
 
 def inline_calls(graph_def: Any, fetches: Sequence[str]) -> Any:
@@ -21,24 +22,26 @@ def inline_calls(graph_def: Any, fetches: Sequence[str]) -> Any:
     A call's name stays, as an IdentityN of what the function gave, where a fetch or an op with an effect asks for it.
 
     Raises:
-        ValueError: the calls do not end: a function calls itself.
+        ValueError: the calls do not end, since a function calls itself, or are too many.
     """
     functions = {function.signature.name: function for function in graph_def.library.function}
     nodes = {node.name: node for node in graph_def.node}
     renamed: dict[str, str] = {}  # a call's tensor → the tensor that the function gave
-    waiting = [node for node in graph_def.node if _can_inline(node, functions)]
+    waiting = [(node, 0) for node in graph_def.node if _can_inline(node, functions)]
     for _ in range(MAX_CALLS):
         if not waiting:
             break
-        call = waiting.pop()
+        call, depth = waiting.pop()
+        if depth > MAX_DEPTH:
+            raise ValueError("a function calls itself")
         body = _Body(call, functions, nodes)
         inlined = list(body.nodes())
         nodes |= {node.name: node for node in inlined}
         nodes[call.name] = body.returned()
         renamed |= body.shortcuts()
-        waiting += [node for node in inlined if _can_inline(node, functions)]
+        waiting += [(node, depth + 1) for node in inlined if _can_inline(node, functions)]
     else:
-        raise ValueError("a function calls itself")
+        raise ValueError(f"there are more than {MAX_CALLS} calls")
     flat = graph_pb2.GraphDef(versions=graph_def.versions, library=graph_def.library)
     flat.node.extend(nodes.values())
     for node in flat.node:

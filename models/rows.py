@@ -42,6 +42,9 @@ class Rows:
     def __len__(self) -> int:
         return self._count
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _remake, (self.columns, self._count, self.aligned, self.asked, self.pixels)
+
     def __repr__(self) -> str:
         return f"Rows({self._count}, {', '.join(self.columns)})"
 
@@ -63,6 +66,11 @@ class Rows:
         """The same rows, wanting only `outputs` (in any order; the names are the signature's)."""
         names = tuple(sorted(set(outputs)))
         return Rows(self.columns, count=self._count, aligned=self.aligned, asked=names, pixels=self.pixels)
+
+
+def _remake(columns: dict[str, Column], count: int, aligned: bool, asked: tuple[str, ...], pixels: int) -> Rows:  # noqa: FBT001 - pickle calls by place
+    """A Rows that another process had; compiled classes are not pickled by themselves."""
+    return Rows(columns, count=count, aligned=aligned, asked=asked, pixels=pixels)
 
 
 def miscount(answer: Rows, count: int) -> str:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 _OPTIONS = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_SORT_KEYS | orjson.OPT_APPEND_NEWLINE
 
+MAX_DEPTH = 254  # TensorFlow's tensors have no more dimensions
+
 # How JPEG, PNG, GIF, BMP and WebP begin, and how their base64 text does: in either alphabet, bare or in a `data:` URI.
 _PICTURE_STARTS = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"BM", b"RIFF")
 _TEXT_STARTS = (b"/9j/", b"_9j_", b"iVBORw", b"R0lGOD", b"Qk", b"UklGR", b"data:")
@@ -114,27 +116,41 @@ def _is_picture(data: bytes) -> bool:
     return True
 
 
-def decode_binary(value: object) -> object:
+def check_depth(depth: int) -> None:
+    """Lets lists in so many lists pass: compiled functions know no recursion limit, only the end of the stack.
+
+    Raises:
+        RecursionError: they are too many.
+    """
+    if depth > MAX_DEPTH:
+        raise RecursionError("the lists are nested too deep")
+
+
+def decode_binary(value: object, depth: int = 0) -> object:
     """A nested list whose `{"b64": text}` objects became bytes; everything else is left as it is.
 
     Raises:
         ValueError: a `{"b64"}` that isn't base64.
+        RecursionError: the lists are nested deeper than any tensor has dimensions.
     """
     if isinstance(value, list):
-        return [decode_binary(item) for item in value]
+        check_depth(depth)
+        return [decode_binary(item, depth + 1) for item in value]
     if isinstance(value, dict) and len(value) == 1 and isinstance(value.get("b64"), str):
         return decode_base64(value["b64"])
     return value
 
 
-def decode_base64_strings(value: object) -> object:
+def decode_base64_strings(value: object, depth: int = 0) -> object:
     """A nested list whose strings, all of them base64, became bytes (STS's `base64_decode: true`).
 
     Raises:
         ValueError: a string that isn't base64.
+        RecursionError: as `decode_binary`.
     """
     if isinstance(value, list):
-        return [decode_base64_strings(item) for item in value]
+        check_depth(depth)
+        return [decode_base64_strings(item, depth + 1) for item in value]
     return decode_base64(value) if isinstance(value, str) else value
 
 

@@ -161,10 +161,11 @@ def _decode_features(example: object, where: str) -> object:
         raise CodecError(f"{where}: is nested too deep") from err
 
 
-def _nested_pictures(values: object, field: str, index: int = 0) -> object:
-    """Pictures in lists of any depth; `index` is the place in the innermost list."""
+def _nested_pictures(values: object, field: str, index: int = 0, depth: int = 0) -> object:
+    """Pictures in lists in lists; `index` is the place in the innermost list."""
     if isinstance(values, list):
-        return [_nested_pictures(value, field, at) for at, value in enumerate(values)]
+        codec.check_depth(depth)
+        return [_nested_pictures(value, field, at, depth + 1) for at, value in enumerate(values)]
     return codec.decode_picture(values, field, index)
 
 
