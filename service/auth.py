@@ -43,6 +43,9 @@ class Auth:
         password: the user and the password of basic auth.
         tokens_file: bearer tokens as `service/tokens.py` writes them; read again within a second of its change.
         clock: in seconds, for that second.
+
+    Attributes:
+        is_on: whether callers are asked who they are.
     """
 
     def __init__(
@@ -58,12 +61,8 @@ class Auth:
         self._tokens: Mapping[str, Token] = {}
         self._stamp: tuple[int, int, int] | None = None
         self._checked_s = clock()
+        self.is_on = password is not None or tokens_file is not None
         self.reload()
-
-    @property
-    def is_on(self) -> bool:
-        """Whether callers are asked who they are."""
-        return self._digest is not None or self._tokens_file is not None
 
     def standing(self, authorization: str | None, scope: Scope) -> Standing:
         """How the caller with this `Authorization` header stands to what `scope` covers."""

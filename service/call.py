@@ -99,7 +99,8 @@ class Predictor:
             return ask.fail(err)
 
     def _read(self, ask: Ask, route: Route, call: Call) -> None:
-        self._lifecycle.check_ready()
+        if not self._lifecycle.is_serving:
+            self._lifecycle.check_ready()
         headers = call.headers
         if "x-darkroom-deadline-ms" in headers:
             ask.set_deadline(headers["x-darkroom-deadline-ms"])

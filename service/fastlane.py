@@ -43,9 +43,9 @@ class FastLane(Connection):
         "_darkroom",
         "_head",
         "_is_waiting",
-        "_last",
         "_missing",
         "_parts",
+        "_raw",
         "_received_bytes",
         "_started_s",
     )
@@ -54,7 +54,7 @@ class FastLane(Connection):
         super().__init__(app=app, **kwargs)
         self._darkroom: Darkroom = app.ctx.darkroom
         self._head: Head | None = None
-        self._last: Head | None = None  # to begin with this one is to be alike
+        self._raw = b""  # its bytes
         self._parts: list[bytes] = []
         self._missing = 0
         self._is_waiting = False
@@ -99,7 +99,7 @@ class FastLane(Connection):
         if self._is_waiting or self._head is None:
             super().check_timeouts()
             return
-        since_s, last_s, sent = self._since_s, self._time, (self._head.raw, *self._parts)
+        since_s, last_s, sent = self._since_s, self._time, (self._raw, *self._parts)
         self._head, self._parts = None, []
         super().data_received(b"".join(sent))
         self._since_s, self._time = since_s, last_s
@@ -113,13 +113,13 @@ class FastLane(Connection):
     def _take(self, data: bytes) -> None:
         """Begins one request after another, until one has to wait, for its body or its answer, or is Sanic's."""
         while data:
-            if self._head is None:
-                self._head = self._read_head(data)
-                if self._head is None:
+            head = self._head
+            if head is None:
+                head = self._head = self._read_head(data)
+                if head is None:
                     super().data_received(data)
                     return
-                self._missing = self._head.body_bytes
-                data = data[len(self._head.raw) :]
+                data = data[len(self._raw) :]
             missing = self._missing
             if len(data) < missing:
                 self._await_body(data)
@@ -128,7 +128,7 @@ class FastLane(Connection):
             if self._parts:
                 body = b"".join((*self._parts, body))
                 self._parts = []
-            self._begin(self._head, body)
+            self._begin(head, body)
             data = data[missing:]
             if self._is_waiting:
                 self._keep(data)
@@ -147,11 +147,13 @@ class FastLane(Connection):
             self._head, self._parts = None, []
 
     def _read_head(self, data: bytes) -> Head | None:
-        """The head of a request that is the lane's; not where the caller may not ask, or doesn't read its answers."""
-        head = self._darkroom.heads.read(data, self._last) if self._can_write.is_set() else None
-        if head is None or not self._darkroom.edge.allows(head.headers.get("authorization")):
+        """The head of a request that is the lane's: it is plain, and its caller may ask and reads its answers."""
+        darkroom = self._darkroom
+        found = darkroom.heads.read(data) if self._can_write.is_set() else None
+        if found is None or (darkroom.auth.is_on and not darkroom.edge.allows(found[0].headers.get("authorization"))):
             return None
-        self._last = head
+        head, head_bytes, self._missing = found
+        self._raw = data[:head_bytes]
         return head
 
     def _keep(self, data: bytes) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -14,60 +15,77 @@ if TYPE_CHECKING:
 
 
 MAX_HEAD_BYTES = 8192  # Sanic's own limit, so that it says no to what is longer
+MAX_HEADS = 256  # guess: that are remembered, 2 MB at most; then they are forgotten, all at once
 MAX_PATHS = 1024  # guess: paths whose route is remembered; a scanner can fill no more
+_LENGTH = re.compile(rb"(?i)\r\ncontent-length: *(\d{1,15})\r\n")
 # What these ask for, Sanic knows how to do.
 _NOT_PLAIN = frozenset({"transfer-encoding", "expect", "upgrade"})
 
 
 class Head(NamedTuple):
-    """One request up to its body.
+    """One request up to its body, but for that body's length.
 
     Attributes:
-        raw: the bytes, with the empty line at their end.
         route: where it goes.
-        headers: by name in lower case; of a repeated one the first.
+        headers: by name in lower case, without `content-length`; of a repeated one the first.
         query: what stands behind the path's question mark.
-        body_bytes: how many follow.
         is_kept: whether the connection stays for more.
     """
 
-    raw: bytes
     route: Route
     headers: dict[str, str]
     query: str
-    body_bytes: int
     is_kept: bool
 
 
 class HeadReader:
-    """Reads heads; `match` gives the route of a POST to a path, as `Predictor.match` does."""
+    """Reads heads; `match` gives the route of a POST to a path, as `Predictor.match` does.
+
+    Clients repeat their heads to the byte, but for the digits of Content-Length. Those that were read are known by all
+    their other bytes: 0.5 us where parsing takes 3.7.
+    """
 
     def __init__(self, match: Callable[[str], Route | None], *, max_body_bytes: int) -> None:
         self._match = lru_cache(MAX_PATHS)(match)
         self._max_body_bytes = max_body_bytes
+        self._known: dict[bytes, Head] = {}
 
-    def read(self, data: bytes, last: Head | None = None) -> Head | None:
-        """The head that `data` begins with; None where it isn't one of a plain predict request, whole and well-formed.
-
-        `last` is the one that came before on the connection: most clients repeat it to the byte, and then it is read
-        by comparing (measured: 0.15 us where parsing takes 3.7).
+    def read(self, data: bytes) -> tuple[Head, int, int] | None:
+        """The head that `data` begins with, its own bytes, and those of the body; None where it isn't plain, or whole.
 
         Plain: a POST to a path that a dialect predicts at, HTTP/1.1 or 1.0, with a body within the limit, its length
         told beforehand, and nothing to negotiate. httptools is strict: what smuggles requests isn't well-formed to it.
         """
-        if last is not None and data.startswith(last.raw):
-            return last
-        if not data.startswith(b"POST /"):
-            return None
         end = data.find(b"\r\n\r\n", 0, MAX_HEAD_BYTES) + 4
-        target = data[5 : data.find(b" ", 5, MAX_HEAD_BYTES)]
-        if end < 4 or not target.isascii():
+        length = _LENGTH.search(data, 0, end) if end >= 4 else None
+        if length is None:
+            return None
+        at, past = length.span(1)
+        body_bytes = int(data[at:past])
+        if not 0 < body_bytes <= self._max_body_bytes:
+            return None
+        shape = data[:at] + data[past:end]
+        head = self._known.get(shape)
+        if head is None:
+            head = self._parse(data[:end])
+            if head is None:
+                return None
+            if len(self._known) >= MAX_HEADS:
+                self._known.clear()
+            self._known[shape] = head
+        return head, end, body_bytes
+
+    def _parse(self, raw: bytes) -> Head | None:
+        """What the bytes of one head say, if they are plain."""
+        if not raw.startswith(b"POST /"):
+            return None
+        target = raw[5 : raw.find(b" ", 5)]
+        if not target.isascii():
             return None
         path, _, query = target.decode("ascii").partition("?")
         route = self._match(path)
         if route is None:
             return None
-        raw = data[:end]
         fields = _Fields()
         parser = HttpRequestParser(fields)
         try:
@@ -75,13 +93,12 @@ class HeadReader:
         except (HttpParserError, HttpParserUpgrade):
             return None
         headers = fields.headers
-        body_bytes = int(headers.get("content-length", self._max_body_bytes + 1))
         is_plain = (
-            0 < body_bytes <= self._max_body_bytes
+            headers.pop("content-length", "").isdecimal()
             and _NOT_PLAIN.isdisjoint(headers)
             and parser.get_http_version() in {"1.1", "1.0"}
         )
-        return Head(raw, route, headers, query, body_bytes, parser.should_keep_alive()) if is_plain else None
+        return Head(route, headers, query, parser.should_keep_alive()) if is_plain else None
 
 
 class _Fields:

@@ -32,32 +32,31 @@ class State(IntEnum):
 
 
 class Lifecycle:
-    """Starts and stops the parts in order; `failure` says why a start failed."""
+    """Starts and stops the parts in order.
+
+    Attributes:
+        failure: why a start failed.
+        settled: the first load came to its end, well or not.
+        state: where the server stands; changed by `_move` alone.
+        is_serving: whether it is READY.
+        is_draining: whether connections should be given up.
+    """
 
     def __init__(self, settings: Settings, repository: Repository, metrics: Metrics) -> None:
         self._settings = settings
         self._repository = repository
         self._metrics = metrics
-        self._state = State.STARTING
+        self.state = State.STARTING
+        self.is_serving = self.is_draining = False
         self._tasks: list[asyncio.Task[None]] = []  # none of them ends while the server is well
         self._loading: asyncio.Task[None] | None = None
         self.failure: Exception | None = None
-        self.settled = asyncio.Event()  # the first load came to its end, well or not
-
-    @property
-    def state(self) -> State:
-        """Where the server stands."""
-        return self._state
-
-    @property
-    def is_draining(self) -> bool:
-        """Whether connections should be given up."""
-        return self._state >= State.DRAINING
+        self.settled = asyncio.Event()
 
     @property
     def is_ready(self) -> bool:
         """Whether a predict request would be taken: models are loaded, every batcher is alive, nothing is stopping."""
-        return self._state is State.READY and self._repository.are_healthy and all(not t.done() for t in self._tasks)
+        return self.is_serving and self._repository.are_healthy and all(not t.done() for t in self._tasks)
 
     def check_ready(self) -> None:
         """Lets a predict request pass once the first load is over; an unhealthy batcher speaks for itself.
@@ -65,9 +64,9 @@ class Lifecycle:
         Raises:
             NotReady: the server is starting or stopping; says which.
         """
-        if self._state is not State.READY:
+        if not self.is_serving:
             words = {State.STARTING: "the models are still loading", State.STOPPED: "the server has stopped"}
-            raise NotReady(words.get(self._state, "the server is draining; ask another one"))
+            raise NotReady(words.get(self.state, "the server is draining; ask another one"))
 
     async def start(self, models: Sequence[LoadedModel]) -> None:
         """Serves `models`, or begins to load those of the settings while health and metrics already answer."""
@@ -82,14 +81,14 @@ class Lifecycle:
 
     async def drain(self) -> None:
         """Refuses what is new, answers what was accepted, waits `--drain_timeout_ms` at most."""
-        if self._state < State.DRAINING:
-            self._state = State.DRAINING
+        if self.state < State.DRAINING:
+            self._move(State.DRAINING)
             _log.info("draining: new requests get 503, accepted ones are answered")
             await self._repository.drain(self._settings.drain_timeout_ms / 1000)
 
     def stop(self) -> None:
         """Frees the engines; idempotent."""
-        self._state = State.STOPPED
+        self._move(State.STOPPED)
         for task in self._tasks:
             task.cancel()
         self._repository.close()
@@ -102,13 +101,19 @@ class Lifecycle:
             if self._settings.reload_models:
                 self._tasks.append(asyncio.create_task(self._repository.watch(), name="watch-models"))
         except Exception as err:  # noqa: BLE001 - whatever it was, the process must hear of it and end with its words
-            if self._state is State.STARTING:  # one that is stopping has ended the load itself
+            if self.state is State.STARTING:  # one that is stopping has ended the load itself
                 self.failure = err
             self.settled.set()
 
+    def _move(self, state: State) -> None:
+        """Goes on to `state`, and notes what every request asks, so that it need not compare states."""
+        self.state = state
+        self.is_serving = state is State.READY
+        self.is_draining = state >= State.DRAINING
+
     def _become_ready(self) -> None:
-        if self._state is State.STARTING:
-            self._state = State.READY
+        if self.state is State.STARTING:
+            self._move(State.READY)
         self.settled.set()
 
     async def _watch_loop(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from service.call import Route
-from service.head import MAX_HEAD_BYTES, HeadReader
+from service.head import MAX_HEAD_BYTES, MAX_HEADS, HeadReader
 
 ROUTE = Route("/", lambda *_: None)
 READER = HeadReader(lambda path: ROUTE if path == "/" else None, max_body_bytes=100)
@@ -17,13 +17,13 @@ def _head(*lines: str, first: str = "POST / HTTP/1.1") -> bytes:
 
 def test_a_plain_head_is_read_up_to_its_body() -> None:
     raw = _head("Content-Length: 7", "X-Request-ID:  a b ", "x-request-id: second", first="POST /?a=1&b=%20 HTTP/1.1")
-    head = READER.read(raw + b"0123456POST")
-    assert head is not None
-    assert head.raw == raw
+    found = READER.read(raw + b"0123456POST")
+    assert found is not None
+    head, head_bytes, body_bytes = found
+    assert (head_bytes, body_bytes) == (len(raw), 7)
     assert head.route is ROUTE
-    assert head.headers == {"content-length": "7", "x-request-id": "a b"}
+    assert head.headers == {"x-request-id": "a b"}
     assert head.query == "a=1&b=%20"
-    assert head.body_bytes == 7
     assert head.is_kept
 
 
@@ -37,9 +37,9 @@ def test_a_plain_head_is_read_up_to_its_body() -> None:
     ],
 )
 def test_the_client_says_whether_the_connection_stays(first: str, line: str, is_kept: bool) -> None:
-    head = READER.read(_head(line, "Content-Length: 1", first=first))
-    assert head is not None
-    assert head.is_kept == is_kept
+    found = READER.read(_head(line, "Content-Length: 1", first=first))
+    assert found is not None
+    assert found[0].is_kept == is_kept
 
 
 @pytest.mark.parametrize(
@@ -78,12 +78,35 @@ def test_what_is_not_plain_is_not_read(data: bytes) -> None:
     assert READER.read(data) is None
 
 
-def test_a_head_that_repeats_the_last_one_to_the_byte_is_the_last_one() -> None:
-    raw = _head("Content-Length: 7", "X-Request-Id: a")
-    last = READER.read(raw)
-    assert last is not None
-    assert READER.read(raw + b"0123456", last) is last
-    other = READER.read(_head("Content-Length: 7", "X-Request-Id: b"), last)
+def test_a_head_that_differs_in_its_length_alone_is_known() -> None:
+    reader = HeadReader(lambda _: ROUTE, max_body_bytes=100)
+    first = reader.read(_head("Content-Length: 7", "X-Request-Id: a"))
+    second = reader.read(_head("Content-Length: 42", "X-Request-Id: a") + b"0123456")
+    other = reader.read(_head("Content-Length: 7", "X-Request-Id: b"))
+    assert first is not None
+    assert second is not None
     assert other is not None
-    assert other.headers["x-request-id"] == "b"
-    assert READER.read(raw[:-1], last) is None
+    assert second[0] is first[0]
+    assert second[2] == 42
+    assert other[0].headers["x-request-id"] == "b"
+
+
+@pytest.mark.parametrize("length", ["0", "101", "-7", "+7", "7_0", "0x7", "7, 7", "7 7", "", "9" * 20])
+def test_a_known_head_with_a_length_that_is_none_is_not_read(length: str) -> None:
+    reader = HeadReader(lambda _: ROUTE, max_body_bytes=100)
+    assert reader.read(_head("A: b", "Content-Length: 7")) is not None
+    assert reader.read(_head("A: b", f"Content-Length: {length}")) is None
+
+
+def test_a_second_length_is_not_read_whatever_is_known() -> None:
+    reader = HeadReader(lambda _: ROUTE, max_body_bytes=100)
+    assert reader.read(_head("Content-Length: 7", "A: b")) is not None
+    for _ in range(2):
+        assert reader.read(_head("Content-Length: 7", "Content-Length: 8", "A: b")) is None
+
+
+def test_only_so_many_heads_are_remembered() -> None:
+    reader = HeadReader(lambda _: ROUTE, max_body_bytes=100)
+    for number in range(3 * MAX_HEADS):
+        assert reader.read(_head("Content-Length: 7", f"X-Request-Id: {number}")) is not None
+        assert len(reader._known) <= MAX_HEADS
