@@ -5,11 +5,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from models._tensorflow import SessionOptions, graph_pb2
 from models.artifact import Artifact
+from models.choices import Choice, Choices
 from models.contract import Engine, PassReport
 from models.custom_ops import load_custom_ops
 from models.errors import LoadFailed
@@ -20,9 +22,10 @@ from models.placement import Device, place, resolve
 from models.prepare import prepare
 from models.rewriting import BF16, open_beside, open_session
 from models.saved_model import read_meta_graph
-from models.session import SessionEngine, clean
-from models.shards import SHARD, objection, shard
-from models.waist import with_waist
+from models.session import Binding, SessionEngine, clean
+from models.shards import SHARD, ShardedEngine, objection, shard
+from models.structure import structure_of
+from models.waist import with_known_waist, with_waist
 from models.xla import compiled, mark, refuse
 
 __all__ = ["Artifact", "LoadedModel", "SessionOptions", "load_model", "open_artifact", "prepare"]
@@ -80,8 +83,10 @@ def prepare_job(job: Job) -> Artifact:
         return prepare(job.path, name=job.name, version=job.version, options=_options(job))
 
 
-def open_job(artifact: Artifact, job: Job) -> LoadedModel:
+def open_job(artifact: Artifact, job: Job, choices: Choices | None = None) -> LoadedModel:
     """A model that answers, out of the artifact of this job or of one with the same key.
+
+    `choices`: see `open_artifact`.
 
     Raises:
         LoadFailed: it cannot be served; the message says why and names no path.
@@ -89,7 +94,9 @@ def open_job(artifact: Artifact, job: Job) -> LoadedModel:
     with _load_failures():
         load_custom_ops(job.custom_op_paths)
         spec = replace(artifact.spec, name=job.name, version=job.version)
-        return open_artifact(replace(artifact, spec=spec), _options(job), resolve(job.device), xla=job.xla)
+        return open_artifact(
+            replace(artifact, spec=spec), _options(job), resolve(job.device), xla=job.xla, choices=choices
+        )
 
 
 def _options(job: Job) -> SessionOptions:
@@ -114,8 +121,11 @@ def open_artifact(
     devices: Sequence[Device] = (Device("cpu", 0),),
     *,
     xla: bool = False,
+    choices: Choices | None = None,
 ) -> LoadedModel:
     """A model that answers, with an engine on each device; `xla`: compiled where that pays.
+
+    What `choices` has of a graph of the same structure is taken over, else measured and put there.
 
     The SavedModel itself is loaded only for signatures that could not be rewritten, and runs where TensorFlow puts it:
     what keeps state must be one.
@@ -141,9 +151,14 @@ def open_artifact(
 
     replicas = {name: engines(name) for name in specs}
     others = _compile(replicas, artifact, options, devices) if xla else []
-    with ThreadPoolExecutor(1) as passing:  # with it goes what oneDNN keeps for a thread
-        trial = passing.submit(_shard, replicas, artifact, options, devices, sessions) if artifact.graph else None
-        narrow = trial.result() if trial else None
+    narrow: Any = None
+    if artifact.graph:
+        with ThreadPoolExecutor(1) as passing:  # with it goes what oneDNN keeps for a thread
+            first = sessions[str(devices[0])]
+            trial = passing.submit(
+                _shard, replicas, artifact, options, devices, session=first, choices=choices or Choices()
+            )
+            narrow = trial.result()
 
     def free() -> None:
         for each in (*sessions.values(), *others, narrow, original):
@@ -183,7 +198,9 @@ def _shard(
     artifact: Artifact,
     options: SessionOptions,
     devices: Sequence[Device],
-    sessions: Mapping[str, Any],
+    *,
+    session: Any,
+    choices: Choices,
 ) -> Any:
     """Puts sharded engines in the place of those that they beat; the session that they need besides, or None."""
     device = str(devices[0])
@@ -193,21 +210,52 @@ def _shard(
         for engine in wide.values():
             engine.passes = (*engine.passes, PassReport(SHARD, applied=False, reason=reason))
         return None
+    structure = structure_of(artifact, options)
+    known = choices.of(structure)
+    if all(name in known and not known[name].least for name in wide):
+        for name, engine in wide.items():
+            engine.passes = (*engine.passes, *known[name].found_shards)
+        return None
     one_thread = replace(options, intra_op_threads=1, inter_op_threads=-1)
-    session = open_beside(sessions[device], _options_on(devices[0], one_thread))
-    narrow, waists = {}, {}
-    for name, each in wide.items():
-        binding = artifact.bindings[name]
-        whole = SessionEngine(each.spec, session, binding, passes=each.passes)
-        narrow[name], waists[name] = with_waist(whole, session.graph, binding, artifact.samples[name])
-    sharded = shard(wide, narrow, artifact.samples, cores=cores)
+    beside = open_beside(session, _options_on(devices[0], one_thread))
+    narrow, waists = _narrow(wide, artifact, beside, known)
+    sharded = shard(wide, narrow, artifact.samples, cores=cores, known=known)
     for name, candidate in sharded.items():
         candidate.passes = (*candidate.passes, waists[name])
         replicas[name][device] = candidate
+    found = {name: _choice(each, sharded.get(name), waists[name]) for name, each in wide.items() if name not in known}
+    choices.keep(structure, {**known, **found})
     if sharded:
-        return session
-    session.close()
+        return beside
+    beside.close()
     return None
+
+
+def _narrow(
+    wide: Mapping[str, SessionEngine], artifact: Artifact, session: Any, known: Mapping[str, Choice]
+) -> tuple[dict[str, SessionEngine], dict[str, PassReport]]:
+    """The signatures in a session without threads of its own, with a waist where that pays, and what became of that."""
+    narrow, waists = {}, {}
+    for name, each in wide.items():
+        binding, samples = artifact.bindings[name], artifact.samples[name]
+        at_waist = partial(_with, each, session, binding)
+        if name in known:
+            narrow[name], waists[name] = with_known_waist(each, at_waist, samples, known[name])
+        else:
+            narrow[name], waists[name] = with_waist(at_waist(), session.graph, binding, samples)
+    return narrow, waists
+
+
+def _with(wide: SessionEngine, session: Any, binding: Binding, waist: str = "") -> SessionEngine:
+    return SessionEngine(wide.spec, session, binding, passes=wide.passes, waist=waist)
+
+
+def _choice(wide: SessionEngine, sharded: ShardedEngine | None, waist: PassReport) -> Choice:
+    """What was decided of a signature."""
+    shards = tuple(report for report in wide.passes if report.name == SHARD)
+    if sharded is None:
+        return Choice(found_waist=waist, found_shards=shards)
+    return Choice(sharded.waist, sharded.least, sharded.piece, waist, shards)
 
 
 def _session_on(device: Device, artifact: Artifact, options: SessionOptions) -> Any:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from models.cache import Cache
 from models.child import REFUSED
+from models.choices import Choices
 from models.errors import LoadFailed, quote
 from models.job import Job
 from models.memory import freeze
@@ -31,6 +32,7 @@ class Loader:
         self._timeout_s = timeout_s
         self._child: subprocess.Popen[bytes] | None = None
         self._is_stopped = False
+        self._choices = Choices()
 
     def load(self, job: Job) -> "LoadedModel":
         """The version, ready to answer.
@@ -85,7 +87,7 @@ class Loader:
         from models.artifact import parse  # noqa: PLC0415 - as in `load`
         from models.engine import open_job  # noqa: PLC0415 - as in `load`
 
-        return open_job(parse(data, job.path), job)
+        return open_job(parse(data, job.path), job, self._choices)
 
     def _prepare(self, job: Job) -> bytes:
         """The artifact that a child made."""

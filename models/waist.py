@@ -8,9 +8,10 @@ run: 8 rows 64.4 whole and 60.3 with a waist of 28x28x40; 16 rows 140 and 118; o
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from models.choices import Choice
 from models.contract import PassReport
 from models.cut import downstream, readers_of
 from models.reach import names_in_reach, node_name
@@ -51,6 +52,28 @@ def with_waist(
         return whole, PassReport(WAIST, applied=False, reason=reason or gain)
     whole.close()
     return candidate, PassReport(WAIST, applied=True, reason=f"rows one by one up to {candidate.waist}: {gain}")
+
+
+def with_known_waist(
+    wide: SessionEngine, at_waist: Callable[[str], SessionEngine], samples: Sequence[Rows], choice: Choice
+) -> tuple[SessionEngine, PassReport]:
+    """As `with_waist`, by what was measured of a graph of the same structure: proven here, but neither found nor timed.
+
+    Args:
+        wide: the signature in its other session, whose answers it must give.
+        at_waist: makes it in the session without threads of its own, with that waist; empty: whole.
+        samples: single rows that it takes.
+        choice: what was measured.
+    """
+    try:
+        candidate = at_waist(choice.waist)
+        reason = difference(wide, candidate, samples) if choice.waist else ""
+    except Exception as err:  # noqa: BLE001 - whatever TensorFlow raises, the whole graph still serves
+        return at_waist(""), PassReport(WAIST, applied=False, reason=clean(str(err)))
+    if reason:
+        candidate.close()
+        return at_waist(""), PassReport(WAIST, applied=False, reason=reason)
+    return candidate, choice.found_waist
 
 
 def _best(engine: SessionEngine, graph: Any, binding: Binding, samples: Sequence[Rows]) -> str:

@@ -245,6 +245,17 @@ def test_there_are_no_pieces_where_rows_go_one_by_one_up_to_a_waist(monkeypatch:
     assert "at 2 rows" in report.reason
 
 
+def test_with_a_waist_no_larger_call_is_made_than_the_first_long_one(spend: Callable[[float], None]) -> None:
+    """Though more rows would always be better: what the largest call took stays."""
+    wide = Doubler(meanwhile=lambda images: spend(0.06 + 0.002 * images))
+    narrow = Doubler(meanwhile=lambda images: spend((0.03 + 0.001 * images) / 2))
+    narrow.waist = "layer:0"
+    sharded = engine(wide, narrow)
+    sharded.judge([rows([1])])
+    sharded.close()
+    assert set(wide.calls) == {2}
+
+
 CPU = Device("cpu", 0)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,13 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models._tensorflow import SessionOptions, tf
+from models.choices import Choice
+from models.contract import PassReport
 from models.engine import prepare
 from models.errors import InvalidInput
 from models.rewriting import open_session
 from models.rows import Rows
 from models.session import Binding, SessionEngine
 from models.spec import SignatureSpec, TensorSpec
-from models.waist import WAIST, find_waists, with_waist
+from models.waist import WAIST, find_waists, with_known_waist, with_waist
 from tests import savedmodels
 
 if TYPE_CHECKING:
@@ -222,6 +225,16 @@ def test_a_signature_whose_rows_never_meet_is_left(clock: list[float]) -> None:
     whole = timed(COSTS, clock, session)
     kept, report = with_waist(whole, session.graph, BINDING, ())
     assert (kept, report.applied, report.reason) == (whole, False, "its rows never share a call")
+
+
+def test_a_known_waist_is_proven_again() -> None:
+    found = PassReport(WAIST, applied=True, reason="measured")
+    for build, waist, kept_waist in ((layers, "narrow:0", "narrow:0"), (mixing, "mixed:0", "")):
+        kept, report = with_known_waist(
+            engine(build), partial(engine, build), SAMPLES, Choice(waist, found_waist=found)
+        )
+        assert (kept.waist, report.applied) == (kept_waist, bool(kept_waist))
+        assert ("measured" if kept_waist else "differs by") in report.reason
 
 
 def test_whatever_fails_leaves_the_whole_graph(clock: list[float]) -> None:
