@@ -1,11 +1,12 @@
 """Darkroom beside its physical limit and beside its peers: the same model and pictures, in turn, round after round.
 
     python -m loadtest.bench model/efficientnet_lite0 --batch 8 --workers 2
-    python -m loadtest.bench model/digits --pictures digits --batch 64 --workers 2 --own_workers 2
+    python -m loadtest.bench model/digits --pictures digits --batch 64 --workers 2 --own_workers 2 --interpreted
     python -m loadtest.bench model/digits --pictures digits --quick
 
-Needs wrk, and the peers' environments, which `make bench` makes under .bench/; a peer without one is left out. All
-servers run at once and listen on loopback alone; they end with the command, whatever happens to it.
+Needs wrk, Darkroom compiled (`make compiled`), and the peers' environments, which `make bench` makes under .bench/; a
+peer without one is left out. All servers run at once and listen on loopback alone; they end with the command, whatever
+happens to it.
 """
 
 from __future__ import annotations
@@ -23,7 +24,17 @@ from typing import TYPE_CHECKING
 from loadtest import batches, limit, machine, processes, report, steady, wrk
 from loadtest.answers import NoAnswer
 from loadtest.closedloop import show
-from loadtest.contenders import DARKROOM, MOSEC, Contender, darkroom_workers, mlserver, started, tuned_mosec
+from loadtest.contenders import (
+    COMPILED,
+    DARKROOM,
+    INTERPRETED,
+    MOSEC,
+    Contender,
+    darkroom_workers,
+    mlserver,
+    started,
+    tuned_mosec,
+)
 from loadtest.pictures import KINDS, cycle, load, truncated
 
 if TYPE_CHECKING:
@@ -86,6 +97,8 @@ def line_up(options: argparse.Namespace) -> list[Contender]:
                 file=sys.stderr,
             )
     more = [darkroom_workers(options.own_workers)] if options.own_workers else []
+    if options.interpreted:
+        more.append(INTERPRETED)
     return [DARKROOM, *(contender for contender in asked if contender.is_installed), *more]
 
 
@@ -204,6 +217,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--batch", type=int, default=64, help="largest batch of tuned peers: try what serves this model best [64]")
     add("--workers", type=int, default=2, help="processes of tuned Mosec: likewise [2]")
     add("--own_workers", type=int, default=0, help="also Darkroom with so many workers [0: not]")
+    add("--interpreted", action="store_true", help="also Darkroom as it is without `make compiled`")
     add("--connections", type=limit.numbers, default=CONNECTIONS, help="of wrk [1,16,64,256]")
     add("--sizes", type=limit.numbers, default=(1, 2, 4, 8, 16, 32, 64), help="tried for the limit [1,2,4,8,16,32,64]")
     add("--seconds", type=float, default=8.0, help="of one measurement [8]")
@@ -229,6 +243,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
     if not wrk.is_here():
         print(f"bench: {wrk.MISSING}", file=sys.stderr)
+        return 2
+    if not COMPILED.exists():
+        print(f"bench: {COMPILED} is missing: `make compiled` makes it", file=sys.stderr)
         return 2
     try:
         found = run(options)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 PEERS = Path(__file__).parent / "peers"
 ENVIRONMENTS = Path(".bench")
+COMPILED = Path("build/compiled/bin/darkroom")  # `make compiled`
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,10 +135,12 @@ def mosec(name: str, about: str, **tuning: str) -> Contender:
     )
 
 
-DARKROOM = Contender(
-    "Darkroom",
-    "every default, one raw picture a request",
-    (sys.executable, "-m", "service", "serve", "--host=127.0.0.1", "--port={port}", "--model_base_path={model}"),
+_SERVE = ("serve", "--host=127.0.0.1", "--port={port}", "--model_base_path={model}")
+
+INTERPRETED = Contender(
+    "Darkroom, interpreted",
+    "as Python, every default, one raw picture a request",
+    (sys.executable, "-m", "service", *_SERVE),
     path="/",
     ready_path="/v2/health/ready",
     content_type="image/jpeg",
@@ -145,10 +148,17 @@ DARKROOM = Contender(
     predicted=_predict,
 )
 
+DARKROOM = replace(
+    INTERPRETED,
+    name="Darkroom",
+    about="compiled, as its image is, every default, one raw picture a request",
+    command=(str(COMPILED), *_SERVE),
+)
+
 
 def darkroom_workers(workers: int) -> Contender:
     """Darkroom as so many processes behind one address."""
-    about = f"{workers} workers, every other default, one raw picture a request"
+    about = f"compiled, {workers} workers, every other default, one raw picture a request"
     name = f"Darkroom, {workers} workers"
     return replace(DARKROOM, name=name, about=about, command=(*DARKROOM.command, f"--workers={workers}"))
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from loadtest import processes
-from loadtest.contenders import DARKROOM, started
+from loadtest.contenders import INTERPRETED, started
 from loadtest.limit import version_folder
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(f"load: starting a server with {options.model} …", file=sys.stderr, flush=True)
     with tempfile.TemporaryDirectory(prefix="load-") as logs:
         try:
-            with started(DARKROOM, options.model, version_folder(options.model), Path(logs)) as server:
+            with started(INTERPRETED, options.model, version_folder(options.model), Path(logs)) as server:
                 asked = command(
                     server.url.rstrip("/"), options.html, more, has_shape=any("--shape" in flag for flag in more)
                 )

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from loadtest import machine, processes
 from loadtest.closedloop import capacity, show
 from loadtest.connections import Pool, request_bytes
-from loadtest.contenders import DARKROOM, started
+from loadtest.contenders import INTERPRETED, started
 from loadtest.limit import version_folder
 from loadtest.pictures import KINDS, cycle, form_body, load
 from loadtest.tally import number, table
@@ -129,9 +129,9 @@ async def drive(server: Running, pictures: Sequence[Picture], seconds: float) ->
 def measure(variant: Variant, model: Path, pictures: Sequence[Picture], seconds: float) -> Measured:
     """One server, from its start to its end."""
     contender = replace(
-        DARKROOM,
-        command=(*DARKROOM.command, *variant.flags),
-        environment={**DARKROOM.environment, **variant.environment},
+        INTERPRETED,
+        command=(*INTERPRETED.command, *variant.flags),
+        environment={**INTERPRETED.environment, **variant.environment},
     )
     with ExitStack() as stack:
         logs = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="memory-")))

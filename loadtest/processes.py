@@ -7,6 +7,8 @@ import os
 import signal
 import socket
 import subprocess
+import sys
+import threading
 import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -90,10 +92,12 @@ def running(
 ) -> Iterator[int]:
     """The id of a server's process that answers `GET ready_path` with 200; it and its children end with the block.
 
+    So it is where SIGTERM ends this program: it becomes a SystemExit, as Ctrl-C becomes a KeyboardInterrupt.
+
     Raises:
         DidNotStart: it ended, or was not ready within two minutes.
     """
-    with log.open("wb") as out:
+    with _sigterm_leaves_blocks(), log.open("wb") as out:
         process = subprocess.Popen(  # noqa: S603 - our own commands
             command,
             stdout=out,
@@ -107,6 +111,19 @@ def running(
             yield process.pid
         finally:
             _end(process)
+
+
+@contextmanager
+def _sigterm_leaves_blocks() -> Iterator[None]:
+    """Lets SIGTERM end this program through its `finally`s, unless somebody else has a use for it."""
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _wait_ready(process: subprocess.Popen[bytes], port: int, path: str, log: Path) -> None:

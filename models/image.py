@@ -7,7 +7,7 @@ that the size it tells is the size that would be decoded. Whatever the bytes, it
 import re
 import struct
 from struct import Struct
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from models.errors import InvalidInput
 
@@ -34,6 +34,9 @@ _LE32X2 = Struct("<ii")
 _GIF_FRAME = Struct("<HHHHB")
 
 
+Size: TypeAlias = tuple[str, int, int, int]  # format, width, height, frames
+
+
 class Header(NamedTuple):
     """What a picture's first bytes say; `frames` is more than 1 for an animated GIF alone."""
 
@@ -49,21 +52,27 @@ class Header(NamedTuple):
 
 
 def sniff(data: bytes) -> Header:
-    """The header of the picture in `data`.
+    """The header of the picture in `data`; raises as `measure` does."""
+    return Header(*measure(data))
+
+
+def measure(data: bytes) -> Size:
+    """Format, width, height and frames of the picture in `data`: `sniff`, without an object for each picture.
 
     Raises:
         InvalidInput: empty, of no known format, cut off before its size, with a size of 0, or an animated WebP.
     """
     try:
-        header = _sniff(data)
+        size = _measure(data)
     except (IndexError, struct.error) as err:
         raise InvalidInput("the picture is cut off before its size") from err
-    if header.width < 1 or header.height < 1:
-        raise InvalidInput(f"the {header.format} picture is {header.width}x{header.height}")
-    return header
+    kind, width, height, _ = size
+    if width < 1 or height < 1:
+        raise InvalidInput(f"the {kind} picture is {width}x{height}")
+    return size
 
 
-def _sniff(data: bytes) -> Header:
+def _measure(data: bytes) -> Size:
     if data.startswith(b"\xff\xd8\xff"):
         return _jpeg(data)
     if data.startswith(b"\x89PNG\r\n\x1a\n"):
@@ -79,7 +88,7 @@ def _sniff(data: bytes) -> Header:
     raise InvalidInput(f"not a JPEG, PNG, GIF, BMP or WebP picture (it starts with {data[:4].hex()})")
 
 
-def _jpeg(data: bytes) -> Header:
+def _jpeg(data: bytes) -> Size:
     at, last = 2, len(data) - 1
     for _ in range(MAX_JPEG_SEGMENTS):
         code = data[at + 1] if at < last and data[at] == 0xFF else 0  # nearly always the next marker stands right here
@@ -93,7 +102,7 @@ def _jpeg(data: bytes) -> Header:
             at = marker.end()
         if code in _JPEG_SIZE:
             height, width = _BE16X2.unpack_from(data, at + 3)
-            return Header("jpeg", width, height)
+            return "jpeg", width, height, 1
         if code in _JPEG_NO_SIZE:
             raise InvalidInput("the JPEG picture has no size before its data")
         if code not in _JPEG_BARE:
@@ -101,14 +110,14 @@ def _jpeg(data: bytes) -> Header:
     raise InvalidInput(f"the JPEG picture has more than {MAX_JPEG_SEGMENTS} segments before its size")
 
 
-def _png(data: bytes) -> Header:
+def _png(data: bytes) -> Size:
     if data[12:16] != b"IHDR":
         raise InvalidInput("the PNG picture does not begin with its IHDR chunk")
     width, height = _BE32X2.unpack_from(data, 16)
-    return Header("png", width, height)  # of an animated PNG, libpng reads the one default picture
+    return "png", width, height, 1  # of an animated PNG, libpng reads the one default picture
 
 
-def _gif(data: bytes) -> Header:
+def _gif(data: bytes) -> Size:
     """TensorFlow decodes to the largest frame, whatever the logical screen says: a frame may be larger than it."""
     flags = data[10]
     at = 13 + (3 << (flags & 7) + 1 if flags & 0x80 else 0)
@@ -126,7 +135,7 @@ def _gif(data: bytes) -> Header:
         at, blocks = _skip_gif_blocks(data, at, blocks)
     if not frames:
         raise InvalidInput("the GIF picture has no frame")
-    return Header("gif", width, height, frames)
+    return "gif", width, height, frames
 
 
 def _skip_gif_blocks(data: bytes, at: int, blocks: int) -> tuple[int, int]:
@@ -142,26 +151,26 @@ def _skip_gif_blocks(data: bytes, at: int, blocks: int) -> tuple[int, int]:
     return at + 1, blocks - 1
 
 
-def _bmp(data: bytes) -> Header:
+def _bmp(data: bytes) -> Size:
     if _LE32.unpack_from(data, 14)[0] == 12:  # OS/2's header: 16-bit sizes
         width, height = _LE16X2.unpack_from(data, 18)
     else:
         width, height = _LE32X2.unpack_from(data, 18)
-    return Header("bmp", width, abs(height))  # a negative height: rows from the top
+    return "bmp", width, abs(height), 1  # a negative height: rows from the top
 
 
-def _webp(data: bytes) -> Header:
+def _webp(data: bytes) -> Size:
     """An animated one is refused: TensorFlow 2.21 aborts the process on one without alpha (tried: SIGABRT)."""
     kind = data[12:16]
     if kind == b"VP8 " and data[23:26] == b"\x9d\x01\x2a":
         width, height = _LE16X2.unpack_from(data, 26)
-        return Header("webp", width & 0x3FFF, height & 0x3FFF)
+        return "webp", width & 0x3FFF, height & 0x3FFF, 1
     if kind == b"VP8L" and data[20] == 0x2F:
         sizes = _LE32.unpack_from(data, 21)[0]
-        return Header("webp", (sizes & 0x3FFF) + 1, (sizes >> 14 & 0x3FFF) + 1)
+        return "webp", (sizes & 0x3FFF) + 1, (sizes >> 14 & 0x3FFF) + 1, 1
     if kind == b"VP8X":
         width, height = (1 + (data[at] | data[at + 1] << 8 | data[at + 2] << 16) for at in (24, 27))
         if data[20] & 0x02:
             raise InvalidInput("an animated WebP picture is not served")
-        return Header("webp", width, height)
+        return "webp", width, height, 1
     raise InvalidInput("the WebP picture does not begin with a picture chunk")

@@ -10,6 +10,7 @@ import signal
 import sys
 from typing import TYPE_CHECKING
 
+from service.build import story
 from service.check import DESCRIPTION as CHECK
 from service.check import add_check_flags
 from service.crew import Place
@@ -54,6 +55,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="darkroom", description="Serves TensorFlow image models over HTTP, batched, every caller its own answer."
     )
+    parser.add_argument("--version", action="version", version=story())
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     serve = commands.add_parser(
         "serve",

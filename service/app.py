@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
 from sanic import Sanic
@@ -10,6 +9,7 @@ from sanic.config import Config
 
 from service.api import admin, docs, generate, health, open_inference, simple, status, tensorflow_serving, web
 from service.auth import auth_of
+from service.build import version_of
 from service.call import Predictor
 from service.catalogue import Catalogue
 from service.compress import Compression
@@ -36,8 +36,8 @@ class Darkroom:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.catalogue = Catalogue()
-        self.version = _version("darkroom")
-        self.metrics = Metrics(version=self.version, tensorflow=_version("tensorflow-cpu", "tensorflow"))
+        self.version = version_of("darkroom")
+        self.metrics = Metrics(version=self.version, tensorflow=version_of("tensorflow-cpu", "tensorflow"))
         self.door = Door(settings.max_images, settings.max_image_bytes, settings.max_image_pixels)
         self.repository = Repository(settings, self.catalogue, self.metrics)
         self.lifecycle = Lifecycle(settings, self.repository, self.metrics)
@@ -105,13 +105,3 @@ def _sanic_config(settings: Settings) -> Config:
         },
         env_prefix="",
     )
-
-
-def _version(*packages: str) -> str:
-    """The version of the first package that is installed."""
-    for package in packages:
-        try:
-            return version(package)
-        except PackageNotFoundError:
-            continue
-    return "unknown"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from models.errors import InvalidInput
-from models.image import sniff
+from models.image import measure
 from service.errors import CodecError, TooLarge
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class Door(NamedTuple):
             limit = self.max_image_bytes
             raise TooLarge(f"{field}[{index}]: {len(data)} bytes are over --max_image_bytes={limit}")
         try:
-            kind, width, height, frames = sniff(data)
+            kind, width, height, frames = measure(data)
         except InvalidInput as err:
             poison["format"] += 1
             raise CodecError(f"{field}[{index}]: {err}") from err

@@ -165,7 +165,8 @@ class FastLane(Connection):
     def _begin(self, head: Head, body: bytes) -> None:
         """Sends a whole request on its way; it may be answered before this returns."""
         self._is_waiting = True
-        self.release()
+        if self._held_bytes:
+            self.release()
         self._started_s = self._darkroom.visits.enter()
         self._received_bytes = len(body)
         self._darkroom.metrics.fast_lane_requests += 1

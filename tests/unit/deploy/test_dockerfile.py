@@ -1,4 +1,4 @@
-"""What the image promises: nobody's root, no compiler, no shell between a signal and the server."""
+"""What the image promises: nobody's root, no compiler in it, no shell between a signal and the server."""
 
 import fnmatch
 import re
@@ -65,9 +65,19 @@ def test_a_signal_reaches_the_server_itself(target: str) -> None:
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_the_last_stages_install_nothing_and_no_stage_has_a_compiler(target: str) -> None:
+def test_the_last_stages_install_nothing(target: str) -> None:
     assert not re.search(r"pip|apt-get", image(target))
-    assert not re.search(r"build-essential|gcc|g\+\+|clang", DOCKERFILE)
+
+
+def test_the_one_stage_that_compiles_is_part_of_no_image_and_hands_over_the_application_alone() -> None:
+    compiler = re.compile(r"build-essential|\bgcc\b|g\+\+|clang")
+    assert {name for name, (_, text) in STAGES.items() if compiler.search(text)} == {"app"}
+    assert not any(compiler.search(image(target)) for target in TARGETS)
+    assert set(re.findall(r"--from=app (\S+)", DOCKERFILE)) == {"/opt/app"}
+
+
+def test_the_image_is_compiled() -> None:
+    assert re.search(r"DARKROOM_COMPILED=1 .*pip .*--target /opt/app \.", DOCKERFILE.replace("\\\n", " "))
 
 
 def test_a_build_that_names_no_target_makes_the_server() -> None:
@@ -98,7 +108,7 @@ def test_the_application_is_installed_whole(tmp_path: Path) -> None:
     ]
     for name in [*copied, "requirements"]:
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("pyproject.toml", "README.md"):
+    for name in ("pyproject.toml", "setup.py", "README.md"):
         shutil.copy(ROOT / name, tmp_path)
     wanted = {
         str(path.relative_to(tmp_path)) for name in copied for path in (tmp_path / name).rglob("*") if path.is_file()
@@ -113,7 +123,7 @@ def test_the_application_is_installed_whole(tmp_path: Path) -> None:
 
 def test_every_package_is_pinned_by_its_hash_or_is_this_project() -> None:
     installs = re.findall(r"pip --python \S+ install (.*)", DOCKERFILE.replace("\\\n", " "))
-    assert len(installs) == 4
+    assert len(installs) == 5
     assert all("--require-hashes" in text or "--no-deps" in text for text in installs)
 
 

@@ -65,3 +65,25 @@ def test_processor_time_grows_with_work() -> None:
     while time.process_time() < end_s:
         pass
     assert processes.cpu_s(os.getpid()) > before_s
+
+
+def test_a_program_that_is_ended_ends_its_servers(tmp_path: Path) -> None:
+    port = processes.free_port()
+    program = f"""
+from pathlib import Path
+from loadtest import processes
+command = {[sys.executable, "-c", SERVER, str(port)]!r}
+with processes.running(command, port={port}, ready_path="/", log=Path("log")) as pid:
+    print(pid, flush=True)
+    processes.time.sleep(60)
+"""
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[3])}
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, cwd=tmp_path, env=environment
+    ) as parent:
+        assert parent.stdout is not None
+        pid = int(parent.stdout.readline())
+        assert is_alive(pid)
+        parent.terminate()
+    assert parent.returncode == 143
+    assert ends(pid)

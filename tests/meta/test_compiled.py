@@ -1,0 +1,27 @@
+"""What is compiled: the modules that pyproject.toml names, and only where `make compiled` made them."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+NAMES = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["darkroom"]["compiled"]
+IS_EXPECTED = os.environ.get("EXPECT_COMPILED") == "1"
+
+
+def test_every_module_of_the_scheduler_is_compiled_or_left_for_a_reason() -> None:
+    scheduler = {f"batching.{path.stem}" for path in (ROOT / "batching").glob("*.py")}
+    left = {"batching.__init__", "batching.errors", "batching.limits", "batching.observer"}
+    assert scheduler - left == {name for name in NAMES if name.startswith("batching.")}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_module_is_compiled_where_that_is_asked_for_and_nowhere_else(name: str) -> None:
+    assert (ROOT / f"{name.replace('.', '/')}.py").exists()
+    file = str(importlib.import_module(name).__file__)
+    assert file.endswith(".so") is IS_EXPECTED
