@@ -6,6 +6,7 @@ MODELS := model/efficientnet_lite0/1 model/digits/1
 HOST ?= 127.0.0.1
 PORT ?= 8500
 ROUNDS ?= 3
+SECONDS ?= 8
 
 .DEFAULT_GOAL := help
 .PHONY: help serve compiled models test test-compiled check format lint types fast coverage docs hostile clean requirements bench load
@@ -54,9 +55,9 @@ load: $(VENV)/dev.done $(MODELS)  ## two minutes of Locust against a server it s
 	@$(BIN)/python -m loadtest.load model/efficientnet_lite0 $(LOAD)
 
 # What serves each model best in the peers was found by trying; their environments are theirs alone (.bench/).
-bench: build/compiled/bin/darkroom $(MODELS) .bench/mosec.done .bench/mlserver.done  ## beside the limit and peers, into docs/benchmarks/ (ROUNDS=3; QUICK=--quick)
-	$(BIN)/python -m loadtest.bench model/efficientnet_lite0 --batch=8 --workers=2 --rounds=$(ROUNDS) $(QUICK)
-	$(BIN)/python -m loadtest.bench model/digits --pictures=digits --batch=64 --workers=2 --own_workers=2 --interpreted --rounds=$(ROUNDS) $(QUICK)
+bench: build/compiled/bin/darkroom $(MODELS) .bench/mosec.done .bench/mlserver.done  ## beside the limit and peers, into docs/benchmarks/ (ROUNDS=3 SECONDS=8; QUICK=--quick)
+	$(BIN)/python -m loadtest.bench model/efficientnet_lite0 --batch=8 --workers=2 --rounds=$(ROUNDS) --seconds=$(SECONDS) $(QUICK)
+	$(BIN)/python -m loadtest.bench model/digits --pictures=digits --batch=64 --workers=2 --own_workers=2 --interpreted --rounds=$(ROUNDS) --seconds=$(SECONDS) $(QUICK)
 
 requirements: $(VENV)/dev.done  ## pin requirements/*.in again, with hashes, for Python 3.11 to 3.13
 	for name in serve gpu models dev build bench-mosec bench-mlserver; do \
