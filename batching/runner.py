@@ -54,7 +54,7 @@ class Report(Protocol):
 class Failure(NamedTuple):
     """The report of a batch that never ran, or whose report is worth nothing."""
 
-    error: BaseException | None
+    error: BaseException | None  # never None; mypyc looks for a bare `BaseException` in this module
     started_s: float
     results: None = None
     guilty: Mapping[int, BaseException] = MappingProxyType({})

@@ -134,7 +134,7 @@ class EagerEngine:
         self._function = function
 
     def run(self, rows: Rows) -> Rows:
-        """The outputs of one call; see models.runner.Engine."""
+        """The outputs of one call; see models.contract.Engine."""
         if not len(rows):
             return self.spec.empty(rows.asked)
         try:

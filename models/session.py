@@ -71,7 +71,7 @@ class SessionEngine:
         return SessionEngine(self.spec, self._session, self._binding, passes=self.passes, waist=waist)
 
     def run(self, rows: Rows) -> Rows:
-        """The outputs of one call; see models.runner.Engine."""
+        """The outputs of one call; see models.contract.Engine."""
         if not len(rows):
             return self.spec.empty(rows.asked)
         asked = rows.asked or self._all
@@ -84,7 +84,7 @@ class SessionEngine:
         return Rows({name: values[name] for name in asked})
 
     def screen(self, rows: Rows) -> list[InvalidInput | None]:
-        """What is wrong with each row; see models.runner.Screener. One call a row, of the decoding part alone."""
+        """What is wrong with each row; see models.contract.Screener. One call a row, of the decoding part alone."""
         judge = self._judge
         if judge is None or not rows.aligned:
             return []

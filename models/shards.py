@@ -74,7 +74,7 @@ class ShardedEngine:
         return self._narrow.waist
 
     def run(self, rows: Rows) -> Rows:
-        """The outputs of one call; see models.runner.Engine."""
+        """The outputs of one call; see models.contract.Engine."""
         with self._lock:
             self._calls += 1
             is_alone = self._calls == 1
@@ -93,7 +93,7 @@ class ShardedEngine:
         return self._narrow.run(rows)
 
     def screen(self, rows: Rows) -> list[InvalidInput | None]:
-        """What is wrong with each row; see models.runner.Screener."""
+        """What is wrong with each row; see models.contract.Screener."""
         return self._narrow.screen(rows)
 
     def close(self) -> None:

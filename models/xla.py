@@ -34,7 +34,7 @@ class CompiledEngine(SessionEngine):
         self._met: set[tuple[tuple[str, ...], int]] = set()  # asked outputs, rows
 
     def run(self, rows: Rows) -> Rows:
-        """The outputs of one call; see models.runner.Engine."""
+        """The outputs of one call; see models.contract.Engine."""
         call = (rows.asked, len(rows))
         if call not in self._met:
             super().run(rows)

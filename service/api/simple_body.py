@@ -169,6 +169,8 @@ def _decode_texts(value: object, name: str) -> object:
         return codec.decode_base64_strings(value)
     except ValueError as err:
         raise CodecError(f"{name}: is not base64: {err}") from err
+    except RecursionError as err:
+        raise CodecError(f"{name}: is nested too deep") from err
 
 
 def _set_answer(ask: Ask, target: Target, fields: Mapping[str, object]) -> None:
