@@ -12,7 +12,7 @@ happens to it.
 from __future__ import annotations
 
 import argparse
-import asyncio
+import gc
 import json
 import sys
 import tempfile
@@ -21,6 +21,8 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import uvloop
 
 from loadtest import batches, limit, machine, processes, report, steady, wrk
 from loadtest.answers import NoAnswer
@@ -64,6 +66,7 @@ class Findings:
     heard: dict[tuple[str, int], list[wrk.Heard]] = field(default_factory=dict)
     poisoned: dict[str, list[wrk.Heard]] = field(default_factory=dict)
     limit: list[limit.Point] = field(default_factory=list)
+    beside: dict[int, list[float]] = field(default_factory=dict)  # the limit's rate right before Darkroom's rounds
     memory_mb: dict[str, float] = field(default_factory=dict)
     capacity_per_s: float = 0.0
     latencies: list[steady.Latency] = field(default_factory=list)
@@ -136,11 +139,19 @@ def _ask_patiently(server: Running, picture: Picture) -> object:
 def hammer(
     found: Findings, servers: Sequence[Running], model: limit.Model, options: argparse.Namespace, shots: Path
 ) -> None:
-    """The rounds of wrk, each with the limit at its end."""
+    """The rounds of wrk, each with all points of the limit first, and its best one again before Darkroom's turns.
+
+    Nobody has a turn while another still works.
+    """
     rounds, seconds, pictures = found.rounds, found.seconds, load(options.pictures)
+    limit_s = min(1.0, seconds)
 
     def caller(way: str, images: int) -> Callable[[], object]:
         return model.caller(way, cycle(pictures, start=0, rows=images))
+
+    def hit(server: Running, count: int, *, poison: bool = False) -> wrk.Heard:
+        processes.wait_idle([each.pid for each in servers])
+        return wrk.hit(server, ammunition[server.contender.name], connections=count, seconds=seconds, poison=poison)
 
     sweeps: list[list[limit.Point]] = []
     ammunition = {}
@@ -151,18 +162,22 @@ def hammer(
         wrk.hit(server, ammunition[server.contender.name], connections=found.middle, seconds=SETTLE_S)
 
     for turn in range(rounds):
+        processes.wait_idle([each.pid for each in servers])
+        sweeps.append(limit.sweep(caller, limit.Options(options.sizes, (1, 2), limit_s, 1), (limit.ENGINE,)))
+        top = limit.best(limit.merge(sweeps))
         for count in found.connections:
+            processes.wait_idle([each.pid for each in servers])
+            call = caller(limit.ENGINE, top.images)
+            sample = limit.measure(call, images=top.images, calls=top.calls, seconds=limit_s)
+            found.beside.setdefault(count, []).append(sample.pictures_per_s)
             for server in servers:
                 name = server.contender.name
                 show(f"round {turn + 1}/{rounds}  {count} connections  {name}")
-                heard = wrk.hit(server, ammunition[name], connections=count, seconds=seconds)
-                found.heard.setdefault((name, count), []).append(heard)
+                found.heard.setdefault((name, count), []).append(hit(server, count))
         for server in servers:
             name = server.contender.name
             show(f"round {turn + 1}/{rounds}  1 % truncated pictures  {name}")
-            heard = wrk.hit(server, ammunition[name], connections=found.middle, seconds=seconds, poison=True)
-            found.poisoned.setdefault(name, []).append(heard)
-        sweeps.append(limit.sweep(caller, limit.Options(options.sizes, (1, 2), min(1.0, seconds), 1), (limit.ENGINE,)))
+            found.poisoned.setdefault(name, []).append(hit(server, found.middle, poison=True))
     found.limit = limit.merge(sweeps)
 
 
@@ -170,6 +185,7 @@ async def go_on(found: Findings, servers: Sequence[Running], model: limit.Model,
     """The open loop against the first peer, then Darkroom with many, large and mixed pictures."""
     pictures = load(options.pictures)
     expected = agree(servers, pictures)
+    processes.wait_idle([each.pid for each in servers])
     if len(servers) > 1:
         found.capacity_per_s, found.latencies = await steady.latencies(
             servers[:2], pictures, expected, seconds=found.seconds, rounds=found.rounds
@@ -206,7 +222,8 @@ def run(options: argparse.Namespace) -> Findings:
         hammer(found, servers, model, options, folder)
         for server in servers:
             found.memory_mb[server.contender.name] = processes.memory(server.pid).proportional / 1e6
-        asyncio.run(go_on(found, servers, model, options))
+        gc.freeze()  # a collection that walks all of TensorFlow stops the generator for a fifth of a second
+        uvloop.run(go_on(found, servers, model, options))
     model.close()
     return found
 

@@ -172,6 +172,7 @@ def tuned_mosec(workers: int, images: int) -> Contender:
         "Mosec, tuned",
         f"{workers} workers, batches up to {images} within 1 ms, the signature by a callable of a TF1 session",
         PEER_ENGINE="session",
+        TF_ONEDNN_THREADPOOL_USE_CALLER_THREAD="1",  # as Darkroom's own (models/_tensorflow.py)
         PEER_WORKERS=str(workers),
         PEER_BATCH=str(images),
     )

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 START_TIMEOUT_S = 120.0
 STOP_TIMEOUT_S = 15.0
+IDLE_TIMEOUT_S = 10.0
+IDLE_S, IDLE_SHARE = 0.2, 0.1  # idle: less than a tenth of a core for so long (guess)
 _TICKS = os.sysconf("SC_CLK_TCK")
 _PROC = Path("/proc")
 
@@ -50,6 +52,20 @@ def tree(pid: int) -> list[int]:
 def cpu_s(pid: int) -> float:
     """Processor seconds that a process and its living descendants have used, in user and kernel."""
     return sum((int(found[11]) + int(found[12])) / _TICKS for each in tree(pid) if (found := _stat(each)))
+
+
+def wait_idle(pids: Sequence[int]) -> None:
+    """Waits until these processes have worked off what a load left behind, ten seconds at most.
+
+    One that has two hundred requests of clients that left goes on for a second, on the cores of whoever is next.
+    """
+    end_s = time.monotonic() + IDLE_TIMEOUT_S
+    used_s = sum(map(cpu_s, pids))
+    while time.monotonic() < end_s:
+        time.sleep(IDLE_S)
+        before_s, used_s = used_s, sum(map(cpu_s, pids))
+        if used_s - before_s <= IDLE_SHARE * IDLE_S:
+            return
 
 
 def memory(pid: int) -> Memory:

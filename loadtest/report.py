@@ -66,22 +66,27 @@ def throughput_table(found: Findings) -> str:
         [name, *(number(rate(found.heard[name, count])) for count in found.connections)] for name in found.contenders
     ]
     top = best(found.limit)
-    rows.append(
-        [f"limit: the engine, {top.images} x {top.calls}", *[number(top.pictures_per_s)] * len(found.connections)]
-    )
+    beside = [number(median(found.beside[count])) for count in found.connections]
+    rows.append([f"limit: the engine, {top.images} x {top.calls}", *beside])
     return table(heads, rows)
 
 
 def ratio_table(found: Findings) -> str:
     """Darkroom's rates as multiples of each peer's and of the limit."""
-    heard, top = found.heard, best(found.limit).pictures_per_s
+    heard = found.heard
     rows = []
     for us in (name for name in found.contenders if name.startswith(US)):
         for them in (name for name in found.contenders if not name.startswith(US)):
             ratios = (ratio(heard[us, count], heard[them, count]) for count in found.connections)
             rows.append([f"{us} : {them}", *(f"{each:.2f}" for each in ratios)])
-        rows.append([f"{us} : the limit", *(f"{rate(heard[us, count]) / top:.2f}" for count in found.connections)])
+        shares = (share_of(heard[us, count], found.beside[count]) for count in found.connections)
+        rows.append([f"{us} : the limit", *(f"{each:.2f}" for each in shares)])
     return table(["", *(str(count) for count in found.connections)], rows)
+
+
+def share_of(heard: Sequence[Heard], limits_per_s: Sequence[float]) -> float:
+    """The median of the rounds' rates as shares of the limit, each of the one measured right before."""
+    return median(each.per_s / limit_per_s for each, limit_per_s in zip(heard, limits_per_s, strict=True))
 
 
 def details_table(found: Findings) -> str:

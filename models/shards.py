@@ -1,4 +1,4 @@
-"""Shards: the rows of one call on as many cores as there are, each core running its own shard to the end.
+"""Shards: the rows of a call on as many cores as there are, each core running its own pieces to the end.
 
 TensorFlow splits every op of a call over its threads and waits for all of them before the next op. Calls that have one
 thread each, beside each other, wait for nobody. Measured with TensorFlow 2.21 on 2 cores, medians of one run, the plain
@@ -6,9 +6,9 @@ signature, a session with two threads, and two shards: EfficientNet-Lite0 of 8 r
 81.3, 78.7 and 66.9; 64 JPEGs of 224x224 into the 28x28 model 6.9, 9.9 and 5.5. A lone row has nothing to be shared:
 there the session with two threads takes 9.0 ms and a single thread 13.3.
 
-A thread runs a large shard in pieces, one after another: past some size more rows at once bring nothing but memory,
-and TensorFlow never gives back what its largest call took. EfficientNet-Lite0, two threads, ms a row of pieces of 1, 2,
-4, 8 and 16 rows: 4.40, 4.13, 4.11, 4.11, 4.51.
+Past some size more rows at once bring nothing but memory, and TensorFlow never gives back what its largest call took:
+so a piece has its size. EfficientNet-Lite0, two threads, ms a row of pieces of 1, 2, 4, 8 and 16 rows: 4.40, 4.13,
+4.11, 4.11, 4.51.
 """
 
 import math
@@ -37,7 +37,7 @@ NOTHING_KNOWN: Mapping[str, Choice] = MappingProxyType({})
 MAX_GRAPH_BYTES = 256 << 20  # the weights are held twice: for larger models memory is dearer than speed (guess)
 
 
-class _Shard(NamedTuple):
+class _Piece(NamedTuple):
     rows: Rows
     place: int
     done: "SimpleQueue[tuple[int, Rows | BaseException]]"
@@ -46,12 +46,13 @@ class _Shard(NamedTuple):
 class ShardedEngine:
     """One row-wise signature over two sessions of its graph: `wide` has a thread a core, `narrow` only its caller's.
 
-    A call that has the engine to itself and `least` rows is cut into shards; with fewer rows it runs wide. Calls that
-    run beside each other share the cores as they are, each on its own thread.
+    The rows of a call are cut into pieces, which wait in one line for as many threads as there are cores. A thread that
+    has done its piece takes the next, of whichever call: with two calls at once no core waits for another, and no more
+    threads are at work than there are cores. A call of fewer than `least` rows that is alone runs wide.
 
     Attributes:
         least: rows from which on a call is cut; at least one a core.
-        piece: rows that a thread runs at once; 0: all that it has to.
+        piece: the most rows that a thread runs at once; 0: its whole share of a call.
     """
 
     def __init__(self, wide: SessionEngine, narrow: SessionEngine, cores: int) -> None:
@@ -63,8 +64,8 @@ class ShardedEngine:
         self.piece = 0
         self._lock = Lock()
         self._calls = 0
-        self._work: SimpleQueue[_Shard | None] = SimpleQueue()
-        self._threads = [Thread(target=self._serve, name=f"shard-{n}", daemon=True) for n in range(1, cores)]
+        self._line: SimpleQueue[_Piece | None] = SimpleQueue()
+        self._threads = [Thread(target=self._serve, name=f"shard-{n}", daemon=True) for n in range(cores)]
         for thread in self._threads:
             thread.start()
 
@@ -79,11 +80,9 @@ class ShardedEngine:
             self._calls += 1
             is_alone = self._calls == 1
         try:
-            if not is_alone and rows.aligned:
-                return self._run_pieces(rows)
-            if not rows.aligned or len(rows) < self.least:
+            if not rows.aligned or (is_alone and len(rows) < self.least):
                 return self._wide.run(rows)
-            return self._run_shards(rows)
+            return self._run_pieces(rows, is_alone=is_alone)
         finally:
             with self._lock:
                 self._calls -= 1
@@ -105,7 +104,7 @@ class ShardedEngine:
     def end_threads(self) -> None:
         """Ends the threads; idempotent."""
         for _ in self._threads:
-            self._work.put(None)
+            self._line.put(None)
         for thread in self._threads:
             thread.join()
         self._threads.clear()
@@ -114,23 +113,21 @@ class ShardedEngine:
         """Sets `least` and `piece` by measuring sizes from small to large, cut and not, in turns; says what came of it.
 
         Shards pay from the size on after which they never lost; where they lost at the largest, they don't. A piece is
-        the size at which twice the rows took twice as long, and long enough. With a waist there are no pieces to be
-        found, and the measuring ends with the first call that is long enough: 32 rows of EfficientNet-Lite0 in the wide
-        session took 147 MiB, which TensorFlow keeps.
+        the size at which twice the rows took twice as long, and long enough. With a waist, up to which rows go one by
+        one anyhow, it is what a core had of the first call that is long enough, and the measuring ends there: 32 rows
+        of EfficientNet-Lite0 in the wide session took 147 MiB, which TensorFlow keeps.
         """
         least, gain, row_s = 0, 0.0, math.inf
         for rows_a_core in ROWS_A_CORE:
             size = rows_a_core * self._cores
-            wide_s, shards_s = in_turns(self._wide.run, self._run_shards, fill(samples, size))
+            wide_s, shards_s = in_turns(self._wide.run, self._run_pieces, fill(samples, size))
             gain = wide_s / shards_s
             if gain < LOSS:
                 least = 0
             elif not least:
                 least = size
             half_s, row_s = row_s, shards_s / size
-            if shards_s > ENOUGH_S and self.waist:  # its rows go one by one as it is
-                break
-            if shards_s > LONG_S or (shards_s > ENOUGH_S and row_s > FLAT * half_s):
+            if shards_s > LONG_S or (shards_s > ENOUGH_S and (self.waist or row_s > FLAT * half_s)):
                 self.piece = rows_a_core
                 break
         self.least = least or self.least
@@ -145,38 +142,34 @@ class ShardedEngine:
         (report,) = choice.found_shards
         return report
 
-    def _run_shards(self, rows: Rows) -> Rows:
-        """All shards, the first in the calling thread; waits for every one, whatever becomes of the others."""
-        first, *others = _cut(rows, self._cores)
+    def _run_pieces(self, rows: Rows, *, is_alone: bool = True) -> Rows:
+        """All pieces; waits for every one, whatever becomes of the others."""
+        pieces = _cut(rows, self._count(len(rows), is_alone=is_alone))
         done: SimpleQueue[tuple[int, Rows | BaseException]] = SimpleQueue()
-        for place, shard in enumerate(others, 1):
-            self._work.put(_Shard(shard, place, done))
-        answers = [self._try(first)] * self._cores
-        for _ in range(1, self._cores):
-            place, answer = done.get()
-            answers[place] = answer
-        pieces = []
-        for answer in answers:
+        for place, piece in enumerate(pieces):
+            self._line.put(_Piece(piece, place, done))
+        answers = dict(done.get() for _ in pieces)
+        found = []
+        for place in range(len(pieces)):
+            answer = answers[place]
             if not isinstance(answer, Rows):
                 raise answer
-            pieces.append(answer)
-        return join(pieces)
+            found.append(answer)
+        return join(found)
+
+    def _count(self, rows: int, *, is_alone: bool) -> int:
+        """Into how many pieces a call is cut. Beside another, which keeps the other cores busy, it is cut the least."""
+        share = self._cores if is_alone else 1
+        return min(rows, share * (-(-rows // (share * self.piece)) if self.piece else 1))
 
     def _serve(self) -> None:
-        while (shard := self._work.get()) is not None:
-            shard.done.put((shard.place, self._try(shard.rows)))
-            del shard  # its pictures must not stay until the next one comes
-
-    def _run_pieces(self, rows: Rows) -> Rows:
-        """All rows in the calling thread, `piece` of them at most at once, in pieces of equal sizes."""
-        count = -(-len(rows) // self.piece) if self.piece else 1
-        if count < 2:
-            return self._narrow.run(rows)
-        return join([self._narrow.run(piece) for piece in _cut(rows, count)])
+        while (piece := self._line.get()) is not None:
+            piece.done.put((piece.place, self._try(piece.rows)))
+            del piece  # its pictures must not stay until the next one comes
 
     def _try(self, rows: Rows) -> Rows | BaseException:
         try:
-            return self._run_pieces(rows)
+            return self._narrow.run(rows)
         except BaseException as err:  # noqa: BLE001 - carried to the caller's thread
             return err
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -15,7 +16,7 @@ from models.memory import give_back
 from models.rows import Rows
 from models.runner import Runner
 from service.catalogue import Target
-from service.warmup import sweep_sizes, warm_up, warm_up_gently
+from service.warmup import summary, sweep_sizes, warm_up, warm_up_gently
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Hashable, Mapping
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from service.settings import Settings
     from service.warmup import Findings
 
+_log = logging.getLogger("darkroom.service")
 InThread: TypeAlias = "Callable[..., Awaitable[Any]]"  # as asyncio.to_thread
 EDGE_SHARE = 0.95  # of the SLO is the scheduler's, the rest is HTTP's: measured, p99 at 2x overload was 17 ms over 400
 
@@ -74,6 +76,8 @@ class Servable:
             warm = partial(warm_up_gently, sleep=time.sleep)
         findings = await self._in_thread(warm, engine, samples, sizes=sizes, inflight=inflight)
         self.inflight[spec.name] = findings.inflight
+        told = {"model": model.name, "version": model.version, "signature": spec.name}
+        _log.info("warmed up", extra={"fields": told | summary(findings)})
         engines = loaded.engines_of(spec.name)
         for other in list(engines.values())[1:]:  # alike, but each makes its own kernels at its first calls
             await self._in_thread(warm, other, samples, sizes=sizes, inflight=findings.inflight)

@@ -36,6 +36,7 @@ def findings() -> bench.Findings:
         found.heard["Mosec", count] = [heard(1000.0 * count), heard(500.0 * count)]
     found.poisoned = {"Darkroom": [heard(1.0)] * 2, "Mosec": [heard(1.0, failed=0.6), heard(1.0, failed=0.62)]}
     found.limit = [Point(ENGINE, 8, 2, pictures_per_s=4500.0, call_ms=1.0, cpu_us=1.0, rounds_per_s=(4500.0,))]
+    found.beside = {1: [4500.0, 2250.0], 64: [4500.0, 2250.0]}
     found.memory_mb = {"Darkroom": 700.0, "Mosec": 1500.0}
     found.capacity_per_s = 1000.0
     found.latencies = [Latency("Darkroom", 0.5, 500.0, p50_ms=1.0, p99_ms=3.0, answered=1.0)]
@@ -72,7 +73,7 @@ def test_a_ratio_is_of_rounds_so_that_the_machines_pace_falls_out() -> None:
     assert report.ratio(found.heard["Darkroom", 64], found.heard["Mosec", 64]) == 3
     ratios = cells(report.ratio_table(found))
     assert ratios["Darkroom : Mosec"] == ["3.00", "3.00"]
-    assert ratios["Darkroom : the limit"] == ["0.50", "32.00"]
+    assert ratios["Darkroom : the limit"] == ["0.67", "42.67"]
 
 
 def test_workers_are_compared_with_peers_and_not_with_one_process() -> None:

@@ -107,7 +107,7 @@ def test_rows_that_are_not_aligned_are_never_cut() -> None:
     assert (wide.calls, narrow.calls) == ([4], [])
 
 
-def test_a_call_beside_another_keeps_to_its_own_thread() -> None:
+def test_a_call_beside_another_is_not_cut_since_the_other_keeps_the_cores_busy() -> None:
     entered, may_end = threading.Event(), threading.Event()
 
     def wait(_: int) -> None:
@@ -130,6 +130,36 @@ def test_a_call_beside_another_keeps_to_its_own_thread() -> None:
     sharded.close()
 
 
+@pytest.mark.parametrize("cores", [2, 3])
+def test_however_many_calls_there_are_no_more_threads_are_at_work_than_cores(cores: int) -> None:
+    lock, at_work, most = threading.Lock(), [0], [0]
+    all_cores = threading.Barrier(cores)
+
+    def work(_: int) -> None:
+        with lock:
+            at_work[0] += 1
+            most[0] = max(most[0], at_work[0])
+        all_cores.wait(10)  # none goes on before every core has a piece: of 4 * cores pieces none is left over
+        with lock:
+            at_work[0] -= 1
+
+    sharded = engine(Doubler(), Doubler(meanwhile=work), cores)
+    sharded.piece = 1
+    answers: dict[int, list[int]] = {}
+
+    def call(first: int) -> None:
+        answers[first] = [int(value) for value in sharded.run(rows(range(first, first + cores))).columns["y"]]
+
+    calls = [threading.Thread(target=call, args=(100 * number,)) for number in range(1, 5)]
+    for each in calls:
+        each.start()
+    for each in calls:
+        each.join(10)
+    sharded.close()
+    assert most == [cores]
+    assert answers == {100 * n: [2 * (100 * n + row) for row in range(cores)] for n in range(1, 5)}
+
+
 @pytest.mark.parametrize("values", [[13, 1, 2, 3], [1, 2, 3, 13], [13, 13]])
 def test_a_shard_that_fails_fails_the_call_once_all_have_ended(values: list[int]) -> None:
     narrow = Doubler()
@@ -146,7 +176,7 @@ def test_close_ends_the_threads_and_both_engines() -> None:
     wide, narrow = Doubler(), Doubler()
     before = threading.active_count()
     sharded = engine(wide, narrow, cores=4)
-    assert threading.active_count() == before + 3
+    assert threading.active_count() == before + 4
     sharded.close()
     sharded.close()
     assert threading.active_count() == before
@@ -200,6 +230,7 @@ def test_a_thread_runs_no_more_rows_at_once_than_a_piece_and_the_answer_is_the_s
     assert wide.calls == []
     assert sum(narrow.calls) == len(values)
     assert max(narrow.calls) <= piece
+    assert min(narrow.calls) > 0, "TensorFlow fails on none"
 
 
 def test_a_call_beside_another_runs_in_pieces_too() -> None:
@@ -233,7 +264,7 @@ def test_a_piece_is_as_large_as_it_brings_something(
     assert sharded.piece == piece
 
 
-def test_there_are_no_pieces_where_rows_go_one_by_one_up_to_a_waist(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_with_a_waist_a_piece_is_what_a_core_had_of_the_first_long_call(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = itertools.count()
     monkeypatch.setattr("models.turns.time.monotonic", lambda: float(next(clock)))
     narrow = Doubler()
@@ -241,7 +272,7 @@ def test_there_are_no_pieces_where_rows_go_one_by_one_up_to_a_waist(monkeypatch:
     sharded = engine(Doubler(), narrow)
     report = sharded.judge([rows([1])])
     sharded.close()
-    assert sharded.piece == 0
+    assert sharded.piece == 1
     assert "at 2 rows" in report.reason
 
 

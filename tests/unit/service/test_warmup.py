@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import threading
+
 import pytest
 
 from models.fake import EchoEngine, SlowEngine
 from models.rows import Rows
-from service.warmup import REST, sweep_sizes, warm_up, warm_up_gently
+from service.warmup import REST, Findings, summary, sweep_sizes, warm_up, warm_up_gently
 from tests.pictures import picture
 
 
@@ -118,3 +120,24 @@ def test_calls_at_once_hold_no_more_rows_together_than_the_largest_alone(
     alone = engine.sizes.index(16) + 1 + 2  # its first call and the two that count
     assert max(engine.sizes[alone:]) <= 8
     assert findings.inflight in {1, 2}
+
+
+def test_what_was_found_is_told_in_a_line() -> None:
+    findings = Findings(inflight=2, seeds=((8, 0.04), (1, 0.005), (1, 0.006), (1, 0.0056)))
+    assert summary(findings) == {"inflight": 2, "call_ms": {"1": 5.6, "8": 40.0}}
+
+
+def test_of_calls_at_once_the_mean_counts_since_a_quick_one_lets_the_next_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each thread has a clock of its own, on which calls take no time and 4 s in turn."""
+    mine = threading.local()
+    monkeypatch.setattr("service.warmup.time.monotonic", lambda: getattr(mine, "now_s", 0.0))
+
+    class Unsteady(EchoEngine):
+        def run(self, rows: Rows) -> Rows:
+            mine.calls = getattr(mine, "calls", 0) + 1
+            mine.now_s = getattr(mine, "now_s", 0.0) + 4.0 * (mine.calls % 2)
+            return super().run(rows)
+
+    findings = warm_up(Unsteady(), SAMPLES, sizes=(4,), inflight=2)
+    assert [images for images, _ in findings.seeds] == [4, 4]
+    assert all(0 < seconds < 4 for _, seconds in findings.seeds)
