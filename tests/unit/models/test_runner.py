@@ -188,6 +188,51 @@ def test_threads_run_batches_beside_each_other() -> None:
     desk.runner.close()
 
 
+class Witness:
+    """An echo that notes which thread ran each picture, and waits before it answers one named `gate`."""
+
+    passes: tuple[PassReport, ...] = ()
+
+    def __init__(self) -> None:
+        self.spec = ECHO
+        self.seen: list[tuple[bytes, int]] = []
+        self.gate = threading.Event()
+        self._echo = EchoEngine()
+
+    def run(self, rows: Rows) -> Rows:
+        (name,) = rows.columns["images"]
+        self.seen.append((name, threading.get_ident()))
+        if name == b"gate":
+            assert self.gate.wait(LIMIT_S)
+        return self._echo.run(rows)
+
+    def close(self) -> None: ...
+
+
+def test_lone_batches_all_run_in_the_thread_that_was_busy_last_while_others_are_idle() -> None:
+    witness = Witness()
+    desk = Desk(witness, threads=4)
+    idle = desk.runner._line._idle  # whether a thread waits can be seen nowhere else
+    for n in range(10):
+        end_s = time.monotonic() + LIMIT_S
+        while len(idle) < 4 and time.monotonic() < end_s:
+            time.sleep(0.001)
+        desk.run([(pictures(b"%d" % n), 0, 1)])
+    assert len({thread for _, thread in witness.seen}) == 1
+    desk.runner.close()
+
+
+def test_what_waits_for_a_thread_keeps_its_order() -> None:
+    witness = Witness()
+    desk = Desk(witness)
+    for name in (b"gate", b"a", b"b", b"c"):
+        desk.runner.start([(pictures(name), 0, 1)], 0, desk.reports.put)
+    witness.gate.set()
+    found = [digests(results(desk.reports.get(timeout=LIMIT_S))[0]) for _ in range(4)]
+    assert found == [[crc32(name)] for name in (b"gate", b"a", b"b", b"c")]
+    desk.runner.close()
+
+
 def test_close_answers_what_was_handed_over_and_ends_the_threads() -> None:
     desk = Desk(EchoEngine(), threads=2)
     for _ in range(20):
