@@ -106,6 +106,7 @@ class Member:
         *,
         take: Callable[[socket.socket], object],
         report: Callable[[], dict[str, Any]],
+        known: Callable[[], None],
         leave: Callable[[], None],
     ) -> None:
         """Begins to hear the supervisor.
@@ -113,6 +114,7 @@ class Member:
         Args:
             take: called with each connection that it hands over.
             report: what it is to know of this worker; told when it has changed.
+            known: called when it has heard that this worker is ready: from then on connections go to those that are.
             leave: called when it is gone.
         """
         loop = asyncio.get_running_loop()
@@ -120,7 +122,7 @@ class Member:
         await self._talk.open(self._line)
         line = loop.create_task(self._talk.run())
         line.add_done_callback(lambda _: leave())
-        self._tasks += [line, loop.create_task(self._keep_reporting(report))]
+        self._tasks += [line, loop.create_task(self._keep_reporting(report, known))]
 
     def refuse(self) -> None:
         """Takes no connection any more; idempotent."""
@@ -198,14 +200,18 @@ class Member:
             case _:
                 await self._alone.label(name, change["labels"])
 
-    async def _keep_reporting(self, report: Callable[[], dict[str, Any]]) -> None:
-        told: dict[str, Any] = {}
+    async def _keep_reporting(self, report: Callable[[], dict[str, Any]], known: Callable[[], None]) -> None:
+        told: dict[str, Any] = {"is_ready": False}
         while True:
             await asyncio.sleep(REPORT_S)
             news = report() | {"taken": self._taken}
-            if news != told:
+            if news["is_ready"] and not told["is_ready"]:
+                with suppress(HungUp):  # then this worker is leaving
+                    await self._talk.ask({"report": news})
+                    known()
+            elif news != told:
                 self._talk.tell({"report": news})
-                told = news
+            told = news
 
     def _receive(self, take: Callable[[socket.socket], object]) -> None:
         """Takes what has come; a connection is a byte with a descriptor."""

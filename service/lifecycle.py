@@ -48,6 +48,7 @@ class Lifecycle:
         self._metrics = metrics
         self.state = State.STARTING
         self.is_serving = self.is_draining = False
+        self.is_expected = True  # of several workers, the supervisor knows that this one is ready
         self._tasks: list[asyncio.Task[None]] = []  # none of them ends while the server is well
         self._loading: asyncio.Task[None] | None = None
         self.failure: Exception | None = None
@@ -55,6 +56,11 @@ class Lifecycle:
 
     @property
     def is_ready(self) -> bool:
+        """Whether whoever connects is served: this process takes requests, and who hands connections over knows it."""
+        return self.is_expected and self.takes_requests
+
+    @property
+    def takes_requests(self) -> bool:
         """Whether a predict request would be taken: models are loaded, every batcher is alive, nothing is stopping."""
         return self.is_serving and self._repository.are_healthy and all(not t.done() for t in self._tasks)
 

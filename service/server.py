@@ -108,6 +108,7 @@ class Server:
         factory = partial(protocol, loop=self.loop, app=self.app, connections=server.connections)
         tls = _ssl_context(self._settings)
         opening: set[asyncio.Task[Any]] = set()
+        lifecycle = self.darkroom.lifecycle
 
         def take(connection: socket.socket) -> None:
             connection.setblocking(False)
@@ -116,10 +117,14 @@ class Server:
             task.add_done_callback(opening.discard)
 
         def report() -> dict[str, Any]:
-            is_ready = self._is_announced and self.darkroom.lifecycle.is_ready
+            is_ready = self._is_announced and lifecycle.takes_requests
             return {"is_ready": is_ready, "connections": len(server.connections) + len(opening)}
 
-        await member.open(take=take, report=report, leave=self.stop)
+        def known() -> None:
+            lifecycle.is_expected = True
+
+        lifecycle.is_expected = False
+        await member.open(take=take, report=report, known=known, leave=self.stop)
 
     async def _announce(self) -> None:
         """Says where it listens at once, and what to type as soon as it can be answered; a worker tells only that."""

@@ -114,6 +114,16 @@ def _answer_or_nothing(client: httpx.Client) -> str | None:
         return None
 
 
+def test_who_was_told_that_it_is_ready_is_served_whichever_worker_gets_the_next_connection() -> None:
+    process = Process("--workers=2", FAKE)
+    try:
+        _until(lambda: bool(process.url))
+        _until(lambda: httpx.get(process.url + "/v2/health/ready", timeout=60).status_code == 200)
+        assert {httpx.post(process.url, files={"image": ("a", picture())}).status_code for _ in range(8)} == {200}
+    finally:
+        process.stop()
+
+
 def test_who_comes_while_a_worker_is_replaced_gets_one_that_is_ready() -> None:
     with _crew() as process:
         for pid in _pids(process):
