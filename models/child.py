@@ -19,6 +19,9 @@ REFUSED = 3  # exit status: what went out is the reason why it cannot be served
 def main() -> int:
     """Prepares the job; returns the exit status: 0 or REFUSED."""
     os.nice(NICENESS)
+    os.environ["CUDA_VISIBLE_DEVICES"] = (
+        "-1"  # what is prepared is proven on the CPU, and a GPU's memory is the server's
+    )
     with contextlib.suppress(OSError):
         OOM_SCORE.write_text("1000", "ascii")  # where memory runs out this process goes, not the server
     job = Job.parse(sys.stdin.readline())

@@ -34,12 +34,16 @@ def find_cut(graph_def: Any, feeds: Sequence[str], fetches: Sequence[str]) -> tu
     if not judges:
         raise ValueError("no op of the graph judges its strings")
     cut = _outside_loops(judges, nodes, readers)
-    in_front, _ = names_in_reach(graph_def, sorted(cut))
-    layers = {nodes[name].op for name in in_front & nodes.keys()} & _LAYERS
-    layers |= {node.op for node in nodes_in_reach(graph_def, sorted(cut))} & _CONVOLUTIONS  # a MatMul there makes grey
-    if layers:
+    if layers := layers_before(graph_def, sorted(cut)):
         raise ValueError(f"its strings are judged behind {', '.join(sorted(layers))}, or by a function that holds it")
     return tuple(sorted(cut))
+
+
+def layers_before(graph_def: Any, tensors: Sequence[str]) -> set[str]:
+    """The ops of the layers that computing `tensors` runs. In a function a MatMul is none: there it makes grey."""
+    in_front, _ = names_in_reach(graph_def, tensors)
+    layers = {node.op for node in graph_def.node if node.name in in_front} & _LAYERS
+    return layers | {node.op for node in nodes_in_reach(graph_def, tensors)} & _CONVOLUTIONS
 
 
 def readers_of(nodes: Mapping[str, Any]) -> Mapping[str, list[str]]:

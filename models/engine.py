@@ -15,7 +15,9 @@ from models.choices import Choice, Choices
 from models.contract import Engine, PassReport
 from models.custom_ops import load_custom_ops
 from models.errors import LoadFailed
+from models.front import Cores, find_joints, with_front
 from models.job import Job
+from models.joint import Joint, with_joints
 from models.loaded import LoadedModel
 from models.original import Original, open_original
 from models.placement import Device, place, resolve
@@ -134,7 +136,10 @@ def open_artifact(
     rounds = any(report.name == BF16 and report.applied for reports in artifact.passes.values() for report in reports)
     options = replace(options, bf16=rounds)
     left = {name: spec for name, spec in specs.items() if name not in artifact.bindings}
-    sessions = {str(device): _session_on(device, artifact, options) for device in devices} if artifact.graph else {}
+    joints = _joints(artifact, options, devices)
+    sessions = (
+        {str(device): _session_on(device, artifact, options, joints) for device in devices} if artifact.graph else {}
+    )
     original: Original | None = None
     if left:
         first = _options_on(devices[0], options)
@@ -150,7 +155,7 @@ def open_artifact(
         }
 
     replicas = {name: engines(name) for name in specs}
-    others = _compile(replicas, artifact, options, devices) if xla else []
+    others = _compile(replicas, artifact, options, devices, joints) if xla else []
     narrow: Any = None
     if artifact.graph:
         with ThreadPoolExecutor(1) as passing:  # with it goes what oneDNN keeps for a thread
@@ -159,9 +164,10 @@ def open_artifact(
                 _shard, replicas, artifact, options, devices, session=first, choices=choices or Choices()
             )
             narrow = trial.result()
+    fronts = _front(replicas, artifact, options, devices, joints)
 
     def free() -> None:
-        for each in (*sessions.values(), *others, narrow, original):
+        for each in (*sessions.values(), *others, narrow, fronts, original):
             if each is not None:
                 each.close()
 
@@ -170,7 +176,11 @@ def open_artifact(
 
 
 def _compile(
-    replicas: Mapping[str, dict[str, Engine]], artifact: Artifact, options: SessionOptions, devices: Sequence[Device]
+    replicas: Mapping[str, dict[str, Engine]],
+    artifact: Artifact,
+    options: SessionOptions,
+    devices: Sequence[Device],
+    joints: Mapping[str, Joint],
 ) -> list[Any]:
     """Puts compiled engines in the place of those that they beat; the sessions that they need besides."""
     for name in replicas.keys() - artifact.bindings.keys():
@@ -179,11 +189,11 @@ def _compile(
     for device in devices if artifact.bindings else ():
         on_it = {name: replicas[name][str(device)] for name in artifact.bindings}
         try:
-            session = _session_on(device, artifact, replace(options, xla=True))
+            session = _session_on(device, artifact, replace(options, xla=True), joints)
         except Exception as err:  # noqa: BLE001 - whatever TensorFlow raises, the plain graph still serves
             refuse(on_it, f"TensorFlow refuses the graph: {clean(str(err))}")
             continue
-        kept = compiled(on_it, session, artifact.bindings, artifact.samples)
+        kept = compiled(on_it, session, artifact.bindings, artifact.samples, float_bytes=device.float_bytes)
         for name, engine in kept.items():
             replicas[name][str(device)] = engine
         if kept:
@@ -191,6 +201,50 @@ def _compile(
         else:
             session.close()
     return sessions
+
+
+def _joints(artifact: Artifact, options: SessionOptions, devices: Sequence[Device]) -> dict[str, Joint]:
+    """What is put into the graph for its fronts."""
+    if not _have_fronts(artifact, options, devices):
+        return {}
+    graph_def = graph_pb2.GraphDef.FromString(artifact.graph)
+    return find_joints(graph_def, artifact.bindings.values(), _cores(options))
+
+
+def _front(
+    replicas: Mapping[str, dict[str, Engine]],
+    artifact: Artifact,
+    options: SessionOptions,
+    devices: Sequence[Device],
+    joints: Mapping[str, Joint],
+) -> Cores | None:
+    """Puts engines with their front on the CPU's cores in the place of those that they beat; the threads, or None."""
+    if not _have_fronts(artifact, options, devices):
+        return None
+    graph_def = graph_pb2.GraphDef.FromString(artifact.graph)
+    cores, is_used = Cores(_cores(options)), False
+    for device in devices:
+        each = {name: replicas[name][str(device)] for name in artifact.bindings}
+        whole = {name: engine for name, engine in each.items() if isinstance(engine, SessionEngine)}
+        fronted = with_front(
+            whole, graph_def, artifact.bindings, artifact.samples, cores, joints=joints, float_bytes=device.float_bytes
+        )
+        for name, engine in fronted.items():
+            replicas[name][str(device)] = engine
+            is_used = True
+    if is_used:
+        return cores
+    cores.close()
+    return None
+
+
+def _have_fronts(artifact: Artifact, options: SessionOptions, devices: Sequence[Device]) -> bool:
+    """Not on the one CPU: there the layers run on the same cores, and shards do better (models/shards.py)."""
+    return bool(artifact.graph) and tuple(devices) != (Device("cpu", 0),) and _cores(options) > 1
+
+
+def _cores(options: SessionOptions) -> int:
+    return options.intra_op_threads or os.cpu_count() or 1
 
 
 def _shard(
@@ -205,7 +259,7 @@ def _shard(
     """Puts sharded engines in the place of those that they beat; the session that they need besides, or None."""
     device = str(devices[0])
     wide = {name: each for name in artifact.bindings if isinstance(each := replicas[name].get(device), SessionEngine)}
-    cores = options.intra_op_threads or os.cpu_count() or 1
+    cores = _cores(options)
     if reason := objection(devices, cores, len(artifact.graph)):
         for engine in wide.values():
             engine.passes = (*engine.passes, PassReport(SHARD, applied=False, reason=reason))
@@ -258,10 +312,12 @@ def _choice(wide: SessionEngine, sharded: ShardedEngine | None, waist: PassRepor
     return Choice(sharded.waist, sharded.least, sharded.piece, waist, shards)
 
 
-def _session_on(device: Device, artifact: Artifact, options: SessionOptions) -> Any:
+def _session_on(device: Device, artifact: Artifact, options: SessionOptions, joints: Mapping[str, Joint]) -> Any:
     graph_def = place(graph_pb2.GraphDef.FromString(artifact.graph), device, artifact.bindings.values())
     if options.xla:
         graph_def = mark(graph_def, artifact.bindings.values())
+    if joints:
+        graph_def = with_joints(graph_def, joints.values(), device.path)
     return open_session(graph_def, _options_on(device, options))
 
 

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from models._tensorflow import graph_pb2, tf
-from models.cut import find_cut
 from models.errors import LoadFailed
-from models.reach import names_in_reach
+from models.front import find_front
 from models.session import Binding
+from models.verify import EXACT, TF32
 
 PATTERN = r"auto|cpu(:[1-9][0-9]?)?|gpu(:[0-9]+(,[0-9]+)*)?"
 
@@ -24,6 +24,11 @@ class Device:
 
     def __str__(self) -> str:
         return f"{self.kind}:{self.index}"
+
+    @property
+    def float_bytes(self) -> int:
+        """How exact its floats are at best; see models/verify.py. A GPU multiplies in TF32."""
+        return TF32 if self.kind == "gpu" else EXACT
 
     @property
     def path(self) -> str:
@@ -70,12 +75,14 @@ def place(graph_def: Any, device: Device, bindings: Iterable[Binding]) -> Any:
 
 
 def decoding(graph_def: Any, bindings: Iterable[Binding]) -> set[str]:
-    """The names of the nodes that judge and decode strings; none where nothing is decoded, or behind a layer."""
+    """The names of the nodes that judge and decode strings, up to where all rows have come together (models/front.py).
+
+    None where nothing is decoded, or behind a layer.
+    """
     nodes: set[str] = set()
     for binding in bindings:
         try:
-            cut = find_cut(graph_def, list(binding.feeds.values()), list(binding.fetches.values()))
+            nodes |= find_front(graph_def, binding)[1]
         except ValueError:  # nothing is decoded, or behind a layer: soft placement finds each op a kernel
             continue
-        nodes |= names_in_reach(graph_def, cut)[0]
     return nodes

@@ -32,11 +32,15 @@ def prepare(
 ) -> Artifact:
     """Reads, rewrites and verifies the SavedModel at `path`.
 
+    All of it is done on the CPU, whatever the model will run on: a GPU multiplies floats in TF32, of 11 bits, and by
+    another kernel for another number of rows, so that no rewrite and no batch would be proven right there.
+
     A signature that keeps state is not run here, so that a load leaves no trace in it.
 
     Raises:
         LoadFailed: it cannot be read, or none of its signatures can be served.
     """
+    options = replace(options, uses_gpus=False)
     meta_graph = read_meta_graph(path)
     specs, refused = read_signatures(meta_graph)
     if not specs:

@@ -30,6 +30,15 @@ _QUOTED_DATA = re.compile(r"(, value: |starting with )?'(?:[^']{40,}|[^']*\\[0-9
 _INVALID = (tf.errors.InvalidArgumentError, UnicodeDecodeError)
 
 
+Spread = Callable[[Callable[..., Sequence[Any]], Sequence[Any]], Sequence[Any]]  # front, arrays → values to feed
+
+
+def one_by_one(front: Callable[..., Sequence[Any]], arrays: Sequence[Any]) -> Sequence[Any]:
+    """The front's first output for all rows, each run alone, in the calling thread."""
+    rows = range(len(arrays[0]))
+    return [np.concatenate([front(*[array[row : row + 1] for array in arrays])[0] for row in rows])]
+
+
 @dataclass(frozen=True, slots=True)
 class Binding:
     """Which tensors of a graph are a signature's inputs and outputs, and which of its nodes judge a row."""
@@ -42,8 +51,9 @@ class Binding:
 class SessionEngine:
     """One signature of a graph in a session; the session is somebody else's to close.
 
-    With a `waist` (models/waist.py: the name of a tensor that all rows pass through) what stands before that is run for
-    each row alone, and what stands behind it for all of them. Such an engine takes aligned rows only.
+    With a `waist` (models/waist.py: the name of a tensor that all rows pass through) what stands before that is run as
+    `spread` does, for each row alone or in pieces, and what stands behind it for all of them. Such an engine takes
+    aligned rows only. `spread` gives values of the waist and of `more`, the other tensors of a joint (models/joint.py).
     """
 
     def __init__(
@@ -54,21 +64,27 @@ class SessionEngine:
         *,
         passes: tuple[PassReport, ...] = (),
         waist: str = "",
+        spread: Spread = one_by_one,
+        more: Sequence[str] = (),
     ) -> None:
         self.spec = spec
         self.passes = passes
         self._session = session
         self._binding = binding
         self.waist = waist
+        self._spread = spread
+        self._more_fed = more
         self._front = make_callable(session, list(binding.feeds.values()), [waist]) if waist else None
         self._hoisted = any(report.name == "hoist_base64" and report.applied for report in passes)
         self._all = tuple(sorted(binding.fetches))
         self._callables = {self._all: self._make(self._all)}
         self._judge = make_callable(session, list(binding.feeds.values()), targets=binding.cut) if binding.cut else None
 
-    def at_waist(self, waist: str) -> "SessionEngine":
-        """The same signature with a waist; see models/waist.py."""
-        return SessionEngine(self.spec, self._session, self._binding, passes=self.passes, waist=waist)
+    def at_waist(self, waist: str, spread: Spread = one_by_one, more: Sequence[str] = ()) -> "SessionEngine":
+        """The same signature with a waist; see models/waist.py and models/front.py."""
+        return type(self)(
+            self.spec, self._session, self._binding, passes=self.passes, waist=waist, spread=spread, more=more
+        )
 
     def run(self, rows: Rows) -> Rows:
         """The outputs of one call; see models.contract.Engine."""
@@ -143,16 +159,11 @@ class SessionEngine:
 
     def _make_call(self, feeds: list[str], fetches: Sequence[str]) -> Any:
         """`make_callable`, by way of the waist where there is one."""
-        front = self._front
+        front, spread = self._front, self._spread
         if front is None:
             return make_callable(self._session, feeds, fetches)
-        behind = make_callable(self._session, [self.waist], fetches)
-
-        def call(*arrays: Any) -> Any:
-            rows = range(len(arrays[0]))
-            return behind(np.concatenate([front(*[array[row : row + 1] for array in arrays])[0] for row in rows]))
-
-        return call
+        behind = make_callable(self._session, [self.waist, *self._more_fed], fetches)
+        return lambda *arrays: behind(*spread(front, arrays))
 
 
 def _fault(judge: Callable[..., object], arrays: list[Any]) -> InvalidInput | None:

@@ -13,6 +13,8 @@ from models.session import SessionEngine, objects
 # and fused ones, add in another order. Half and bfloat16 keep 11 and 8 bits.
 TOLERANCE = {2: 2e-2, 4: 1e-5, 8: 1e-9}  # by bytes of the dtype
 EXACT_KINDS = frozenset("biuOS")
+# How exact floats can be at most, as the bytes of a dtype: a GPU multiplies float32 in TF32, which has half's 11 bits.
+EXACT, TF32 = 8, 2
 
 
 def usable(original: Engine, sets: Iterable[list[Rows]]) -> list[Rows]:
@@ -36,11 +38,11 @@ def batches(singles: Sequence[Rows]) -> list[Rows]:
     return [*singles, join(singles[:2]), join(singles[-3:])]
 
 
-def difference(original: Engine, rewritten: Engine, singles: Sequence[Rows]) -> str:
-    """How the rewritten signature differs from the original on these rows; empty: in nothing."""
+def difference(original: Engine, rewritten: Engine, singles: Sequence[Rows], *, float_bytes: int = EXACT) -> str:
+    """How the rewritten signature differs from the original on these rows; empty: in nothing. See `unequal`."""
     for rows in batches(singles):
         try:
-            found = unequal(original.run(rows), rewritten.run(rows))
+            found = unequal(original.run(rows), rewritten.run(rows), float_bytes=float_bytes)
         except ModelError as err:
             found = f"it fails: {err}"
         if found:
@@ -92,15 +94,15 @@ def _cut_short(rows: Rows) -> Rows:
     return Rows(rows.columns | halves)
 
 
-def unequal(one: Rows, other: Rows) -> str:
-    """How two answers differ by more than rounding; empty: in nothing."""
+def unequal(one: Rows, other: Rows, *, float_bytes: int = EXACT) -> str:
+    """How two answers differ by more than rounding; empty: in nothing. A float is as exact as one of `float_bytes`."""
     for name, column in one.columns.items():
-        if found := _unequal_columns(column, other.columns[name]):
+        if found := _unequal_columns(column, other.columns[name], float_bytes):
             return f"output {name!r} {found}"
     return ""
 
 
-def _unequal_columns(one: Column, other: Column) -> str:
+def _unequal_columns(one: Column, other: Column, float_bytes: int) -> str:
     if isinstance(one, list) or isinstance(other, list):
         same = isinstance(one, list) and isinstance(other, list) and one == other
         return "" if same else "differs"
@@ -109,7 +111,7 @@ def _unequal_columns(one: Column, other: Column) -> str:
     if one.dtype.kind in EXACT_KINDS:
         return "" if np.array_equal(one, other) else "differs"
     left, right = one.astype(np.float64), other.astype(np.float64)
-    tolerance = TOLERANCE[one.dtype.itemsize]
+    tolerance = TOLERANCE[min(one.dtype.itemsize, float_bytes)]
     scale = float(np.max(np.abs(left[np.isfinite(left)]), initial=0.0))
     if np.allclose(left, right, rtol=tolerance, atol=tolerance * max(scale, 1e-3), equal_nan=True):
         return ""

@@ -16,7 +16,7 @@ from models.rows import Rows, fill
 from models.session import Binding, SessionEngine, clean
 from models.spec import SignatureSpec
 from models.turns import in_turns
-from models.verify import unequal
+from models.verify import EXACT, unequal
 
 _log = logging.getLogger("darkroom.models")
 XLA = "xla"  # the name of the pass
@@ -27,10 +27,8 @@ MIN_GAIN = 1.02  # guess: less is noise, and not worth a compilation
 class CompiledEngine(SessionEngine):
     """A signature of a marked graph. A size that is new is run twice, so that it is compiled then and not later."""
 
-    def __init__(
-        self, spec: SignatureSpec, session: Any, binding: Binding, *, passes: tuple[PassReport, ...] = ()
-    ) -> None:
-        super().__init__(spec, session, binding, passes=passes)
+    def __init__(self, spec: SignatureSpec, session: Any, binding: Binding, **rest: Any) -> None:
+        super().__init__(spec, session, binding, **rest)
         self._met: set[tuple[tuple[str, ...], int]] = set()  # asked outputs, rows
 
     def run(self, rows: Rows) -> Rows:
@@ -58,6 +56,8 @@ def compiled(
     session: Any,
     bindings: Mapping[str, Binding],
     samples: Mapping[str, Sequence[Rows]],
+    *,
+    float_bytes: int = EXACT,
 ) -> dict[str, CompiledEngine]:
     """The signatures for which XLA is measured to pay; every other one is told why not in its passes. Never raises.
 
@@ -66,12 +66,13 @@ def compiled(
         session: one of the marked graph.
         bindings: where each signature is in that graph.
         samples: single rows that each takes.
+        float_bytes: how exact the device is; see models/verify.py.
     """
     kept = {}
     for name, engine in plain.items():
         try:
             candidate = CompiledEngine(engine.spec, session, bindings[name], passes=engine.passes)
-            report = _judge(engine, candidate, samples[name])
+            report = _judge(engine, candidate, samples[name], float_bytes)
         except Exception as err:  # noqa: BLE001 - whatever XLA raises, the plain graph still serves
             refuse({name: engine}, f"it fails: {clean(str(err))}")
             continue
@@ -91,7 +92,7 @@ def refuse(engines: Mapping[str, Any], reason: str) -> None:
         _log.warning("pass %s is dropped for signature %r: %s", XLA, name, reason)
 
 
-def _judge(plain: Engine, candidate: CompiledEngine, singles: Sequence[Rows]) -> PassReport:
+def _judge(plain: Engine, candidate: CompiledEngine, singles: Sequence[Rows], float_bytes: int) -> PassReport:
     """Whether XLA is faster at every size and answers as the plain graph does, which answers as the original does."""
     if not plain.spec.batched:
         return PassReport(XLA, applied=False, reason="each of its requests may have another shape")
@@ -104,7 +105,7 @@ def _judge(plain: Engine, candidate: CompiledEngine, singles: Sequence[Rows]) ->
         if gain < MIN_GAIN:
             return PassReport(XLA, applied=False, reason=gains[-1])
         for rows in calls:
-            if found := unequal(plain.run(rows), candidate.run(rows)):
+            if found := unequal(plain.run(rows), candidate.run(rows), float_bytes=float_bytes):
                 return PassReport(XLA, applied=False, reason=f"its answer is not the graph's: at {size} rows, {found}")
     if not any(node.endswith("/xla_run") for node in candidate.nodes_of(singles[0])):
         return PassReport(XLA, applied=False, reason="XLA finds nothing in it to compile")

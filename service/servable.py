@@ -16,7 +16,7 @@ from models.memory import give_back
 from models.rows import Rows
 from models.runner import Runner
 from service.catalogue import Target
-from service.warmup import summary, sweep_sizes, warm_up, warm_up_gently
+from service.warmup import REST, meet_sizes, summary, sweep_sizes, warm_up, warm_up_gently
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Hashable, Mapping
@@ -67,20 +67,11 @@ class Servable:
     async def _open(self, loaded: LoadedModel, engine: Engine, beside: Mapping[str, int] | None) -> Target:
         """One signature: measured, given its threads and its batcher."""
         settings, spec, model = self._settings, engine.spec, loaded.spec
-        samples = loaded.samples.get(spec.name, ())
-        sizes = sweep_sizes(settings.max_batch_images, settings.allowed_batch_sizes)
-        inflight = settings.max_inflight_batches
-        warm: Callable[..., Findings] = partial(warm_up, workers=settings.workers)
-        if beside is not None:
-            inflight = inflight or beside.get(spec.name, 1)
-            warm = partial(warm_up_gently, sleep=time.sleep)
-        findings = await self._in_thread(warm, engine, samples, sizes=sizes, inflight=inflight)
+        findings = await self._warm_up(loaded, engine, beside)
         self.inflight[spec.name] = findings.inflight
         told = {"model": model.name, "version": model.version, "signature": spec.name}
         _log.info("warmed up", extra={"fields": told | summary(findings)})
         engines = loaded.engines_of(spec.name)
-        for other in list(engines.values())[1:]:  # alike, but each makes its own kernels at its first calls
-            await self._in_thread(warm, other, samples, sizes=sizes, inflight=findings.inflight)
         runner = Runner(engine, threads=findings.inflight, devices=engines, lone_s=findings.lone_s)
         for device in engines:  # the first question blocks: not at a scrape, on the event loop
             await self._in_thread(device_memory, device)
@@ -101,7 +92,27 @@ class Servable:
         self._metrics.wire = spec.wire.value
         self._metrics.passes |= {report.name: report.applied for report in engine.passes}
         passes = [report._asdict() for report in engine.passes]
-        return Target(model, spec, batcher, self._metrics, passes, samples)
+        return Target(model, spec, batcher, self._metrics, passes, loaded.samples.get(spec.name, ()))
+
+    async def _warm_up(self, loaded: LoadedModel, engine: Engine, beside: Mapping[str, int] | None) -> Findings:
+        """Runs all engines of a signature, each of which makes its own kernels; what was found of the first."""
+        settings, name = self._settings, engine.spec.name
+        samples = loaded.samples.get(name, ())
+        sizes = sweep_sizes(settings.max_batch_images, settings.allowed_batch_sizes)
+        inflight = settings.max_inflight_batches
+        warm: Callable[..., Findings] = partial(warm_up, workers=settings.workers)
+        rest: Callable[[float], None] = _no_rest
+        if beside is not None:
+            inflight = inflight or beside.get(name, 1)
+            warm, rest = partial(warm_up_gently, sleep=time.sleep), _rest
+        findings: Findings = await self._in_thread(warm, engine, samples, sizes=sizes, inflight=inflight)
+        engines = loaded.engines_of(name)
+        for other in list(engines.values())[1:]:
+            await self._in_thread(warm, other, samples, sizes=sizes, inflight=findings.inflight)
+        every = settings.allowed_batch_sizes or range(1, 1 + (findings.ended_at or settings.max_batch_images))
+        for each in (each for device, each in engines.items() if device.startswith("gpu:")):
+            await self._in_thread(meet_sizes, each, samples, every, rest=rest)
+        return findings
 
     async def drain(self, timeout_s: float) -> None:
         """Answers what was accepted, `timeout_s` at most, refusing what is new."""
@@ -134,6 +145,14 @@ class Servable:
         loaded, self._loaded = self._loaded, None
         if loaded is not None:
             loaded.close()
+
+
+def _rest(seconds: float) -> None:
+    time.sleep(REST * seconds)
+
+
+def _no_rest(seconds: float) -> None:
+    """There is nobody to leave the machine to."""
 
 
 def story(loaded: LoadedModel) -> dict[str, object]:

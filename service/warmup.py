@@ -14,7 +14,7 @@ from models.rows import fill
 from service.machine import cores_each
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from models.contract import Engine
     from models.rows import Rows
@@ -112,6 +112,23 @@ def warm_up_gently(
                 break
     lone_s = min((seconds for images, seconds in seeds if images == min(sizes)), default=math.inf)
     return Findings(inflight, tuple(seeds), _ended_at(sizes, [images for images, _ in seeds]), lone_s)
+
+
+def meet_sizes(engine: Engine, samples: Sequence[Rows], sizes: Iterable[int], *, rest: Callable[[float], None]) -> None:
+    """Runs each of `sizes` once; blocks while it does.
+
+    On a GPU cuDNN looks for its kernels when a size first comes, and whoever comes with it waits. Measured on an H100
+    with EfficientNet-Lite0: 30 to 60 ms instead of 5 to 20, for all sizes up to 32 a second together.
+
+    Args:
+        engine: what to run.
+        samples: single rows that it takes.
+        sizes: rows a call.
+        rest: is called with the seconds of each call, after it.
+    """
+    for size in sizes if samples and engine.spec.batched else ():
+        (seconds,) = _time_calls(engine, fill(samples, size), 1)
+        rest(seconds)
 
 
 def sweep_sizes(max_batch_images: int, allowed: Sequence[int] = ()) -> tuple[int, ...]:

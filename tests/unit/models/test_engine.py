@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from models._tensorflow import tf
+from models._tensorflow import SessionOptions, tf
 from models.contract import Engine
-from models.engine import load_model
+from models.engine import load_model, prepare
 from models.errors import InvalidInput, LoadFailed, PredictFailed
 from models.loaded import LoadedModel
 from models.rows import Rows, join
@@ -329,6 +329,21 @@ def test_a_closed_model_fails_and_closing_twice_is_harmless(built: Built, build:
     model.close()
     with pytest.raises(PredictFailed):
         engine.run(Rows({engine.spec.inputs[0].name: [jpeg(1)]}))
+
+
+def test_all_that_is_proven_is_run_on_the_cpu(built: Built, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[bool] = []
+    plain = SessionOptions.proto
+
+    def note(options: SessionOptions) -> Any:
+        given.append(options.uses_gpus)
+        return plain(options)
+
+    path = built(savedmodels.pictures)
+    monkeypatch.setattr(SessionOptions, "proto", note)
+    prepare(path, name="m", version=1, options=SessionOptions(uses_gpus=True))
+    assert given
+    assert not any(given)
 
 
 def test_every_sample_is_one_row_and_all_ride_in_one_batch(built: Built) -> None:

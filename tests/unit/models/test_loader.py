@@ -62,6 +62,17 @@ def test_a_child_prepares_what_the_next_load_finds(built: Callable[[Build], Path
     assert kept.read_bytes() == written[1]
 
 
+def test_the_child_sees_no_gpu(tmp_path: Path) -> None:
+    told = "import os, models.child as c; c._prepare = lambda _: os.environ['CUDA_VISIBLE_DEVICES'].encode(); c.main()"
+    command = [sys.executable, "-c", told]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdin
+        assert child.stdout
+        child.stdin.write(Job(tmp_path, "m", 1).dump() + "\n")
+        child.stdin.flush()
+        assert child.stdout.read() == "-1"
+
+
 def test_what_two_load_at_once_is_prepared_once(
     built: Callable[[Build], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

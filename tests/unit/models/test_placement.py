@@ -20,6 +20,12 @@ Built = Callable[[Build], Path]
 CPU = Device("cpu", 0)
 
 
+@pytest.fixture
+def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("models.placement.tf.config.list_physical_devices", lambda _: [])
+
+
+@pytest.mark.usefixtures("no_gpu")
 def test_the_devices_that_a_name_means_on_a_machine_without_gpus() -> None:
     assert resolve("auto") == resolve("cpu") == resolve("cpu:1") == (CPU,)
     assert resolve("cpu:2") == (Device("cpu", 0, 2), Device("cpu", 1, 2))
@@ -34,6 +40,7 @@ def test_auto_takes_every_gpu_and_a_list_takes_those_named(monkeypatch: pytest.M
         resolve("gpu:0,2")
 
 
+@pytest.mark.usefixtures("no_gpu")
 @pytest.mark.parametrize("wanted", ["gpu", "gpu:0"])
 def test_a_gpu_that_is_not_there_is_refused(wanted: str) -> None:
     with pytest.raises(LoadFailed, match="TensorFlow sees no GPU"):

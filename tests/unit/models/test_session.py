@@ -140,6 +140,12 @@ def test_the_session_options_reach_the_session() -> None:
     assert (proto.gpu_options.allow_growth, proto.gpu_options.per_process_gpu_memory_fraction) == (False, 0.5)
 
 
+def test_a_session_on_the_cpu_touches_no_gpu_and_pins_no_memory_for_one() -> None:
+    on_gpu, on_cpu = SessionOptions().proto(), SessionOptions(uses_gpus=False).proto()
+    assert ("GPU" in on_gpu.device_count, on_gpu.gpu_options.force_gpu_compatible) == (False, True)
+    assert (on_cpu.device_count["GPU"], on_cpu.gpu_options.force_gpu_compatible) == (0, False)
+
+
 @pytest.mark.parametrize("config", [{"allow_groth": True}, {"allow_growth": "true"}, {"allow_growth": 1}])
 def test_a_session_config_that_simple_tensorflow_serving_does_not_have_is_refused(config: dict[str, Any]) -> None:
     with pytest.raises(LoadFailed, match=next(iter(config))):

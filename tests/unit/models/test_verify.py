@@ -14,7 +14,7 @@ from models.errors import InvalidInput
 from models.rows import Rows, join
 from models.samples import SINGLES, PictureMaker, candidates
 from models.spec import SignatureSpec, TensorSpec, Wire
-from models.verify import difference, not_row_wise, usable
+from models.verify import TF32, difference, not_row_wise, unequal, usable
 
 Array = "np.ndarray[Any, np.dtype[Any]]"
 SINGLE_ROWS = [Rows({"x": np.full((1, 2), value, np.float32)}) for value in (1.0, 2.5, -3.0, 0.5)]
@@ -34,6 +34,14 @@ class Computes:
         return Rows({"y": self._function(rows.columns["x"])})
 
     def close(self) -> None: ...
+
+
+def test_a_gpus_rounding_is_no_difference_on_a_gpu_and_one_on_a_cpu() -> None:
+    one, other = (Rows({"y": np.array(values, np.float32)}) for values in ([1.0, 0.5], [1.0008, 0.4995]))
+    assert unequal(one, other, float_bytes=TF32) == ""
+    assert unequal(one, other) == "output 'y' differs by 0.0008"
+    far = Rows({"y": np.array([1.1, 0.5], np.float32)})
+    assert unequal(one, far, float_bytes=TF32) == "output 'y' differs by 0.1"
 
 
 def refuses(_: Any) -> Any:

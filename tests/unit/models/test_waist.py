@@ -17,13 +17,13 @@ from models.engine import prepare
 from models.errors import InvalidInput
 from models.rewriting import open_session
 from models.rows import Rows
-from models.session import Binding, SessionEngine
+from models.session import Binding, SessionEngine, Spread, one_by_one
 from models.spec import SignatureSpec, TensorSpec
 from models.waist import WAIST, find_waists, with_known_waist, with_waist
 from tests import savedmodels
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
 SPEC = SignatureSpec(
@@ -132,7 +132,8 @@ class Timed(SessionEngine):
         del calls
         return {name: cost[len(rows) > 1] * len(rows) for name, cost in self.costs.items()}
 
-    def at_waist(self, waist: str) -> SessionEngine:
+    def at_waist(self, waist: str, spread: Spread = one_by_one, more: Sequence[str] = ()) -> SessionEngine:
+        assert (spread, more) == (one_by_one, ())
         parted = timed(self.costs, self.clock, self._session, waist)
         parted.parts_s = self.parts_s
         return parted
@@ -245,5 +246,5 @@ def test_whatever_fails_leaves_the_whole_graph(clock: list[float]) -> None:
     assert (kept, report.applied, report.reason) == (whole, False, "no tensor narrow:0")
 
 
-def raises(waist: str) -> SessionEngine:
+def raises(waist: str, spread: Spread = one_by_one, more: Sequence[str] = ()) -> SessionEngine:  # noqa: ARG001
     raise ValueError(f"no tensor {waist}")

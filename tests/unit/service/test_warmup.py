@@ -6,7 +6,7 @@ import pytest
 
 from models.fake import EchoEngine, SlowEngine
 from models.rows import Rows
-from service.warmup import REST, Findings, summary, sweep_sizes, warm_up, warm_up_gently
+from service.warmup import REST, Findings, meet_sizes, summary, sweep_sizes, warm_up, warm_up_gently
 from tests.pictures import picture
 
 
@@ -54,6 +54,16 @@ def test_without_samples_nothing_is_run() -> None:
     assert warm_up(engine, [], sizes=(1, 2)).seeds == ()
     assert warm_up_gently(engine, [], sizes=(1, 2), inflight=1, sleep=lambda _: None).seeds == ()
     assert engine.sizes == []
+
+
+def test_sizes_are_met_once_each_with_a_rest_after_each() -> None:
+    engine = Recorder()
+    rests: list[float] = []
+    meet_sizes(engine, SAMPLES, range(1, 6), rest=rests.append)
+    assert engine.sizes == [1, 2, 3, 4, 5]
+    assert len(rests) == 5
+    meet_sizes(engine, [], range(1, 6), rest=rests.append)
+    assert len(rests) == 5
 
 
 def test_the_sizes_are_those_allowed_or_those_that_the_curve_tells_apart() -> None:
