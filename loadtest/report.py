@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from loadtest.wrk import Heard
 
 US = "Darkroom"
+FAR = 2.0  # times the best rate: a limit further off is told, not drawn
 
 
 def page(found: Findings, plots: Sequence[Path]) -> str:
@@ -164,11 +165,18 @@ def _figure() -> Any:
 
 
 def _draw_throughput(found: Findings, axes: Any) -> None:
+    top = 0.0
     for name in found.contenders:
         rates = [rate(found.heard[name, count]) for count in found.connections]
+        top = max(top, *rates)
         axes.plot(found.connections, rates, marker="o", label=name, linewidth=2.6 if name.startswith(US) else 1.5)
-    axes.axhline(best(found.limit).pictures_per_s, color="0.4", linestyle="--", label="limit: the engine alone")
-    axes.set(xlabel="connections", ylabel="requests/s", xscale="log", ylim=(0, None))
+    limits = [median(found.beside[count]) for count in found.connections]
+    is_far = min(limits) > FAR * top  # to draw it would press all others together
+    if is_far:
+        axes.plot([], [], color="0.4", linestyle="--", label=f"limit, not drawn: the engine alone, {min(limits):,.0f}")
+    else:
+        axes.plot(found.connections, limits, color="0.4", linestyle="--", label="limit: the engine alone")
+    axes.set(xlabel="connections", ylabel="requests/s", xscale="log", ylim=(0, 1.1 * top if is_far else None))
     axes.set_xticks(found.connections, labels=[str(count) for count in found.connections])
     axes.minorticks_off()
 

@@ -167,7 +167,7 @@ def open_artifact(
     fronts = _front(replicas, artifact, options, devices, joints)
 
     def free() -> None:
-        for each in (*sessions.values(), *others, narrow, fronts, original):
+        for each in (fronts, *sessions.values(), *others, narrow, original):
             if each is not None:
                 each.close()
 

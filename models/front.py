@@ -3,12 +3,12 @@
 A call decodes its pictures in the thread that made it, one after another, and a GPU waits for that. So the graph is
 parted where all that decodes has come together; the rows of a call go through the part in front in pieces, as many at
 once as there are cores, and through the part behind in one call. Measured with TensorFlow 2.21 on an H100 and 16 cores,
-JPEGs a second of EfficientNet-Lite0, 32 rows and two calls at once: 550 whole, 3,700 so.
+JPEGs a second of EfficientNet-Lite0, 64 rows and two calls at once: 536 whole, 5,416 so.
 """
 
 import contextlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from itertools import pairwise
 from typing import Any
 
@@ -41,14 +41,18 @@ class Cores:
     def spread(self, front: Callable[..., Sequence[Any]], arrays: Sequence[Any]) -> list[Any]:
         """The front's one output for all rows, in as many pieces as there are cores, or rows.
 
+        Waits for every piece, whatever becomes of the others: once this is over nobody uses the session.
+
         Raises:
             Exception: what the front raised, of the first piece that it raised for.
         """
         rows = len(arrays[0])
         count = min(rows, self._count)
         edges = [rows * n // count for n in range(count + 1)]
-        pieces = [slice(start, stop) for start, stop in pairwise(edges)]
-        return list(self._pool.map(lambda piece: front(*[array[piece] for array in arrays])[0], pieces))
+        pieces = [[array[start:stop] for array in arrays] for start, stop in pairwise(edges)]
+        running = [self._pool.submit(front, *piece) for piece in pieces]
+        wait(running)
+        return [each.result()[0] for each in running]
 
     def close(self) -> None:
         """Ends the threads; idempotent."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from threading import Barrier
 from typing import TYPE_CHECKING, Any
 
@@ -106,6 +107,21 @@ def test_the_rows_are_cut_into_as_many_pieces_as_cores_or_rows(cores: Cores) -> 
     assert [len(piece) for piece in pieces] == [2, 3, 3]
     np.testing.assert_array_equal(np.concatenate(pieces), values * 2)
     assert [piece.tolist() for piece in cores.spread(front, [values[:2]])] == [[0], [2]]
+
+
+def test_a_piece_that_fails_is_told_when_no_other_runs_any_more(cores: Cores) -> None:
+    ended: list[int] = []
+
+    def front(values: Any) -> list[Any]:
+        if values[0] == 0:
+            raise ValueError("the first")
+        time.sleep(0.2)
+        ended.append(int(values[0]))
+        return [values]
+
+    with pytest.raises(ValueError, match="the first"):
+        cores.spread(front, [np.arange(3)])
+    assert sorted(ended) == [1, 2]
 
 
 @pytest.mark.parametrize("has_joint", [False, True])
