@@ -1,6 +1,5 @@
 """From an artifact to a model that answers: `load_model` is what the rest of the house calls."""
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -9,26 +8,26 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from models._tensorflow import SessionOptions, graph_pb2
+from models._tensorflow import SessionOptions
 from models.artifact import Artifact
 from models.choices import Choice, Choices
 from models.contract import Engine, PassReport
 from models.custom_ops import load_custom_ops
 from models.errors import LoadFailed
-from models.front import Cores, find_joints, with_front
 from models.job import Job
-from models.joint import Joint, with_joints
+from models.joint import Joint
 from models.loaded import LoadedModel
+from models.on_devices import cores_for, joints_for, options_on, put_fronts, session_on
 from models.original import Original, open_original
-from models.placement import Device, place, resolve
+from models.placement import Device, resolve
 from models.prepare import prepare
-from models.rewriting import BF16, open_beside, open_session
+from models.rewriting import BF16, open_beside
 from models.saved_model import read_meta_graph
 from models.session import Binding, SessionEngine, clean
 from models.shards import SHARD, ShardedEngine, objection, shard
 from models.structure import structure_of
 from models.waist import with_known_waist, with_waist
-from models.xla import compiled, mark, refuse
+from models.xla import compiled, refuse
 
 __all__ = ["Artifact", "LoadedModel", "SessionOptions", "load_model", "open_artifact", "prepare"]
 
@@ -136,13 +135,13 @@ def open_artifact(
     rounds = any(report.name == BF16 and report.applied for reports in artifact.passes.values() for report in reports)
     options = replace(options, bf16=rounds)
     left = {name: spec for name, spec in specs.items() if name not in artifact.bindings}
-    joints = _joints(artifact, options, devices)
+    joints = joints_for(artifact, options, devices)
     sessions = (
-        {str(device): _session_on(device, artifact, options, joints) for device in devices} if artifact.graph else {}
+        {str(device): session_on(device, artifact, options, joints) for device in devices} if artifact.graph else {}
     )
     original: Original | None = None
     if left:
-        first = _options_on(devices[0], options)
+        first = options_on(devices[0], options)
         original = open_original(artifact.source, read_meta_graph(artifact.source), left, first)
 
     def engines(name: str) -> dict[str, Engine]:
@@ -164,7 +163,7 @@ def open_artifact(
                 _shard, replicas, artifact, options, devices, session=first, choices=choices or Choices()
             )
             narrow = trial.result()
-    fronts = _front(replicas, artifact, options, devices, joints)
+    fronts = put_fronts(replicas, artifact, options, devices, joints)
 
     def free() -> None:
         for each in (fronts, *sessions.values(), *others, narrow, original):
@@ -189,7 +188,7 @@ def _compile(
     for device in devices if artifact.bindings else ():
         on_it = {name: replicas[name][str(device)] for name in artifact.bindings}
         try:
-            session = _session_on(device, artifact, replace(options, xla=True), joints)
+            session = session_on(device, artifact, replace(options, xla=True), joints)
         except Exception as err:  # noqa: BLE001 - whatever TensorFlow raises, the plain graph still serves
             refuse(on_it, f"TensorFlow refuses the graph: {clean(str(err))}")
             continue
@@ -201,50 +200,6 @@ def _compile(
         else:
             session.close()
     return sessions
-
-
-def _joints(artifact: Artifact, options: SessionOptions, devices: Sequence[Device]) -> dict[str, Joint]:
-    """What is put into the graph for its fronts."""
-    if not _have_fronts(artifact, options, devices):
-        return {}
-    graph_def = graph_pb2.GraphDef.FromString(artifact.graph)
-    return find_joints(graph_def, artifact.bindings.values(), _cores(options))
-
-
-def _front(
-    replicas: Mapping[str, dict[str, Engine]],
-    artifact: Artifact,
-    options: SessionOptions,
-    devices: Sequence[Device],
-    joints: Mapping[str, Joint],
-) -> Cores | None:
-    """Puts engines with their front on the CPU's cores in the place of those that they beat; the threads, or None."""
-    if not _have_fronts(artifact, options, devices):
-        return None
-    graph_def = graph_pb2.GraphDef.FromString(artifact.graph)
-    cores, is_used = Cores(_cores(options)), False
-    for device in devices:
-        each = {name: replicas[name][str(device)] for name in artifact.bindings}
-        whole = {name: engine for name, engine in each.items() if isinstance(engine, SessionEngine)}
-        fronted = with_front(
-            whole, graph_def, artifact.bindings, artifact.samples, cores, joints=joints, float_bytes=device.float_bytes
-        )
-        for name, engine in fronted.items():
-            replicas[name][str(device)] = engine
-            is_used = True
-    if is_used:
-        return cores
-    cores.close()
-    return None
-
-
-def _have_fronts(artifact: Artifact, options: SessionOptions, devices: Sequence[Device]) -> bool:
-    """Not on the one CPU: there the layers run on the same cores, and shards do better (models/shards.py)."""
-    return bool(artifact.graph) and tuple(devices) != (Device("cpu", 0),) and _cores(options) > 1
-
-
-def _cores(options: SessionOptions) -> int:
-    return options.intra_op_threads or os.cpu_count() or 1
 
 
 def _shard(
@@ -259,7 +214,7 @@ def _shard(
     """Puts sharded engines in the place of those that they beat; the session that they need besides, or None."""
     device = str(devices[0])
     wide = {name: each for name in artifact.bindings if isinstance(each := replicas[name].get(device), SessionEngine)}
-    cores = _cores(options)
+    cores = cores_for(options)
     if reason := objection(devices, cores, len(artifact.graph)):
         for engine in wide.values():
             engine.passes = (*engine.passes, PassReport(SHARD, applied=False, reason=reason))
@@ -271,7 +226,7 @@ def _shard(
             engine.passes = (*engine.passes, *known[name].found_shards)
         return None
     one_thread = replace(options, intra_op_threads=1, inter_op_threads=-1)
-    beside = open_beside(session, _options_on(devices[0], one_thread))
+    beside = open_beside(session, options_on(devices[0], one_thread))
     narrow, waists = _narrow(wide, artifact, beside, known)
     sharded = shard(wide, narrow, artifact.samples, cores=cores, known=known)
     for name, candidate in sharded.items():
@@ -310,18 +265,3 @@ def _choice(wide: SessionEngine, sharded: ShardedEngine | None, waist: PassRepor
     if sharded is None:
         return Choice(found_waist=waist, found_shards=shards)
     return Choice(sharded.waist, sharded.least, sharded.piece, waist, shards)
-
-
-def _session_on(device: Device, artifact: Artifact, options: SessionOptions, joints: Mapping[str, Joint]) -> Any:
-    graph_def = place(graph_pb2.GraphDef.FromString(artifact.graph), device, artifact.bindings.values())
-    if options.xla:
-        graph_def = mark(graph_def, artifact.bindings.values())
-    if joints:
-        graph_def = with_joints(graph_def, joints.values(), device.path)
-    return open_session(graph_def, _options_on(device, options))
-
-
-def _options_on(device: Device, options: SessionOptions) -> SessionOptions:
-    if device.kind == "gpu":
-        return options
-    return replace(options, cpu_devices=device.count, uses_gpus=False)
