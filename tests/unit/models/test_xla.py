@@ -72,7 +72,7 @@ def test_it_is_not_even_tried_unless_it_is_asked_for(built: Built, monkeypatch: 
     def refuse(*_: object) -> None:
         pytest.fail("the graph was marked")
 
-    monkeypatch.setattr("models.engine.mark", refuse)
+    monkeypatch.setattr("models.on_devices.mark", refuse)
     model = load(built(savedmodels.keys_and_features), is_asked=False)
     assert report(model) is None
     model.close()
@@ -86,7 +86,7 @@ def test_a_graph_that_tensorflow_refuses_is_dropped_with_the_reason_and_the_mode
         spoilt.node.add(name="planted", op="NoSuchOp")
         return spoilt
 
-    monkeypatch.setattr("models.engine.mark", spoil)
+    monkeypatch.setattr("models.on_devices.mark", spoil)
     model = load(built(savedmodels.keys_and_features))
     found = report(model)
     assert found is not None
