@@ -168,7 +168,7 @@ def hammer(
         for count in found.connections:
             processes.wait_idle([each.pid for each in servers])
             call = caller(limit.ENGINE, top.images)
-            sample = limit.measure(call, images=top.images, calls=top.calls, seconds=limit_s)
+            sample = limit.measure(call, images=top.images, calls=top.calls, seconds=seconds)
             found.beside.setdefault(count, []).append(sample.pictures_per_s)
             for server in servers:
                 name = server.contender.name

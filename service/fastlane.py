@@ -41,6 +41,7 @@ class FastLane(Connection):
         "_ahead",
         "_asked",
         "_darkroom",
+        "_had_sanic",
         "_head",
         "_is_waiting",
         "_missing",
@@ -58,6 +59,7 @@ class FastLane(Connection):
         self._parts: list[bytes] = []
         self._missing = 0
         self._is_waiting = False
+        self._had_sanic = True  # bytes, or is about to begin: it may not be done with them
         self._asked: tuple[Ask, Entry | None] | None = None
         self._ahead = bytearray()
         self._started_s = 0.0
@@ -67,9 +69,10 @@ class FastLane(Connection):
         """Bytes came."""
         if self._is_waiting:
             self._keep(data)
-        elif self._is_sanics():
+        elif self._had_sanic and self._is_sanics():
             super().data_received(data)
         else:
+            self._had_sanic = False
             self._time = time.monotonic()
             self._take(data)
 
@@ -100,13 +103,13 @@ class FastLane(Connection):
             super().check_timeouts()
             return
         since_s, last_s, sent = self._since_s, self._time, (self._raw, *self._parts)
-        self._head, self._parts = None, []
+        self._head, self._parts, self._had_sanic = None, [], True
         super().data_received(b"".join(sent))
         self._since_s, self._time = since_s, last_s
         self.loop.call_soon(super().check_timeouts)  # once Sanic has looked at it
 
     def _is_sanics(self) -> bool:
-        """Whether Sanic has bytes of this connection, or is not done with those it had."""
+        """Whether Sanic has bytes of this connection, is not done with those it had, or has not begun."""
         http = self.http
         return http is None or http.stage is not Stage.IDLE or http.request is not None or bool(self.recv_buffer)
 
@@ -117,6 +120,7 @@ class FastLane(Connection):
             if head is None:
                 head = self._head = self._read_head(data)
                 if head is None:
+                    self._had_sanic = True
                     super().data_received(data)
                     return
                 data = data[len(self._raw) :]
@@ -130,11 +134,10 @@ class FastLane(Connection):
                 self._parts = []
             self._begin(head, body)
             data = data[missing:]
-            if self._is_waiting:
-                self._keep(data)
-                return
-            if self.transport is None or self.transport.is_closing():
-                return
+            if self._is_waiting or self.transport is None or self.transport.is_closing():
+                break
+        if data and self._is_waiting:
+            self._keep(data)
 
     def _await_body(self, part: bytes) -> None:
         """Keeps a part of a body until the rest is there, unless too much is kept for all clients together."""
@@ -199,11 +202,9 @@ class FastLane(Connection):
             self._take(data)
 
     def _leave(self, head: Head, code: int, sent_bytes: int) -> None:
-        client = self.conn_info.client_ip if self.conn_info is not None else ""
-        received, template = self._received_bytes, head.route.template
-        self._darkroom.visits.leave(
-            template, "POST", code, self._started_s, received=received, sent=sent_bytes, client=client
-        )
+        visits, received, template = self._darkroom.visits, self._received_bytes, head.route.template
+        client = self.conn_info.client_ip if visits.has_access_log and self.conn_info is not None else ""
+        visits.leave(template, "POST", code, self._started_s, received=received, sent=sent_bytes, client=client)
 
 
 @lru_cache(256)

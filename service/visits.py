@@ -23,11 +23,14 @@ class Visits:
         metrics: where they are counted.
         access_log: whether each answered request is a line of the log.
         cors: whether pages of elsewhere may read the answers.
+
+    Attributes:
+        has_access_log: whether `client` is asked for.
     """
 
     def __init__(self, metrics: Metrics, *, access_log: bool, cors: bool) -> None:
         self._metrics = metrics
-        self._has_access_log = access_log
+        self.has_access_log = access_log
         self._cors = {"Access-Control-Allow-Origin": "*"} if cors else {}
         self._prefix = secrets.token_hex(4)
         self._numbers = count(1)
@@ -49,7 +52,7 @@ class Visits:
             started_s: what `enter` returned.
             received: bytes of its body.
             sent: bytes of the answer's.
-            client: its address.
+            client: its address, for the access log alone.
         """
         self._metrics.http_in_flight -= 1
         self.note(route, method, code, started_s, received=received, sent=sent, client=client)
@@ -62,7 +65,7 @@ class Visits:
         self._metrics.http_ended(
             route, method, code, duration_s=duration_s, request_bytes=received, response_bytes=sent
         )
-        if self._has_access_log:
+        if self.has_access_log:
             fields = {"route": route, "method": method, "code": code, "duration_ms": round(duration_s * 1000, 3)}
             fields |= {"request_bytes": received, "response_bytes": sent, "client": client}
             _access.info("request", extra={"fields": fields})

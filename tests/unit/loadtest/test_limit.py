@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -37,6 +38,20 @@ def test_the_rate_counts_the_pictures_of_every_call_of_every_thread() -> None:
     # A call takes more than a nanosecond, and the two threads' times overlap: no rate is larger than this one.
     assert 0 < sample.pictures_per_s < 10 * 2e9
     assert sample.call_ms > 0
+
+
+def test_calls_that_wait_for_each_other_do_not_count_twice() -> None:
+    """One engine for all: no more pictures a second than it did one after the other, however many ask at once."""
+    engine, busy_s = threading.Lock(), []
+
+    def call() -> None:
+        with engine:
+            started_s = time.perf_counter()
+            time.sleep(0.01)
+            busy_s.append(time.perf_counter() - started_s)
+
+    sample = measure(call, images=1, calls=4, seconds=0.02)
+    assert sample.pictures_per_s <= len(busy_s) / sum(busy_s)
 
 
 def test_a_call_is_made_once_even_where_it_takes_longer_than_the_time() -> None:

@@ -110,3 +110,23 @@ def test_only_so_many_heads_are_remembered() -> None:
     for number in range(3 * MAX_HEADS):
         assert reader.read(_head("Content-Length: 7", f"X-Request-Id: {number}")) is not None
         assert len(reader._known) <= MAX_HEADS
+
+
+def test_a_head_that_repeats_the_last_one_has_its_own_length_and_limit() -> None:
+    reader = HeadReader(lambda path: ROUTE if path == "/" else None, max_body_bytes=100)
+    lengths = ["7", "12", "007", "100", "101", "0", "", " 9", "+9", "9a", "9" * 15, "9" * 16, "3"]
+    found = [reader.read(_head("A: b", f"Content-Length: {length}", "C: d") + b"rest") for length in lengths]
+    wanted = [7, 12, 7, 100, None, None, None, 9, None, None, None, None, 3]
+    assert [each and each[2] for each in found] == wanted
+    assert {each[0].headers["c"] for each in found if each} == {"d"}
+
+
+def test_a_head_that_begins_as_the_last_one_is_not_taken_for_it() -> None:
+    reader = HeadReader(lambda path: ROUTE if path == "/" else None, max_body_bytes=100)
+    first = reader.read(_head("Content-Length: 7", "A: b"))
+    assert first is not None
+    other = reader.read(_head("Content-Length: 7", "A: c"))
+    assert other is not None
+    assert other[0].headers == {"a": "c"}
+    assert reader.read(_head("Content-Length: 7", "A: c", "Transfer-Encoding: chunked")) is None
+    assert reader.read(_head("Content-Length: 8", "A: b")) == (first[0], len(_head("Content-Length: 8", "A: b")), 8)
