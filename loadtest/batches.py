@@ -54,6 +54,15 @@ class Outcome:
     lone_ms: float
 
 
+@dataclass(frozen=True, slots=True)
+class Round:
+    """One case in one round: pictures a second over HTTP and of the engine by pictures a call, and a lone request."""
+
+    pictures_per_s: float
+    engine: dict[int, float]
+    lone_s: float
+
+
 def cases(kind: str) -> list[Case]:
     """What is tried: many pictures in JSON and in a form, a 12-megapixel photograph, and sizes mixed in a request."""
     own = load(kind)
@@ -80,7 +89,7 @@ async def compare(
 ) -> list[Outcome]:
     """Each case over HTTP and by the engine alone, in turn, round after round."""
     pool = Pool("127.0.0.1", server.port, limit=CLIENTS)
-    found: dict[str, list[tuple[float, float, float]]] = {}
+    found: dict[str, list[Round]] = {}
     for turn in range(rounds):
         for case in tried:
             show(f"round {turn + 1}/{rounds}  {case.name}")
@@ -89,23 +98,36 @@ async def compare(
             lone_s = await _lone_s(pool, request)
             clients = FEW_CLIENTS if case.rows >= MANY_ROWS else CLIENTS
             rate = case.rows * await _rate(pool, request, seconds, clients)
-            limit = await asyncio.to_thread(engine_rate, model, case.pictures, seconds)
-            found.setdefault(case.name, []).append((rate, limit, lone_s))
+            engine = await asyncio.to_thread(engine_rates, model, case.pictures, seconds)
+            found.setdefault(case.name, []).append(Round(rate, engine, lone_s))
     await pool.close()
     show("")
-    return [_outcome(case, found[case.name]) for case in tried]
+    return [outcome(case, found[case.name]) for case in tried]
 
 
-def engine_rate(model: Model, pictures: tuple[Picture, ...], seconds: float) -> float:
-    """The most pictures a second that the engine does of these, two calls at once, of the sizes that are tried."""
+def engine_rates(model: Model, pictures: tuple[Picture, ...], seconds: float) -> dict[int, float]:
+    """Pictures a second that the engine does of these, two calls at once, by the pictures of a call."""
     sizes = sorted({max(size, len(pictures) if size > 1 else 1) for size in LIMIT_SIZES})
-    rates = []
+    rates = {}
     for images in sizes:
         call = model.caller(ENGINE, cycle(pictures, start=0, rows=images))
         call()
         share_s = seconds / len(sizes)
-        rates.append(measure(call, images=images, calls=LIMIT_CALLS, seconds=share_s).pictures_per_s)
-    return max(rates)
+        rates[images] = measure(call, images=images, calls=LIMIT_CALLS, seconds=share_s).pictures_per_s
+    return rates
+
+
+def outcome(case: Case, rounds: Sequence[Round]) -> Outcome:
+    """The medians of `rounds`. The limit is the size that is best by its median, not whichever was lucky in each."""
+    best = max(rounds[0].engine, key=lambda images: median(each.engine[images] for each in rounds))
+    return Outcome(
+        case.name,
+        case.rows,
+        median(each.pictures_per_s for each in rounds),
+        median(each.engine[best] for each in rounds),
+        median(each.pictures_per_s / each.engine[best] if each.engine[best] else math.nan for each in rounds),
+        median(each.lone_s for each in rounds) * 1000,
+    )
 
 
 def rate_of(moments_s: Sequence[float]) -> float:
@@ -145,9 +167,3 @@ async def _answer(pool: Pool, request: bytes) -> Reply:
     if reply.status != 200:
         raise RuntimeError(f"{reply.status} {reply.body[:200]!r}")
     return reply
-
-
-def _outcome(case: Case, rounds: Sequence[tuple[float, float, float]]) -> Outcome:
-    rates, limits, lone = zip(*rounds, strict=True)
-    share = median(rate / limit if limit else math.nan for rate, limit, _ in rounds)
-    return Outcome(case.name, case.rows, median(rates), median(limits), share, median(lone) * 1000)

@@ -13,6 +13,7 @@ from pathlib import Path
 from service.machine import usable_cores
 
 _PACKAGES = ("tensorflow-cpu", "tensorflow", "sanic", "numpy")
+_RESULTS = "docs/benchmarks"  # a run that writes there does not change what the next one measures
 
 
 def describe(arguments: list[str] | None = None) -> dict[str, str]:
@@ -25,7 +26,7 @@ def describe(arguments: list[str] | None = None) -> dict[str, str]:
         "date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
         "machine": f"{usable_cores()} cores of {_processor()}, {_memory_gib():.0f} GiB, {_system()}",
         "versions": f"Python {platform.python_version()}, {', '.join(_versions())}",
-        "commit": _commit(),
+        "commit": commit(Path(__file__).parent),
         "command": command(sys.argv if arguments is None else arguments),
     }
 
@@ -77,11 +78,16 @@ def _system() -> str:
         return platform.system()
 
 
-def _commit() -> str:
-    """The short hash of the commit, with a word where files differ from it; `unknown` outside a clone."""
+def commit(folder: Path) -> str:
+    """The short hash of the commit, with a word where other files than results differ; `unknown` outside a clone."""
     try:
-        asked = ["git", "describe", "--always", "--dirty=, changed since"]
-        done = subprocess.run(asked, capture_output=True, text=True, check=True, cwd=Path(__file__).parent)  # noqa: S603 - our own words
+        known = _git(folder, "describe", "--always")
+        changed = _git(folder, "status", "--porcelain", "--untracked-files=no", "--", ":/", f":(top,exclude){_RESULTS}")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
+    return f"{known}, changed since" if changed else known
+
+
+def _git(folder: Path, *words: str) -> str:
+    done = subprocess.run(["git", *words], capture_output=True, text=True, check=True, cwd=folder)  # noqa: S603, S607 - our own words
     return done.stdout.strip()

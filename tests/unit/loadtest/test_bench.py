@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from loadtest import bench, report
-from loadtest.batches import Outcome, enlarged, rate_of
+from loadtest.batches import Case, Outcome, Round, enlarged, outcome, rate_of
 from loadtest.contenders import DARKROOM, MOSEC, Contender, mlserver, tuned_mosec
 from loadtest.limit import ENGINE, Point
-from loadtest.pictures import load
+from loadtest.pictures import form_body, load
 from loadtest.steady import Latency
 from loadtest.wrk import Heard, read
 from models.image import sniff
@@ -137,3 +137,13 @@ def test_without_wrk_it_says_what_to_install(
     monkeypatch.setenv("PATH", "")
     assert bench.main(["model/digits"]) == 2
     assert "apt-get install wrk" in capsys.readouterr().err
+
+
+def test_the_limit_of_a_case_is_the_size_that_is_best_by_its_median_not_the_lucky_ones() -> None:
+    rounds = [
+        Round(90.0, {8: 100.0, 16: 60.0}, 0.1),
+        Round(45.0, {8: 50.0, 16: 200.0}, 0.3),  # a stroke of luck for 16
+        Round(80.0, {8: 100.0, 16: 60.0}, 0.2),
+    ]
+    found = outcome(Case("32 in a form", (), 32, form_body), rounds)
+    assert found == Outcome("32 in a form", 32, pictures_per_s=80.0, limit_per_s=100.0, share=0.9, lone_ms=200.0)
