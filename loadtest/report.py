@@ -148,7 +148,7 @@ def draw(found: Findings, folder: Path, name: str) -> list[Path]:
         figure, axes = _figure()
         drawer(found, axes)
         axes.grid(alpha=0.3)
-        axes.legend()
+        figure.legend(loc="outside lower center", ncols=3, fontsize=9)  # beside the lines, never over one
         figure.suptitle(f"{found.model}, {found.circumstances['machine']}", fontsize=10)
         paths.append(folder / f"{name}-{kind}.png")
         figure.savefig(paths[-1], dpi=110)
@@ -161,7 +161,7 @@ def _figure() -> Any:
     mpl.use("agg")
     from matplotlib import pyplot as plt  # noqa: PLC0415 - after the choice of the backend
 
-    return plt.subplots(figsize=(7.5, 4.4), layout="constrained")
+    return plt.subplots(figsize=(7.5, 4.8), layout="constrained")
 
 
 def _draw_throughput(found: Findings, axes: Any) -> None:
