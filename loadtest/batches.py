@@ -14,14 +14,14 @@ from PIL import Image
 
 from loadtest.closedloop import show
 from loadtest.connections import Pool, Reply, request_bytes
-from loadtest.limit import ENGINE, measure
+from loadtest.limit import ENGINE, Options, best, merge, sweep
 from loadtest.pictures import Picture, cycle, form_body, json_body, load
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from loadtest.contenders import Running
-    from loadtest.limit import Model
+    from loadtest.limit import Model, Point
     from loadtest.pictures import Body
 
 CLIENTS = 4  # enough to keep two calls of the engine full while a body is read
@@ -56,10 +56,10 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """One case in one round: pictures a second over HTTP and of the engine by pictures a call, and a lone request."""
+    """One case in one round: pictures a second over HTTP, the engine by pictures a call, and a lone request."""
 
     pictures_per_s: float
-    engine: dict[int, float]
+    engine: list[Point]
     lone_s: float
 
 
@@ -98,34 +98,30 @@ async def compare(
             lone_s = await _lone_s(pool, request)
             clients = FEW_CLIENTS if case.rows >= MANY_ROWS else CLIENTS
             rate = case.rows * await _rate(pool, request, seconds, clients)
-            engine = await asyncio.to_thread(engine_rates, model, case.pictures, seconds)
+            engine = await asyncio.to_thread(engine_alone, model, case.pictures, seconds)
             found.setdefault(case.name, []).append(Round(rate, engine, lone_s))
     await pool.close()
     show("")
     return [outcome(case, found[case.name]) for case in tried]
 
 
-def engine_rates(model: Model, pictures: tuple[Picture, ...], seconds: float) -> dict[int, float]:
-    """Pictures a second that the engine does of these, two calls at once, by the pictures of a call."""
+def engine_alone(model: Model, pictures: tuple[Picture, ...], seconds: float) -> list[Point]:
+    """What the engine does of these, two calls at once, a point for each number of pictures a call."""
     sizes = sorted({max(size, len(pictures) if size > 1 else 1) for size in LIMIT_SIZES})
-    rates = {}
-    for images in sizes:
-        call = model.caller(ENGINE, cycle(pictures, start=0, rows=images))
-        call()
-        share_s = seconds / len(sizes)
-        rates[images] = measure(call, images=images, calls=LIMIT_CALLS, seconds=share_s).pictures_per_s
-    return rates
+    options = Options(tuple(sizes), (LIMIT_CALLS,), seconds / len(sizes), 1)
+    return sweep(lambda way, images: model.caller(way, cycle(pictures, start=0, rows=images)), options, (ENGINE,))
 
 
 def outcome(case: Case, rounds: Sequence[Round]) -> Outcome:
     """The medians of `rounds`. The limit is the size that is best by its median, not whichever was lucky in each."""
-    best = max(rounds[0].engine, key=lambda images: median(each.engine[images] for each in rounds))
+    top = best(merge([each.engine for each in rounds]))
+    pairs = zip((each.pictures_per_s for each in rounds), top.rounds_per_s, strict=True)
     return Outcome(
         case.name,
         case.rows,
         median(each.pictures_per_s for each in rounds),
-        median(each.engine[best] for each in rounds),
-        median(each.pictures_per_s / each.engine[best] if each.engine[best] else math.nan for each in rounds),
+        top.pictures_per_s,
+        median(rate / limit if limit else math.nan for rate, limit in pairs),
         median(each.lone_s for each in rounds) * 1000,
     )
 

@@ -140,10 +140,13 @@ def test_without_wrk_it_says_what_to_install(
 
 
 def test_the_limit_of_a_case_is_the_size_that_is_best_by_its_median_not_the_lucky_ones() -> None:
+    def engine(by_images: dict[int, float]) -> list[Point]:
+        return [Point(ENGINE, images, 2, per_s, 1.0, 1.0, (per_s,)) for images, per_s in by_images.items()]
+
     rounds = [
-        Round(90.0, {8: 100.0, 16: 60.0}, 0.1),
-        Round(45.0, {8: 50.0, 16: 200.0}, 0.3),  # a stroke of luck for 16
-        Round(80.0, {8: 100.0, 16: 60.0}, 0.2),
+        Round(90.0, engine({8: 100.0, 16: 60.0}), 0.1),
+        Round(45.0, engine({8: 50.0, 16: 200.0}), 0.3),  # a stroke of luck for 16
+        Round(80.0, engine({8: 100.0, 16: 60.0}), 0.2),
     ]
     found = outcome(Case("32 in a form", (), 32, form_body), rounds)
     assert found == Outcome("32 in a form", 32, pictures_per_s=80.0, limit_per_s=100.0, share=0.9, lone_ms=200.0)
