@@ -181,9 +181,11 @@ class Member:
             raise NotReady("the server is stopping") from None
 
     async def _answer(self, question: dict[str, Any]) -> str:
-        """What the supervisor asks: the exposition, or to make a change; then the answer is why it failed, or empty."""
+        """What the supervisor asks: the exposition, a pulse, or a change; of a change, why it failed, or nothing."""
         if question["ask"] == "metrics":
             return (await self._alone.render())[0].decode()
+        if question["ask"] == "pulse":
+            return ""
         try:
             await self._make(question)
         except ModelError as err:

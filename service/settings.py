@@ -45,6 +45,7 @@ class Settings(BaseModel):
     host: str = Field("0.0.0.0", description="address to listen on (STS)")  # noqa: S104 - a server in a container; auth and ports are the operator's
     port: int = Field(8500, ge=0, le=65535, description="port to listen on; 0 picks a free one (STS)")
     workers: int = Field(1, ge=1, le=64, description="processes behind the address, each with an event loop, queues and engines of its own; limits of queues, connections and bodies are each one's own (measured: 1, unless the model is small)")
+    worker_timeout_ms: float = Field(30_000.0, ge=0, description="a ready worker whose event loop stands still for so long is killed and replaced; 0: never (precedent: gunicorn)")
     model_name: str = Field("default", min_length=1, description="name of the model of --model_base_path (STS)")
     model_base_path: Path = Field(Path("model"), description="folder of numeric version folders; `fake` serves a model without TensorFlow (STS)")
     model_platform: str = Field("tensorflow", description="kind of model; only tensorflow is served (STS)")

@@ -89,6 +89,15 @@ class Worker:
         with suppress(HungUp, TimeoutError):
             self.exposition = await self._talk.ask({"ask": "metrics"}, SCRAPE_S)
 
+    async def is_awake(self, within_s: float) -> bool:
+        """Whether its event loop turns: it answers in time, or has ended."""
+        with suppress(HungUp):
+            try:
+                await self._talk.ask({"ask": "pulse"}, within_s)
+            except TimeoutError:
+                return False
+        return True
+
     async def change(self, change: dict[str, Any]) -> str:
         """Has it load, unload or label a model; returns why it could not, or nothing."""
         try:

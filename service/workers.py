@@ -35,6 +35,7 @@ ACCEPTS_A_TURN = 64  # guess: connections that are handed over before others get
 PAUSE_S = 0.02  # guess: until a connection is tried again that no worker could take; the kernel keeps the others
 STEADY_S = 60.0  # guess: a worker that lived so long has no trouble with starting
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 30.0  # guess: before a worker is replaced that died soon, doubled each time
+PULSES = 3  # unanswered in a row, and a worker hangs; one may be lost when the whole machine stood still
 LEAVE_S = 10.0  # guess: what a worker may take to end beyond --drain_timeout_ms
 
 
@@ -119,10 +120,13 @@ class Workers(Collector):
         while True:
             worker = self._crew[number] = Worker(number, self._answer)
             started_s = time.monotonic()
+            watch = asyncio.create_task(self._watch(worker))
             try:
                 ended_with = _how(await worker.run(self._command, listener))
             except OSError as err:
                 ended_with = f"its start: {err.strerror}"
+            finally:
+                watch.cancel()
             del self._crew[number]
             self._past = counts(self._past, worker.exposition)
             if self._stopping.is_set():
@@ -134,6 +138,22 @@ class Workers(Collector):
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), pause_s(deaths))
                 return
+
+    async def _watch(self, worker: Worker) -> None:
+        """Kills a worker that hangs once it was ready: those who are connected to it would wait for ever."""
+        timeout_ms = self._settings.worker_timeout_ms
+        if not timeout_ms:
+            return
+        patience_s, missed = timeout_ms / 1000 / PULSES, 0
+        while missed < PULSES:
+            if worker.is_ready and not await worker.is_awake(patience_s):
+                missed += 1
+            else:
+                missed = 0
+                await asyncio.sleep(patience_s)
+        fields = {"worker": worker.number, "pid": worker.pid, "worker_timeout_ms": timeout_ms}
+        _log.error("a worker's event loop stands still; it is killed", extra={"fields": fields})
+        worker.signal(signal.SIGKILL)
 
     def _accept(self, listener: socket.socket) -> None:
         """Hands over the connections that wait, each to the worker with the fewest."""

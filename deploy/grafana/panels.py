@@ -45,6 +45,7 @@ LATENCY = "darkroom_request_duration_seconds"
 REQUESTS = rate("darkroom_requests_total")
 SERVER_FAULT = rate("darkroom_requests_total", 'outcome=~"model_error|out_of_memory"')
 REFUSED = rate("darkroom_requests_total", 'outcome=~"queue_full|predicted_late|expired|draining"')
+READY, ABSENT = (HOST.replace("}", f', state="{state}"}}') for state in ("ready", "absent"))
 AVAILABLE = "darkroom_model_state" + chosen('state="AVAILABLE"')
 LAG = f"rate(darkroom_event_loop_lag_seconds_bucket{HOST}[$__rate_interval])"
 
@@ -258,8 +259,12 @@ PICTURES_AND_PROCESS = (
     ),
     Panel(
         "Memory",
-        "Resident memory of the serving process. The container's limit is not in it: see docker-compose.yml.",
-        {"{{instance}}": f"process_resident_memory_bytes{PROCESS}"},
+        "Resident memory of the serving process, and what TensorFlow uses of a GPU's. "
+        "The container's limit is not in it: see docker-compose.yml.",
+        {
+            "{{instance}}": f"process_resident_memory_bytes{PROCESS}",
+            "{{instance}} {{device}} {{kind}}": f"darkroom_device_memory_bytes{HOST}",
+        },
         unit="bytes",
     ),
     Panel(
@@ -275,7 +280,7 @@ PICTURES_AND_PROCESS = (
             "in flight": f"sum(darkroom_http_requests_in_flight{HOST})",
             "open files": f"sum(process_open_fds{PROCESS})",
         },
-        width=12,
+        width=8,
         height=6,
     ),
     Panel(
@@ -286,8 +291,20 @@ PICTURES_AND_PROCESS = (
             "out": f"sum(rate(darkroom_http_response_size_bytes_sum{HOST}[$__rate_interval]))",
         },
         unit="Bps",
-        width=12,
+        width=8,
         height=6,
+    ),
+    Panel(
+        "Processes that serve",
+        "Those of --workers, or one a server. Absent ones start or are being replaced; the log tells why.",
+        {
+            "ready": f"sum(max by (instance) (darkroom_workers{READY}) or max by (instance) (up{PROCESS}))",
+            "absent": f"sum(darkroom_workers{ABSENT}) or vector(0)",
+            "replaced a minute": f"sum(rate(darkroom_worker_restarts_total{HOST}[$__rate_interval])) * 60 or vector(0)",
+        },
+        width=8,
+        height=6,
+        colours={"ready": GREEN, "absent": RED, "replaced a minute": AMBER},
     ),
 )
 

@@ -107,6 +107,21 @@ def test_a_worker_that_is_killed_takes_its_own_connections_along_and_is_replaced
         assert "SIGKILL" in "".join(process.lines)
 
 
+def test_a_worker_that_hangs_is_replaced_and_its_clients_hear_of_it() -> None:
+    with _crew(FAKE, "--worker_timeout_ms=1500") as process, ExitStack() as stack:
+        clients = [stack.enter_context(httpx.Client(base_url=process.url, timeout=60)) for _ in range(2)]
+        words = [_ask(client)[1] for client in clients]
+        hung = next(iter(_pids(process)))
+        os.kill(hung, signal.SIGSTOP)
+        answers = [_answer_or_nothing(client) for client in clients]  # one of them waits until the other end is gone
+        assert sorted(answer in words for answer in answers) == [False, True]
+        _until(lambda: metric(process.url, "darkroom_workers", state="ready") == 2)
+        assert not _is_alive(hung)
+        assert metric(process.url, "darkroom_worker_restarts_total") == 1
+        assert "event loop stands still" in "".join(process.lines)
+        assert [_ask(client)[0] for client in clients] == [200, 200]
+
+
 def _answer_or_nothing(client: httpx.Client) -> str | None:
     try:
         return _ask(client)[1]
