@@ -27,23 +27,33 @@ def choose_inflight(measured: Iterable[tuple[int, int, float]]) -> InflightChoic
     measurements know nothing of that; the second call fills the gap.
 
     Args:
-        measured: (calls in flight, rows of each call, seconds that each call took), in any order; where a pair was
-            measured several times its median counts.
+        measured: as for `best_of_each`.
 
     Raises:
         ValueError: when nothing was measured.
     """
+    best = best_of_each(measured)
+    if not best:
+        raise ValueError("nothing was measured")
+    top = max(choice.images_per_s for choice in best.values())
+    fewest = next(choice for choice in best.values() if choice.images_per_s * _GAIN >= top)
+    two = best.get(2)
+    return two if two and fewest.inflight == 1 and two.images_per_s >= _PRICE * fewest.images_per_s else fewest
+
+
+def best_of_each(measured: Iterable[tuple[int, int, float]]) -> dict[int, InflightChoice]:
+    """The best size and its rate for each number of calls in flight, the fewest first.
+
+    Args:
+        measured: (calls in flight, rows of each call, seconds that each call took), in any order; where a pair was
+            measured several times its median counts.
+    """
     samples: dict[tuple[int, int], list[float]] = {}
     for inflight, images, seconds in measured:
         samples.setdefault((inflight, images), []).append(seconds)
-    if not samples:
-        raise ValueError("nothing was measured")
     best: dict[int, InflightChoice] = {}
     for (inflight, images), times in sorted(samples.items()):
         choice = InflightChoice(inflight, images, inflight * images / median(times))
         if inflight not in best or choice.images_per_s > best[inflight].images_per_s:
             best[inflight] = choice
-    top = max(choice.images_per_s for choice in best.values())
-    fewest = next(choice for _, choice in sorted(best.items()) if choice.images_per_s * _GAIN >= top)
-    two = best.get(2)
-    return two if two and fewest.inflight == 1 and two.images_per_s >= _PRICE * fewest.images_per_s else fewest
+    return best

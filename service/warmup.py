@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from statistics import mean, median
 from typing import TYPE_CHECKING, NamedTuple
 
 from batching.curve import size_classes
-from batching.inflight import choose_inflight
+from batching.inflight import best_of_each, choose_inflight
 from models.rows import fill
 from service.machine import cores_each
 
@@ -23,6 +24,7 @@ MIN_POINT_S = 0.05  # guess: a size is measured again until it took so long, or 
 MIN_ROUNDS, MAX_ROUNDS = 2, 11  # one time alone may be an outlier; the curve's median looks at 11
 PAST_BEST = 0.97  # guess: a size that does less than this share of the best one's rate is worse, not just noise
 REST = 2.0  # guess: the one that serves has the machine to itself for two thirds of the time
+TURNS = 5  # guess: of each number of calls at once, the sweep's best size of each
 MAX_TRIED_INFLIGHT = 4  # guess: past it, threads inside TensorFlow do better than calls beside each other
 
 
@@ -70,7 +72,7 @@ def warm_up(
     points: list[Point] = []
     for calls in tried:
         points += _sweep(engine, {size: batches[size] for size in _sizes_for(calls, sizes, points)}, calls)
-    chosen = inflight or choose_inflight(points).inflight
+    chosen = inflight or _in_turns(engine, batches, points)
     seeds = tuple((point.images, point.seconds) for point in points if point.inflight == chosen)
     lone_s = min(point.seconds for point in points if point.images == min(sizes))
     return Findings(chosen, seeds, _ended_at(sizes, [point.images for point in points]), lone_s)
@@ -154,9 +156,7 @@ def _sweep(engine: Engine, batches: dict[int, Rows], inflight: int) -> list[Poin
             started_s = time.monotonic()
             threads.submit(engine.run, rows).result()  # with a thread goes what oneDNN keeps for it
             rounds = _rounds(time.monotonic() - started_s) + inflight - 1
-            each = threads.map(_time_calls, [engine] * inflight, [rows] * inflight, [rounds] * inflight)
-            # Calls beside each other take turns inside the engine, a quick one after a slow one: their mean counts.
-            times = [mean(found) for found in each] if inflight > 1 else next(each)
+            times = _at_once(threads, engine, rows, inflight, rounds)
             points += [Point(inflight, size, seconds) for seconds in times]
             rates.append(inflight * size / max(min(times), 1e-9))
             if min(times) > MIN_POINT_S and is_past_best(rates):  # quicker calls are cheap, and mostly noise
@@ -177,6 +177,33 @@ def _ended_at(sizes: Sequence[int], ran: Sequence[int]) -> int | None:
 def _rounds(first_s: float) -> int:
     """How often to measure a size whose first call took `first_s`."""
     return max(MIN_ROUNDS, min(MAX_ROUNDS, int(MIN_POINT_S / max(first_s, 1e-6))))
+
+
+def _in_turns(engine: Engine, batches: dict[int, Rows], points: Sequence[Point]) -> int:
+    """The calls at once to have, after each number's best size had its turns.
+
+    The sweep measures one number after the other, and a machine that changes its pace meanwhile would make the choice.
+    """
+    best = best_of_each(points)
+    found: list[Point] = []
+    with ExitStack() as stack:
+        pools = {calls: stack.enter_context(ThreadPoolExecutor(calls, "warm-up")) for calls in best}
+        for turn in range(1 + TURNS if len(best) > 1 else 0):
+            for calls, images, images_per_s in best.values():
+                rounds = max(calls, min(MAX_ROUNDS, int(MIN_POINT_S * images_per_s / (calls * images))))
+                times = _at_once(pools[calls], engine, batches[images], calls, rounds)
+                if turn:  # with the first, each thread makes its kernels
+                    found += [Point(calls, images, seconds) for seconds in times]
+    return choose_inflight(found or points).inflight
+
+
+def _at_once(threads: ThreadPoolExecutor, engine: Engine, rows: Rows, inflight: int, rounds: int) -> list[float]:
+    """Seconds of each of `rounds` calls in a row; of calls at once, the mean of each thread.
+
+    Calls beside each other take turns inside the engine, a quick one after a slow one.
+    """
+    each = threads.map(_time_calls, [engine] * inflight, [rows] * inflight, [rounds] * inflight)
+    return [mean(found) for found in each] if inflight > 1 else next(each)
 
 
 def _time_calls(engine: Engine, rows: Rows, rounds: int) -> list[float]:

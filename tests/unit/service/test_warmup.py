@@ -6,7 +6,7 @@ import pytest
 
 from models.fake import EchoEngine, SlowEngine
 from models.rows import Rows
-from service.warmup import REST, Findings, meet_sizes, summary, sweep_sizes, warm_up, warm_up_gently
+from service.warmup import REST, TURNS, Findings, meet_sizes, summary, sweep_sizes, warm_up, warm_up_gently
 from tests.pictures import picture
 
 
@@ -130,6 +130,26 @@ def test_calls_at_once_hold_no_more_rows_together_than_the_largest_alone(
     alone = engine.sizes.index(16) + 1 + 2  # its first call and the two that count
     assert max(engine.sizes[alone:]) <= 8
     assert findings.inflight in {1, 2}
+
+
+def test_a_machine_that_was_slow_while_one_number_of_calls_was_measured_does_not_choose(
+    clock: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.machine.usable_cores", lambda: 2)
+    sweeps = 3 + 7  # a first call and two; a first call and three of each thread
+
+    class Disturbed(Recorder):
+        """A second a call, one after the other; three while two calls at once are swept."""
+
+        def run(self, rows: Rows) -> Rows:
+            with lock:
+                clock[0] += 3.0 if 3 <= len(self.sizes) < sweeps else 1.0
+                return super().run(rows)
+
+    lock = threading.Lock()
+    engine = Disturbed()
+    assert warm_up(engine, SAMPLES, sizes=(4,)).inflight == 2
+    assert len(engine.sizes) == sweeps + (1 + TURNS) * (1 + 2 * 2)
 
 
 def test_what_was_found_is_told_in_a_line() -> None:
