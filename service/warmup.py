@@ -10,12 +10,12 @@ from statistics import mean, median
 from typing import TYPE_CHECKING, NamedTuple
 
 from batching.curve import size_classes
-from batching.inflight import best_of_each, choose_inflight
+from batching.inflight import InflightChoice, best_of_each, choose_inflight
 from models.rows import fill
 from service.machine import cores_each
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from models.contract import Engine
     from models.rows import Rows
@@ -24,7 +24,7 @@ MIN_POINT_S = 0.05  # guess: a size is measured again until it took so long, or 
 MIN_ROUNDS, MAX_ROUNDS = 2, 11  # one time alone may be an outlier; the curve's median looks at 11
 PAST_BEST = 0.97  # guess: a size that does less than this share of the best one's rate is worse, not just noise
 REST = 2.0  # guess: the one that serves has the machine to itself for two thirds of the time
-TURNS = 5  # guess: of each number of calls at once, the sweep's best size of each
+TURNS = 3  # guess: more measurements of what is to be compared
 MAX_TRIED_INFLIGHT = 4  # guess: past it, threads inside TensorFlow do better than calls beside each other
 
 
@@ -72,7 +72,7 @@ def warm_up(
     points: list[Point] = []
     for calls in tried:
         points += _sweep(engine, {size: batches[size] for size in _sizes_for(calls, sizes, points)}, calls)
-    chosen = inflight or _in_turns(engine, batches, points)
+    chosen = inflight or _choose(engine, batches, points)
     seeds = tuple((point.images, point.seconds) for point in points if point.inflight == chosen)
     lone_s = min(point.seconds for point in points if point.images == min(sizes))
     return Findings(chosen, seeds, _ended_at(sizes, [point.images for point in points]), lone_s)
@@ -92,7 +92,7 @@ def warm_up_gently(
 ) -> Findings:
     """Runs `engine` at each of `sizes` beside one that serves: twice each, and never for more than a third of the time.
 
-    As in `warm_up`, it ends where larger batches do worse.
+    As in `warm_up`, it ends where larger batches do worse, also when asked again.
 
     Args:
         engine: as for `warm_up`.
@@ -102,15 +102,24 @@ def warm_up_gently(
         sleep: what waits between the calls.
     """
     seeds: list[tuple[int, float]] = []
+    rates: dict[int, float] = {}
+
+    def measure(size: int) -> float:
+        rows = fill(samples, size)
+        for _ in range(2):  # kernels are made at the first call
+            (seconds,) = _time_calls(engine, rows, 1)
+            sleep(REST * seconds)
+        seeds.append((size, seconds))
+        rates[size] = size / max(seconds, 1e-9)
+        return seconds
+
     sizes = sorted(sizes) if engine.spec.batched else (1,)
-    for size in sizes:
-        if samples:
-            rows = fill(samples, size)
-            for _ in range(2):  # kernels are made at the first call
-                (seconds,) = _time_calls(engine, rows, 1)
-                sleep(REST * seconds)
-            seeds.append((size, seconds))
-            if seconds > MIN_POINT_S and is_past_best([images / taken_s for images, taken_s in seeds]):
+    for size in sizes if samples else ():
+        if measure(size) > MIN_POINT_S and is_past_best([*rates.values()]):
+            best_and_last = _best_and_last(rates)
+            for images in best_and_last:  # once more: whoever serves may have been busy
+                measure(images)
+            if is_past_best([rates[images] for images in best_and_last]):
                 break
     lone_s = min((seconds for images, seconds in seeds if images == min(sizes)), default=math.inf)
     return Findings(inflight, tuple(seeds), _ended_at(sizes, [images for images, _ in seeds]), lone_s)
@@ -150,18 +159,40 @@ def _sizes_for(inflight: int, sizes: Sequence[int], points: Sequence[Point]) -> 
 def _sweep(engine: Engine, batches: dict[int, Rows], inflight: int) -> list[Point]:
     """Each size measured with `inflight` threads at work on it, until two sizes in a row are past the best one."""
     points: list[Point] = []
-    rates: list[float] = []
+    rates: dict[int, float] = {}
     with ThreadPoolExecutor(inflight, thread_name_prefix="warm-up") as threads:
         for size, rows in batches.items():
             started_s = time.monotonic()
             threads.submit(engine.run, rows).result()  # with a thread goes what oneDNN keeps for it
             rounds = _rounds(time.monotonic() - started_s) + inflight - 1
             times = _at_once(threads, engine, rows, inflight, rounds)
-            points += [Point(inflight, size, seconds) for seconds in times]
-            rates.append(inflight * size / max(min(times), 1e-9))
-            if min(times) > MIN_POINT_S and is_past_best(rates):  # quicker calls are cheap, and mostly noise
-                break
+            found = [Point(inflight, size, seconds) for seconds in times]
+            points += found
+            rates |= _rates(found)
+            if min(times) > MIN_POINT_S and is_past_best(
+                [*rates.values()]
+            ):  # quicker calls are cheap, and mostly noise
+                best_and_last = _best_and_last(rates)
+                ways = [InflightChoice(inflight, images, inflight * rates[images]) for images in best_and_last]
+                again = _in_turns(engine, batches, ways, {inflight: threads})
+                points += again
+                rates |= _rates(again)
+                if is_past_best([rates[images] for images in best_and_last]):
+                    break
     return points
+
+
+def _best_and_last(rates: Mapping[int, float]) -> tuple[int, ...]:
+    """The size with the best rate and the last two: those on which the end of a sweep hangs."""
+    return (max(rates, key=rates.__getitem__), *[*rates][-2:])
+
+
+def _rates(points: Iterable[Point]) -> dict[int, float]:
+    """Rows a second of one of the calls, by size; the quickest counts: what else the machine does only adds."""
+    quickest_s: dict[int, float] = {}
+    for point in points:
+        quickest_s[point.images] = min(point.seconds, quickest_s.get(point.images, math.inf))
+    return {images: images / max(seconds, 1e-9) for images, seconds in quickest_s.items()}
 
 
 def is_past_best(rates: Sequence[float]) -> bool:
@@ -179,22 +210,35 @@ def _rounds(first_s: float) -> int:
     return max(MIN_ROUNDS, min(MAX_ROUNDS, int(MIN_POINT_S / max(first_s, 1e-6))))
 
 
-def _in_turns(engine: Engine, batches: dict[int, Rows], points: Sequence[Point]) -> int:
-    """The calls at once to have, after each number's best size had its turns.
-
-    The sweep measures one number after the other, and a machine that changes its pace meanwhile would make the choice.
-    """
-    best = best_of_each(points)
-    found: list[Point] = []
+def _choose(engine: Engine, batches: dict[int, Rows], points: Sequence[Point]) -> int:
+    """The calls at once to have, after each number's best size had its turns."""
+    ways = [*best_of_each(points).values()]
+    if len(ways) == 1:
+        return ways[0].inflight
     with ExitStack() as stack:
-        pools = {calls: stack.enter_context(ThreadPoolExecutor(calls, "warm-up")) for calls in best}
-        for turn in range(1 + TURNS if len(best) > 1 else 0):
-            for calls, images, images_per_s in best.values():
-                rounds = max(calls, min(MAX_ROUNDS, int(MIN_POINT_S * images_per_s / (calls * images))))
-                times = _at_once(pools[calls], engine, batches[images], calls, rounds)
-                if turn:  # with the first, each thread makes its kernels
-                    found += [Point(calls, images, seconds) for seconds in times]
-    return choose_inflight(found or points).inflight
+        threads = {way.inflight: stack.enter_context(ThreadPoolExecutor(way.inflight, "warm-up")) for way in ways}
+        for way in ways:  # each thread makes its kernels
+            _at_once(threads[way.inflight], engine, batches[way.images], way.inflight, 1)
+        return choose_inflight(_in_turns(engine, batches, ways, threads)).inflight
+
+
+def _in_turns(
+    engine: Engine,
+    batches: dict[int, Rows],
+    ways: Sequence[InflightChoice],
+    threads: Mapping[int, ThreadPoolExecutor],
+) -> list[Point]:
+    """Each way measured TURNS times more, in turns.
+
+    The sweep measures one after the other, and a machine that changes its pace meanwhile would tell which is best.
+    """
+    points: list[Point] = []
+    for _ in range(TURNS):
+        for calls, images, images_per_s in ways:
+            rounds = _rounds(calls * images / images_per_s)
+            times = _at_once(threads[calls], engine, batches[images], calls, rounds)
+            points += [Point(calls, images, seconds) for seconds in times]
+    return points
 
 
 def _at_once(threads: ThreadPoolExecutor, engine: Engine, rows: Rows, inflight: int, rounds: int) -> list[float]:

@@ -121,13 +121,35 @@ def test_one_worse_size_is_not_past_the_best(clock: list[float]) -> None:
     assert max(engine.sizes) == 32
 
 
+class Disturbed(Costly):
+    """Slow until 8 rows were run three times."""
+
+    def run(self, rows: Rows) -> Rows:
+        self._clock[0] += 20.0 * (len(rows) in {4, 8} and self.sizes.count(8) < 3)
+        return super().run(rows)
+
+
+def test_a_machine_that_was_slow_for_two_sizes_does_not_end_the_sweep(clock: list[float]) -> None:
+    engine = Disturbed(clock, {size: 1.0 + 0.5 * size for size in BENT})
+    findings = warm_up(engine, SAMPLES, sizes=tuple(BENT), inflight=1)
+    assert findings.ended_at is None
+    assert set(engine.sizes) == set(BENT)
+
+
+def test_nor_does_one_whose_other_version_was_busy_then(clock: list[float]) -> None:
+    engine = Disturbed(clock, {size: 1.0 + 0.5 * size for size in BENT})
+    findings = warm_up_gently(engine, SAMPLES, sizes=tuple(BENT), inflight=1, sleep=lambda _: None)
+    assert findings.ended_at is None
+    assert set(engine.sizes) == set(BENT)
+
+
 def test_calls_at_once_hold_no_more_rows_together_than_the_largest_alone(
     clock: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("service.machine.usable_cores", lambda: 2)
     engine = Costly(clock, BENT)
     findings = warm_up(engine, SAMPLES, sizes=tuple(BENT))
-    alone = engine.sizes.index(16) + 1 + 2  # its first call and the two that count
+    alone = engine.sizes.index(16) + 1 + 2 + TURNS * 3 * 2  # its first call, the two that count; 4, 8 and 16 again
     assert max(engine.sizes[alone:]) <= 8
     assert findings.inflight in {1, 2}
 
@@ -138,7 +160,7 @@ def test_a_machine_that_was_slow_while_one_number_of_calls_was_measured_does_not
     monkeypatch.setattr("service.machine.usable_cores", lambda: 2)
     sweeps = 3 + 7  # a first call and two; a first call and three of each thread
 
-    class Disturbed(Recorder):
+    class Swaying(Recorder):
         """A second a call, one after the other; three while two calls at once are swept."""
 
         def run(self, rows: Rows) -> Rows:
@@ -147,9 +169,9 @@ def test_a_machine_that_was_slow_while_one_number_of_calls_was_measured_does_not
                 return super().run(rows)
 
     lock = threading.Lock()
-    engine = Disturbed()
+    engine = Swaying()
     assert warm_up(engine, SAMPLES, sizes=(4,)).inflight == 2
-    assert len(engine.sizes) == sweeps + (1 + TURNS) * (1 + 2 * 2)
+    assert len(engine.sizes) == sweeps + (1 + 2) + TURNS * (2 + 2 * 2)
 
 
 def test_what_was_found_is_told_in_a_line() -> None:
