@@ -110,17 +110,13 @@ def warm_up_gently(
             (seconds,) = _time_calls(engine, rows, 1)
             sleep(REST * seconds)
         seeds.append((size, seconds))
-        rates[size] = size / max(seconds, 1e-9)
-        return seconds
+        return size / max(seconds, 1e-9)
 
     sizes = sorted(sizes) if engine.spec.batched else (1,)
     for size in sizes if samples else ():
-        if measure(size) > MIN_POINT_S and is_past_best([*rates.values()]):
-            best_and_last = _best_and_last(rates)
-            for images in best_and_last:  # once more: whoever serves may have been busy
-                measure(images)
-            if is_past_best([rates[images] for images in best_and_last]):
-                break
+        rates[size] = measure(size)
+        if _ends(rates, lambda again: {images: measure(images) for images in again}):
+            break
     lone_s = min((seconds for images, seconds in seeds if images == min(sizes)), default=math.inf)
     return Findings(inflight, tuple(seeds), _ended_at(sizes, [images for images, _ in seeds]), lone_s)
 
@@ -161,30 +157,38 @@ def _sweep(engine: Engine, batches: dict[int, Rows], inflight: int) -> list[Poin
     points: list[Point] = []
     rates: dict[int, float] = {}
     with ThreadPoolExecutor(inflight, thread_name_prefix="warm-up") as threads:
+
+        def measure_again(sizes: Sequence[int]) -> dict[int, float]:
+            ways = [InflightChoice(inflight, size, inflight * rates[size]) for size in sizes]
+            again = _in_turns(engine, batches, ways, {inflight: threads})
+            points.extend(again)
+            return _rates(again)
+
         for size, rows in batches.items():
             started_s = time.monotonic()
             threads.submit(engine.run, rows).result()  # with a thread goes what oneDNN keeps for it
             rounds = _rounds(time.monotonic() - started_s) + inflight - 1
-            times = _at_once(threads, engine, rows, inflight, rounds)
-            found = [Point(inflight, size, seconds) for seconds in times]
+            found = [Point(inflight, size, seconds) for seconds in _at_once(threads, engine, rows, inflight, rounds)]
             points += found
             rates |= _rates(found)
-            if min(times) > MIN_POINT_S and is_past_best(
-                [*rates.values()]
-            ):  # quicker calls are cheap, and mostly noise
-                best_and_last = _best_and_last(rates)
-                ways = [InflightChoice(inflight, images, inflight * rates[images]) for images in best_and_last]
-                again = _in_turns(engine, batches, ways, {inflight: threads})
-                points += again
-                rates |= _rates(again)
-                if is_past_best([rates[images] for images in best_and_last]):
-                    break
+            if _ends(rates, measure_again):
+                break
     return points
 
 
-def _best_and_last(rates: Mapping[int, float]) -> tuple[int, ...]:
-    """The size with the best rate and the last two: those on which the end of a sweep hangs."""
-    return (max(rates, key=rates.__getitem__), *[*rates][-2:])
+def _ends(rates: dict[int, float], measure_again: Callable[[Sequence[int]], dict[int, float]]) -> bool:
+    """Whether a sweep ends: the last two sizes do worse than the best one, and so when all three are measured again.
+
+    Args:
+        rates: rows a second by size, in the order of the sweep; what was measured again takes its place.
+        measure_again: gives the rates of some sizes, measured beside each other.
+    """
+    size, rate = next(reversed(rates.items()))
+    if size / rate <= MIN_POINT_S or not is_past_best([*rates.values()]):  # quicker calls are cheap, and mostly noise
+        return False
+    best_and_last = (max(rates, key=rates.__getitem__), *[*rates][-2:])
+    rates |= measure_again(best_and_last)
+    return is_past_best([rates[images] for images in best_and_last])
 
 
 def _rates(points: Iterable[Point]) -> dict[int, float]:

@@ -91,11 +91,11 @@ class Worker:
 
     async def is_awake(self, within_s: float) -> bool:
         """Whether its event loop turns: it answers in time, or has ended."""
-        with suppress(HungUp):
-            try:
+        try:
+            with suppress(HungUp):
                 await self._talk.ask({"ask": "pulse"}, within_s)
-            except TimeoutError:
-                return False
+        except TimeoutError:
+            return False
         return True
 
     async def change(self, change: dict[str, Any]) -> str:

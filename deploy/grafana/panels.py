@@ -45,7 +45,8 @@ LATENCY = "darkroom_request_duration_seconds"
 REQUESTS = rate("darkroom_requests_total")
 SERVER_FAULT = rate("darkroom_requests_total", 'outcome=~"model_error|out_of_memory"')
 REFUSED = rate("darkroom_requests_total", 'outcome=~"queue_full|predicted_late|expired|draining"')
-READY, ABSENT = (HOST.replace("}", f', state="{state}"}}') for state in ("ready", "absent"))
+READY = "darkroom_workers" + chosen('state="ready"', HOST)
+ABSENT = "darkroom_workers" + chosen('state="absent"', HOST)
 AVAILABLE = "darkroom_model_state" + chosen('state="AVAILABLE"')
 LAG = f"rate(darkroom_event_loop_lag_seconds_bucket{HOST}[$__rate_interval])"
 
@@ -298,8 +299,8 @@ PICTURES_AND_PROCESS = (
         "Processes that serve",
         "Those of --workers, or one a server. Absent ones start or are being replaced; the log tells why.",
         {
-            "ready": f"sum(max by (instance) (darkroom_workers{READY}) or max by (instance) (up{PROCESS}))",
-            "absent": f"sum(darkroom_workers{ABSENT}) or vector(0)",
+            "ready": f"sum(max by (instance) ({READY}) or max by (instance) (up{PROCESS}))",
+            "absent": f"sum({ABSENT}) or vector(0)",
             "replaced a minute": f"sum(rate(darkroom_worker_restarts_total{HOST}[$__rate_interval])) * 60 or vector(0)",
         },
         width=8,

@@ -5,9 +5,9 @@ HOST = '{instance=~"$instance"}'  # series of a server
 PROCESS = '{job="darkroom", instance=~"$instance"}'  # series that every Python program has
 
 
-def chosen(more: str = "") -> str:
-    """The selector of the chosen instances and models; `more` narrows it."""
-    return M.replace("}", f", {more}}}") if more else M
+def chosen(more: str = "", of: str = M) -> str:
+    """The selector of the chosen instances and models, or another one; `more` narrows it."""
+    return of.replace("}", f", {more}}}") if more else of
 
 
 def rate(counter: str, more: str = "") -> str:
