@@ -35,6 +35,7 @@ class FastLane(Connection):
 
     Idle: the next bytes are looked at. Reading: `_head` is there, `_missing` bytes of its body aren't. Waiting: the
     request is with the batcher, and what else comes stays in `_ahead`. Sanic's: it has bytes, or isn't done with them.
+    A new connection is idle at once: Sanic's task for it begins a turn of the loop later, often after the first bytes.
     """
 
     __slots__ = (
@@ -59,7 +60,7 @@ class FastLane(Connection):
         self._parts: list[bytes] = []
         self._missing = 0
         self._is_waiting = False
-        self._had_sanic = True  # bytes, or is about to begin: it may not be done with them
+        self._had_sanic = False  # bytes: it may not be done with them
         self._asked: tuple[Ask, Entry | None] | None = None
         self._ahead = bytearray()
         self._started_s = 0.0
@@ -99,7 +100,8 @@ class FastLane(Connection):
         """
         if self._is_waiting:
             self._time = time.monotonic()
-        if self._is_waiting or self._head is None:
+        is_first = self._callback_check_timeouts is None  # as Sanic begins
+        if self._is_waiting or self._head is None or is_first:
             super().check_timeouts()
             return
         since_s, last_s, sent = self._since_s, self._time, (self._raw, *self._parts)
@@ -109,9 +111,11 @@ class FastLane(Connection):
         self.loop.call_soon(super().check_timeouts)  # once Sanic has looked at it
 
     def _is_sanics(self) -> bool:
-        """Whether Sanic has bytes of this connection, is not done with those it had, or has not begun."""
+        """Whether Sanic has bytes of this connection, or is not done with those it had, or with all of it."""
         http = self.http
-        return http is None or http.stage is not Stage.IDLE or http.request is not None or bool(self.recv_buffer)
+        if http is None:
+            return self._task is None or bool(self.recv_buffer)
+        return http.stage is not Stage.IDLE or http.request is not None or bool(self.recv_buffer)
 
     def _take(self, data: bytes) -> None:
         """Begins one request after another, until one has to wait, for its body or its answer, or is Sanic's."""
@@ -150,9 +154,10 @@ class FastLane(Connection):
             self._head, self._parts = None, []
 
     def _read_head(self, data: bytes) -> Head | None:
-        """The head of a request that is the lane's: it is plain, and its caller may ask and reads its answers."""
+        """The head of a request that is the lane's: it is plain, its caller may ask, and reads its answers."""
         darkroom = self._darkroom
-        found = darkroom.heads.read(data) if self._can_write.is_set() else None
+        is_free = self._can_write.is_set() and not self._is_lingering
+        found = darkroom.heads.read(data) if is_free else None
         if found is None or (darkroom.auth.is_on and not darkroom.edge.allows(found[0].headers.get("authorization"))):
             return None
         head, head_bytes, self._missing = found

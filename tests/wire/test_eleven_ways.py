@@ -1,4 +1,4 @@
-"""One picture by all eleven ways of the three dialects: one answer to the bit, and one batch."""
+"""One picture by all eleven ways of the three dialects: one batch, and in it one answer to the bit."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def test_eleven_connections_ride_in_one_batch_and_get_the_same_answer() -> None:
 
 
 @pytest.mark.slow
-def test_a_real_model_answers_the_same_to_the_bit_apart_and_in_one_batch() -> None:
+def test_a_real_model_answers_the_same_to_the_bit_in_one_batch_and_to_rounding_apart() -> None:
     from models.engine import load_model  # noqa: PLC0415 - TensorFlow takes seconds to import
 
     data = (Path(__file__).parents[2] / "loadtest" / "payloads" / "digit_7.jpg").read_bytes()
@@ -128,6 +128,8 @@ def test_a_real_model_answers_the_same_to_the_bit_apart_and_in_one_batch() -> No
         apart = {name: ask() for name, ask in ways.items()}
         assert metric(server.url, "darkroom_batch_images_count") == 2 + 11
     assert together == [together[0]] * 11
-    assert apart == dict.fromkeys(ways, apart["STS url-safe"])
-    probability = np.frombuffer(apart["V2 binary"]["probability"], np.float32)
-    assert np.frombuffer(apart["V2 binary"]["predict"], np.int64) == probability.argmax()
+    probability = np.frombuffer(together[0]["probability"], np.float32)
+    for answer in apart.values():  # the same call twice may differ in the last bits: threads add up in another order
+        assert answer["predict"] == together[0]["predict"]
+        np.testing.assert_allclose(np.frombuffer(answer["probability"], np.float32), probability, rtol=1e-4)
+    assert np.frombuffer(together[0]["predict"], np.int64) == probability.argmax()

@@ -341,6 +341,22 @@ def test_both_lanes_do_the_same_on_uvloop(lane: bool) -> None:
         assert (metric(url, FAST) > 0) == lane
 
 
+@pytest.mark.slow
+def test_the_first_request_of_a_connection_takes_the_same_lane_as_the_second(lane: bool) -> None:
+    small = picture(17)
+    large = small + b" " * 2_000_000
+    with serving("--model_base_path=fake") as url:
+        for data in (small, large):
+            for lines in ((), ("Connection: close",)):
+                taken = metric(url, FAST)
+                for _ in range(20):  # the bytes are there before uvloop has told Sanic of the connection, as a rule
+                    with client(url) as peer:
+                        peer.send(post(data, *lines))
+                        assert digest(peer.answer()) == crc32(data)
+                        assert not lines or peer.is_closed()
+                assert metric(url, FAST) - taken == (20 if lane else 0)
+
+
 def _until(url: str, name: str, value: float, **labels: str) -> None:
     """Asks until a metric has a value; the test's own time limit ends it otherwise."""
     while metric(url, name, **labels) != value:

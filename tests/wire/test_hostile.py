@@ -17,7 +17,7 @@ from loadtest.hostile import KINDS, run
 from models.fake import fake_model
 from tests.hostile import Attack, attacks
 from tests.pictures import picture
-from tests.serving import running
+from tests.serving import metric, running
 from tests.sockets import client
 
 if TYPE_CHECKING:
@@ -99,6 +99,18 @@ def test_unfinished_bodies_are_bounded_together_and_small_requests_go_on(how: by
             assert 0 < receiving.bytes <= receiving.limit_bytes
         while receiving.bytes:  # until the server has seen that both have left
             httpx.get(server.url + "/health")
+
+
+def test_the_rest_of_a_body_that_was_refused_is_no_request() -> None:
+    head = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: %d\r\n\r\n"
+    with running(fake_model(name="default"), max_receiving_bytes=1 << 20) as server, client(server.url) as peer:
+        peer.send(head % 2_000_000 + bytes(1_200_000))
+        assert peer.answer().status == 503
+        for data in (picture(), b"junk"):
+            peer.send(head % len(data) + data)  # a body may hold anything
+        assert peer.is_closed()
+        assert metric(server.url, "darkroom_http_requests_total", route="/") == 0
+        assert metric(server.url, "darkroom_requests_total") == 0
 
 
 def test_a_body_that_is_whole_is_counted_no_more() -> None:
