@@ -4,6 +4,8 @@ import ctypes
 import gc
 from functools import cache
 
+from models import allocator
+
 
 def freeze() -> None:
     """Takes all that was made until now out of future collections: without it each walks what TensorFlow imported.
@@ -24,6 +26,7 @@ def give_back() -> None:
     gc.collect()
     if (trim := _malloc_trim()) is not None:
         trim(0)
+    allocator.give_back()
 
 
 @cache

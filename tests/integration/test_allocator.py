@@ -1,0 +1,57 @@
+"""Which allocator a server runs with, and that it answers with either."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from zlib import crc32
+
+import httpx
+import pytest
+
+from models import allocator
+from tests.pictures import picture
+from tests.serving import Process
+
+HERE = allocator.installed()
+pytestmark = pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="no /proc")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("chosen", "workers"), [("auto", 1), ("auto", 2), ("system", 1)])
+def test_mimalloc_serves_where_it_is_installed_and_wanted(chosen: str, workers: int) -> None:
+    data = picture(3)
+    process = Process("--model_base_path=fake", f"--allocator={chosen}", f"--workers={workers}")
+    try:
+        url = process.wait_ready()
+        maps = Path(f"/proc/{process.process.pid}/maps").read_text(encoding="utf-8")
+        assert ("libmimalloc" in maps) == (chosen == "auto" and HERE != "")
+        answer = httpx.post(url, content=data, headers={"Content-Type": "image/png"})
+        assert answer.json()["digest"] == [crc32(data)]
+    finally:
+        process.stop()
+
+
+def test_a_library_that_cannot_be_loaded_is_asked_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(allocator, "is_mimalloc", lambda: False)
+    monkeypatch.setattr(allocator, "installed", lambda: allocator.LIBRARIES[0])
+    monkeypatch.setattr(os, "execv", lambda *command: started.append(command))
+    monkeypatch.setenv("LD_PRELOAD", "libother.so")
+    for name in allocator.KEPT:
+        monkeypatch.setenv(name, "7")  # an operator's own, which stays
+    started: list[object] = []
+    allocator.use_mimalloc()
+    assert os.environ["LD_PRELOAD"] == f"{allocator.LIBRARIES[0]} libother.so"
+    assert os.environ["MIMALLOC_RESET_DELAY"] == "7"
+    allocator.use_mimalloc()  # the process anew, without what it asked for
+    assert len(started) == 1
+
+
+def test_nothing_happens_where_there_is_no_mimalloc(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(allocator, "LIBRARIES", ("libmimalloc-that-is-not.so.0",))
+    monkeypatch.setattr(os, "execv", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+    monkeypatch.delenv("LD_PRELOAD", raising=False)
+    allocator.use_mimalloc()
+    assert "LD_PRELOAD" not in os.environ
+    assert allocator.installed() == ""
