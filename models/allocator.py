@@ -10,6 +10,7 @@ one cache and in two: TensorFlow's pool 183 and 153, mimalloc 193 and 187, the C
 import ctypes
 import os
 import sys
+from pathlib import Path
 
 # How long free memory is kept, in ms, by the names of mimalloc 2.0 and later. EfficientNet-Lite0, MB after a load: 0 ms
 # 746, at less than half of the speed; 1 ms 810; 4 ms 857, as fast as its own choice, 908. TensorFlow's pool: 829.
@@ -28,8 +29,9 @@ def version() -> str:
 
 
 def installed() -> str:
-    """The name of a mimalloc that the loader finds; empty: none."""
-    for name in LIBRARIES if sys.platform == "linux" else ():
+    """A mimalloc that the loader finds, or else this Python's own folder of libraries has; empty: none."""
+    beside = [str(Path(sys.prefix, "lib", name)) for name in LIBRARIES]
+    for name in (*LIBRARIES, *beside) if sys.platform == "linux" else ():
         try:
             ctypes.CDLL(name)
         except OSError:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
+import sys
 from pathlib import Path
 from zlib import crc32
 
 import httpx
 import pytest
+import uvloop
 
 from models import allocator
 from tests.pictures import picture
@@ -46,6 +49,16 @@ def test_a_library_that_cannot_be_loaded_is_asked_for_once(monkeypatch: pytest.M
     assert os.environ["MIMALLOC_RESET_DELAY"] == "7"
     allocator.use_mimalloc()  # the process anew, without what it asked for
     assert len(started) == 1
+
+
+def test_a_library_beside_the_packages_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(allocator, "LIBRARIES", ("libmimalloc-of-the-image.so.0",))
+    monkeypatch.setattr(sys, "prefix", str(tmp_path))
+    assert allocator.installed() == ""
+    place = tmp_path / "lib" / allocator.LIBRARIES[0]
+    place.parent.mkdir()
+    shutil.copy(uvloop.loop.__file__, place)  # any library will do
+    assert allocator.installed() == str(place)
 
 
 def test_nothing_happens_where_there_is_no_mimalloc(monkeypatch: pytest.MonkeyPatch) -> None:
