@@ -39,7 +39,6 @@ from loadtest.contenders import (
     tuned_mosec,
 )
 from loadtest.pictures import KINDS, cycle, load, truncated
-from models import allocator
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -302,5 +301,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    allocator.use_mimalloc()  # as the server does
     sys.exit(main())

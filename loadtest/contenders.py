@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING
 
 from loadtest import processes
 from loadtest.answers import NoAnswer, post
-from models import allocator
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -131,7 +130,7 @@ def mosec(name: str, about: str, **tuning: str) -> Contender:
         content_type="text/plain",
         encode=_base64,
         predicted=_predict,
-        environment={"PEER_MODEL": "{version}", "LD_PRELOAD": "", **tuning},
+        environment={"PEER_MODEL": "{version}", **tuning},
         needs="mosec",
     )
 
@@ -174,8 +173,6 @@ def tuned_mosec(workers: int, images: int) -> Contender:
         f"{workers} workers, batches up to {images} within 1 ms, the signature by a callable of a TF1 session",
         PEER_ENGINE="session",
         TF_ONEDNN_THREADPOOL_USE_CALLER_THREAD="1",  # as Darkroom's own (models/_tensorflow.py)
-        TF_ONEDNN_USE_SYSTEM_ALLOCATOR="1" if allocator.installed() else "0",  # and this
-        LD_PRELOAD=allocator.installed(),
         PEER_WORKERS=str(workers),
         PEER_BATCH=str(images),
     )
@@ -194,7 +191,6 @@ def mlserver(images: int) -> Contender:
         predicted=_v2_predict,
         environment={
             "PEER_MODEL": "{version}",
-            "LD_PRELOAD": "",
             "PYTHONPATH": str(PEERS),
             "MLSERVER_HOST": "127.0.0.1",
             "MLSERVER_HTTP_PORT": "{port}",

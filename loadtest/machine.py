@@ -10,7 +10,6 @@ import time
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from models import allocator
 from service.machine import usable_cores
 
 _PACKAGES = ("tensorflow-cpu", "tensorflow", "sanic", "numpy")
@@ -51,7 +50,7 @@ def _versions() -> list[str]:
             found.append(f"{package} {version(package)}")
         except PackageNotFoundError:
             continue
-    return [*found, f"mimalloc {allocator.version()}"] if allocator.is_mimalloc() else found
+    return found
 
 
 def _processor() -> str:

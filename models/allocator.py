@@ -1,4 +1,4 @@
-"""mimalloc in front of the C library's malloc, where it is installed: each thread's memory stays that thread's own.
+"""mimalloc in front of the C library's malloc, for who asks for it: each thread's memory stays that thread's own.
 
 oneDNN in TensorFlow takes a call's buffers from one pool for all threads, so that what a core has just written is soon
 another's to write. Where the two cores share no cache that costs a quarter of all throughput. Measured on 2 cores of an
@@ -21,11 +21,6 @@ LIBRARIES = ("libmimalloc.so.3", "libmimalloc.so.2")  # by the names that Debian
 def is_mimalloc() -> bool:
     """Whether this process allocates by mimalloc."""
     return hasattr(ctypes.CDLL(None), "mi_version")
-
-
-def version() -> str:
-    """The version of the mimalloc in use, as "2.0.9"; empty: the C library allocates."""
-    return ".".join(str(ctypes.CDLL(None).mi_version())) if is_mimalloc() else ""
 
 
 def installed() -> str:

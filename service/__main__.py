@@ -98,14 +98,15 @@ def _serve(parsed: argparse.Namespace) -> int:
     """`darkroom serve`."""
     settings = settings_from_flags(parsed)
     _ = settings.models  # a config file that can't be read stops the start here, with its problems
-    if settings.allocator == "auto":
+    if settings.allocator == "mimalloc":
         allocator.use_mimalloc()
+        if not allocator.is_mimalloc():
+            raise BadSettingsError(["--allocator=mimalloc: not installed (Debian: apt-get install libmimalloc2.0)"])
     place = None if parsed.place is None else Place.parse(parsed.place)
     set_up_logs(settings.effective_log_level, settings.log_format, worker=place and place.number)
     raise_open_files()
     if place is None:
         _log.info("settings that differ from the defaults", extra={"fields": settings.changed()})
-        _log.info("memory", extra={"fields": {"allocator": "mimalloc" if allocator.is_mimalloc() else "system"}})
         _log.debug("all settings", extra={"fields": settings.redacted()})
     if place is None and settings.workers > 1:
         return asyncio.run(_run_workers(settings))

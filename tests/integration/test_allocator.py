@@ -14,6 +14,7 @@ import pytest
 import uvloop
 
 from models import allocator
+from service.__main__ import main
 from tests.pictures import picture
 from tests.serving import Process
 
@@ -22,18 +23,30 @@ pytestmark = pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="no
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("chosen", "workers"), [("auto", 1), ("auto", 2), ("system", 1)])
-def test_mimalloc_serves_where_it_is_installed_and_wanted(chosen: str, workers: int) -> None:
+@pytest.mark.parametrize(("chosen", "workers"), [("mimalloc", 1), ("mimalloc", 2), ("system", 1)])
+def test_the_server_allocates_by_what_it_is_told(chosen: str, workers: int) -> None:
+    if chosen == "mimalloc" and not HERE:
+        pytest.skip("mimalloc is not installed")
     data = picture(3)
     process = Process("--model_base_path=fake", f"--allocator={chosen}", f"--workers={workers}")
     try:
         url = process.wait_ready()
         maps = Path(f"/proc/{process.process.pid}/maps").read_text(encoding="utf-8")
-        assert ("libmimalloc" in maps) == (chosen == "auto" and HERE != "")
+        assert ("libmimalloc" in maps) == (chosen == "mimalloc")
         answer = httpx.post(url, content=data, headers={"Content-Type": "image/png"})
         assert answer.json()["digest"] == [crc32(data)]
     finally:
         process.stop()
+
+
+def test_a_server_that_cannot_have_what_it_is_told_says_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(allocator, "is_mimalloc", lambda: False)
+    monkeypatch.setattr(allocator, "installed", lambda: "")
+    monkeypatch.delenv("LD_PRELOAD", raising=False)
+    assert main(["serve", "--model_base_path=fake", "--allocator=mimalloc"]) == 2
+    assert "--allocator=mimalloc: not installed" in capsys.readouterr().err
 
 
 def test_a_library_that_cannot_be_loaded_is_asked_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
