@@ -50,6 +50,7 @@ class FastLane(Connection):
         "_raw",
         "_received_bytes",
         "_started_s",
+        "_was_checked",
     )
 
     def __init__(self, *, app: Any, **kwargs: Any) -> None:
@@ -61,6 +62,7 @@ class FastLane(Connection):
         self._missing = 0
         self._is_waiting = False
         self._had_sanic = False  # bytes: it may not be done with them
+        self._was_checked = False  # whether Sanic has looked for time limits yet
         self._asked: tuple[Ask, Entry | None] | None = None
         self._ahead = bytearray()
         self._started_s = 0.0
@@ -100,7 +102,7 @@ class FastLane(Connection):
         """
         if self._is_waiting:
             self._time = time.monotonic()
-        is_first = self._callback_check_timeouts is None  # as Sanic begins
+        is_first, self._was_checked = not self._was_checked, True  # the first is as Sanic begins
         if self._is_waiting or self._head is None or is_first:
             super().check_timeouts()
             return
