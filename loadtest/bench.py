@@ -39,6 +39,7 @@ from loadtest.contenders import (
     tuned_mosec,
 )
 from loadtest.pictures import KINDS, cycle, load, truncated
+from models import allocator
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -301,4 +302,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    allocator.use_jemalloc()  # as the server does
     sys.exit(main())

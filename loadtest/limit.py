@@ -25,6 +25,7 @@ from loadtest.closedloop import show
 from loadtest.pictures import KINDS, Picture, cycle, load
 from loadtest.plain import PlainSignature
 from loadtest.tally import number, table
+from models import allocator
 from models.engine import load_model
 from models.rows import Rows
 from models.spec import Wire
@@ -292,4 +293,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    allocator.use_jemalloc()  # as the server does
     sys.exit(main())

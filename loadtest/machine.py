@@ -10,6 +10,7 @@ import time
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from models import allocator
 from service.machine import usable_cores
 
 _PACKAGES = ("tensorflow-cpu", "tensorflow", "sanic", "numpy")
@@ -50,7 +51,7 @@ def _versions() -> list[str]:
             found.append(f"{package} {version(package)}")
         except PackageNotFoundError:
             continue
-    return found
+    return [*found, f"jemalloc {allocator.version()}"] if allocator.is_jemalloc() else found
 
 
 def _processor() -> str:

@@ -17,11 +17,11 @@ os.environ.setdefault("TF_OVERRIDE_GLOBAL_THREADPOOL", "1")
 # and wait. Measured on 2 cores, a lone row of EfficientNet-Lite0 with a thread a core: 5.0 ms instead of 6.7.
 os.environ.setdefault("TF_ONEDNN_THREADPOOL_USE_CALLER_THREAD", "1")
 
-from models.allocator import is_mimalloc
+from models.allocator import is_jemalloc
 from models.hiding import hiding
 
-# Buffers of a call by malloc, not out of one pool of oneDNN's, where malloc is mimalloc: models/allocator.py tells why.
-if is_mimalloc():
+# Buffers of a call by malloc, not out of one pool of oneDNN's, where malloc is jemalloc: models/allocator.py tells why.
+if is_jemalloc():
     os.environ.setdefault("TF_ONEDNN_USE_SYSTEM_ALLOCATOR", "1")
 
 # It imports Keras to register optimizers, and for an old Keras of its own h5py and scipy where they are; serving needs

@@ -98,15 +98,16 @@ def _serve(parsed: argparse.Namespace) -> int:
     """`darkroom serve`."""
     settings = settings_from_flags(parsed)
     _ = settings.models  # a config file that can't be read stops the start here, with its problems
-    if settings.allocator == "mimalloc":
-        allocator.use_mimalloc()
-        if not allocator.is_mimalloc():
-            raise BadSettingsError(["--allocator=mimalloc: not installed (Debian: apt-get install libmimalloc2.0)"])
+    if settings.allocator != "system":
+        allocator.use_jemalloc()
+        if settings.allocator == "jemalloc" and not allocator.is_jemalloc():
+            raise BadSettingsError(["--allocator=jemalloc: not installed (Debian: apt-get install libjemalloc2)"])
     place = None if parsed.place is None else Place.parse(parsed.place)
     set_up_logs(settings.effective_log_level, settings.log_format, worker=place and place.number)
     raise_open_files()
     if place is None:
         _log.info("settings that differ from the defaults", extra={"fields": settings.changed()})
+        _log.info("memory", extra={"fields": {"allocator": "jemalloc" if allocator.is_jemalloc() else "system"}})
         _log.debug("all settings", extra={"fields": settings.redacted()})
     if place is None and settings.workers > 1:
         return asyncio.run(_run_workers(settings))

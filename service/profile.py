@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from models import allocator
 from models.errors import ModelError
 from models.locate import locate
 from models.profiling import choose, sweep, ways
@@ -57,6 +58,7 @@ def run_profile(parsed: argparse.Namespace) -> int:
     if min((*parsed.sizes, *parsed.inflight, parsed.max_batch_images)) < 1:
         print("darkroom: --sizes, --inflight and --max_batch_images start at 1", file=sys.stderr)
         return 2
+    allocator.use_jemalloc()  # as the server does
     try:
         _profile(parsed)
     except (ModelError, OSError, ImportError) as err:

@@ -78,7 +78,7 @@ class Settings(BaseModel):
     request_timeout_ms: float = Field(30_000.0, gt=0, description="deadline of a request that names none (guess)")
     drain_timeout_ms: float = Field(20_000.0, ge=0, description="how long a stopping server finishes what it accepted (Kubernetes' 30 s, less a margin)")
 
-    allocator: Literal["system", "mimalloc"] = Field("system", description="mimalloc: memory by it instead of the C library and TensorFlow's pool, where it is installed (Debian: libmimalloc2.0); a fifth faster where cores share no cache, a third slower for 12 megapixels (measured)")
+    allocator: Literal["auto", "jemalloc", "system"] = Field("auto", description="auto: memory by jemalloc where it is installed (Debian: libjemalloc2), else as system does: the C library and TensorFlow's pool; jemalloc: nothing else (measured)")
     fast_lane: bool = Field(True, description="plain predict requests go past Sanic's request path; off only to compare (measured)")
     max_connections: int = Field(8192, ge=1, description="most connections at once; one more takes the place of an idle one, or gets 503 (guess)")
     read_timeout_ms: float = Field(60_000.0, gt=0, description="time a client has to send a request whole, also byte by byte; then 408 (precedent: nginx gives 60 s for the head)")
