@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import sys
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from loadtest import processes
 from loadtest.answers import NoAnswer, post
+from models import allocator
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -26,7 +28,7 @@ PEERS = Path(__file__).parent / "peers"
 ENVIRONMENTS = Path(".bench")
 COMPILED = Path("build/compiled/bin/darkroom")  # `make compiled`
 
-# Peers allocate as they come, whatever the bench does itself: tuned Mosec made 90 pictures/s by jemalloc, 140 without.
+# Peers allocate as they come, whatever the bench does itself; the tuned one as Darkroom does.
 TENSORFLOWS_OWN_MEMORY = {"LD_PRELOAD": "", "TF_ONEDNN_USE_SYSTEM_ALLOCATOR": "0"}
 
 
@@ -176,6 +178,8 @@ def tuned_mosec(workers: int, images: int) -> Contender:
         f"{workers} workers, batches up to {images} within 1 ms, the signature by a callable of a TF1 session",
         PEER_ENGINE="session",
         TF_ONEDNN_THREADPOOL_USE_CALLER_THREAD="1",  # as Darkroom's own (models/_tensorflow.py)
+        TF_ONEDNN_USE_SYSTEM_ALLOCATOR="1" if allocator.is_jemalloc() else "0",  # and this
+        LD_PRELOAD=os.environ.get("LD_PRELOAD", ""),
         PEER_WORKERS=str(workers),
         PEER_BATCH=str(images),
     )
