@@ -41,7 +41,7 @@ def installed() -> str:
     """
     for name in (LIBRARY, str(Path(sys.prefix, "lib", LIBRARY))) if sys.platform == "linux" else ():
         child = [sys.executable, "-I", "-S", "-c", "import ctypes; ctypes.CDLL(None).mallctl"]
-        tried = subprocess.run(child, env={"LD_PRELOAD": name}, capture_output=True, check=False)  # noqa: S603 - ourselves
+        tried = subprocess.run(child, env=os.environ | {"LD_PRELOAD": name}, capture_output=True, check=False)  # noqa: S603 - ourselves
         if tried.returncode == 0:
             return name
     return ""
