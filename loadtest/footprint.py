@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from loadtest import machine
 from loadtest.tally import number, table
+from models import allocator
 from models.cache import Cache
 from models.job import Job
 from models.loader import Loader
@@ -107,4 +108,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    allocator.use_jemalloc()  # as the server does
     sys.exit(main())
