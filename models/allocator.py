@@ -3,7 +3,7 @@
 oneDNN in TensorFlow takes a call's buffers from one pool for all threads, so that what a core has just written is soon
 another's to write. Where two cores share no cache that costs a sixth of all throughput. Measured on 2 cores of an EPYC
 that are now of one cache, now of two, EfficientNet-Lite0, two calls of 8 pictures at once, pictures a second in one
-cache and in two: TensorFlow's pool 176 and 149, jemalloc 177 and 170 (docs/decisions/0027-allocator.md).
+cache and in two: TensorFlow's pool 176 and 149, jemalloc 178 and 164 to 174 (docs/decisions/0027-allocator.md).
 """
 
 import ctypes
@@ -39,10 +39,10 @@ def installed() -> str:
 
     Tried by a child, 30 ms: it can't be loaded into a process that runs (its thread-local memory is the first's).
     """
+    child = [sys.executable, "-I", "-S", "-c", "import ctypes; ctypes.CDLL(None).mallctl"]
     for name in (LIBRARY, str(Path(sys.prefix, "lib", LIBRARY))) if sys.platform == "linux" else ():
-        child = [sys.executable, "-I", "-S", "-c", "import ctypes; ctypes.CDLL(None).mallctl"]
-        tried = subprocess.run(child, env=os.environ | {"LD_PRELOAD": name}, capture_output=True, check=False)  # noqa: S603 - ourselves
-        if tried.returncode == 0:
+        environment = os.environ | {"LD_PRELOAD": name}
+        if subprocess.run(child, env=environment, capture_output=True, check=False).returncode == 0:  # noqa: S603 - ours
             return name
     return ""
 

@@ -98,7 +98,7 @@ def _serve(parsed: argparse.Namespace) -> int:
     """`darkroom serve`."""
     settings = settings_from_flags(parsed)
     _ = settings.models  # a config file that can't be read stops the start here, with its problems
-    if settings.allocator != "system":
+    if settings.allocator != "system" and parsed.place is None:  # a worker has what its supervisor found
         allocator.use_jemalloc()
         if settings.allocator == "jemalloc" and not allocator.is_jemalloc():
             raise BadSettingsError(["--allocator=jemalloc: not installed (Debian: apt-get install libjemalloc2)"])
