@@ -74,6 +74,21 @@ def test_other_formats_are_decoded_as_before_whatever_their_size(channels: int, 
     np.testing.assert_array_equal(seen(pictures, recipe(channels=channels)), plain)
 
 
+@pytest.mark.parametrize("reduced_scale", [False, True])
+@pytest.mark.parametrize("batch_decode", ["map_defun", "map_fn"])
+def test_a_grey_picture_has_the_same_bits_whatever_its_neighbours(reduced_scale: bool, batch_decode: str) -> None:
+    wanted = recipe(channels=1, reduced_scale=reduced_scale, batch_decode=batch_decode)
+    pictures = [
+        encode(LARGE),
+        encode(SMALL, "PNG"),
+        encode(SMALL, "BMP"),
+        encode(SMALL, "GIF"),
+        encode(LARGE, mode="L"),
+    ]
+    alone = np.concatenate([seen([picture], wanted) for picture in pictures])
+    np.testing.assert_array_equal(seen(pictures, wanted), alone)
+
+
 @pytest.mark.parametrize(
     ("size", "decoded"),  # width, height; height, width
     [
