@@ -141,7 +141,7 @@ class Edge:
     def _finish(self, request: Request, response: HTTPResponse, started_s: float) -> None:
         """The headers that every answer carries."""
         headers = response.headers
-        headers.update(self._visits.headers(request.headers.get("x-request-id")))
+        self._visits.sign(headers, request.headers.get("x-request-id"))
         if "Server-Timing" not in headers:
             headers["Server-Timing"] = f"total;dur={(time.monotonic() - started_s) * 1000:.3f}"
         if (connection := _connection(request)) is not None:

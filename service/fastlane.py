@@ -192,7 +192,7 @@ class FastLane(Connection):
             return  # the client has left in this very turn
         is_kept = head.is_kept and not self._darkroom.lifecycle.is_draining
         status, body, headers, content_type = reply
-        headers |= self._darkroom.visits.headers(head.headers.get("x-request-id"))
+        self._darkroom.visits.sign(headers, head.headers.get("x-request-id"))
         lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()]).encode()
         first = _first_lines(status, content_type, is_kept)
         transport.write(b"%b%d\r\n%b\r\n%b" % (first, len(body), lines, body))

@@ -9,6 +9,8 @@ from itertools import count
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import MutableMapping
+
     from service.metrics import Metrics
 
 _access = logging.getLogger("darkroom.access")
@@ -70,9 +72,11 @@ class Visits:
             fields |= {"request_bytes": received, "response_bytes": sent, "client": client}
             _access.info("request", extra={"fields": fields})
 
-    def headers(self, given_id: str | None) -> dict[str, str]:
-        """What every answer carries besides its times; `given_id` is the client's `X-Request-Id`."""
-        return {"X-Request-Id": self.id_of(given_id), **self._cors}
+    def sign(self, headers: MutableMapping[str, str], given_id: str | None) -> None:
+        """Adds what every answer carries besides its times; `given_id` is the client's `X-Request-Id`."""
+        headers["X-Request-Id"] = self.id_of(given_id)
+        if self._cors:
+            headers.update(self._cors)
 
     def id_of(self, given: str | None) -> str:
         """The client's own id where it is short printable ASCII; else eight digits of this process, and a number."""
