@@ -33,9 +33,9 @@ from loadtest.contenders import (
     INTERPRETED,
     MOSEC,
     Contender,
-    darkroom_workers,
     mlserver,
     started,
+    tuned_darkroom,
     tuned_mosec,
 )
 from loadtest.pictures import KINDS, cycle, load, truncated
@@ -102,7 +102,7 @@ def line_up(options: argparse.Namespace) -> list[Contender]:
                 f"bench: {contender.name} is left out: no .bench/{contender.needs}; `make bench` makes it",
                 file=sys.stderr,
             )
-    more = [darkroom_workers(options.own_workers)] if options.own_workers else []
+    more = [tuned_darkroom(options.own_workers, options.batch)] if options.own_workers else []
     if options.interpreted:
         more.append(INTERPRETED)
     return [DARKROOM, *(contender for contender in asked if contender.is_installed), *more]
@@ -257,9 +257,9 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("model", type=Path, help="the model's folder")
     add("--pictures", choices=tuple(KINDS), default="photos", help="[%(default)s]")
     add("--peers", type=_names, default=PEERS, help=f"which, of {','.join(PEERS)} [all]")
-    add("--batch", type=int, default=64, help="largest batch of tuned peers: try what serves this model best [64]")
+    add("--batch", type=int, default=64, help="largest batch of who is tuned: try what serves this model best [64]")
     add("--workers", type=int, default=2, help="processes of tuned Mosec: likewise [2]")
-    add("--own_workers", type=int, default=0, help="also Darkroom with so many workers [0: not]")
+    add("--own_workers", type=int, default=0, help="also Darkroom, tuned: so many workers, and --batch [0: not]")
     add("--interpreted", action="store_true", help="also Darkroom as it is without `make compiled`")
     add("--connections", type=limit.numbers, default=CONNECTIONS, help="of wrk [1,16,64,256]")
     add("--sizes", type=limit.numbers, default=(1, 2, 4, 8, 16, 32, 64), help="tried for the limit [1,2,4,8,16,32,64]")

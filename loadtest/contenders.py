@@ -161,11 +161,11 @@ DARKROOM = replace(
 )
 
 
-def darkroom_workers(workers: int) -> Contender:
-    """Darkroom as so many processes behind one address."""
-    about = f"compiled, {workers} workers, every other default, one raw picture a request"
-    name = f"Darkroom, {workers} workers"
-    return replace(DARKROOM, name=name, about=about, command=(*DARKROOM.command, f"--workers={workers}"))
+def tuned_darkroom(workers: int, images: int) -> Contender:
+    """Darkroom as so many processes behind one address, with larger batches than it takes unasked."""
+    about = f"compiled, {workers} workers, batches up to {images}, every other default, one raw picture a request"
+    flags = (f"--workers={workers}", f"--max_batch_images={images}")
+    return replace(DARKROOM, name="Darkroom, tuned", about=about, command=(*DARKROOM.command, *flags))
 
 
 MOSEC = mosec("Mosec", "one worker, batches up to 64 within 1 ms, the signature called eagerly")
@@ -173,9 +173,10 @@ MOSEC = mosec("Mosec", "one worker, batches up to 64 within 1 ms, the signature 
 
 def tuned_mosec(workers: int, images: int) -> Contender:
     """Mosec with what serves one model best on one machine, found by trying, and TensorFlow's quicker call."""
+    memory = ", jemalloc" if allocator.is_jemalloc() else ""
     return mosec(
         "Mosec, tuned",
-        f"{workers} workers, batches up to {images} within 1 ms, the signature by a callable of a TF1 session",
+        f"{workers} workers, batches up to {images} within 1 ms, the signature by a callable of a TF1 session{memory}",
         PEER_ENGINE="session",
         TF_ONEDNN_THREADPOOL_USE_CALLER_THREAD="1",  # as Darkroom's own (models/_tensorflow.py)
         TF_ONEDNN_USE_SYSTEM_ALLOCATOR="1" if allocator.is_jemalloc() else "0",  # and this
