@@ -11,7 +11,7 @@ import logging
 import math
 from functools import lru_cache
 from time import monotonic
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from batching.entry import Entry
 from models.rows import Rows, join
@@ -22,7 +22,8 @@ from service.intake import Intake
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from batching.answer import Answer, Timing
+    from batching.answer import Answer
+    from batching.batch import Reason
 
 _log = logging.getLogger("darkroom.service")
 _STAGES = ("parse", "decode", "inspect", "serialize")  # of the edge
@@ -37,11 +38,8 @@ class Reply(NamedTuple):
     content_type: str = "application/json"
 
 
-class Ran(NamedTuple):
-    """What all answers of one batch say alike of it, as text of a `Server-Timing` header."""
-
-    stages: str
-    batch: str
+# What all answers of a batch say alike of it: seconds of collate, execute and split, its images, and why it left.
+Ran: TypeAlias = "tuple[float, float, float, int, Reason | None]"
 
 
 class Rendered(NamedTuple):
@@ -144,7 +142,7 @@ class Ask(Intake):
         timing = answer.timing
         self.laps["queue"] = timing.queue_s
         if timing.batch_images:
-            self._ran = _ran.of(timing)
+            self._ran = timing.collate_s, timing.execute_s, timing.split_s, timing.batch_images, timing.reason
         self._ready()[0].metrics.queue_wait.observe(timing.queue_s)
         try:
             if self.gaps is None and answer.errors:
@@ -210,40 +208,17 @@ class Ask(Intake):
                 stages[stage].observe(laps[stage])
 
 
-class _LastRan:
-    """Makes the text of a batch once for all its answers, which come one after the other."""
-
-    def __init__(self) -> None:
-        self._timing: Timing | None = None
-        self._text = Ran("", "")
-
-    def of(self, timing: Timing) -> Ran:
-        """The text of the batches that an entry rode in."""
-        last = self._timing
-        if last is None or not (
-            last.execute_s == timing.execute_s
-            and last.collate_s == timing.collate_s
-            and last.split_s == timing.split_s
-            and last.batch_images == timing.batch_images
-            and last.reason is timing.reason
-        ):
-            collate_ms, execute_ms, split_ms = timing.collate_s * 1000, timing.execute_s * 1000, timing.split_s * 1000
-            stages = f"collate;dur={collate_ms:.3f}, execute;dur={execute_ms:.3f}, split;dur={split_ms:.3f}"
-            self._text = Ran(stages, f'batch;desc="{timing.batch_images}", reason;desc="{timing.reason}"')
-            self._timing = timing
-        return self._text
-
-
-_ran = _LastRan()
-
-
 @lru_cache(256)
 def _timing_form(stages: tuple[str, ...], ran: Ran | None) -> str:
     """A `Server-Timing` header to be filled with milliseconds of `stages` and the whole: one for all of a batch."""
     parts = [f"{stage};dur=%.3f" for stage in (*stages, "total")]
     if ran is not None:
-        parts.insert(stages.index("queue") + 1, ran.stages)
-        parts.append(ran.batch)
+        collate_s, execute_s, split_s, images, reason = ran
+        times = (
+            f"collate;dur={collate_s * 1000:.3f}, execute;dur={execute_s * 1000:.3f}, split;dur={split_s * 1000:.3f}"
+        )
+        parts.insert(stages.index("queue") + 1, times)
+        parts += [f'batch;desc="{images}"', f'reason;desc="{reason}"']
     return ", ".join(parts)
 
 
