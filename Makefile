@@ -29,8 +29,8 @@ test: $(VENV)/dev.done $(MODELS)  ## set up if need be, then run every test
 test-compiled: build/compiled/bin/darkroom $(MODELS)  ## the tests of the request path, on the compiled modules
 	PYTHONSAFEPATH=1 PYTHONPATH=$(CURDIR)/build/compiled EXPECT_COMPILED=1 \
 	  $(BIN)/python -m pytest -o "pythonpath=build/compiled ." tests/meta/test_compiled.py tests/unit/batching \
-	  tests/unit/service tests/unit/models/test_image.py tests/unit/models/test_rows.py tests/unit/models/test_runner.py \
-	  tests/unit/models/test_trial.py tests/property tests/wire tests/integration
+	  tests/unit/service tests/unit/models/test_rows.py tests/unit/models/engines/test_runner.py \
+	  tests/unit/models/profile/test_trial.py tests/property tests/wire tests/integration
 
 check: format lint types fast  ## what a commit must pass: format, lint, types, fast tests
 
@@ -47,7 +47,7 @@ fast: $(VENV)/dev.done  ## the tests that take no process, no training and no br
 	$(BIN)/python -m pytest -m "not slow and not browser" -q
 
 coverage: $(VENV)/dev.done  ## the scheduler's tests must take every branch of batching/
-	$(BIN)/coverage run --source=batching --branch -m pytest -q tests/unit/batching \
+	$(BIN)/coverage run --source=darkroom.batching --branch -m pytest -q tests/unit/batching \
 	  tests/property/test_driver.py tests/property/test_queue_machine.py tests/property/test_isolation_bounds.py
 	$(BIN)/coverage report --fail-under=100
 
@@ -69,7 +69,7 @@ hostile: $(VENV)/dev.done  ## the hostile tests at length: 10,000 broken request
 	HOSTILE_REQUESTS=10000 HOSTILE_EXAMPLES=100 $(BIN)/python -m pytest -q --timeout 1800 tests/wire/test_hostile.py
 
 docs: $(VENV)/dev.done  ## write the tables of docs/settings.md and docs/metrics.md out of the code
-	$(BIN)/python -m service.tables
+	$(BIN)/python -m darkroom.service.cli.doc_tables
 
 clean:  ## remove what was set up and built
 	rm -rf $(VENV) .bench model build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage
@@ -83,7 +83,7 @@ build/compiled/bin/darkroom: setup.py pyproject.toml $(shell find batching model
 	@rm -rf build/compiled build/lib.* build/temp.*
 	@DARKROOM_COMPILED=1 $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps \
 	  --target build/compiled . || { echo "this takes a C compiler and Python's headers (Debian: gcc, python3-dev)" >&2; exit 1; }
-	@printf '#!/bin/sh\nPYTHONSAFEPATH=1 PYTHONPATH=%s exec %s -m service "$$@"\n' \
+	@printf '#!/bin/sh\nPYTHONSAFEPATH=1 PYTHONPATH=%s exec %s -m darkroom "$$@"\n' \
 	  '$(CURDIR)/build/compiled' '$(CURDIR)/$(BIN)/python' > $@
 
 # Stamps: a requirements file that changes is installed again.

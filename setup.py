@@ -14,7 +14,7 @@ def extensions() -> list[object]:
     from mypyc.build import mypycify  # noqa: PLC0415 - only who compiles has mypy
 
     names = tomllib.loads(Path("pyproject.toml").read_text(encoding="utf-8"))["tool"]["darkroom"]["compiled"]
-    return list(mypycify([f"{name.replace('.', '/')}.py" for name in names], opt_level="3", debug_level="0"))
+    return list(mypycify([f"darkroom/{name.replace('.', '/')}.py" for name in names], opt_level="3", debug_level="0"))
 
 
 setup(ext_modules=extensions())

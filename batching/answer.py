@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sized
 from types import MappingProxyType
 from typing import NamedTuple
 
-from batching.batch import Reason
+from darkroom.batching.batch import Reason
 
 NO_ERRORS: Mapping[int, BaseException] = MappingProxyType({})
 

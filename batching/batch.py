@@ -6,7 +6,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
-    from batching.entry import Entry
+    from darkroom.batching.entry import Entry
 
 
 class Reason(StrEnum):

@@ -7,24 +7,24 @@ import contextlib
 import time
 from typing import TYPE_CHECKING
 
-from batching.curve import ServiceCurve
-from batching.dispatcher import Dispatcher
-from batching.errors import BatchingError, Closed
-from batching.memory import PoisonMemory
-from batching.observer import Observer, Outcome
-from batching.outbox import Outbox
-from batching.queue import BatchQueue
-from batching.repeats import Repeats
-from batching.settlement import Settlement
-from batching.stats import QueueStats
+from darkroom.batching.driver.delivery import Delivery
+from darkroom.batching.driver.dispatcher import Dispatcher
+from darkroom.batching.driver.settlement import Settlement
+from darkroom.batching.errors import BatchingError, Closed
+from darkroom.batching.observer import Observer, Outcome
+from darkroom.batching.scheduler.duplicates import Repeats
+from darkroom.batching.scheduler.poison_cache import PoisonCache
+from darkroom.batching.scheduler.queue import BatchQueue
+from darkroom.batching.scheduler.service_curve import ServiceCurve
+from darkroom.batching.stats import QueueStats
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
 
-    from batching.answer import Answer
-    from batching.entry import Entry
-    from batching.limits import Limits
-    from batching.runner import Runner
+    from darkroom.batching.answer import Answer
+    from darkroom.batching.backend import Backend
+    from darkroom.batching.entry import Entry
+    from darkroom.batching.limits import Limits
 
 
 class Batcher:
@@ -47,7 +47,7 @@ class Batcher:
 
     def __init__(
         self,
-        runner: Runner,
+        runner: Backend,
         limits: Limits,
         *,
         is_client_fault: Callable[[BaseException], bool],
@@ -63,14 +63,14 @@ class Batcher:
         self._observer = observer
         self._clock = clock
         self._queue = BatchQueue(limits, curve=self.curve, slo_s=slo_s)
-        self._outbox = Outbox(observer, name)
+        self._outbox = Delivery(observer, name)
         settlement = Settlement(self._queue, is_client_fault, self._condemned)
         self._dispatcher = Dispatcher(
             self._queue, runner, settlement=settlement, outbox=self._outbox, observer=observer, clock=clock
         )
         self._repeats: Repeats | None = None
         if row_identity is not None:
-            self._repeats = Repeats(self._queue, PoisonMemory(), row_identity, single_flight=single_flight)
+            self._repeats = Repeats(self._queue, PoisonCache(), row_identity, single_flight=single_flight)
         self._is_started = self._is_closed = False
 
     @property

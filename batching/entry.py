@@ -6,16 +6,16 @@ import math
 from enum import Enum, auto
 from typing import TYPE_CHECKING
 
-from batching.answer import Timing
+from darkroom.batching.answer import Timing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Sequence
 
-    from batching.answer import Answer
-    from batching.ledger import Ledger
+    from darkroom.batching.answer import Answer
+    from darkroom.batching.ledger import Progress
 
 
-class State(Enum):
+class EntryState(Enum):
     """Where an entry is; it moves one way."""
 
     NEW = auto()
@@ -24,7 +24,7 @@ class State(Enum):
 
 
 # Names that cost no look-up in the enum, for what runs several times an entry.
-NEW, PENDING, ENDED = State
+NEW, PENDING, ENDED = EntryState
 
 
 def _nobody(answer: Answer) -> None:
@@ -109,11 +109,11 @@ class Entry:
         self.arrived_s = 0.0
         self.due_s = math.inf  # the earlier of deadline and SLO
         self.forecast_s = -math.inf  # when admission thought it would end, where it is due at some time
-        self.ledger: Ledger | None = None  # only for an entry that rides in more than one batch
+        self.ledger: Progress | None = None  # only for an entry that rides in more than one batch
         self.on_done: Callable[[Answer], None] = _nobody
         self.carriers: tuple[
             Entry, ...
-        ] = ()  # what its rows ride in, where they ride in others (`batching/repeats.py`)
+        ] = ()  # what its rows ride in, where they ride in others (`batching/scheduler/duplicates.py`)
         self.riders: list[tuple[Entry, int]] | None = None  # for a carrier: whose row it is, by entry and row
 
     def timing(self, now: float) -> Timing:

@@ -6,17 +6,17 @@ import math
 from operator import itemgetter
 from typing import TYPE_CHECKING
 
-from batching.answer import Answer, Timing
+from darkroom.batching.answer import Answer, Timing
 
 if TYPE_CHECKING:
     from collections.abc import Sized
 
-    from batching.batch import Batch, Reason
-    from batching.entry import Entry
-    from batching.runner import Report
+    from darkroom.batching.backend import BatchReport
+    from darkroom.batching.batch import Batch, Reason
+    from darkroom.batching.entry import Entry
 
 
-class Ledger:
+class Progress:
     """Keeps pieces, guilty rows and times of one entry until all its rows are settled.
 
     Attributes:
@@ -35,7 +35,7 @@ class Ledger:
         self._retries = 0
         self._execute_s = self._collate_s = self._split_s = 0.0
 
-    def ride(self, batch: Batch, report: Report) -> None:
+    def ride(self, batch: Batch, report: BatchReport) -> None:
         """Notes that the entry was in `batch`, well or not; a second row in the same batch adds nothing."""
         if batch.serial in self._rides:
             return

@@ -6,10 +6,10 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from batching.answer import Timing
-    from batching.batch import Batch
-    from batching.errors import BatchingError
-    from batching.runner import Report
+    from darkroom.batching.answer import Timing
+    from darkroom.batching.backend import BatchReport
+    from darkroom.batching.batch import Batch
+    from darkroom.batching.errors import BatchingError
 
 
 class Outcome(StrEnum):
@@ -38,7 +38,7 @@ class Observer:
     def dispatched(self, batch: Batch) -> None:
         """A batch is about to go to the runner, retries too."""
 
-    def ran(self, batch: Batch, report: Report) -> None:
+    def ran(self, batch: Batch, report: BatchReport) -> None:
         """A batch came back, well or not."""
 
     def retried(self, batch: Batch) -> None:

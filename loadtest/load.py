@@ -15,9 +15,9 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from loadtest import processes
-from loadtest.contenders import INTERPRETED, started
-from loadtest.limit import version_folder
+from loadtest.bench.contenders import INTERPRETED, started
+from loadtest.bench.limit import version_folder
+from loadtest.measure import processes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -22,9 +22,10 @@ from locust.contrib.fasthttp import ResponseContextManager
 from locust.env import Environment
 from locust.exception import RescheduleTask
 
-from loadtest.answers import Expectations, NoAnswer, error_text, expect
-from loadtest.explained import Explained
-from loadtest.pictures import (
+from loadtest.measure.server_timing import Explained
+from loadtest.measure.tally import number, table
+from loadtest.traffic.answers import Expectations, NoAnswer, error_text, expect
+from loadtest.traffic.pictures import (
     KINDS,
     Body,
     binary_body,
@@ -36,7 +37,6 @@ from loadtest.pictures import (
     row_body,
     truncated,
 )
-from loadtest.tally import number, table
 
 chance = random.Random()  # noqa: S311 - arrivals and choices, no secrets
 MANY_ROWS = 32  # the largest batch that a server makes by default

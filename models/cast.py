@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from models.errors import InvalidInput
-from models.rows import Column
+from darkroom.models.errors import InvalidInput
+from darkroom.models.rows import Column
 
 _EXACT = {"b": frozenset({bool}), "i": frozenset({int}), "u": frozenset({int}), "f": frozenset({int, float})}
 _WORDS = {"b": "a boolean", "i": "an integer", "u": "an integer", "f": "a number"}

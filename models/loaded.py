@@ -3,9 +3,9 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from models.contract import Engine
-from models.rows import Rows
-from models.spec import ModelSpec
+from darkroom.models.engine import Engine
+from darkroom.models.rows import Rows
+from darkroom.models.spec import ModelSpec
 
 
 @dataclass(slots=True)

@@ -6,9 +6,9 @@ from enum import StrEnum
 
 import numpy as np
 
-from models.cast import exact, lenient, numpy_dtype
-from models.errors import InvalidInput, quote
-from models.rows import Column, Rows, join
+from darkroom.models.cast import exact, lenient, numpy_dtype
+from darkroom.models.errors import InvalidInput, quote
+from darkroom.models.rows import Column, Rows, join
 
 __all__ = ["DTYPES", "ModelSpec", "Rows", "SignatureSpec", "TensorSpec", "Wire", "join"]
 
@@ -91,7 +91,9 @@ class SignatureSpec:
     method_name: str = "tensorflow/serving/predict"
     wire: Wire = Wire.TENSOR
     image_input: str | None = None  # the input whose strings the graph decodes as pictures
-    formats: frozenset[str] = frozenset()  # of models.image.FORMATS, those that the graph decodes
+    formats: frozenset[str] = (
+        frozenset()
+    )  # of darkroom.service.predict.image_header.FORMATS, those that the graph decodes
     one_frame: bool = False  # the graph refuses an animated GIF
     float_features: frozenset[str] = frozenset()  # of the tf.Examples that its graph parses, the features of floats
     batched: bool = True

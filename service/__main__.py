@@ -11,26 +11,26 @@ import signal
 import sys
 from typing import TYPE_CHECKING
 
-from models import allocator
-from service.build import story
-from service.check import DESCRIPTION as CHECK
-from service.check import add_check_flags
-from service.crew import Place
-from service.export import DESCRIPTION, add_export_flags, run_export
-from service.logs import set_up_logs
-from service.machine import raise_open_files
-from service.model_config import BadSettingsError
-from service.profile import DESCRIPTION as PROFILE
-from service.profile import add_profile_flags
-from service.settings import Settings, add_flags, settings_from_flags
-from service.tokens import DESCRIPTION as TOKEN
-from service.tokens import add_token_flags
+from darkroom.models.runtime import allocator
+from darkroom.service.cli.check import DESCRIPTION as CHECK
+from darkroom.service.cli.check import add_check_flags
+from darkroom.service.cli.export import DESCRIPTION, add_export_flags, run_export
+from darkroom.service.cli.profile import DESCRIPTION as PROFILE
+from darkroom.service.cli.profile import add_profile_flags
+from darkroom.service.config.machine import raise_open_files
+from darkroom.service.config.model_config import BadSettingsError
+from darkroom.service.config.settings import Settings, add_flags, settings_from_flags
+from darkroom.service.config.tokens import DESCRIPTION as TOKEN
+from darkroom.service.config.tokens import add_token_flags
+from darkroom.service.telemetry.logs import set_up_logs
+from darkroom.service.version import story
+from darkroom.service.workers.peers import WorkerHandles
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from service.server import Server
-    from service.workers import Workers
+    from darkroom.service.server import Server
+    from darkroom.service.workers.supervisor import Workers
 
 _log = logging.getLogger("darkroom.service")
 # How long the event loop may keep the interpreter from an engine's thread that has an answer to hand over; Python's own
@@ -107,7 +107,7 @@ def _serve(parsed: argparse.Namespace) -> int:
         allocator.use_jemalloc()
         if settings.allocator == "jemalloc" and not allocator.is_jemalloc():
             raise BadSettingsError(["--allocator=jemalloc: not installed (Debian: apt-get install libjemalloc2)"])
-    place = None if parsed.place is None else Place.parse(parsed.place)
+    place = None if parsed.place is None else WorkerHandles.parse(parsed.place)
     set_up_logs(settings.effective_log_level, settings.log_format, worker=place and place.number)
     raise_open_files()
     if place is None:
@@ -124,9 +124,9 @@ def _serve(parsed: argparse.Namespace) -> int:
         return runner.run(_run_server(settings, place))
 
 
-async def _run_server(settings: Settings, place: Place | None) -> int:
+async def _run_server(settings: Settings, place: WorkerHandles | None) -> int:
     """Serves in this process."""
-    from service.server import Server  # noqa: PLC0415 - Sanic takes 0.3 s to import; --help need not wait for it
+    from darkroom.service.server import Server  # noqa: PLC0415 - Sanic takes 0.3 s to import; --help need not wait for it
 
     server = Server(settings, place=place)
     _hear_signals(server, reload=server.darkroom.auth.reload, leave=lambda: None)
@@ -143,7 +143,7 @@ async def _run_server(settings: Settings, place: Place | None) -> int:
 
 async def _run_workers(settings: Settings) -> int:
     """Serves in several processes, each started by this one's own command line."""
-    from service.workers import Workers  # noqa: PLC0415 - as above
+    from darkroom.service.workers.supervisor import Workers  # noqa: PLC0415 - as above
 
     workers = Workers(settings, [sys.executable, *sys.orig_argv[1:]])
     _hear_signals(workers, reload=workers.reload, leave=workers.kill)

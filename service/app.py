@@ -7,27 +7,33 @@ from typing import TYPE_CHECKING
 from sanic import Sanic
 from sanic.config import Config
 
-from service.api import admin, docs, generate, health, open_inference, simple, status, tensorflow_serving, web
-from service.auth import auth_of
-from service.build import version_of
-from service.call import Predictor
-from service.catalogue import Catalogue
-from service.compress import Compression
-from service.connection import Receiving
-from service.crew import Alone
-from service.door import Door
-from service.edge import Edge
-from service.head import MAX_HEAD_BYTES, HeadReader
-from service.lifecycle import Lifecycle
-from service.metrics import Metrics
-from service.repository import Repository
-from service.visits import Visits
+from darkroom.service.api import admin, docs, health
+from darkroom.service.api.open_inference import routes as open_inference
+from darkroom.service.api.simple import routes as simple
+from darkroom.service.api.tensorflow_serving import routes as tensorflow_serving
+from darkroom.service.api.tensorflow_serving import status
+from darkroom.service.http.auth import auth_of
+from darkroom.service.http.connection import Receiving
+from darkroom.service.http.middleware import Middleware
+from darkroom.service.http.request_head import MAX_HEAD_BYTES, HeadReader
+from darkroom.service.http.request_log import RequestLog
+from darkroom.service.predict.compression import Compression
+from darkroom.service.predict.image_guard import ImageGuard
+from darkroom.service.predict.predictor import Predictor
+from darkroom.service.serving.lifecycle import Lifecycle
+from darkroom.service.serving.manager import ModelManager
+from darkroom.service.serving.registry import Registry
+from darkroom.service.telemetry.metrics import Metrics
+from darkroom.service.version import version_of
+from darkroom.service.web import generate
+from darkroom.service.web import pages as web
+from darkroom.service.workers.peers import Alone
 
 if TYPE_CHECKING:
-    from models.loaded import LoadedModel
-    from service.crew import Crew
-    from service.edge import App
-    from service.settings import Settings
+    from darkroom.models.loaded import LoadedModel
+    from darkroom.service.config.settings import Settings
+    from darkroom.service.http.middleware import App
+    from darkroom.service.workers.peers import Peers
 
 
 class Darkroom:
@@ -35,20 +41,20 @@ class Darkroom:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.catalogue = Catalogue()
+        self.registry = Registry()
         self.version = version_of("darkroom")
         self.metrics = Metrics(version=self.version, tensorflow=version_of("tensorflow-cpu", "tensorflow"))
-        self.door = Door(settings.max_images, settings.max_image_bytes, settings.max_image_pixels)
-        self.repository = Repository(settings, self.catalogue, self.metrics)
-        self.lifecycle = Lifecycle(settings, self.repository, self.metrics)
-        self.crew: Crew = Alone(self.metrics, self.repository)
+        self.image_guard = ImageGuard(settings.max_images, settings.max_image_bytes, settings.max_image_pixels)
+        self.manager = ModelManager(settings, self.registry, self.metrics)
+        self.lifecycle = Lifecycle(settings, self.manager, self.metrics)
+        self.peers: Peers = Alone(self.metrics, self.manager)
         compression = Compression(settings.max_body_bytes, packs_answers=settings.compress_answers)
         self.predictor = Predictor(self.lifecycle, compression, timeout_s=settings.request_timeout_ms / 1000)
         self.receiving = Receiving(settings.max_receiving_bytes)
         self.heads = HeadReader(self.predictor.match, max_body_bytes=settings.max_body_bytes)
         self.auth = auth_of(settings)
-        self.visits = Visits(self.metrics, access_log=settings.access_log, cors=settings.enable_cors)
-        self.edge = Edge(settings, self.visits, self.lifecycle, self.auth)
+        self.request_log = RequestLog(self.metrics, access_log=settings.access_log, cors=settings.enable_cors)
+        self.middleware = Middleware(settings, self.request_log, self.lifecycle, self.auth)
 
 
 def create_app(settings: Settings, *models: LoadedModel) -> App:
@@ -59,7 +65,7 @@ def create_app(settings: Settings, *models: LoadedModel) -> App:
     darkroom = Darkroom(settings)
     app = Sanic(f"darkroom-{id(darkroom):x}", config=_sanic_config(settings), configure_logging=False)
     app.ctx.darkroom = darkroom
-    darkroom.edge.install(app)
+    darkroom.middleware.install(app)
     admin.install(app, darkroom)
     health.install(app, darkroom)
     simple.install(app, darkroom)

@@ -15,8 +15,8 @@ from __future__ import annotations
 import reprlib
 from typing import NamedTuple
 
-from batching.errors import BadOutput, BatchingError, Closed, DeadlineExceeded, PredictedLate, QueueFull
-from models.errors import (
+from darkroom.batching.errors import BadOutput, BatchingError, Closed, DeadlineExceeded, PredictedLate, QueueFull
+from darkroom.models.errors import (
     InvalidInput,
     LoadFailed,
     ModelError,

@@ -12,22 +12,22 @@ from typing import TYPE_CHECKING, Any
 from sanic.application.state import ApplicationServerInfo
 from sanic.http.constants import HTTP
 
-from service.address import BACKLOG, listen, url_of
-from service.app import create_app
-from service.connection import Connection
-from service.crew import Member
-from service.fastlane import FastLane
+from darkroom.service.app import create_app
+from darkroom.service.http.connection import Connection
+from darkroom.service.http.fast_lane import FastLane
+from darkroom.service.workers.listener import BACKLOG, listen, url_of
+from darkroom.service.workers.peers import Member
 
 if TYPE_CHECKING:
     import socket
 
     from sanic.server.async_server import AsyncioServer
 
-    from models.loaded import LoadedModel
-    from service.app import Darkroom
-    from service.crew import Place
-    from service.edge import App
-    from service.settings import Settings
+    from darkroom.models.loaded import LoadedModel
+    from darkroom.service.app import Darkroom
+    from darkroom.service.config.settings import Settings
+    from darkroom.service.http.middleware import App
+    from darkroom.service.workers.peers import WorkerHandles
 
 
 class Server:
@@ -36,7 +36,7 @@ class Server:
     With a `place` it is one of several workers: it binds nothing, and its supervisor speaks for it.
     """
 
-    def __init__(self, settings: Settings, *models: LoadedModel, place: Place | None = None) -> None:
+    def __init__(self, settings: Settings, *models: LoadedModel, place: WorkerHandles | None = None) -> None:
         self._settings = settings
         self.loop = asyncio.get_running_loop()
         self._stopping = asyncio.Event()
@@ -45,7 +45,7 @@ class Server:
         self._is_announced = False  # the supervisor knows what to print
         self._member: Member | None = None
         if place is not None:
-            self.darkroom.crew = self._member = Member(place, self.darkroom.crew)
+            self.darkroom.peers = self._member = Member(place, self.darkroom.peers)
         self.url = ""
         self.is_listening = asyncio.Event()  # `url` is known
 
@@ -187,10 +187,10 @@ def _ssl_context(settings: Settings) -> ssl.SSLContext | None:
 def _how_to_ask(url: str, darkroom: Darkroom) -> str:
     """What is served, and a command that asks it."""
     lines = [f"darkroom: ready, {url}/image_inference is the page, {url}/metrics the metrics"]
-    for name in darkroom.catalogue.models():
-        versions = ", ".join(map(str, darkroom.catalogue.versions(name)))
+    for name in darkroom.registry.models():
+        versions = ", ".join(map(str, darkroom.registry.versions(name)))
         lines.append(f"  {name}, version {versions}")
-    target = next((t for t in darkroom.catalogue.targets() if t.spec.image_input), None)
+    target = next((t for t in darkroom.registry.targets() if t.spec.image_input), None)
     if target is not None:
         picture = "tests/images/chelsea.jpg"
         lines.append(f"  try: curl -H 'Content-Type: image/jpeg' --data-binary @{picture} '{url}/?top_k=3'")

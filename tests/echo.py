@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from models.rows import Rows
-from models.spec import SignatureSpec, TensorSpec
+from darkroom.models.rows import Rows
+from darkroom.models.spec import SignatureSpec, TensorSpec
 
 if TYPE_CHECKING:
-    from models.contract import PassReport
+    from darkroom.models.engine import PassReport
 
 
 class TensorEcho:

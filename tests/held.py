@@ -7,14 +7,14 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, TypeVar
 
-from models.fake import SlowEngine, fake_model
-from models.loaded import LoadedModel
+from darkroom.models.engines.fakes import SlowEngine, fake_model
+from darkroom.models.loaded import LoadedModel
 from tests.serving import metric
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from models.contract import Engine
+    from darkroom.models.engine import Engine
 
 Made = TypeVar("Made")
 TIMEOUT_S = 60

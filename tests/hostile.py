@@ -44,7 +44,7 @@ def nested(levels: int) -> bytes:
 
 
 def attacks() -> list[Attack]:
-    """Every attack that is one whole request, for a server of `models.fake` with the default limits."""
+    """Every attack that is one whole request, for a server of `darkroom.models.engines.fakes` with the default limits."""
     one = standard(picture()).encode()
     many = b'{"data": {"images": [' + b",".join([b'"' + one + b'"'] * 10_000) + b"]}}"
     return [

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from models._tensorflow import deprecation, tf
+from darkroom.models.runtime.tensorflow import deprecation, tf
 
 SIZE = 8
 CLASSES = 5

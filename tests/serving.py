@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING, Any, cast
 
 import httpx
 
-from service.server import Server
-from service.settings import Settings
+from darkroom.service.config.settings import Settings
+from darkroom.service.server import Server
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from models.loaded import LoadedModel
+    from darkroom.models.loaded import LoadedModel
 
 START_TIMEOUT_S = 120
 _CACHE = tempfile.TemporaryDirectory(prefix="darkroom-cache-")  # of this run of the tests; a model is prepared once
@@ -74,7 +74,7 @@ class Process:
 
     def __init__(self, *flags: str, environment: dict[str, str] | None = None, cwd: Path | None = None) -> None:
         defaults = [f"--{name}={value}" for name, value in DEFAULTS.items()]
-        command = [sys.executable, "-m", "service", "serve", "--host=127.0.0.1", "--port=0", *defaults, *flags]
+        command = [sys.executable, "-m", "darkroom.service", "serve", "--host=127.0.0.1", "--port=0", *defaults, *flags]
         self.lines: list[str] = []
         self.url = ""
         self._ready = threading.Event()

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
-from service import codec
-from service.edge import json_response
-from service.errors import CodecError, Forbidden, quote
-from service.tokens import Scope
+from darkroom.service.config.tokens import Scope
+from darkroom.service.errors import CodecError, Forbidden, quote
+from darkroom.service.http.middleware import json_response
+from darkroom.service.predict import codec
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -16,16 +16,16 @@ if TYPE_CHECKING:
     from sanic.request import Request
     from sanic.response import HTTPResponse
 
-    from service.app import Darkroom
-    from service.edge import App
-    from service.settings import Settings
+    from darkroom.service.app import Darkroom
+    from darkroom.service.config.settings import Settings
+    from darkroom.service.http.middleware import App
 
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 
 
 def install(app: App, darkroom: Darkroom) -> None:
     """Adds `GET /admin/models`, `POST /admin/models/NAME/load|unload` and `PUT /admin/models/NAME/labels`."""
-    repository, settings = darkroom.repository, darkroom.settings
+    repository, settings = darkroom.manager, darkroom.settings
 
     async def index(request: Request) -> HTTPResponse:
         """Every version that is known, with its state and what is wrong with it."""
@@ -35,26 +35,26 @@ def install(app: App, darkroom: Darkroom) -> None:
     async def load(request: Request, name: str) -> HTTPResponse:
         """Loads what is new, what failed and what changed; answers when it is served."""
         check_operator(settings, request.headers)
-        await darkroom.crew.load(unquote(name))
+        await darkroom.peers.load(unquote(name))
         return await index(request)
 
     async def unload(request: Request, name: str) -> HTTPResponse:
         """Takes the model away until it is loaded; answers when its memory is free."""
         check_operator(settings, request.headers)
-        await darkroom.crew.unload(unquote(name))
+        await darkroom.peers.unload(unquote(name))
         return await index(request)
 
     async def label(request: Request, name: str) -> HTTPResponse:
         """Sets the labels of a model: `{"stable": 1, "canary": 2}`; what is not named is gone."""
         check_operator(settings, request.headers)
         labels = _labels(request.body)
-        await darkroom.crew.label(unquote(name), labels)
+        await darkroom.peers.label(unquote(name), labels)
         return json_response(labels)
 
-    darkroom.edge.route(app, "GET", "/admin/models", index, scope=Scope.ADMIN)
-    darkroom.edge.route(app, "POST", "/admin/models/<name:str>/load", load, scope=Scope.ADMIN)
-    darkroom.edge.route(app, "POST", "/admin/models/<name:str>/unload", unload, scope=Scope.ADMIN)
-    darkroom.edge.route(app, "PUT", "/admin/models/<name:str>/labels", label, scope=Scope.ADMIN)
+    darkroom.middleware.route(app, "GET", "/admin/models", index, scope=Scope.ADMIN)
+    darkroom.middleware.route(app, "POST", "/admin/models/<name:str>/load", load, scope=Scope.ADMIN)
+    darkroom.middleware.route(app, "POST", "/admin/models/<name:str>/unload", unload, scope=Scope.ADMIN)
+    darkroom.middleware.route(app, "PUT", "/admin/models/<name:str>/labels", label, scope=Scope.ADMIN)
 
 
 def check_operator(settings: Settings, headers: Mapping[str, str]) -> None:

@@ -1,18 +1,18 @@
-"""The OpenAPI document; the page that shows it is one of `service/api/web.py`."""
+"""The OpenAPI document; the page that shows it is one of `service/web/pages.py`."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from service.edge import json_response
-from service.openapi import document
+from darkroom.service.api.openapi import document
+from darkroom.service.http.middleware import json_response
 
 if TYPE_CHECKING:
     from sanic.request import Request
     from sanic.response import HTTPResponse
 
-    from service.app import Darkroom
-    from service.edge import App
+    from darkroom.service.app import Darkroom
+    from darkroom.service.http.middleware import App
 
 
 def install(app: App, darkroom: Darkroom) -> None:
@@ -20,6 +20,6 @@ def install(app: App, darkroom: Darkroom) -> None:
 
     async def openapi(_: Request) -> HTTPResponse:
         """The document, with the models that are served at the moment."""
-        return json_response(document(darkroom.catalogue, darkroom.version, has_auth=darkroom.settings.has_auth))
+        return json_response(document(darkroom.registry, darkroom.version, has_auth=darkroom.settings.has_auth))
 
-    darkroom.edge.route(app, "GET", "/openapi.json", openapi)
+    darkroom.middleware.route(app, "GET", "/openapi.json", openapi)

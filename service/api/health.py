@@ -6,30 +6,32 @@ from typing import TYPE_CHECKING
 
 from sanic.response import HTTPResponse
 
-from service.edge import text_response
-from service.lifecycle import State
-from service.tokens import Scope
+from darkroom.service.config.tokens import Scope
+from darkroom.service.http.middleware import text_response
+from darkroom.service.serving.lifecycle import ServerState
 
 if TYPE_CHECKING:
     from sanic.request import Request
 
-    from service.app import Darkroom
-    from service.edge import App
+    from darkroom.service.app import Darkroom
+    from darkroom.service.http.middleware import App
 
 
 def install(app: App, darkroom: Darkroom) -> None:
     """Adds `/health` (STS) and the metrics under both names."""
-    lifecycle, edge = darkroom.lifecycle, darkroom.edge
+    lifecycle, edge = darkroom.lifecycle, darkroom.middleware
 
     async def healthy(_: Request) -> HTTPResponse:
         """STS's word for ready; while it isn't, 503 and the reason."""
         if lifecycle.is_ready:
             return text_response("healthy")
-        return text_response(lifecycle.state.name.lower() if lifecycle.state is not State.READY else "unhealthy", 503)
+        return text_response(
+            lifecycle.state.name.lower() if lifecycle.state is not ServerState.READY else "unhealthy", 503
+        )
 
     async def metrics(_: Request) -> HTTPResponse:
         """Prometheus' text format."""
-        body, content_type = await darkroom.crew.render()
+        body, content_type = await darkroom.peers.render()
         return HTTPResponse(body, 200, {}, content_type)
 
     edge.route(app, "GET", "/health", healthy, scope=None)

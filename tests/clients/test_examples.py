@@ -8,7 +8,7 @@ import httpx
 import pytest
 import tensorflow as tf
 
-from models.engine import load_model
+from darkroom.models.engines.open import load_model
 from tests import savedmodels
 from tests.serving import running
 

@@ -13,7 +13,7 @@ import pytest
 import requests
 import tensorflow as tf
 
-from models.engine import load_model
+from darkroom.models.engines.open import load_model
 from tests import savedmodels
 from tests.serving import running
 

@@ -13,8 +13,8 @@ from zlib import crc32
 import httpx
 import pytest
 
-from models import allocator
-from service.__main__ import main
+from darkroom.models.runtime import allocator
+from darkroom.service.__main__ import main
 from tests.pictures import picture
 from tests.serving import Process
 
@@ -41,7 +41,7 @@ def test_the_server_allocates_by_what_it_is_told(chosen: str, workers: int) -> N
 
 FAULTS = """
 import ctypes, resource
-from models import allocator
+from darkroom.models.runtime import allocator
 libc = ctypes.CDLL(None)
 libc.malloc.restype = ctypes.c_void_p
 def faults(times):

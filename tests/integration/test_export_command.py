@@ -29,7 +29,7 @@ def tiny():
 
 def _export(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "service", "export", *arguments],
+        [sys.executable, "-m", "darkroom.service", "export", *arguments],
         capture_output=True,
         text=True,
         timeout=200,

@@ -21,7 +21,7 @@ pytestmark = [
     pytest.mark.skipif(not Path("/proc/driver/nvidia").exists(), reason="there is no NVIDIA GPU"),
 ]
 CALLS = 120
-DRIFT = 2e-2  # TF32's, as models/verify.py allows it; the model's outputs are at most 1
+DRIFT = 2e-2  # TF32's, as models/rewriting/verify.py allows it; the model's outputs are at most 1
 
 
 def ask(url: str, image: bytes) -> Any:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import httpx
 import pytest
 
-from models.fake import EchoEngine, SlowEngine, fake_model
+from darkroom.models.engines.fakes import EchoEngine, SlowEngine, fake_model
 from tests.pictures import picture
 from tests.serving import Process, metric, running, serving
 
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.slow
 
 def _darkroom(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "service", *arguments], capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, "-m", "darkroom.service", *arguments], capture_output=True, text=True, timeout=120, check=False
     )
 
 

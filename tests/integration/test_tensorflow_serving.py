@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 
-from models._tensorflow import tf
-from models.engine import load_model
+from darkroom.models.engines.open import load_model
+from darkroom.models.runtime.tensorflow import tf
 from tests import savedmodels
 from tests.pictures import picture, standard, url_safe
 from tests.serving import running
@@ -41,7 +41,7 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("models")
     models = [load_model(build(folder / name / "00000123"), name=name, version=123) for name, build in MODELS.items()]
     with running(*models) as server:
-        server.darkroom.catalogue.label("half_plus_two", {"stable": 123})
+        server.darkroom.registry.label("half_plus_two", {"stable": 123})
         yield server.url
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import httpx
 import pytest
 
-from models._tensorflow import tf
+from darkroom.models.runtime.tensorflow import tf
 from tests import savedmodels
 from tests.serving import metric, serving
 

@@ -15,13 +15,14 @@ IS_EXPECTED = os.environ.get("EXPECT_COMPILED") == "1"
 
 
 def test_every_module_of_the_scheduler_is_compiled_or_left_for_a_reason() -> None:
-    scheduler = {f"batching.{path.stem}" for path in (ROOT / "batching").glob("*.py")}
-    left = {"batching.__init__", "batching.errors", "batching.limits", "batching.observer"}
+    files = (path for path in (ROOT / "batching").rglob("*.py") if path.name != "__init__.py")
+    scheduler = {".".join(path.relative_to(ROOT).with_suffix("").parts) for path in files}
+    left = {"batching.errors", "batching.limits", "batching.observer"}
     assert scheduler - left == {name for name in NAMES if name.startswith("batching.")}
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_module_is_compiled_where_that_is_asked_for_and_nowhere_else(name: str) -> None:
     assert (ROOT / f"{name.replace('.', '/')}.py").exists()
-    file = str(importlib.import_module(name).__file__)
+    file = str(importlib.import_module(f"darkroom.{name}").__file__)
     assert file.endswith(".so") is IS_EXPECTED

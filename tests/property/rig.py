@@ -6,18 +6,18 @@ import asyncio
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from batching.batcher import Batcher
-from batching.limits import Limits
-from batching.observer import Observer
+from darkroom.batching.batcher import Batcher
+from darkroom.batching.limits import Limits
+from darkroom.batching.observer import Observer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence, Sized
 
-    from batching.answer import Timing
-    from batching.batch import Batch
-    from batching.errors import BatchingError
-    from batching.observer import Outcome
-    from batching.runner import Report, Runner
+    from darkroom.batching.answer import Timing
+    from darkroom.batching.backend import Backend, BatchReport
+    from darkroom.batching.batch import Batch
+    from darkroom.batching.errors import BatchingError
+    from darkroom.batching.observer import Outcome
 
     Names: TypeAlias = Callable[[list[int]], Mapping[Any, Any]]  # of the guilty places of a call, what the runner tells
 
@@ -77,8 +77,8 @@ class EchoRunner:
     running: int = 0
     most_running: int = 0
 
-    def start(self, parts: Sequence[tuple[Any, int, int]], padding: int, done: Callable[[Report], None]) -> None:
-        """As `batching.runner.Runner`."""
+    def start(self, parts: Sequence[tuple[Any, int, int]], padding: int, done: Callable[[BatchReport], None]) -> None:
+        """As `darkroom.batching.backend.Runner`."""
         loop = asyncio.get_running_loop()
         call = Call(loop.time(), list(parts), padding)
         self.calls.append(call)
@@ -89,7 +89,7 @@ class EchoRunner:
             seconds *= self.failing
         loop.call_later(seconds, self._end, call, seconds, done)
 
-    def _end(self, call: Call, seconds: float, done: Callable[[Report], None]) -> None:
+    def _end(self, call: Call, seconds: float, done: Callable[[BatchReport], None]) -> None:
         self.running -= 1
         done(self.report(call, seconds))
 
@@ -126,7 +126,7 @@ def name_strangers(_: list[int]) -> Mapping[Any, Any]:
     return {"first": BadPictureError("?")}
 
 
-def batcher_of(runner: Runner, limits: Limits | None = None, **options: Any) -> Batcher:
+def batcher_of(runner: Backend, limits: Limits | None = None, **options: Any) -> Batcher:
     """A batcher on the running loop's clock, started."""
     clock = asyncio.get_running_loop().time
     batcher = Batcher(runner, limits or Limits(), is_client_fault=is_client_fault, clock=clock, **options)
@@ -155,7 +155,7 @@ class Diary(Observer):
     def dispatched(self, batch: Batch) -> None:
         self.events.append(("dispatched", batch))
 
-    def ran(self, batch: Batch, report: Report) -> None:
+    def ran(self, batch: Batch, report: BatchReport) -> None:
         self.events.append(("ran", batch, report))
 
     def retried(self, batch: Batch) -> None:

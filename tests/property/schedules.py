@@ -82,7 +82,7 @@ class Fate:
     withdrawn_at_s: float | None = None
 
 
-def load(package: str = "batching") -> SimpleNamespace:
+def load(package: str = "darkroom.batching") -> SimpleNamespace:
     """The scheduler's classes, from `package`."""
     names = {"batcher": "Batcher", "entry": "Entry", "limits": "Limits"}
     found = {name: getattr(import_module(f"{package}.{module}"), name) for module, name in names.items()}

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, Phase, given, seed, settings
 
-import batching
+from darkroom import batching
 from tests.property.schedules import Day, days, live_through, load
 
 SOURCE = Path(batching.__file__).parent
@@ -43,27 +43,31 @@ FIELD_BUGS = [
         (
             ("batcher.py", "if not answered.done():", "if True:"),
             ("batcher.py", "        finally:\n            self.withdraw(entry)", "        finally:\n            pass"),
-            ("outbox.py", "_FOREIGN = (Exception, asyncio.CancelledError)", "_FOREIGN = ()"),
+            ("driver/delivery.py", "_FOREIGN = (Exception, asyncio.CancelledError)", "_FOREIGN = ()"),
         ),
     ),
     Bug(
         "the window is re-armed by each entry",
-        (("slack.py", "min(line.head.arrived_s +", "min(next(reversed(line.entries)).arrived_s +"),),
+        (("scheduler/deadline_fit.py", "min(line.head.arrived_s +", "min(next(reversed(line.entries)).arrived_s +"),),
     ),
     Bug(
         "nobody counts the outputs",
         (
-            ("settlement.py", "error = report.error or _misfit(batch, results)", "error = report.error"),
-            ("settlement.py", "zip(batch.spans, results, strict=True)", "zip(batch.spans, results, strict=False)"),
+            ("driver/settlement.py", "error = report.error or _misfit(batch, results)", "error = report.error"),
+            (
+                "driver/settlement.py",
+                "zip(batch.spans, results, strict=True)",
+                "zip(batch.spans, results, strict=False)",
+            ),
         ),
     ),
     Bug(
         "one bad row fails the whole batch",
-        (("settlement.py", "if spans and is_fault and not spans[0][0].whole:", "if False:"),),
+        (("driver/settlement.py", "if spans and is_fault and not spans[0][0].whole:", "if False:"),),
     ),
     Bug(
         "an expired row is executed",
-        (("pending.py", "        if entry.due_s < math.inf:\n", "        if False:\n"),),
+        (("scheduler/deadlines.py", "        if entry.due_s < math.inf:\n", "        if False:\n"),),
     ),
 ]
 
@@ -71,13 +75,14 @@ FIELD_BUGS = [
 def mutate(bug: Bug, folder: Path, name: str) -> None:
     """Writes the package with `bug` in it to `folder`, under `name`."""
     edits = {file: [(old, new) for other, old, new in bug.edits if other == file] for file, _, _ in bug.edits}
-    (folder / name).mkdir()
-    for path in SOURCE.glob("*.py"):
+    for path in SOURCE.rglob("*.py"):
+        file = str(path.relative_to(SOURCE))
         text = path.read_text()
-        for old, new in edits.get(path.name, []):
-            assert old in text, f"{path.name} no longer has {old!r}: the mutant must follow the source"
+        for old, new in edits.get(file, []):
+            assert old in text, f"{file} no longer has {old!r}: the mutant must follow the source"
             text = text.replace(old, new)
-        (folder / name / path.name).write_text(text.replace("from batching.", f"from {name}."))
+        (folder / name / file).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name / file).write_text(text.replace("from darkroom.batching", f"from {name}"))
 
 
 @pytest.mark.parametrize("number", range(len(FIELD_BUGS)), ids=[bug.name for bug in FIELD_BUGS])

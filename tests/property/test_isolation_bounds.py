@@ -13,15 +13,15 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from batching.entry import Entry
-from batching.errors import BatchingError
-from batching.limits import Limits
-from loadtest.simulation import EFFICIENTNET_LITE0, Machine, poisson
+from darkroom.batching.entry import Entry
+from darkroom.batching.errors import BatchingError
+from darkroom.batching.limits import Limits
+from loadtest.simulate.simulation import EFFICIENTNET_LITE0, Machine, poisson
 from tests.property.rig import BadPictureError, EchoRunner, batcher_of, name_all
 from tests.vclock import run
 
 if TYPE_CHECKING:
-    from batching.answer import Answer
+    from darkroom.batching.answer import Answer
 
 
 @given(rows=st.integers(1, 64), data=st.data(), slots=st.integers(1, 3))

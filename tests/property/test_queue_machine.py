@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from batching.batch import Batch, Reason
-from batching.curve import ServiceCurve
-from batching.entry import Entry, State
-from batching.errors import BadOutput, BatchingError, Closed, PredictedLate, QueueFull
-from batching.limits import Limits
-from batching.queue import BatchQueue
-from batching.settlement import Settlement
+from darkroom.batching.batch import Batch, Reason
+from darkroom.batching.driver.settlement import Settlement
+from darkroom.batching.entry import Entry, EntryState
+from darkroom.batching.errors import BadOutput, BatchingError, Closed, PredictedLate, QueueFull
+from darkroom.batching.limits import Limits
+from darkroom.batching.scheduler.queue import BatchQueue
+from darkroom.batching.scheduler.service_curve import ServiceCurve
 from tests.property.rig import (
     BadPictureError,
     FakeReport,
@@ -29,7 +29,7 @@ from tests.property.rig import (
 )
 
 if TYPE_CHECKING:
-    from batching.answer import Answer
+    from darkroom.batching.answer import Answer
     from tests.property.rig import Names
 
 LINGER_S = 2.0
@@ -199,7 +199,7 @@ class QueueMachine(RuleBasedStateMachine):
             assert has_room
             self.known[entry] = Known(entry, labels, self.now)
             return
-        assert entry.state is State.NEW
+        assert entry.state is EntryState.NEW
         assert self.snapshot() == before
         self.check_refusal(refusal, has_room=has_room, patience_s=patience_s)
 
@@ -401,7 +401,7 @@ class QueueMachine(RuleBasedStateMachine):
         """An entry ended: once (I1), and each of its rows has its own answer (I8)."""
         known = self.known[entry]
         assert known.is_live
-        assert entry.state is State.ENDED
+        assert entry.state is EntryState.ENDED
         assert entry.payload is None
         known.is_live = False
         known.answer = answer

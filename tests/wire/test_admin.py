@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 import httpx
 import pytest
 
-from models.fake import fake_model
-from service.api.admin import check_operator
-from service.errors import Forbidden
-from service.settings import Settings
+from darkroom.models.engines.fakes import fake_model
+from darkroom.service.api.admin import check_operator
+from darkroom.service.config.settings import Settings
+from darkroom.service.errors import Forbidden
 from tests.pictures import picture
 from tests.serving import running
 

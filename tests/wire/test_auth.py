@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import httpx
 
-from models.fake import fake_model
-from service.tokens import Scope, new_token
+from darkroom.models.engines.fakes import fake_model
+from darkroom.service.config.tokens import Scope, new_token
 from tests.pictures import picture
 from tests.serving import certificate, running
 

@@ -14,9 +14,9 @@ import httpx
 import numpy as np
 import pytest
 
-from models.fake import EchoEngine, SlowEngine, fake_model
-from models.rows import Rows
-from service.fastlane import FastLane
+from darkroom.models.engines.fakes import EchoEngine, SlowEngine, fake_model
+from darkroom.models.rows import Rows
+from darkroom.service.http.fast_lane import FastLane
 from tests.pictures import picture, standard
 from tests.serving import metric, running, serving
 from tests.sockets import Answer, client
@@ -24,7 +24,7 @@ from tests.sockets import Answer, client
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from service.server import Server
+    from darkroom.service.server import Server
 
 T = TypeVar("T")
 FAST = "darkroom_fast_lane_requests_total"

@@ -17,9 +17,9 @@ import httpx
 import numpy as np
 import pytest
 
-from models.fake import ECHO, EchoEngine, fake_model
-from models.rows import Rows
-from models.spec import TensorSpec, Wire
+from darkroom.models.engines.fakes import ECHO, EchoEngine, fake_model
+from darkroom.models.rows import Rows
+from darkroom.models.spec import TensorSpec, Wire
 from tests.pictures import picture
 from tests.serving import running
 

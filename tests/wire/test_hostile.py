@@ -12,9 +12,9 @@ from zlib import crc32
 import httpx
 import pytest
 
-from loadtest import slow
-from loadtest.hostile import KINDS, run
-from models.fake import fake_model
+from darkroom.models.engines.fakes import fake_model
+from loadtest.experiments import slow
+from loadtest.experiments.hostile import KINDS, run
 from tests.hostile import Attack, attacks
 from tests.pictures import picture
 from tests.serving import metric, running

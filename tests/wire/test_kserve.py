@@ -14,7 +14,7 @@ import httpx
 import numpy as np
 import pytest
 
-from models.fake import fake_model
+from darkroom.models.engines.fakes import fake_model
 from tests.echo import TensorEcho
 from tests.pictures import picture, standard
 from tests.serving import running

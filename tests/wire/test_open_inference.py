@@ -11,7 +11,7 @@ import httpx
 import numpy as np
 import pytest
 
-from models.fake import ECHO, EchoEngine, FailingEngine, fake_model
+from darkroom.models.engines.fakes import ECHO, EchoEngine, FailingEngine, fake_model
 from tests.echo import TensorEcho
 from tests.pictures import photograph, picture, standard, url_safe
 from tests.serving import metric, running

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 
-from models.fake import fake_model
-from service.api import addresses
-from service.app import create_app
-from service.errors import TABLE
-from service.openapi import OPERATIONS
-from service.settings import Settings
+from darkroom.models.engines.fakes import fake_model
+from darkroom.service.api.openapi import OPERATIONS
+from darkroom.service.api.tensorflow_serving import paths as addresses
+from darkroom.service.app import create_app
+from darkroom.service.config.settings import Settings
+from darkroom.service.errors import TABLE
 from tests.serving import running
 
 if TYPE_CHECKING:

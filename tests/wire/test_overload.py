@@ -10,15 +10,15 @@ from zlib import crc32
 
 import httpx
 
-from models.fake import EchoEngine, SlowEngine, fake_model
+from darkroom.models.engines.fakes import EchoEngine, SlowEngine, fake_model
 from tests.pictures import picture, standard
 from tests.serving import metric, running
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from models.loaded import LoadedModel
-    from service.server import Server
+    from darkroom.models.loaded import LoadedModel
+    from darkroom.service.server import Server
 
 JSON = {"Content-Type": "application/json"}
 

@@ -9,7 +9,7 @@ from zlib import crc32
 import httpx
 import pytest
 
-from models.fake import ECHO, EchoEngine, FailingEngine, fake_model
+from darkroom.models.engines.fakes import ECHO, EchoEngine, FailingEngine, fake_model
 from tests.pictures import picture, standard
 from tests.serving import metric, running
 

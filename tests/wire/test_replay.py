@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from models.engine import load_model
+from darkroom.models.engines.open import load_model
 from tests import savedmodels
 from tests.serving import running
 from tests.wire.replay import DATA, Outcome, read_better, read_exchanges, replay, table
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from models.loaded import LoadedModel
+    from darkroom.models.loaded import LoadedModel
 
 pytestmark = pytest.mark.slow  # eight models are loaded, in both lanes
 

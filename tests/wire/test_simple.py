@@ -10,8 +10,8 @@ from zlib import crc32
 import httpx
 import pytest
 
-from models.fake import ECHO, EchoEngine, FailingEngine, fake_model
-from models.spec import TensorSpec
+from darkroom.models.engines.fakes import ECHO, EchoEngine, FailingEngine, fake_model
+from darkroom.models.spec import TensorSpec
 from tests.pictures import photograph, picture, standard, url_safe
 from tests.serving import metric, running
 

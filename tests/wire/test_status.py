@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import httpx
 import pytest
 
-from models.fake import fake_model
+from darkroom.models.engines.fakes import fake_model
 from tests.pictures import picture
 from tests.serving import metric, running
 

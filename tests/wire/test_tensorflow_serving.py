@@ -9,7 +9,7 @@ from zlib import crc32
 import httpx
 import pytest
 
-from models.fake import EchoEngine, FailingEngine, fake_model
+from darkroom.models.engines.fakes import EchoEngine, FailingEngine, fake_model
 from tests.pictures import picture, standard, url_safe
 from tests.serving import metric, running
 
@@ -25,7 +25,7 @@ def url() -> Iterator[str]:
     engine = FailingEngine(EchoEngine(), lambda data: data == GUILTY)
     models = [fake_model(engine, name="default", version=version) for version in (1, 7)]
     with running(*models, fake_model(name="a/b: c"), max_images=64) as server:
-        server.darkroom.catalogue.label("default", {"stable": 1, "ca%na:ry": 7})
+        server.darkroom.registry.label("default", {"stable": 1, "ca%na:ry": 7})
         yield server.url
 
 

@@ -12,7 +12,7 @@ import pytest
 from tritonclient import http, utils
 from tritonclient.http import aio
 
-from models.fake import EchoEngine, FailingEngine, fake_model
+from darkroom.models.engines.fakes import EchoEngine, FailingEngine, fake_model
 from tests.echo import TensorEcho
 from tests.held import Held
 from tests.pictures import picture, standard

@@ -10,21 +10,21 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from batching.batch import Reason
-from batching.batcher import Batcher
-from batching.dispatcher import GATHER_S
-from batching.entry import Entry
-from batching.errors import BadOutput, Closed, DeadlineExceeded, PredictedLate, QueueFull
-from batching.limits import Limits
-from batching.observer import Observer, Outcome
+from darkroom.batching.batch import Reason
+from darkroom.batching.batcher import Batcher
+from darkroom.batching.driver.dispatcher import GATHER_S
+from darkroom.batching.entry import Entry
+from darkroom.batching.errors import BadOutput, Closed, DeadlineExceeded, PredictedLate, QueueFull
+from darkroom.batching.limits import Limits
+from darkroom.batching.observer import Observer, Outcome
 from tests.property.rig import BadPictureError, Diary, EchoRunner, FakeReport, batcher_of, is_client_fault, name_all
 from tests.vclock import VirtualLoop, run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from batching.answer import Answer
-    from batching.runner import Report
+    from darkroom.batching.answer import Answer
+    from darkroom.batching.backend import BatchReport
 
 
 def test_entries_of_one_turn_of_the_loop_ride_together() -> None:
@@ -407,8 +407,10 @@ def test_a_runner_that_raises_fails_its_batch_and_the_driver_lives_on() -> None:
 
 def test_a_runner_that_reports_twice_is_heard_once() -> None:
     class Twice(EchoRunner):
-        def start(self, parts: Sequence[tuple[Any, int, int]], padding: int, done: Callable[[Report], None]) -> None:
-            def twice(report: Report) -> None:
+        def start(
+            self, parts: Sequence[tuple[Any, int, int]], padding: int, done: Callable[[BatchReport], None]
+        ) -> None:
+            def twice(report: BatchReport) -> None:
                 done(report)
                 done(report)
 
@@ -594,8 +596,8 @@ class ThreadedRunner:
         self.go = threading.Event()
         self.threads: list[threading.Thread] = []
 
-    def start(self, parts: Sequence[tuple[Any, int, int]], padding: int, done: Callable[[Report], None]) -> None:
-        """As `batching.runner.Runner`."""
+    def start(self, parts: Sequence[tuple[Any, int, int]], padding: int, done: Callable[[BatchReport], None]) -> None:
+        """As `darkroom.batching.backend.Runner`."""
 
         def work() -> None:
             self.go.wait()

@@ -1,6 +1,6 @@
 import pytest
 
-from batching.limits import Limits
+from darkroom.batching.limits import Limits
 
 
 def test_padding_fills_up_to_the_next_allowed_size() -> None:

@@ -102,14 +102,14 @@ def test_locust_is_the_version_that_the_tests_run() -> None:
 
 
 def test_a_draining_server_is_not_killed_before_its_drain_is_over() -> None:
-    from service.settings import Settings  # noqa: PLC0415 - only this test needs the service
+    from darkroom.service.config.settings import Settings  # noqa: PLC0415 - only this test needs the service
 
     grace_s = float(SERVICES["server"]["stop_grace_period"].removesuffix("s"))
     assert grace_s > Settings().drain_timeout_ms / 1000 + 2
 
 
 def test_every_variable_of_the_server_is_a_setting_and_every_other_has_a_default() -> None:
-    from service.settings import Settings  # noqa: PLC0415 - only this test needs the service
+    from darkroom.service.config.settings import Settings  # noqa: PLC0415 - only this test needs the service
 
     names = {name for name in SERVICES["server"]["environment"] if name.startswith("DARKROOM_")}
     assert {name.removeprefix("DARKROOM_").lower() for name in names} <= set(Settings.model_fields)

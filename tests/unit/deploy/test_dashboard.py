@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
-from service.metrics import Metrics
-from service.workers import worker_families
+from darkroom.service.telemetry.metrics import Metrics
+from darkroom.service.workers.supervisor import worker_families
 
 ROOT = Path(__file__).parents[3]
 GRAFANA = ROOT / "deploy/grafana"

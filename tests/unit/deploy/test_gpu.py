@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
-from service.settings import Settings
+from darkroom.service.config.settings import Settings
 
 ROOT = Path(__file__).parents[3]
 BASE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text(encoding="utf-8"))

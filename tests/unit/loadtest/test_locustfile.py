@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from loadtest.processes import free_port
+from loadtest.measure.processes import free_port
 from tests.unit.loadtest.pictureserver import PictureServer, serving
 
 ROOT = Path(__file__).parents[3]

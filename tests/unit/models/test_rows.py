@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.rows import Column, Rows, join, row_bytes
+from darkroom.models.rows import Column, Rows, join, row_bytes
 
 
 def rows_of(values: list[int]) -> Rows:

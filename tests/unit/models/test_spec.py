@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from models.errors import InvalidInput
-from models.fake import ECHO
-from models.spec import DTYPES, SignatureSpec, TensorSpec
+from darkroom.models.engines.fakes import ECHO
+from darkroom.models.errors import InvalidInput
+from darkroom.models.spec import DTYPES, SignatureSpec, TensorSpec
 
 TEMPLATE = SignatureSpec(
     name="serving_default",

@@ -2,12 +2,12 @@ from __future__ import annotations
 
 import pytest
 
-import batching.errors
-import models.errors
-import service.errors
-from batching.errors import BatchingError, QueueFull
-from models.errors import InvalidInput, ModelError
-from service.errors import TABLE, UNKNOWN, CodecError, NotReady, describe, judge, quote, retry_after_s
+import darkroom.batching.errors
+import darkroom.models.errors
+import darkroom.service.errors
+from darkroom.batching.errors import BatchingError, QueueFull
+from darkroom.models.errors import InvalidInput, ModelError
+from darkroom.service.errors import TABLE, UNKNOWN, CodecError, NotReady, describe, judge, quote, retry_after_s
 
 OUTCOMES = {
     "ok",
@@ -29,7 +29,7 @@ def _tree(root: type[Exception]) -> list[type[Exception]]:
 def test_every_exception_of_the_house_stands_in_the_table_itself() -> None:
     named = [
         cls
-        for module in (batching.errors, models.errors, service.errors)
+        for module in (darkroom.batching.errors, darkroom.models.errors, darkroom.service.errors)
         for cls in vars(module).values()
         if isinstance(cls, type) and issubclass(cls, Exception) and cls.__module__ == module.__name__
     ]

@@ -1,0 +1,297 @@
+"""The physical limit: what a model's engine does here without HTTP, over batch sizes and calls at once.
+
+    python -m loadtest.bench.limit model/efficientnet_lite0
+    python -m loadtest.bench.limit model/digits --pictures digits --sizes 1,8,64,256 --png limit.png --json limit.json
+
+Beside it the plain way, the loaded signature called eagerly as TensorFlow's own guide does. All points take turns,
+round after round, so that a machine that changes its pace changes them all; a figure is the median of its rounds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import json
+import statistics
+import sys
+import threading
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from darkroom.models.engines.open import load_model
+from darkroom.models.rows import Rows
+from darkroom.models.runtime import allocator
+from darkroom.models.spec import Wire
+from darkroom.service.config.machine import usable_cores
+from loadtest.measure import machine
+from loadtest.measure.plain import PlainSignature
+from loadtest.measure.tally import number, table
+from loadtest.traffic.closedloop import show
+from loadtest.traffic.pictures import KINDS, Picture, cycle, load
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+ENGINE, PLAIN = "engine", "plain signature"
+INTER_OP_THREADS = -1  # as the server's own default
+
+
+class Sample(NamedTuple):
+    """One measurement: pictures a second, the median call and the processor's time a picture."""
+
+    pictures_per_s: float
+    call_ms: float
+    cpu_us: float  # of all threads of this process, a picture
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One way to call: `calls` at once with `images` pictures each. Medians of the rounds; rates are of pictures."""
+
+    way: str
+    images: int
+    calls: int
+    pictures_per_s: float
+    call_ms: float
+    cpu_us: float
+    rounds_per_s: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What is measured."""
+
+    sizes: tuple[int, ...]
+    calls: tuple[int, ...]
+    seconds: float
+    rounds: int
+
+
+class Model:
+    """A model's engine and its plain signature; both stay loaded."""
+
+    def __init__(self, folder: Path) -> None:
+        path = version_folder(folder)
+        self._loaded = load_model(
+            path,
+            name=path.parent.name,
+            version=int(path.name),
+            intra_op_threads=usable_cores(),
+            inter_op_threads=INTER_OP_THREADS,
+        )
+        self._engine = self._loaded.engines["serving_default"]
+        self._spec = self._engine.spec
+        if self._spec.image_input is None or len(self._spec.inputs) != 1:
+            raise SystemExit(f"{folder}: serving_default takes no pictures")
+        self._plain = PlainSignature(path)
+
+    def caller(self, way: str, pictures: Iterable[Picture]) -> Callable[[], object]:
+        """A call of one batch of these pictures, its input made beforehand, its answer taken as numpy."""
+        data = [picture.data for picture in pictures]
+        if way == ENGINE:
+            rows = Rows({str(self._spec.image_input): data})
+            return lambda: self._engine.run(rows)
+        if self._spec.wire is Wire.BASE64:
+            data = [base64.urlsafe_b64encode(each) for each in data]
+        return self._plain.caller(data)
+
+    def close(self) -> None:
+        """Frees the engine."""
+        self._loaded.close()
+
+
+def version_folder(folder: Path) -> Path:
+    """The version folder: `folder` itself, or its highest number.
+
+    Raises:
+        SystemExit: there is none.
+    """
+    if (folder / "saved_model.pb").is_file() and folder.name.isdigit():
+        return folder
+    versions = [each for each in folder.glob("*") if each.name.isdigit() and (each / "saved_model.pb").is_file()]
+    if not versions:
+        raise SystemExit(f"{folder}: no version folder with a saved_model.pb in it")
+    return max(versions, key=lambda each: int(each.name))
+
+
+def measure(call: Callable[[], object], *, images: int, calls: int, seconds: float) -> Sample:
+    """`calls` threads that each make `call` again and again for `seconds`; a call that runs then is let finish.
+
+    All pictures by all the time, not the threads' own rates together: where calls wait for each other, the first and
+    the last have the engine to themselves, and 64 x 2 of EfficientNet-Lite0 for a second came out 7 % too fast.
+    """
+    times: list[list[float]] = [[] for _ in range(calls)]
+    together = threading.Barrier(calls + 1)
+
+    def work(mine: list[float]) -> None:
+        together.wait()
+        end_s = (now_s := time.perf_counter()) + seconds
+        while now_s < end_s:
+            call()
+            mine.append(-now_s + (now_s := time.perf_counter()))
+
+    threads = [threading.Thread(target=work, args=(mine,)) for mine in times]
+    for thread in threads:
+        thread.start()
+    together.wait()
+    cpu_s, started_s = time.process_time(), time.perf_counter()
+    for thread in threads:
+        thread.join()
+    took_s, cpu_s = time.perf_counter() - started_s, time.process_time() - cpu_s
+    every = [each for mine in times for each in mine]
+    return Sample(images * len(every) / took_s, statistics.median(every) * 1000, cpu_s * 1e6 / (images * len(every)))
+
+
+def sweep(
+    callers: Callable[[str, int], Callable[[], object]], options: Options, ways: Sequence[str] = (ENGINE, PLAIN)
+) -> list[Point]:
+    """Every way, size and number of calls at once, in turn, `options.rounds` times after one uncounted call each."""
+    keys = [(way, images, calls) for images in options.sizes for calls in options.calls for way in ways]
+    made = {(way, images): callers(way, images) for way, images, _ in keys}
+    samples: dict[tuple[str, int, int], list[Sample]] = {key: [] for key in keys}
+    for turn in range(options.rounds):
+        for place, key in enumerate(keys):
+            way, images, calls = key
+            show(f"round {turn + 1}/{options.rounds}  {place + 1}/{len(keys)}  {way}, {images} x {calls}")
+            if not turn:
+                made[way, images]()  # kernels are made at the first call
+            samples[key].append(measure(made[way, images], images=images, calls=calls, seconds=options.seconds))
+    show("")
+    return [_point(key, found) for key, found in samples.items()]
+
+
+def merge(sweeps: Sequence[Sequence[Point]]) -> list[Point]:
+    """The points of several sweeps as those of one that had all their rounds."""
+    same: dict[tuple[str, int, int], list[Sample]] = {}
+    for point in (point for points in sweeps for point in points):
+        sample = Sample(point.pictures_per_s, point.call_ms, point.cpu_us)
+        same.setdefault((point.way, point.images, point.calls), []).append(sample)
+    return [_point(key, samples) for key, samples in same.items()]
+
+
+def best(points: Iterable[Point], way: str = ENGINE) -> Point:
+    """The point with the most pictures a second."""
+    return max((point for point in points if point.way == way), key=lambda point: point.pictures_per_s)
+
+
+def _point(key: tuple[str, int, int], samples: Sequence[Sample]) -> Point:
+    way, images, calls = key
+    return Point(
+        way,
+        images,
+        calls,
+        pictures_per_s=statistics.median(sample.pictures_per_s for sample in samples),
+        call_ms=statistics.median(sample.call_ms for sample in samples),
+        cpu_us=statistics.median(sample.cpu_us for sample in samples),
+        rounds_per_s=tuple(sample.pictures_per_s for sample in samples),
+    )
+
+
+def draw_table(points: Sequence[Point]) -> str:
+    """A line for each size and number of calls, both ways beside each other."""
+    plain = {(point.images, point.calls): point for point in points if point.way == PLAIN}
+    heads = (
+        "pictures a call",
+        "calls at once",
+        "pictures/s",
+        "call ms",
+        "CPU us/picture",
+        "plain: pictures/s",
+        "call ms",
+        "gain",
+    )
+    rows = []
+    for point in points:
+        if point.way == ENGINE:
+            beside = plain[point.images, point.calls]
+            floats = (point.pictures_per_s, point.call_ms, point.cpu_us, beside.pictures_per_s, beside.call_ms)
+            gain = f"{point.pictures_per_s / beside.pictures_per_s:.2f}"
+            rows.append([str(point.images), str(point.calls), *(number(value) for value in floats), gain])
+    return table(heads, rows)
+
+
+def draw_plot(points: Sequence[Point], *, title: str, path: Path) -> None:
+    """Pictures a second, and the time of a call, against pictures a call, as a PNG."""
+    import matplotlib as mpl  # noqa: PLC0415 - half a second that only --png pays
+
+    mpl.use("agg")
+    from matplotlib import pyplot as plt  # noqa: PLC0415 - after the choice of the backend
+
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
+    for way, calls in sorted({(point.way, point.calls) for point in points}):
+        line = sorted((p.images, p.pictures_per_s, p.call_ms) for p in points if (p.way, p.calls) == (way, calls))
+        sizes, rates, calls_ms = zip(*line, strict=True)
+        style: dict[str, Any] = {
+            "label": f"{way}, {calls} at once",
+            "color": ("tab:blue" if way == ENGINE else "tab:gray"),
+            "linestyle": {1: "-", 2: "--"}.get(calls, ":"),
+            "marker": "o",
+        }
+        left.plot(sizes, rates, **style)
+        right.plot(sizes, calls_ms, **style)
+    left.set(xlabel="pictures a call", ylabel="pictures/s", xscale="log", ylim=(0, None))
+    right.set(xlabel="pictures a call", ylabel="ms a call", xscale="log", yscale="log")
+    ticks = sorted({point.images for point in points})
+    for axes in (left, right):
+        axes.set_xticks(ticks, labels=[str(tick) for tick in ticks])
+        axes.minorticks_off()
+        axes.grid(alpha=0.3)
+    left.legend()
+    figure.suptitle(title)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def numbers(text: str) -> tuple[int, ...]:
+    """`1,2,4` as numbers of at least 1."""
+    values = tuple(int(part) for part in text.split(","))
+    if min(values) < 1:
+        raise ValueError(text)
+    return values
+
+
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m loadtest.bench.limit",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("model", type=Path, help="the model's folder, or one version folder of it")
+    add("--pictures", choices=tuple(KINDS), default="photos", help="what is in a batch [%(default)s]")
+    add("--sizes", type=numbers, default=(1, 2, 4, 8, 16, 32, 64), help="pictures a call [1,2,4,8,16,32,64]")
+    add("--calls", type=numbers, default=(1, 2), help="calls at once [1,2]")
+    add("--seconds", type=float, default=1.0, help="of one point in one round [%(default)s]")
+    add("--rounds", type=int, default=3, help="[%(default)s]")
+    add("--json", type=Path, help="write the figures to this file")
+    add("--png", type=Path, help="draw them into this file")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measures, prints, writes; returns 0."""
+    parsed = parse(arguments)
+    options = Options(parsed.sizes, parsed.calls, parsed.seconds, parsed.rounds)
+    model, pictures = Model(parsed.model), load(parsed.pictures)
+    points = sweep(lambda way, images: model.caller(way, cycle(pictures, start=0, rows=images)), options)
+    model.close()
+    circumstances = machine.describe()
+    top, plain = best(points), best(points, PLAIN)
+    print(f"{machine.lines(circumstances)}\n\n{draw_table(points)}\n")
+    print(
+        f"limit: {top.pictures_per_s:,.1f} pictures/s, {top.images} a call, {top.calls} at once; "
+        f"plain signature at best {plain.pictures_per_s:,.1f}, {plain.images} a call, {plain.calls} at once"
+    )
+    if parsed.json:
+        parsed.json.write_text(json.dumps({**circumstances, "points": [asdict(point) for point in points]}, indent=1))
+    if parsed.png:
+        draw_plot(points, title=f"{parsed.model.name}: the engine without HTTP", path=parsed.png)
+    return 0
+
+
+if __name__ == "__main__":
+    allocator.use_jemalloc()  # as the server does
+    sys.exit(main())

@@ -1,0 +1,165 @@
+"""Many pictures a request, large ones and mixed ones: Darkroom over HTTP beside its engine on the same pictures."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import math
+import time
+from dataclasses import dataclass
+from statistics import median
+from typing import TYPE_CHECKING
+
+from PIL import Image
+
+from loadtest.bench.limit import ENGINE, Options, best, merge, sweep
+from loadtest.traffic.closedloop import show
+from loadtest.traffic.connections import Pool, Reply, request_bytes
+from loadtest.traffic.pictures import Picture, cycle, form_body, json_body, load
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from loadtest.bench.contenders import Running
+    from loadtest.bench.limit import Model, Point
+    from loadtest.traffic.pictures import Body
+
+CLIENTS = 4  # enough to keep two calls of the engine full while a body is read
+FEW_CLIENTS, MANY_ROWS = 2, 256  # of so many rows, four at once would wait for a slow machine past their deadline
+FEWEST_ANSWERS = 9  # a rate is read from at least so many
+LARGE_PIXELS = (4000, 3000)
+LIMIT_SIZES = (1, 4, 8, 16, 32)
+LIMIT_CALLS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A kind of request: `rows` pictures of `pictures` in one body."""
+
+    name: str
+    pictures: tuple[Picture, ...]
+    rows: int
+    body: Callable[[tuple[Picture, ...]], Body]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """Medians of the rounds: pictures a second over HTTP and of the engine alone, and what one request took alone."""
+
+    case: str
+    rows: int
+    pictures_per_s: float
+    limit_per_s: float
+    share: float  # of the limit, each round's own
+    lone_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """One case in one round: pictures a second over HTTP, the engine by pictures a call, and a lone request."""
+
+    pictures_per_s: float
+    engine: list[Point]
+    lone_s: float
+
+
+def cases(kind: str) -> list[Case]:
+    """What is tried: many pictures in JSON and in a form, a 12-megapixel photograph, and sizes mixed in a request."""
+    own = load(kind)
+    large, small = (enlarged(load("photos")[0], LARGE_PIXELS),), load("digits")
+    mixed = (*load("photos"), *small[:3], *large)
+    many = [Case(f"{rows} in JSON", own, rows, json_body) for rows in (1, 8, 32, 256)]
+    return [
+        *many,
+        Case("32 in a form", own, 32, form_body),
+        Case("12 megapixels, 1 in a form", large, 1, form_body),
+        Case("28x28 to 12 megapixels, 8 in a form", mixed, 8, form_body),
+    ]
+
+
+def enlarged(picture: Picture, size: tuple[int, int]) -> Picture:
+    """The picture at `size` (width, height) as a JPEG, as a camera of so many pixels might store it."""
+    out = io.BytesIO()
+    Image.open(io.BytesIO(picture.data)).resize(size, Image.Resampling.BICUBIC).save(out, "JPEG", quality=90)
+    return Picture(f"{picture.name} {size[0]}x{size[1]}", out.getvalue())
+
+
+async def compare(
+    server: Running, model: Model, tried: Sequence[Case], *, seconds: float, rounds: int
+) -> list[Outcome]:
+    """Each case over HTTP and by the engine alone, in turn, round after round."""
+    pool = Pool("127.0.0.1", server.port, limit=CLIENTS)
+    found: dict[str, list[Round]] = {}
+    for turn in range(rounds):
+        for case in tried:
+            show(f"round {turn + 1}/{rounds}  {case.name}")
+            body = case.body(cycle(case.pictures, start=0, rows=case.rows))
+            request = request_bytes(f"127.0.0.1:{server.port}", body)
+            lone_s = await _lone_s(pool, request)
+            clients = FEW_CLIENTS if case.rows >= MANY_ROWS else CLIENTS
+            rate = case.rows * await _rate(pool, request, seconds, clients)
+            engine = await asyncio.to_thread(engine_alone, model, case.pictures, seconds)
+            found.setdefault(case.name, []).append(Round(rate, engine, lone_s))
+    await pool.close()
+    show("")
+    return [outcome(case, found[case.name]) for case in tried]
+
+
+def engine_alone(model: Model, pictures: tuple[Picture, ...], seconds: float) -> list[Point]:
+    """What the engine does of these, two calls at once, a point for each number of pictures a call."""
+    sizes = sorted({max(size, len(pictures) if size > 1 else 1) for size in LIMIT_SIZES})
+    options = Options(tuple(sizes), (LIMIT_CALLS,), seconds / len(sizes), 1)
+    return sweep(lambda way, images: model.caller(way, cycle(pictures, start=0, rows=images)), options, (ENGINE,))
+
+
+def outcome(case: Case, rounds: Sequence[Round]) -> Outcome:
+    """The medians of `rounds`. The limit is the size that is best by its median, not whichever was lucky in each."""
+    top = best(merge([each.engine for each in rounds]))
+    pairs = zip((each.pictures_per_s for each in rounds), top.rounds_per_s, strict=True)
+    return Outcome(
+        case.name,
+        case.rows,
+        median(each.pictures_per_s for each in rounds),
+        top.pictures_per_s,
+        median(rate / limit if limit else math.nan for rate, limit in pairs),
+        median(each.lone_s for each in rounds) * 1000,
+    )
+
+
+def rate_of(moments_s: Sequence[float]) -> float:
+    """Answers a second between the first and the last of these moments; the first one closes what came before."""
+    return (len(moments_s) - 1) / (moments_s[-1] - moments_s[0])
+
+
+async def _lone_s(pool: Pool, request: bytes) -> float:
+    """The median of three requests, one after the other."""
+    times = []
+    for _ in range(3):
+        started_s = time.perf_counter()
+        await _answer(pool, request)
+        times.append(time.perf_counter() - started_s)
+    return median(times)
+
+
+async def _rate(pool: Pool, request: bytes, seconds: float, clients: int) -> float:
+    """Answers a second to a few clients that ask again at once, over `seconds` and a few answers at least."""
+    moments_s: list[float] = []
+    end_s = time.perf_counter() + seconds
+
+    async def client() -> None:
+        while time.perf_counter() < end_s or len(moments_s) < FEWEST_ANSWERS:
+            await _answer(pool, request)
+            moments_s.append(time.perf_counter())
+
+    await asyncio.gather(*(client() for _ in range(clients)))
+    # The last answers came while fewer and fewer clients asked.
+    return rate_of(moments_s[: len(moments_s) - clients + 1])
+
+
+async def _answer(pool: Pool, request: bytes) -> Reply:
+    waiter: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+    pool.ask(request, waiter.set_result)
+    reply = await waiter
+    if reply.status != 200:
+        raise RuntimeError(f"{reply.status} {reply.body[:200]!r}")
+    return reply

@@ -1,0 +1,109 @@
+"""wrk, the closed-loop load generator in C: keep-alive connections that each ask again as soon as they are answered."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from loadtest.measure import processes
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from loadtest.bench.contenders import Running
+
+SCRIPT = Path(__file__).with_name("wrk.lua")
+BROKEN_EVERY = 100  # with poison, every hundredth picture is a truncated one
+TIMEOUT_S = 30  # of a request
+MISSING = "wrk is missing: `apt-get install wrk` (or `brew install wrk`), then run this again"
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """What came of one run. Times in milliseconds, rates a second; `failed` is the share of healthy requests."""
+
+    per_s: float
+    p50_ms: float
+    p99_ms: float
+    cpu_ms: float  # of the server and its children, a request
+    failed: float
+
+
+@dataclass(frozen=True, slots=True)
+class Ammunition:
+    """The files that a contender's requests are made of: whole bodies, and a truncated picture's."""
+
+    bodies: tuple[Path, ...]
+    broken: Path
+
+
+def is_here() -> bool:
+    """Whether wrk can be run."""
+    return shutil.which("wrk") is not None
+
+
+def hit(server: Running, ammunition: Ammunition, *, connections: int, seconds: float, poison: bool = False) -> Heard:
+    """Asks `server` over so many connections for so long (whole seconds, 1 at least).
+
+    Raises:
+        RuntimeError: wrk failed.
+    """
+    every = BROKEN_EVERY if poison else 0
+    # One thread: it feeds far more than a server on the same cores can answer, and leaves it the rest of them.
+    load = ["wrk", "-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s", f"--timeout={TIMEOUT_S}s"]
+    asked = [server.contender.content_type, every, ammunition.broken, *ammunition.bodies]
+    started_s = processes.cpu_s(server.pid)
+    done = subprocess.run(  # noqa: S603 - our own words
+        [*load, "-s", str(SCRIPT), server.url, "--", *map(str, asked)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=seconds + 2 * TIMEOUT_S,
+    )
+    return read(done.stdout, cpu_s=processes.cpu_s(server.pid) - started_s, broken_every=every)
+
+
+def read(output: str, *, cpu_s: float, broken_every: int) -> Heard:
+    """Figures out of what wrk printed.
+
+    A broken picture must be refused, so refusals beyond the broken ones, of which every `broken_every`-th request is
+    one, were healthy.
+
+    Where nothing was answered, the rate is 0, everything failed and the times are not a number.
+
+    Raises:
+        RuntimeError: wrk said nothing.
+    """
+    found = [line for line in output.splitlines() if line.startswith("wrk {")]
+    if not found:
+        raise RuntimeError(f"wrk failed: {output[-500:]}")
+    said = json.loads(found[0].removeprefix("wrk "))
+    if not said["requests"]:
+        return Heard(0.0, math.nan, math.nan, math.nan, failed=1.0)
+    requests = said["requests"]
+    broken = requests / broken_every if broken_every else 0.0
+    failed = max(0.0, said["refused"] - broken) + said["lost"]
+    return Heard(
+        per_s=requests / said["microseconds"] * 1e6,
+        p50_ms=said["p50_us"] / 1000,
+        p99_ms=said["p99_us"] / 1000,
+        cpu_ms=cpu_s / requests * 1000,
+        failed=min(1.0, failed / (requests - broken)),
+    )
+
+
+def arm(server: Running, pictures: Sequence[tuple[str, bytes]], broken: bytes, folder: Path) -> Ammunition:
+    """Writes bodies, each with a name, into `folder`, where wrk reads them."""
+    folder.mkdir(parents=True, exist_ok=True)
+
+    def write(name: str, data: bytes) -> Path:
+        path = folder / f"{server.contender.name}-{name}".replace(" ", "_").replace(",", "")
+        path.write_bytes(data)
+        return path
+
+    return Ammunition(tuple(write(name, data) for name, data in pictures), write("broken", broken))

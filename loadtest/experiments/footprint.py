@@ -1,0 +1,114 @@
+"""What a model takes in memory step by step: imported, opened, warmed up, run, closed; all in this one process.
+
+    python -m loadtest.experiments.footprint model/efficientnet_lite0
+
+Private memory is anonymous: what Python, TensorFlow and malloc made. Pages of files, nearly all of them of TensorFlow's
+library, are the kernel's to take back, and processes share them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from darkroom.models.rewriting.job import Job
+from darkroom.models.rows import fill
+from darkroom.models.runtime import allocator
+from darkroom.models.runtime.memory import give_back
+from darkroom.models.versions.cache import Cache
+from darkroom.models.versions.loader import Loader
+from darkroom.service.config.machine import usable_cores
+from darkroom.service.serving.warmup import sweep_sizes, warm_up
+from loadtest.measure import machine
+from loadtest.measure.tally import number, table
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from darkroom.models.engine import Engine
+    from darkroom.models.rows import Rows
+
+MAX_CACHE_BYTES = 4 << 30
+MAX_IMAGES = 32  # the server's default
+
+
+class Step(NamedTuple):
+    """The process after one step, in MB: its anonymous memory, and its pages of files."""
+
+    name: str
+    private: float
+    files: float
+
+
+def step(name: str) -> Step:
+    """This process now, with what was freed given back."""
+    give_back()
+    lines = Path("/proc/self/smaps_rollup").read_text().splitlines()[1:]
+    sizes = {line.partition(":")[0]: int(line.split()[1]) * 1024 / 1e6 for line in lines}
+    return Step(name, sizes["Anonymous"], sizes["Rss"] - sizes["Anonymous"])
+
+
+def steps(folder: Path, seconds: float) -> list[Step]:
+    """Every step of a model's life, its first signature's calls of all sizes among them."""
+    found = [step("the interpreter and our own modules")]
+    with tempfile.TemporaryDirectory(prefix="footprint-") as kept:
+        loader = Loader(Cache(Path(kept), max_bytes=MAX_CACHE_BYTES), timeout_s=300)
+        newest = max((path for path in folder.iterdir() if path.name.isdecimal()), key=lambda path: int(path.name))
+        job = Job(newest.resolve(), "footprint", int(newest.name), usable_cores(), -1)
+        import darkroom.models.engines.open  # noqa: F401, PLC0415 - a step of its own
+
+        found.append(step("TensorFlow imported"))
+        model = loader.load(job)
+    found.append(step("the model opened"))
+    name, engine = next(iter(model.engines.items()))
+    findings = warm_up(engine, model.samples[name], sizes=sweep_sizes(MAX_IMAGES))
+    found.append(step(f"warmed up, to {findings.ended_at or MAX_IMAGES} rows a call"))
+    _run(engine, model.samples[name], seconds, findings.ended_at or MAX_IMAGES)
+    found.append(step("run"))
+    print("; ".join(f"{each.name}: {each.reason}" for each in engine.passes if each.reason))
+    model.close()
+    return [*found, step("closed")]
+
+
+def _run(engine: Engine, singles: Sequence[Rows], seconds: float, largest: int) -> None:
+    """Calls of all sizes, one after another."""
+    end_s = time.monotonic() + seconds
+    while time.monotonic() < end_s:
+        for size in sweep_sizes(largest):
+            engine.run(fill(singles, size))
+
+
+def draw_table(found: Sequence[Step]) -> str:
+    """A line a step: MB then, and what it added to those before."""
+    heads = ("after", "private, MB", "added", "files, MB", "together")
+    rows = []
+    before = 0.0
+    for each in found:
+        sizes = (each.private, each.private - before, each.files, each.private + each.files)
+        rows.append([each.name, *(number(size, digits=0) for size in sizes)])
+        before = each.private
+    return table(heads, rows)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measures and prints; returns 0."""
+    parser = argparse.ArgumentParser(
+        prog="python -m loadtest.experiments.footprint",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("model", type=Path, help="the model's folder")
+    parser.add_argument("--seconds", type=float, default=5.0, help="of the run [%(default)s]")
+    options = parser.parse_args(arguments)
+    found = steps(options.model, options.seconds)
+    print(f"{machine.lines(machine.describe())}\n\n{draw_table(found)}")
+    return 0
+
+
+if __name__ == "__main__":
+    allocator.use_jemalloc()  # as the server does
+    sys.exit(main())

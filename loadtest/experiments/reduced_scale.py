@@ -1,0 +1,144 @@
+"""What decoding a large photograph at a reduced scale saves, and how far it moves the pixels that a model sees.
+
+    python -m loadtest.experiments.reduced_scale
+    python -m loadtest.experiments.reduced_scale --megapixels 24 --size 380x380 --resize area
+
+A photograph of loadtest/traffic/payloads is enlarged, given noise and written as a JPEG, in memory. The graph that
+`darkroom export` writes, with and without --reduced_scale, takes it from bytes to the model's input; the two in turn.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import math
+import statistics
+import sys
+import time
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from darkroom.models.export.decode import RESIZE_METHODS, decode
+from darkroom.models.export.export import Recipe, signature_of
+from darkroom.models.runtime.tensorflow import tf
+from loadtest.measure import machine
+from loadtest.measure.tally import number, table
+from loadtest.traffic.pictures import KINDS, load
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+RESIZES = ("bilinear", "area")  # the default, which takes points of the picture, and one that averages all of it
+NOISE = 6.0  # of 255, the standard deviation: a guess at a telephone's; enlarged, a photograph has little of its own
+
+
+class Compared(NamedTuple):
+    """Both decodes of one picture for one way of resizing; times are medians, differences of pixels of 0 to 255."""
+
+    resize: str
+    plain_ms: float
+    reduced_ms: float
+    mean_difference: float
+    largest_difference: float
+    decoded: tuple[int, int]  # height, width: what the reduced decode gives to the resize
+
+
+def enlarged(data: bytes, pixels: int, quality: int) -> bytes:
+    """The photograph `data` as a JPEG of about so many pixels, both sides of which 8 divides, with noise."""
+    photograph = Image.open(io.BytesIO(data)).convert("RGB")
+    factor = math.sqrt(pixels / (photograph.width * photograph.height))
+    width, height = (max(8, round(side * factor / 8) * 8) for side in photograph.size)
+    large = np.asarray(photograph.resize((width, height), Image.Resampling.BICUBIC), np.float32)
+    large = large + np.random.default_rng(0).normal(scale=NOISE, size=large.shape).astype(np.float32)
+    out = io.BytesIO()
+    Image.fromarray(np.clip(large, 0, 255).astype(np.uint8)).save(out, "JPEG", quality=quality)
+    return out.getvalue()
+
+
+def compare(data: bytes, size: tuple[int, int], resize: str, rounds: int) -> Compared:
+    """Decodes the JPEG `data` plainly and at a reduced scale to `size`, height and width, in turn."""
+    recipes = [
+        Recipe(size=size, std=1.0, wire="bytes", answers="probability", resize=resize, reduced_scale=is_reduced)
+        for is_reduced in (False, True)
+    ]
+    calls = [_caller(recipe, data) for recipe in recipes]
+    plain, reduced = (call() for call in calls)  # warms up
+    taken_s: tuple[list[float], ...] = ([], [])
+    for _ in range(rounds):
+        for call, times in zip(calls, taken_s, strict=True):
+            started_s = time.perf_counter()
+            call()
+            times.append(time.perf_counter() - started_s)
+    plain_ms, reduced_ms = (statistics.median(times) * 1e3 for times in taken_s)
+    difference = np.abs(plain - reduced)
+    height, width, _ = decode(tf.constant(data), recipes[1]).shape
+    return Compared(resize, plain_ms, reduced_ms, float(difference.mean()), float(difference.max()), (height, width))
+
+
+def _caller(recipe: Recipe, data: bytes) -> Callable[[], np.ndarray[Any, np.dtype[np.float32]]]:
+    """A call of an exported graph whose model does nothing: it gives the pixels that a model would see."""
+
+    def pixels(x: Any) -> Any:
+        return tf.reshape(x, [-1, recipe.size[0] * recipe.size[1] * recipe.channels])
+
+    signature, pictures = signature_of(pixels, recipe), tf.constant([data])
+    return lambda: np.asarray(signature(pictures)["probability"])
+
+
+def draw_table(rows: Sequence[Compared]) -> str:
+    """A line a way of resizing."""
+    heads = ("resize", "plain, ms", "reduced, ms", "plain / reduced", "decoded to", "mean difference", "largest")
+    return table(
+        heads,
+        (
+            [
+                row.resize,
+                number(row.plain_ms),
+                number(row.reduced_ms),
+                number(row.plain_ms / row.reduced_ms),
+                f"{row.decoded[1]}x{row.decoded[0]}",
+                number(row.mean_difference),
+                number(row.largest_difference, digits=0),
+            ]
+            for row in rows
+        ),
+    )
+
+
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m loadtest.experiments.reduced_scale",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--photograph", choices=KINDS["photos"], default="chelsea", help="what is enlarged [%(default)s]")
+    add("--megapixels", type=float, default=12.0, help="of the enlarged one [%(default)s]")
+    add("--quality", type=int, default=90, help="of its JPEG, 1 to 95 [%(default)s]")
+    add("--size", default="224x224", metavar="HxW", help="the model's input [%(default)s]")
+    add("--resize", action="append", choices=RESIZE_METHODS, help="may be said again [bilinear and area]")
+    add("--rounds", type=int, default=10, help="calls of each [%(default)s]")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measures and prints; returns 0."""
+    options = parse(arguments)
+    height, _, width = options.size.partition("x")
+    (photograph,) = (each for each in load("photos") if each.name == options.photograph)
+    data = enlarged(photograph.data, round(options.megapixels * 1e6), options.quality)
+    size = Image.open(io.BytesIO(data)).size
+    rows = [compare(data, (int(height), int(width)), each, options.rounds) for each in options.resize or RESIZES]
+    print(f"{machine.lines(machine.describe())}\n")
+    print(
+        f"{photograph.name}, {size[0]}x{size[1]}, {len(data):,} bytes, to {options.size}; {options.rounds} calls each\n"
+    )
+    print(draw_table(rows))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

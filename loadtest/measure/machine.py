@@ -1,0 +1,94 @@
+"""What a figure was measured on: processor, cores, memory, versions, commit, date and command, in one line each."""
+
+from __future__ import annotations
+
+import platform
+import shlex
+import subprocess
+import sys
+import time
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from darkroom.models.runtime import allocator
+from darkroom.service.config.machine import usable_cores
+
+_PACKAGES = ("tensorflow-cpu", "tensorflow", "sanic", "numpy")
+_RESULTS = "docs/benchmarks"  # a run that writes there does not change what the next one measures
+
+
+def describe(arguments: list[str] | None = None) -> dict[str, str]:
+    """The circumstances of a run, by name, ready to be written beside its figures.
+
+    Args:
+        arguments: the command line to quote; this process's own by default.
+    """
+    return {
+        "date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
+        "machine": f"{usable_cores()} cores of {_processor()}, {_memory_gib():.0f} GiB, {_system()}",
+        "versions": f"Python {platform.python_version()}, {', '.join(_versions())}",
+        "commit": commit(Path(__file__).parent),
+        "command": command(sys.argv if arguments is None else arguments),
+    }
+
+
+def command(arguments: list[str]) -> str:
+    """A command line as one would type it: `python -m loadtest.bench.limit model/digits`."""
+    program, *rest = arguments
+    module = f"{Path(program).parent.name}.{Path(program).stem}"
+    return shlex.join(["python", "-m", module, *rest])
+
+
+def lines(circumstances: dict[str, str]) -> str:
+    """The circumstances as an indented block of Markdown."""
+    return "\n".join(f"    {name:<9} {text}" for name, text in circumstances.items())
+
+
+def _versions() -> list[str]:
+    found = []
+    for package in _PACKAGES:
+        try:
+            found.append(f"{package} {version(package)}")
+        except PackageNotFoundError:
+            continue
+    return [*found, f"jemalloc {allocator.version()}"] if allocator.is_jemalloc() else found
+
+
+def _processor() -> str:
+    """The processor's name where Linux tells it, else its kind."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return platform.machine()
+    names = [line.partition(":")[2].strip() for line in text.splitlines() if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def _memory_gib() -> float:
+    try:
+        text = Path("/proc/meminfo").read_text(encoding="ascii")
+    except OSError:
+        return 0.0
+    return int(text.split()[1]) / 2**20
+
+
+def _system() -> str:
+    try:
+        return platform.freedesktop_os_release()["PRETTY_NAME"]
+    except (OSError, KeyError):
+        return platform.system()
+
+
+def commit(folder: Path) -> str:
+    """The short hash of the commit, with a word where other files than results differ; `unknown` outside a clone."""
+    try:
+        known = _git(folder, "describe", "--always")
+        changed = _git(folder, "status", "--porcelain", "--untracked-files=no", "--", ":/", f":(top,exclude){_RESULTS}")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return f"{known}, changed since" if changed else known
+
+
+def _git(folder: Path, *words: str) -> str:
+    done = subprocess.run(["git", *words], capture_output=True, text=True, check=True, cwd=folder)  # noqa: S603, S607 - our own words
+    return done.stdout.strip()

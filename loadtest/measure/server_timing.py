@@ -1,0 +1,48 @@
+"""What `Server-Timing` said during a run, by kind of request; workers send theirs to the master. Stdlib only."""
+
+from collections import Counter, defaultdict
+from typing import Any
+
+from loadtest.measure.tally import Times
+from loadtest.traffic.answers import parse_timing
+
+
+class Explained:
+    """What `Server-Timing` said, by kind of request."""
+
+    def __init__(self) -> None:
+        self.queue: defaultdict[str, Times] = defaultdict(Times)
+        self.execute: defaultdict[str, Times] = defaultdict(Times)
+        self.batches: defaultdict[str, Counter[int]] = defaultdict(Counter)
+
+    def add(self, name: str, header: str | None) -> None:
+        """Take one answer's header; what it lacks is not counted."""
+        timing = parse_timing(header)
+        if timing.queue_ms is not None:
+            self.queue[name].add(timing.queue_ms)
+        if timing.execute_ms is not None:
+            self.execute[name].add(timing.execute_ms)
+        if timing.batch_images is not None:
+            self.batches[name][timing.batch_images] += 1
+
+    def as_pairs(self) -> dict[str, Any]:
+        """Everything, for `merge` in another process."""
+        return {
+            "queue": {name: times.as_pairs() for name, times in self.queue.items()},
+            "execute": {name: times.as_pairs() for name, times in self.execute.items()},
+            "batches": {name: list(seen.items()) for name, seen in self.batches.items()},
+        }
+
+    def merge(self, other: dict[str, Any]) -> None:
+        """Adds what `as_pairs` of a worker gave."""
+        for name, pairs in other["queue"].items():
+            self.queue[name].merge(pairs)
+        for name, pairs in other["execute"].items():
+            self.execute[name].merge(pairs)
+        for name, pairs in other["batches"].items():
+            self.batches[name].update(dict(pairs))
+
+    def mean_batch(self, name: str) -> float | None:
+        """The mean batch that this kind of request rode in."""
+        seen = self.batches[name]
+        return sum(images * count for images, count in seen.items()) / seen.total() if seen else None

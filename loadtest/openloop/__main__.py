@@ -1,0 +1,8 @@
+"""`python -m loadtest.openloop`: the program in `openloop.py`."""
+
+import sys
+
+from loadtest.openloop.openloop import main
+
+if __name__ == "__main__":
+    sys.exit(main())

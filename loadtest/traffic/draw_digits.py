@@ -1,0 +1,32 @@
+"""Draw the ten small digits of `payloads/`: 28x28 grey JPEGs in Pillow's own font, so that they carry nobody's licence.
+
+    python loadtest/traffic/draw_digits.py loadtest/traffic/payloads
+
+The files are committed; this is how they came about. White ink on a black ground, as scikit-learn's digits are stored.
+"""
+
+import sys
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont
+
+SIZE_PIXELS = 28
+
+
+def draw(digit: int) -> Image.Image:
+    """One digit, centred by its middle anchor; the font is the one that Pillow carries."""
+    picture = Image.new("L", (SIZE_PIXELS, SIZE_PIXELS), 0)
+    font = ImageFont.load_default(size=26)
+    middle = (SIZE_PIXELS / 2, SIZE_PIXELS / 2)
+    ImageDraw.Draw(picture).text(middle, str(digit), fill=255, font=font, anchor="mm")
+    return picture
+
+
+def main(folder: Path) -> None:
+    """Write `digit_0.jpg` to `digit_9.jpg` into `folder`."""
+    for digit in range(10):
+        draw(digit).save(folder / f"digit_{digit}.jpg", quality=90)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

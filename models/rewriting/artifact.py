@@ -1,0 +1,119 @@
+"""An artifact: all that serving needs of a SavedModel, as plain data and as bytes that nobody has to trust.
+
+The bytes are a magic line, the SHA-256 of what follows, the length of a JSON header, the header, the GraphDef, and the
+values of the warm-up rows one after another. Nothing in them is code to Python, and the header is checked against the
+types below as it is read.
+"""
+
+import hashlib
+import struct
+from dataclasses import dataclass, field
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+from pydantic import TypeAdapter
+
+from darkroom.models.cast import numpy_dtype
+from darkroom.models.engine import PassReport
+from darkroom.models.rows import Column, Rows
+from darkroom.models.runtime.session import Binding, objects
+from darkroom.models.spec import ModelSpec
+
+MAGIC = b"darkroom artifact 1\n"
+_LENGTH = struct.Struct("<Q")
+_STRINGS, _OBJECTS = "strings", "objects"  # a list of bytes; an array of them
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """All that serving needs. A signature without a binding is served from the SavedModel at `source`."""
+
+    spec: ModelSpec
+    source: Path
+    graph: bytes = b""  # a serialized GraphDef; empty where every signature is served from the source
+    bindings: dict[str, Binding] = field(default_factory=dict)
+    passes: dict[str, tuple[PassReport, ...]] = field(default_factory=dict)
+    samples: dict[str, tuple[Rows, ...]] = field(default_factory=dict)  # single rows that it takes, for warm-up
+
+
+@dataclass(frozen=True, slots=True)
+class _StoredColumn:
+    """One column of a sample; `sizes` are the bytes of each of its values."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    sizes: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Header:
+    spec: ModelSpec
+    graph_bytes: int
+    bindings: dict[str, Binding]
+    passes: dict[str, tuple[PassReport, ...]]
+    samples: dict[str, tuple[dict[str, _StoredColumn], ...]]
+
+
+_HEADER = TypeAdapter(_Header)
+
+
+class Damaged(ValueError):
+    """Bytes that are no artifact, or not the one that was written."""
+
+
+def dump(artifact: Artifact) -> bytes:
+    """The artifact as bytes, all but its source."""
+    values: list[bytes] = []
+    samples = {
+        name: tuple({key: _store(column, values) for key, column in rows.columns.items()} for rows in singles)
+        for name, singles in artifact.samples.items()
+    }
+    header = _HEADER.dump_json(_Header(artifact.spec, len(artifact.graph), artifact.bindings, artifact.passes, samples))
+    body = b"".join([_LENGTH.pack(len(header)), header, artifact.graph, *values])
+    return MAGIC + hashlib.sha256(body).digest() + body
+
+
+def parse(data: bytes, source: Path) -> Artifact:
+    """The artifact of `dump`, of the SavedModel at `source`.
+
+    Raises:
+        Damaged: the bytes are cut, changed, or of another release.
+    """
+    view = memoryview(data)
+    start = len(MAGIC) + hashlib.sha256().digest_size
+    if data[: len(MAGIC)] != MAGIC or hashlib.sha256(view[start:]).digest() != data[len(MAGIC) : start]:
+        raise Damaged("the digest is not that of the content")
+    stream = BytesIO(view[start:])
+    try:
+        (length,) = _LENGTH.unpack(stream.read(_LENGTH.size))
+        header = _HEADER.validate_json(stream.read(length))
+        graph = stream.read(header.graph_bytes)
+        samples = {
+            name: tuple(Rows({key: _restore(column, stream) for key, column in row.items()}) for row in rows)
+            for name, rows in header.samples.items()
+        }
+    except (ValueError, TypeError, AttributeError, struct.error) as err:
+        raise Damaged(f"it was written by another release: {type(err).__name__}") from err
+    return Artifact(header.spec, source, graph, header.bindings, header.passes, samples)
+
+
+def _store(column: Column, values: list[bytes]) -> _StoredColumn:
+    """What tells a column's form; its values go to `values`."""
+    if isinstance(column, list) or column.dtype == object:
+        strings = column if isinstance(column, list) else column.ravel().tolist()
+        values.extend(strings)
+        kind, shape = (_STRINGS, (len(column),)) if isinstance(column, list) else (_OBJECTS, column.shape)
+        return _StoredColumn(kind, shape, tuple(map(len, strings)))
+    values.append(column.tobytes())
+    return _StoredColumn(column.dtype.name, column.shape, (column.nbytes,))
+
+
+def _restore(stored: _StoredColumn, stream: BytesIO) -> Column:
+    """The column again, its values read from `stream`."""
+    values = [stream.read(size) for size in stored.sizes]
+    if stored.dtype == _STRINGS:
+        return values
+    if stored.dtype == _OBJECTS:
+        return objects(values).reshape(stored.shape)
+    return np.frombuffer(values[0], numpy_dtype(stored.dtype)).reshape(stored.shape)

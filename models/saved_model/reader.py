@@ -1,0 +1,78 @@
+"""A SavedModel on disk: its meta graph, its signatures as specs, its labels. Reads protobufs, runs nothing."""
+
+from pathlib import Path
+from typing import Any
+
+from darkroom.models.errors import LoadFailed
+from darkroom.models.runtime.tensorflow import saved_model_pb2
+from darkroom.models.spec import DTYPES, REF_OFFSET, SignatureSpec, TensorSpec
+from darkroom.models.versions.folder import FILE_NAME
+
+SERVE = "serve"
+LABELS = Path("assets.extra") / "labels.txt"
+_INTERNAL = frozenset({"__saved_model_init_op", "__saved_model_train_op"})
+_NAMES = {number: name for name, (number, _) in DTYPES.items()}
+
+
+def read_meta_graph(path: Path) -> Any:
+    """The MetaGraphDef that is tagged `serve`: the one with that tag alone where there are several.
+
+    Raises:
+        LoadFailed: no saved_model.pb, one that is damaged, or no graph to serve in it.
+    """
+    try:
+        saved = saved_model_pb2.SavedModel.FromString((path / FILE_NAME).read_bytes())
+    except OSError as err:
+        raise LoadFailed(f"{FILE_NAME} cannot be read: {err.strerror}") from err
+    except Exception as err:  # protobuf's DecodeError is not one class across its implementations
+        raise LoadFailed(f"{FILE_NAME} is damaged: it is no SavedModel protobuf") from err
+    graphs = [graph for graph in saved.meta_graphs if SERVE in graph.meta_info_def.tags]
+    if not graphs:
+        tags = sorted({tag for graph in saved.meta_graphs for tag in graph.meta_info_def.tags})
+        raise LoadFailed(f"no graph is tagged {SERVE!r}; its tags are: {', '.join(tags) or 'none'}")
+    return min(graphs, key=lambda graph: len(graph.meta_info_def.tags))
+
+
+def read_signatures(meta_graph: Any) -> tuple[dict[str, SignatureSpec], dict[str, str]]:
+    """The signatures that can be served, and those that cannot with the reason, both by name."""
+    specs: dict[str, SignatureSpec] = {}
+    refused: dict[str, str] = {}
+    for name, signature in sorted(meta_graph.signature_def.items()):
+        if name in _INTERNAL:
+            continue
+        try:
+            specs[name] = SignatureSpec(
+                name=name,
+                method_name=signature.method_name,
+                inputs=tuple(_tensor(key, info) for key, info in sorted(signature.inputs.items())),
+                outputs=tuple(_tensor(key, info) for key, info in sorted(signature.outputs.items())),
+            )
+        except LoadFailed as err:
+            refused[name] = str(err)
+    return specs, refused
+
+
+def read_labels(path: Path) -> tuple[str, ...]:
+    """The class names of `assets.extra/labels.txt`, one a line; empty without that file."""
+    try:
+        return tuple((path / LABELS).read_text("utf-8").splitlines())
+    except (OSError, UnicodeDecodeError):
+        return ()
+
+
+def _tensor(name: str, info: Any) -> TensorSpec:
+    encoding = info.WhichOneof("encoding")
+    if encoding != "name":
+        kind = {"coo_sparse": "sparse", "composite_tensor": "ragged or composite"}.get(encoding, "empty")
+        raise LoadFailed(f"tensor {name!r} is {kind}: only plain tensors can be served")
+    is_ref = info.dtype > REF_OFFSET
+    number = info.dtype - REF_OFFSET if is_ref else info.dtype
+    if number not in _NAMES:
+        raise LoadFailed(f"tensor {name!r} has TensorFlow's dtype {number}, which has no form on the wire")
+    return TensorSpec(name, _NAMES[number], _shape(info.tensor_shape), source=info.name, is_ref=is_ref)
+
+
+def _shape(proto: Any) -> tuple[int | None, ...] | None:
+    if proto.unknown_rank:
+        return None
+    return tuple(None if dim.size < 0 else int(dim.size) for dim in proto.dim)

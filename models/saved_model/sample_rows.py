@@ -1,0 +1,168 @@
+"""Warm-up rows that a signature may take: generated pictures, random numbers, Examples by the graph's own features.
+
+What is generated is a guess at what the model takes; `models/rewriting/verify.py` keeps the first that it runs on.
+"""
+
+import struct
+from base64 import urlsafe_b64encode
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import islice, product
+from typing import Any
+
+import numpy as np
+
+from darkroom.models.cast import numpy_dtype
+from darkroom.models.rows import Column, Rows
+from darkroom.models.runtime.session import objects
+from darkroom.models.runtime.tensorflow import SessionOptions, tf
+from darkroom.models.saved_model.tf_example import dense_keys
+from darkroom.models.spec import SignatureSpec, TensorSpec
+
+SINGLES = 4  # rows of one sample set; 1, 2 and 3 of them make the batches that are tried
+_MIXED_SIZES = ((64, 48), (28, 28), (224, 224), (300, 17))
+_ONE_SIZE = (28, 32, 224, 299)
+_INNER_SIZES = (1, 2, 3, 4, 9, 10, 16, 32, 64, 128, 224)
+_DIMMED = 0.02
+_TEXTS = (b"a", b"", b"0", b"1.5", b"{}")
+
+MAX_CANDIDATES = 64  # guess: bounds the load time of a model that takes none of them; each costs about a millisecond
+
+Pictures = Callable[[str, int, int, int], bytes]  # format, width, height, seed → an encoded picture
+MakeColumn = Callable[[int], Column]  # seed → one row of an input
+
+
+def candidates(spec: SignatureSpec, graph_def: Any, pictures: Pictures) -> Iterator[list[Rows]]:
+    """Sets of SINGLES rows of one row each, likeliest first; the rows of a set may ride in one batch.
+
+    A signature without a batch dimension gets sets of one whole request.
+    """
+    per_input = [list(_columns(tensor, spec, graph_def, pictures)) for tensor in spec.inputs]
+    for choice in islice(product(*per_input), MAX_CANDIDATES):
+        yield [
+            Rows({tensor.name: column(seed) for tensor, column in zip(spec.inputs, choice, strict=True)})
+            for seed in range(SINGLES if spec.batched else 1)
+        ]
+
+
+def _columns(tensor: TensorSpec, spec: SignatureSpec, graph_def: Any, pictures: Pictures) -> Iterator[MakeColumn]:
+    """Generators of one row of an input, likeliest first."""
+    if tensor.name == spec.image_input:
+        yield from _picture_columns(tensor, spec, pictures)
+    elif tensor.dtype == "string":
+        texts = [*_examples(graph_def), *([text] * SINGLES for text in _TEXTS)]
+        for values in [*texts, *([urlsafe_b64encode(value) for value in each] for each in texts)]:
+            yield partial(_text, tensor, values)
+    else:
+        for shape in _shapes(tensor):
+            yield partial(_numbers, tensor.dtype, shape)
+
+
+def _picture_columns(tensor: TensorSpec, spec: SignatureSpec, pictures: Pictures) -> Iterator[MakeColumn]:
+    kinds = [kind for kind in ("jpeg", "png", "bmp") if kind in spec.formats]
+    for sizes in (_MIXED_SIZES, *(((side, side),) * SINGLES for side in _ONE_SIZE)):
+        if kinds:
+            made = [pictures(kinds[seed % len(kinds)], *size, seed) for seed, size in enumerate(sizes)]
+            yield partial(_text, tensor, made)
+
+
+def _text(tensor: TensorSpec, values: list[bytes], seed: int) -> Column:
+    """One row of a string input: one of `values`, in every element."""
+    value = values[seed]
+    shape = next(_shapes(tensor))
+    return [value] if len(shape) == 1 else objects([value] * int(np.prod(shape))).reshape(shape)
+
+
+def _shapes(tensor: TensorSpec) -> Iterator[tuple[int, ...]]:
+    """Shapes of one row: 1 for the batch dimension, each guess for every unknown inner size."""
+    if tensor.shape is None:
+        yield from ((1,), (1, 1), (1, 224, 224, 3))
+        return
+    if None not in tensor.shape[1:]:
+        yield tuple(size or 1 for size in tensor.shape)
+        return
+    for guess in _INNER_SIZES:
+        yield tuple((guess if at else 1) if size is None else size for at, size in enumerate(tensor.shape))
+
+
+def _numbers(dtype: str, shape: tuple[int, ...], seed: int) -> Column:
+    """Small integers (they may index a table), the whole range of a byte, normal floats."""
+    rng = np.random.default_rng(seed)
+    target = numpy_dtype(dtype)
+    if dtype == "bool":
+        return rng.random(shape) < 0.5
+    if dtype == "uint8":
+        return rng.integers(0, 256, shape, dtype=np.uint8)
+    if target.kind in "iu":
+        return rng.integers(0, 2, shape).astype(target)
+    return (rng.normal(size=shape) * (_DIMMED if seed == 1 else 1.0)).astype(target)
+
+
+def _examples(graph_def: Any) -> list[list[bytes]]:
+    """SINGLES serialized tf.Examples with the dense features that the graph's ParseExample asks for."""
+    for nodes in (graph_def.node, *(function.node_def for function in graph_def.library.function)):
+        constants = {node.name: node for node in nodes if node.op == "Const"}
+        for node in nodes:
+            if node.op in {"ParseExample", "ParseExampleV2"}:
+                return [[_example(node, constants, seed) for seed in range(SINGLES)]]
+    return []
+
+
+def _example(node: Any, constants: dict[str, Any], seed: int) -> bytes:
+    rng = np.random.default_rng(seed)
+    example = tf.train.Example()
+    for key, dtype, shape in zip(
+        dense_keys(node, constants), node.attr["Tdense"].list.type, node.attr["dense_shapes"].list.shape, strict=False
+    ):
+        size = int(np.prod([max(dim.size, 1) for dim in shape.dim]))
+        feature = example.features.feature[key]
+        if dtype == tf.string.as_datatype_enum:
+            feature.bytes_list.value.extend([b"a"] * size)
+        elif dtype == tf.int64.as_datatype_enum:
+            feature.int64_list.value.extend(rng.integers(0, 2, size).tolist())
+        else:
+            feature.float_list.value.extend(rng.normal(size=size).tolist())
+    return bytes(example.SerializeToString(deterministic=True))
+
+
+class PictureMaker:
+    """Makes pictures with TensorFlow's own encoders, in a session of the same options as every other one."""
+
+    def __init__(self, options: SessionOptions) -> None:
+        graph = tf.Graph()
+        with graph.as_default():
+            self._pixels = tf.compat.v1.placeholder(tf.uint8, [None, None, None])
+            self._encoded = {"jpeg": tf.io.encode_jpeg(self._pixels), "png": tf.io.encode_png(self._pixels)}
+        self._session = tf.compat.v1.Session(graph=graph, config=options.proto())
+
+    def __call__(self, kind: str, width: int, height: int, seed: int) -> bytes:
+        """A picture of smooth waves and a little noise; one of them is nearly black, one is grey.
+
+        The dark one is for classifiers that are sure of everything: a saturated softmax would hide a wrong rewrite.
+        """
+        rng = np.random.default_rng(seed)
+        down, across = np.mgrid[0:height, 0:width]
+        waves = [np.sin(down / rng.uniform(3, 20) + across / rng.uniform(3, 20)) for _ in range(3)]
+        light = np.stack(waves, axis=-1) * 110 + 128 + rng.normal(size=(height, width, 3)) * 4
+        light *= _DIMMED if seed == 1 else 1.0
+        pixels = np.clip(light, 0, 255).astype(np.uint8)
+        if kind == "bmp":
+            return _bmp(pixels)
+        if seed % 3 == 2:
+            pixels = pixels[:, :, :1]
+        return bytes(self._session.run(self._encoded[kind], {self._pixels: pixels}))
+
+    def close(self) -> None:
+        """Closes the session."""
+        self._session.close()
+
+
+def _bmp(pixels: "np.ndarray[Any, np.dtype[np.uint8]]") -> bytes:
+    """A 24-bit BMP; TensorFlow has no encoder for it."""
+    height, width, _ = pixels.shape
+    padded = np.zeros((height, (width * 3 + 3) // 4 * 4), np.uint8)
+    padded[:, : width * 3] = pixels[::-1, :, ::-1].reshape(height, width * 3)
+    header = struct.pack(
+        "<2sIHHIIiiHHIIiiII", b"BM", 54 + padded.size, 0, 0, 54, 40, width, height, 1, 24, 0, 0, 0, 0, 0, 0
+    )
+    return header + padded.tobytes()

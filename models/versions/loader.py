@@ -1,0 +1,151 @@
+"""Loads SavedModels for a server that goes on serving: prepared in a child process or found in the cache."""
+
+import contextlib
+import logging
+import signal
+import subprocess
+import sys
+import time
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from darkroom.models.engines.choices import Choices
+from darkroom.models.errors import LoadFailed, quote
+from darkroom.models.rewriting.child import REFUSED
+from darkroom.models.rewriting.job import Job
+from darkroom.models.runtime.memory import freeze
+from darkroom.models.versions.cache import Cache
+
+if TYPE_CHECKING:
+    from darkroom.models.loaded import LoadedModel
+
+_log = logging.getLogger("darkroom.models")
+TURN_S = 0.1  # guess: between two looks at what another process prepares
+
+
+class Loader:
+    """Loads one version after another; each call blocks for seconds, and belongs in a thread."""
+
+    def __init__(self, cache: Cache, *, timeout_s: float) -> None:
+        self._cache = cache
+        self._timeout_s = timeout_s
+        self._child: subprocess.Popen[bytes] | None = None
+        self._is_stopped = False
+        self._choices = Choices()
+
+    def load(self, job: Job) -> "LoadedModel":
+        """The version, ready to answer.
+
+        Raises:
+            LoadFailed: it cannot be served; the message says why and names no path.
+        """
+        key = job.key()
+        data = self._cache.read(key)
+        if data is not None:
+            _import_tensorflow()
+            from darkroom.models.rewriting.artifact import Damaged  # noqa: PLC0415 - it imports TensorFlow
+
+            try:
+                return self._open(data, job)
+            except Damaged as err:
+                _log.warning("a prepared model in --cache_dir is made anew: %s", err)
+                self._cache.discard(key)
+        return self._open(self._make(key, job), job)
+
+    def _make(self, key: str, job: Job) -> bytes:
+        """The artifact, made here or, meanwhile, by another process that shares the cache."""
+        while True:
+            with self._cache.turn(key) as is_ours:
+                data = self._cache.read(key)
+                if data is None and is_ours:
+                    data = self._prepare_whole(key, job)
+            if data is not None:
+                return data
+            _import_tensorflow()  # while the other process's child is at work
+            self._check_stopped()
+            time.sleep(TURN_S)
+
+    def _prepare_whole(self, key: str, job: Job) -> bytes:
+        """The artifact that a child made of files that stayed as they were, kept in the cache."""
+        try:
+            data = self._prepare(job)
+        except OSError as err:
+            raise LoadFailed(f"no process could be started to prepare it: {err.strerror}") from err
+        if job.key() != key:
+            raise LoadFailed("its files changed while they were loaded")
+        self._cache.write(key, data)
+        return data
+
+    def stop(self) -> None:
+        """Ends the child that works now; what is being loaded fails, and so does what comes after."""
+        self._is_stopped = True
+        if (child := self._child) is not None:
+            child.kill()
+
+    def _open(self, data: bytes, job: Job) -> "LoadedModel":
+        from darkroom.models.engines.open import open_job  # noqa: PLC0415 - as in `load`
+        from darkroom.models.rewriting.artifact import parse  # noqa: PLC0415 - as in `load`
+
+        return open_job(parse(data, job.path), job, self._choices)
+
+    def _prepare(self, job: Job) -> bytes:
+        """The artifact that a child made."""
+        with subprocess.Popen(
+            [sys.executable, "-m", "darkroom.models.rewriting.child"],
+            cwd=Path(__file__).parents[3],  # where this very code is found
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,  # Ctrl-C is the server's to hear
+        ) as child:
+            self._child = child
+            try:
+                return self._wait(child, job)
+            finally:
+                self._child = None
+                child.kill()
+
+    def _wait(self, child: subprocess.Popen[bytes], job: Job) -> bytes:
+        """What the child answers; its stdin stays open meanwhile, and so does it."""
+        self._check_stopped()
+        leash, child.stdin = child.stdin, None
+        assert leash is not None  # noqa: S101 - asked for above
+        with leash:
+            with contextlib.suppress(BrokenPipeError):  # it ended already, and its status says how
+                leash.write(job.dump().encode() + b"\n")
+                leash.flush()
+            _import_tensorflow()  # while the child is at work
+            try:
+                out, said = child.communicate(timeout=self._timeout_s)
+            except subprocess.TimeoutExpired as err:
+                raise LoadFailed(f"it was not prepared within --load_timeout_ms={self._timeout_s * 1000:.0f}") from err
+        if child.returncode == 0:
+            return out
+        if child.returncode == REFUSED:
+            raise LoadFailed(out.decode("utf-8", "replace"))
+        self._check_stopped()
+        raise LoadFailed(f"the process that prepared it ended with {_status(child.returncode)}{_last_words(said)}")
+
+    def _check_stopped(self) -> None:
+        if self._is_stopped:
+            raise LoadFailed("the server is stopping")
+
+
+@cache
+def _import_tensorflow() -> None:
+    """Imports it once; all that it makes stays for as long as the process."""
+    import darkroom.models.engines.open  # noqa: F401, PLC0415 - seconds, in which a child can work
+
+    freeze()
+
+
+def _status(code: int) -> str:
+    return signal.Signals(-code).name if code < 0 else f"status {code}"
+
+
+def _last_words(said: bytes) -> str:
+    """The line that tells most of what a dying process said."""
+    lines = [line.strip() for line in said.decode("utf-8", "replace").splitlines() if line.strip()]
+    telling = [line for line in lines if any(word in line for word in ("Check failed", "terminate called", "Error:"))]
+    return "".join(f": {quote(line)}" for line in (telling or lines)[-1:])

@@ -1,0 +1,1 @@
+"""The Open Inference Protocol (KServe, Triton, MLServer) under /v2/."""

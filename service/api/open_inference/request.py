@@ -1,0 +1,148 @@
+"""Infer requests of the Open Inference Protocol: JSON, JSON with binary tensors behind it, or one raw tensor."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from darkroom.models.errors import UnknownVersion
+from darkroom.service.api.open_inference.body import LENGTH, as_object, parse_body, read_inputs, read_named, read_raw
+from darkroom.service.api.open_inference.response import InferReply, Output
+from darkroom.service.errors import MAX_QUOTED_CHARS, CodecError, quote
+from darkroom.service.predict import codec
+from darkroom.service.predict.partial import wants_per_image
+from darkroom.service.serving.registry import DEFAULT_SIGNATURE
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from darkroom.models.rows import Column
+    from darkroom.models.spec import SignatureSpec
+    from darkroom.service.predict.image_guard import ImageGuard
+    from darkroom.service.predict.predictor import Call
+    from darkroom.service.predict.request import PredictRequest
+    from darkroom.service.serving.registry import Registry, Target
+
+
+class Infer:
+    """Reads the requests of one server into asks."""
+
+    def __init__(self, catalogue: Registry, door: ImageGuard) -> None:
+        self._catalogue = catalogue
+        self._door = door
+
+    def read(self, ask: PredictRequest, call: Call, *, name: str, version: str | None) -> None:
+        """Fills `ask` from a call to model `name`; `version` is a number, a label, or None for the latest.
+
+        Raises:
+            CodecError, InvalidInput, UnknownModel, UnknownVersion, UnknownSignature, NotReady: each says why.
+        """
+        length = call.headers.get(LENGTH.lower())
+        if length is not None and length.strip() == "0":
+            self._read_raw(ask, call.body, name, version)
+            return
+        body = parse_body(call.body, length)
+        ask.lap("parse")
+        fields, parameters = body.fields, as_object(body.fields.get("parameters"), "parameters")
+        ask.target = target = find(self._catalogue, name, version, parameters.get("signature_name"))
+        _set_schedule(ask, parameters)
+        outputs = _read_outputs(fields.get("outputs"), target.spec, is_binary=_flag(parameters, "binary_data_output"))
+        gaps = ask.keep_going(target) if wants_per_image(parameters.get("on_error")) else None
+        ask.render = InferReply(_read_id(fields.get("id")), target.model, outputs, gaps)
+        columns = read_inputs(body, target.spec, lambda texts: ask.decode_pictures(target, texts, self._door))
+        ask.lap("decode")
+        self._take(ask, target, columns, outputs)
+
+    def _read_raw(self, ask: PredictRequest, body: bytes, name: str, version: str | None) -> None:
+        ask.target = target = find(self._catalogue, name, version)
+        outputs = _read_outputs(None, target.spec, is_binary=True)
+        ask.render = InferReply(None, target.model, outputs)
+        columns = read_raw(body, target.spec)
+        ask.lap("decode")
+        self._take(ask, target, columns, outputs)
+
+    def _take(
+        self, ask: PredictRequest, target: Target, columns: dict[str, Column], outputs: tuple[Output, ...]
+    ) -> None:
+        """The rows for the batcher. Who wants every output rides with all others, whatever their dialect."""
+        pictures = columns[target.field]
+        if target.spec.image_input is not None and len(columns) == 1 and isinstance(pictures, list):
+            ask.take_pictures(target, pictures, self._door)
+        else:
+            ask.take_inputs(target, columns, self._door, strict=True)
+        if ask.rows is not None and len(outputs) < len(target.spec.outputs):
+            ask.rows = ask.rows.asking([output.name for output in outputs])
+
+
+def find(catalogue: Registry, name: str, version: str | None, signature: object = None) -> Target:
+    """The target that a path names; of a model without the default signature, its first.
+
+    Raises:
+        CodecError: `signature` is no text.
+        UnknownModel, UnknownVersion, UnknownSignature, NotReady: there is none; each lists what there is.
+    """
+    number = _parse_version(catalogue, name, version)
+    if signature is None:
+        targets = catalogue.version(name, number)
+        return targets.get(DEFAULT_SIGNATURE) or next(iter(targets.values()))
+    if not isinstance(signature, str):
+        raise CodecError(f"parameters.signature_name: expected text, got {quote(signature)}")
+    return catalogue.find(name, number, signature)
+
+
+def _parse_version(catalogue: Registry, name: str, version: str | None) -> int | None:
+    """The number of a version that a path names by its number or its label; None for the latest."""
+    if version is None:
+        return None
+    if version.isascii() and version.isdigit() and len(version) < 20:
+        return int(version)
+    if version in catalogue.labels(name):
+        return catalogue.labelled(name, version)
+    raise UnknownVersion(name, version, tuple(catalogue.versions(name)))
+
+
+def _read_outputs(asked: object, spec: SignatureSpec, *, is_binary: bool) -> tuple[Output, ...]:
+    """The outputs that a request wants, in its order; all where it names none. `is_binary` holds unless they differ."""
+    if not asked:
+        return tuple(Output(tensor.name, is_binary) for tensor in spec.outputs)
+    if not isinstance(asked, list):
+        raise CodecError(f"outputs: expected a list, got {type(asked).__name__}")
+    outputs: dict[str, Output] = {}
+    for index, item in enumerate(asked):
+        where = f"outputs[{index}]"
+        name, parameters = read_named(item, where)
+        spec.check_outputs([name])
+        if name in outputs:
+            raise CodecError(f"{where}: {name!r} is asked for twice")
+        classes = codec.parse_k(parameters.get("classification"), f"{where}.parameters.classification")
+        is_one_binary = _flag(parameters, "binary_data", f"{where}.", default=is_binary)
+        outputs[name] = Output(name, is_one_binary, classes)
+    return tuple(outputs.values())
+
+
+def _set_schedule(ask: PredictRequest, parameters: Mapping[str, Any]) -> None:
+    """`timeout` in microseconds, 0 for none; `priority` 0 (none given) or 1 goes first, any other to the bulk lane."""
+    for name in ("timeout", "priority"):
+        value = parameters.get(name, 0)
+        if type(value) is not int or not 0 <= value < 1 << 64:
+            raise CodecError(f"parameters.{name}: expected a whole number of 0 or more, got {quote(value)}")
+    if timeout_us := parameters.get("timeout"):
+        ask.set_timeout(timeout_us / 1e6)
+    if priority := parameters.get("priority"):
+        ask.bulk = priority > 1
+
+
+def _read_id(value: object) -> str | None:
+    """The id to echo: text or a whole number."""
+    if value is None or value == "":
+        return None
+    text = str(value) if type(value) is int else value
+    if not isinstance(text, str) or not text.isprintable() or len(text.encode()) > MAX_QUOTED_CHARS:
+        raise CodecError(f"id: expected at most {MAX_QUOTED_CHARS} bytes of printable text, got {quote(value)}")
+    return text
+
+
+def _flag(parameters: Mapping[str, Any], name: str, where: str = "", *, default: bool = False) -> bool:
+    value = parameters.get(name, default)
+    if not isinstance(value, bool):
+        raise CodecError(f"{where}parameters.{name}: expected true or false, got {quote(value)}")
+    return value

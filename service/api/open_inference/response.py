@@ -1,0 +1,87 @@
+"""The answer to an infer request: JSON, or JSON with the tensors behind it as binary data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from darkroom.models.errors import InvalidInput
+from darkroom.service.api.open_inference import tensors
+from darkroom.service.api.open_inference.body import LENGTH
+from darkroom.service.predict import codec
+from darkroom.service.predict.request import Rendered
+
+if TYPE_CHECKING:
+    from darkroom.models.rows import Column, Rows
+    from darkroom.models.spec import ModelSpec
+    from darkroom.service.predict.partial import PartialResult
+
+
+class Output(NamedTuple):
+    """One output that is wanted: in which form, and with `classes` as the names of its so many largest values."""
+
+    name: str
+    is_binary: bool
+    classes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class InferReply:
+    """Renders the outputs that a request wants, in its order; `request_id` is echoed where there is one.
+
+    With `gaps` the tensors hold the rows that were answered, and `parameters.errors` tells of the others.
+    """
+
+    request_id: str | None
+    model: ModelSpec
+    outputs: tuple[Output, ...]
+    gaps: PartialResult | None = None
+
+    def __call__(self, rows: Rows) -> bytes | Rendered:
+        """The body, and the headers that a binary one needs."""
+        described: list[dict[str, object]] = []
+        buffers: list[bytes] = []
+        for name, is_binary, classes in self.outputs:
+            column = rows.columns[name]
+            if classes:
+                column = classify(column, classes, self.model.labels, name)
+            tensor = tensors.describe(name, column)
+            if is_binary:
+                buffers.append(tensors.write_binary(column))
+                tensor["parameters"] = {"binary_data_size": len(buffers[-1])}
+            else:
+                tensor |= tensors.write_json(column)
+            described.append(tensor)
+        name, version = self.model.name, str(self.model.version)
+        answer: dict[str, object] = {"model_name": name, "model_version": version, "outputs": described}
+        if self.request_id is not None:
+            answer["id"] = self.request_id
+        if self.gaps is not None:
+            answer["parameters"] = {"errors": self.gaps.listing()}
+        head = codec.dump_json(answer)
+        if not buffers:
+            return head
+        return Rendered(b"".join([head, *buffers]), {LENGTH: str(len(head))}, "application/octet-stream")
+
+
+def classify(column: Column, k: int, labels: tuple[str, ...], name: str) -> Column:
+    """The `k` largest values of each row as Triton's classification extension writes them: `value:index[:label]`.
+
+    Returns:
+        Object array, bytes[n, k or fewer]; a label only where there are as many labels as values.
+
+    Raises:
+        InvalidInput: the output holds no numbers, or not one vector a row.
+    """
+    if isinstance(column, list) or column.ndim < 2 or column.dtype.kind not in "iufV":
+        raise InvalidInput(f"classification: output {name!r} holds no vector of numbers a row")
+    scores = column.reshape(len(column), -1).astype(np.float64)
+    named = [f":{label}" for label in labels] if len(labels) == scores.shape[1] else [""] * scores.shape[1]
+    order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+    best = np.empty(order.shape, dtype=object)
+    for row, column_of in np.ndindex(order.shape):
+        index = order[row, column_of]
+        best[row, column_of] = f"{scores[row, index]:f}:{index}{named[index]}".encode()
+    return best

@@ -1,0 +1,189 @@
+"""The Open Inference Protocol V2 (KServe, Triton, MLServer): health, metadata, infer and the model repository."""
+
+from __future__ import annotations
+
+from functools import lru_cache, partial
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
+
+from darkroom.models.errors import InvalidInput
+from darkroom.service.api.admin import check_operator
+from darkroom.service.api.open_inference.body import as_object
+from darkroom.service.api.open_inference.request import Infer, find
+from darkroom.service.api.open_inference.tensors import DATATYPES
+from darkroom.service.config.tokens import Scope
+from darkroom.service.errors import NotReady
+from darkroom.service.http.middleware import call_of, json_response, reply_response
+from darkroom.service.predict import codec
+from darkroom.service.predict.predictor import Route
+from darkroom.service.serving.states import AVAILABLE, LOADING, NO_VERSION, UNLOADING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sanic.request import Request
+    from sanic.response import HTTPResponse
+
+    from darkroom.models.spec import TensorSpec
+    from darkroom.service.app import Darkroom
+    from darkroom.service.http.middleware import App
+    from darkroom.service.serving.registry import Registry
+    from darkroom.service.serving.states import VersionState
+
+NAME = "/v2/models/<name:str>"
+VERSION = "/v2/models/<name:str>/versions/<version:str>"
+# The protocol's extensions by the names that Triton gave them.
+EXTENSIONS = ("binary_tensor_data", "classification", "model_repository", "parameters", "schedule_policy")
+STATES = {AVAILABLE: "READY", LOADING: "LOADING", UNLOADING: "UNLOADING"}  # all others: UNAVAILABLE
+MAX_ROUTES = 256  # guess: models and versions that are asked at once; a scanner can fill no more
+
+
+def install(app: App, darkroom: Darkroom) -> None:
+    """Adds everything under `/v2`."""
+    _install_health(app, darkroom)
+    _install_models(app, darkroom)
+    _install_infer(app, darkroom)
+    _install_repository(app, darkroom)
+
+
+def describe_model(catalogue: Registry, name: str, version: str | None) -> dict[str, Any]:
+    """The metadata of a model: its versions, rising, and the tensors of the default signature of `version`.
+
+    Raises:
+        UnknownModel, UnknownVersion, NotReady: there is none; each lists what there is.
+    """
+    spec = find(catalogue, name, version).spec
+    return {
+        "name": name,
+        "versions": [str(number) for number in catalogue.versions(name)],
+        "platform": "tensorflow_savedmodel",
+        "inputs": [_describe_tensor(tensor) for tensor in spec.inputs],
+        "outputs": [_describe_tensor(tensor) for tensor in spec.outputs],
+    }
+
+
+def matcher(read: Callable[..., None]) -> Callable[[str], Route | None]:
+    """What gives the route of a POST to an infer path; `read` is `Infer.read`."""
+
+    @lru_cache(MAX_ROUTES)
+    def route(name: str, version: str | None) -> Route:
+        template = f"{NAME if version is None else VERSION}/infer"
+        return Route(template, partial(read, name=unquote(name), version=version and unquote(version)))
+
+    def match(path: str) -> Route | None:
+        if not path.startswith("/v2/models/"):
+            return None
+        match path.split("/", 7)[3:]:
+            case [name, "infer"]:
+                return route(name, None)
+            case [name, "versions", version, "infer"]:
+                return route(name, version)
+        return None
+
+    return match
+
+
+def _install_health(app: App, darkroom: Darkroom) -> None:
+    lifecycle, edge = darkroom.lifecycle, darkroom.middleware
+
+    async def live(_: Request) -> HTTPResponse:
+        """The process answers; only that."""
+        return json_response({"live": True})
+
+    async def ready(_: Request) -> HTTPResponse:
+        """Whether to send requests here."""
+        return json_response({"ready": lifecycle.is_ready}, 200 if lifecycle.is_ready else 503)
+
+    edge.route(app, "GET", "/v2/health/live", live, scope=None)
+    edge.route(app, "GET", "/v2/health/ready", ready, scope=None)
+
+
+def _install_models(app: App, darkroom: Darkroom) -> None:
+    catalogue, edge = darkroom.registry, darkroom.middleware
+
+    async def server(_: Request) -> HTTPResponse:
+        """The name, the version and the extensions of this server."""
+        return json_response({"name": "darkroom", "version": darkroom.version, "extensions": EXTENSIONS})
+
+    async def model(_: Request, name: str, version: str | None = None) -> HTTPResponse:
+        """The metadata of a model."""
+        return json_response(describe_model(catalogue, unquote(name), version and unquote(version)))
+
+    async def model_ready(_: Request, name: str, version: str | None = None) -> HTTPResponse:
+        """Whether a version, the latest where none is named, would take a request."""
+        darkroom.lifecycle.check_ready()
+        target = find(catalogue, unquote(name), version and unquote(version))
+        if not target.batcher.is_healthy:
+            raise NotReady(f"model {target.model.name!r} is not ready")
+        return json_response({"name": target.model.name, "ready": True})
+
+    edge.route(app, "GET", "/v2", server)
+    for path in (NAME, VERSION):
+        edge.route(app, "GET", path, model)
+        edge.route(app, "GET", f"{path}/ready", model_ready)
+
+
+def _install_infer(app: App, darkroom: Darkroom) -> None:
+    match = matcher(Infer(darkroom.registry, darkroom.image_guard).read)
+    darkroom.predictor.add(match)
+
+    async def infer(request: Request, name: str, version: str | None = None) -> HTTPResponse:
+        """One infer request."""
+        middle = "" if version is None else f"/versions/{version}"
+        route = match(f"/v2/models/{name}{middle}/infer")
+        assert route is not None  # noqa: S101 - Sanic matched the same words
+        return reply_response(await darkroom.predictor.answer(route, call_of(request)))
+
+    for path in (NAME, VERSION):
+        darkroom.middleware.route(app, "POST", f"{path}/infer", infer)
+
+
+def _install_repository(app: App, darkroom: Darkroom) -> None:
+    repository, settings = darkroom.manager, darkroom.settings
+
+    async def index(request: Request) -> HTTPResponse:
+        """Every version that is known, or with `{"ready": true}` those that can be asked."""
+        only_ready = bool(request.body) and as_object(codec.parse_json(request.body), "body").get("ready") is True
+        described = [_describe_state(state) for state in repository.index()]
+        return json_response([state for state in described if not only_ready or state["state"] == "READY"])
+
+    async def load(request: Request, name: str) -> HTTPResponse:
+        """Loads what is new, what failed and what changed; answers when it is served."""
+        check_operator(settings, request.headers)
+        _refuse_files(request.body)
+        await darkroom.peers.load(unquote(name))
+        return json_response({"name": unquote(name), "load": True})
+
+    async def unload(request: Request, name: str) -> HTTPResponse:
+        """Takes the model away until it is loaded; answers when its memory is free."""
+        check_operator(settings, request.headers)
+        await darkroom.peers.unload(unquote(name))
+        return json_response({"name": unquote(name), "unload": True})
+
+    darkroom.middleware.route(app, "POST", "/v2/repository/index", index)
+    darkroom.middleware.route(app, "POST", "/v2/repository/models/<name:str>/load", load, scope=Scope.ADMIN)
+    darkroom.middleware.route(app, "POST", "/v2/repository/models/<name:str>/unload", unload, scope=Scope.ADMIN)
+
+
+def _refuse_files(body: bytes) -> None:
+    """A load request may bring a model's files or configuration; nothing that a client sends is written to disk."""
+    fields = as_object(codec.parse_json(body) if body else None, "body")
+    if as_object(fields.get("parameters"), "parameters"):
+        raise InvalidInput("parameters: a model is loaded from its own folder; no file or configuration is taken")
+
+
+def _describe_tensor(tensor: TensorSpec) -> dict[str, Any]:
+    """`{"name", "datatype", "shape"}`; -1 stands for an unknown size, and alone for an unknown rank."""
+    shape = [-1] if tensor.shape is None else [-1 if size is None else size for size in tensor.shape]
+    return {"name": tensor.name, "datatype": DATATYPES[tensor.dtype], "shape": shape}
+
+
+def _describe_state(state: VersionState) -> dict[str, str]:
+    """A version in the words of the repository extension."""
+    number = "" if state.version == NO_VERSION else str(state.version)
+    return {
+        "name": state.model,
+        "version": number,
+        "state": STATES.get(state.state, "UNAVAILABLE"),
+        "reason": state.message,
+    }

@@ -1,0 +1,1 @@
+"""Simple TensorFlow Serving's dialect: `POST /`."""

@@ -1,0 +1,1 @@
+"""TensorFlow Serving's REST dialect under /v1/."""

@@ -1,0 +1,178 @@
+"""The inputs of a TensorFlow Serving request out of its JSON, in row form and in columnar form. Pure functions."""
+
+from __future__ import annotations
+
+from codecs import BOM_UTF8
+from typing import TYPE_CHECKING, Any
+
+from darkroom.models.errors import quote
+from darkroom.service.errors import CodecError
+from darkroom.service.predict import codec
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from darkroom.models.spec import SignatureSpec
+
+
+def parse_object(body: bytes) -> dict[str, Any]:
+    """The JSON object of a body.
+
+    Raises:
+        CodecError: the body isn't JSON, or not an object.
+    """
+    if not body:
+        raise CodecError("JSON Parse error: The document is empty")
+    try:
+        fields = codec.parse_json(body.removeprefix(BOM_UTF8))  # RapidJSON skips it, and some clients write it
+    except CodecError as err:
+        raise CodecError(f"JSON Parse error: {err.__cause__}") from err
+    if not isinstance(fields, dict):
+        raise CodecError(f"JSON Value: Is not object, but {type(fields).__name__}")
+    return fields
+
+
+def rows_to_columns(instances: object, names: Sequence[str]) -> dict[str, list[Any]]:
+    """The values of `instances` by input, one a row: objects with exactly these names, or bare values for one input.
+
+    Raises:
+        CodecError: not a list of at least one row, rows of both kinds, or other names; tells the row.
+    """
+    if not isinstance(instances, list):
+        raise CodecError("Excepting 'instances' to be an list/array")
+    if not instances:
+        raise CodecError("No values in 'instances' array")
+    if _is_named(instances[0]):
+        return _named_rows(instances, names)
+    if len(names) > 1:
+        raise CodecError(
+            "instances is a plain list, but expecting list of objects as multiple input tensors required as per "
+            f"tensorinfo_map: {','.join(names)}"
+        )
+    for index, row in enumerate(instances):
+        if _is_named(row):
+            raise CodecError(f"Expecting value/list but got object at item {index} of input list")
+    return {names[0]: instances}
+
+
+def inputs_to_columns(inputs: object, names: Sequence[str]) -> dict[str, Any]:
+    """The values of `inputs` by input: an object with at least these names, or a bare value for one input.
+
+    Raises:
+        CodecError: a name is missing, or a bare value stands for several inputs.
+    """
+    if isinstance(inputs, dict) and _is_named(inputs):
+        for name in names:
+            if name not in inputs:
+                raise CodecError(f"Missing named input: {name} in 'inputs' object.")
+        return {name: inputs[name] for name in names}
+    if len(names) > 1:
+        raise CodecError(
+            "inputs is a plain value/list, but expecting an object as multiple input tensors required as per "
+            f"tensorinfo_map: {','.join(names)}"
+        )
+    return {names[0]: inputs}
+
+
+def parse_examples(fields: dict[str, Any]) -> tuple[list[Any], Any]:
+    """`examples` and `context` of a classify or regress request, each `{"b64": text}` in them as bytes.
+
+    Raises:
+        CodecError: no examples, or a value that isn't base64; names the example.
+    """
+    examples = fields.get("examples")
+    if "examples" not in fields:
+        raise CodecError("When method is classify or regress, key 'examples' is expected and was not found")
+    if not isinstance(examples, list):
+        raise CodecError("Expecting 'examples' value to be an list/array")
+    if not examples:
+        raise CodecError("'examples' value is an empty array")
+    decoded = [_decode_features(example, f"examples[{index}]") for index, example in enumerate(examples)]
+    return decoded, _decode_features(fields.get("context"), "context")
+
+
+def decode_strings(columns: dict[str, Any], spec: SignatureSpec) -> dict[str, Any]:
+    """The columns with the pictures of the image input, and each `{"b64": text}` of other strings, as bytes.
+
+    Raises:
+        CodecError: a value that isn't base64, or is nested too deep; names the input, and the index of a picture.
+    """
+    for tensor in spec.inputs:
+        if tensor.dtype == "string":
+            name = tensor.name
+            try:
+                columns[name] = _decode(columns[name], name, is_picture=name == spec.image_input)
+            except RecursionError as err:
+                raise CodecError(f"{name}: is nested too deep") from err
+    return columns
+
+
+def odd_row(columns: dict[str, list[Any]]) -> str:
+    """What is wrong with the first row whose shape isn't that of row 0, in TensorFlow Serving's words; else empty."""
+    for name, rows in columns.items():
+        first = _shape(rows[0])
+        for index, row in enumerate(rows):
+            if (shape := _shape(row)) != first:
+                return (
+                    f"Failed to process element: {index} key: {name} of 'instances' list. "
+                    f"Error: Expecting shape {first} but got: {shape}"
+                )
+    return ""
+
+
+def _is_named(value: object) -> bool:
+    """Whether an object names inputs; `{"b64": text}` is a value."""
+    return isinstance(value, dict) and not (len(value) == 1 and isinstance(value.get("b64"), str))
+
+
+def _named_rows(instances: list[Any], names: Sequence[str]) -> dict[str, list[Any]]:
+    wanted = set(names)
+    for index, row in enumerate(instances):
+        if not _is_named(row):
+            raise CodecError(f"Expecting object but got list at item {index} of input list")
+        if row.keys() != wanted:
+            where = f"Failed to process element: {index}"
+            if extra := sorted(row.keys() - wanted):
+                raise CodecError(
+                    f"{where} key: {quote(extra[0])} of 'instances' list. Error: JSON object: does not have named "
+                    f"input: {quote(extra[0])}; there are: {','.join(names)}"
+                )
+            raise CodecError(f"{where} of 'instances' list. JSON object: keys must be equal to: {','.join(names)}")
+    return {name: [row[name] for row in instances] for name in names}
+
+
+def _decode(values: object, field: str, *, is_picture: bool) -> object:
+    if is_picture:
+        return _nested_pictures(values, field)
+    try:
+        return codec.decode_binary(values)
+    except ValueError as err:
+        raise CodecError(f"{field}: is not base64: {err}") from err
+
+
+def _decode_features(example: object, where: str) -> object:
+    if not isinstance(example, dict):
+        return example
+    try:
+        return {name: codec.decode_binary(value) for name, value in example.items()}
+    except ValueError as err:
+        raise CodecError(f"{where}: is not base64: {err}") from err
+    except RecursionError as err:
+        raise CodecError(f"{where}: is nested too deep") from err
+
+
+def _nested_pictures(values: object, field: str, index: int = 0, depth: int = 0) -> object:
+    """Pictures in lists in lists; `index` is the place in the innermost list."""
+    if isinstance(values, list):
+        codec.check_depth(depth)
+        return [_nested_pictures(value, field, at, depth + 1) for at, value in enumerate(values)]
+    return codec.decode_picture(values, field, index)
+
+
+def _shape(value: object) -> list[int]:
+    """The sizes of the first list at each level; none for a bare value."""
+    shape = []
+    while isinstance(value, list):
+        shape.append(len(value))
+        value = value[0] if value else None
+    return shape

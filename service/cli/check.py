@@ -1,0 +1,145 @@
+"""`darkroom check`: says what a SavedModel wants, how it would be served, what a request looks like, and runs one."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from darkroom.models.errors import ModelError
+from darkroom.models.rows import Rows
+from darkroom.models.spec import Wire
+from darkroom.models.versions.locate import locate
+
+if TYPE_CHECKING:
+    import argparse
+
+    from darkroom.models.engine import Engine
+    from darkroom.models.loaded import LoadedModel
+    from darkroom.models.rows import Column
+    from darkroom.models.spec import ModelSpec, SignatureSpec, TensorSpec
+
+DESCRIPTION = """\
+Loads a SavedModel as the server would and tells, for each of its signatures: inputs and outputs, what its pictures
+must be, whether requests may share a call, which load-time passes are in force and why others are not, what a request
+looks like, and what one gives.
+
+MODEL is a folder of numeric version folders (the newest is taken), or a version folder.
+"""
+_WIRES = {
+    Wire.BASE64: "the graph decodes URL-safe base64 itself; clients may send any base64, form-data or raw bytes",
+    Wire.BYTES: "the graph wants raw picture bytes; clients may send base64, form-data or raw bytes",
+    Wire.TENSOR: "no picture decoder is in reach of its strings: values go in as they are",
+}
+SHOWN = 5  # values of a long answer
+
+
+def add_check_flags(parser: argparse.ArgumentParser) -> None:
+    """The command's arguments."""
+    parser.add_argument("model", type=Path, metavar="MODEL", help="folder of the model, or of one version")
+    parser.add_argument("--picture", type=Path, metavar="FILE", help="a picture to run, instead of a generated one")
+    parser.add_argument("--custom_op_paths", default="", help="comma-separated folders of *.so")
+    parser.set_defaults(run=run_check)
+
+
+def run_check(parsed: argparse.Namespace) -> int:
+    """Checks one model; returns 0 when every signature can be served, else 1."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # the pictures that are cut short to try the screen are no news
+    try:
+        picture = parsed.picture.read_bytes() if parsed.picture else None
+        folder, name, version = locate(parsed.model)
+        from darkroom.models.engines.open import load_model  # noqa: PLC0415 - as above
+        from darkroom.models.runtime.custom_ops import load_custom_ops  # noqa: PLC0415 - TensorFlow takes seconds; --help need not wait
+
+        load_custom_ops([Path(path) for path in parsed.custom_op_paths.split(",") if path])
+        started_s = time.monotonic()
+        model = load_model(folder, name=name, version=version)
+        print(f"{name} version {version}: loaded, rewritten and proven in {time.monotonic() - started_s:.1f} s")
+        for signature, engine in model.engines.items():
+            print("\n".join(["", *_describe(model.spec, engine), *_try(model, signature, picture)]))
+        model.close()
+    except (ModelError, OSError) as err:
+        print(f"darkroom: {parsed.model}: {err}", file=sys.stderr)
+        return 1
+    for signature, reason in model.spec.refused.items():
+        print(f"\nsignature {signature!r} is not served: {reason}")
+    return 1 if model.spec.refused else 0
+
+
+def _describe(model: ModelSpec, engine: Engine) -> list[str]:
+    """What a signature is."""
+    spec = engine.spec
+    lines = [f"signature {spec.name!r} ({spec.method_name})"]
+    lines += [f"  input   {_tensor(tensor)}" for tensor in spec.inputs]
+    lines += [f"  output  {_tensor(tensor)}" for tensor in spec.outputs]
+    lines.append(f"  wire    {spec.wire.value}: {_WIRES[spec.wire]}")
+    if spec.image_input:
+        animations = " (GIFs of one frame)" if spec.one_frame and "gif" in spec.formats else ""
+        lines.append(f"  formats {', '.join(sorted(spec.formats))}{animations}")
+    lines.append(f"  batched {'yes, proven on rows of its own' if spec.batched else f'no: {spec.unbatched_reason}'}")
+    for report in engine.passes:
+        verdict = "in force" if report.applied else "not in force"
+        lines.append(f"  pass    {report.name}: {verdict}{f', {report.reason}' if report.reason else ''}")
+    labels = f"{len(model.labels)}, from {model.labels[0]!r} to {model.labels[-1]!r}" if model.labels else "none"
+    return [*lines, f"  labels  {labels}"]
+
+
+def _try(model: LoadedModel, signature: str, picture: bytes | None) -> list[str]:
+    """A request, and what it gives."""
+    engine = model.engines[signature]
+    spec = engine.spec
+    rows = next(iter(model.samples.get(signature, ())), None)
+    if picture is not None and spec.image_input and len(spec.inputs) == 1:
+        rows = Rows({spec.image_input: [picture]})
+    if rows is None:
+        return ["  request none could be generated that it takes, or it keeps state and is not run here"]
+    lines = ["  request " + _curl(model.spec.name, spec, rows)]
+    started_s = time.perf_counter()
+    answer = engine.run(rows)
+    lines.append(f"  answer  in {(time.perf_counter() - started_s) * 1000:.1f} ms")
+    return lines + [f"          {name}: {_shown(column)}" for name, column in answer.columns.items()]
+
+
+def _curl(name: str, spec: SignatureSpec, rows: Rows) -> str:
+    """A command that sends such a row to a server on this machine."""
+    head = "curl http://localhost:8500 -H 'Content-Type: application/json' -d "
+    body: dict[str, Any] = {"model_name": name, "signature_name": spec.name}
+    if spec.name == "serving_default":
+        del body["signature_name"]
+    if spec.image_input and len(spec.inputs) == 1:
+        text = json.dumps(body | {"data": {spec.image_input: ["PICTURE"]}})
+        return head + "'" + text.replace("PICTURE", "'$(base64 -w0 picture.jpg)'") + "'"
+    data = {each: _plain(column) for each, column in rows.columns.items()}
+    return head + "'" + json.dumps(body | {"data": data}) + "'"
+
+
+def _plain(column: Column) -> Any:
+    """JSON of a column; bytes as text."""
+    values = column if isinstance(column, list) else column.tolist()
+    return _text(values)
+
+
+def _text(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_text(each) for each in value]
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
+
+
+def _shown(column: Column) -> str:
+    """The first values of a column, and its shape."""
+    values = _plain(column)
+    shape = (len(column),) if isinstance(column, list) else column.shape
+    while isinstance(values, list) and values and isinstance(values[0], list):
+        values = values[0]
+    if not isinstance(values, list) or len(values) <= SHOWN:
+        return f"{values} of shape {list(shape)}"
+    head = ", ".join(f"{value:.4g}" if isinstance(value, float) else str(value) for value in values[:SHOWN])
+    return f"[{head}, …] of shape {list(shape)}"
+
+
+def _tensor(tensor: TensorSpec) -> str:
+    shape = "any" if tensor.shape is None else [-1 if size is None else size for size in tensor.shape]
+    return f"{tensor.name}: {tensor.dtype}{shape}"

@@ -1,0 +1,217 @@
+"""`darkroom profile`: finds the batch size, threads and calls at once that suit a model on this machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from darkroom.models.errors import ModelError
+from darkroom.models.profile.sweep import choose, sweep, ways
+from darkroom.models.profile.trial import DEFAULT_SIGNATURE, Subject, Trial, Way
+from darkroom.models.runtime import allocator
+from darkroom.models.versions.locate import locate
+from darkroom.service.config.machine import usable_cores
+from darkroom.service.serving.warmup import sweep_sizes
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Callable, Sequence
+
+    from darkroom.models.profile.sweep import Point
+    from darkroom.models.profile.trial import Story
+
+DESCRIPTION = """\
+Times a model's signature with each number of rows a call, each number of calls at once and each kind of thread pool,
+one process a pool, in turns; prints a table and the settings to serve it with. Run it on the machine that is to serve,
+and keep that quiet: what else runs there is measured too.
+
+MODEL is a folder of numeric version folders (the newest is taken), or a version folder.
+"""
+
+
+WORTH = 0.9  # of the chosen throughput; guess: the server finds the best size below its limit by itself
+
+
+def add_profile_flags(parser: argparse.ArgumentParser) -> None:
+    """The command's arguments."""
+    parser.add_argument("model", type=Path, metavar="MODEL", help="folder of the model, or of one version")
+    parser.add_argument("--signature", default=DEFAULT_SIGNATURE, help=f"which signature [{DEFAULT_SIGNATURE}]")
+    parser.add_argument("--max_batch_images", type=int, default=32, help="largest batch to try [32]")
+    parser.add_argument("--sizes", type=_numbers, default=(), help="comma-separated batch sizes to try, instead")
+    parser.add_argument("--inflight", type=_numbers, default=(), help="comma-separated calls at once to try [1,2,4]")
+    parser.add_argument("--pictures", type=Path, help="folder of pictures to use, instead of generated ones")
+    parser.add_argument("--seconds", type=float, default=1.0, help="time to spend on each line of the table [1]")
+    parser.add_argument("--compare", action="store_true", help="time the plain signature (tf.saved_model.load) too")
+    parser.add_argument("--custom_op_paths", type=_paths, default=(), help="comma-separated folders of *.so")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure there")
+    parser.add_argument("--png", type=Path, metavar="FILE", help="draw them there (needs matplotlib)")
+    parser.set_defaults(run=run_profile)
+
+
+def run_profile(parsed: argparse.Namespace) -> int:
+    """Profiles one model; returns 0 when it is done, 1 when it cannot be, 2 for a wrong call."""
+    if min((*parsed.sizes, *parsed.inflight, parsed.max_batch_images)) < 1:
+        print("darkroom: --sizes, --inflight and --max_batch_images start at 1", file=sys.stderr)
+        return 2
+    allocator.use_jemalloc()  # as the server does
+    try:
+        _profile(parsed)
+    except (ModelError, OSError, ImportError) as err:
+        print(f"darkroom: {parsed.model}: {err}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _profile(parsed: argparse.Namespace) -> None:
+    if parsed.png:
+        import matplotlib as mpl  # noqa: PLC0415 - only a drawing needs it; better missed now than after the work
+
+        mpl.use("agg")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # the pictures that are cut short to try the screen are no news
+    folder, name, version = locate(parsed.model)
+    pictures = tuple(_pictures(parsed.pictures)) if parsed.pictures else ()
+    subject = Subject(folder, parsed.signature, pictures, parsed.custom_op_paths)
+    cores = usable_cores()
+    with ExitStack() as stack:
+        trials: list[Trial] = []
+        for way in ways(cores, compare=parsed.compare):
+            trials.append(stack.enter_context(Trial(subject, way)))
+            subject = replace(subject, story=trials[0].story)
+        story = trials[0].story
+        sizes, inflights = _grid(parsed, cores, is_batched=story.spec.batched)
+        print(f"{name} version {version}, signature {parsed.signature!r}, {cores} cores")
+        print(_passes(story))
+        differences = _differences(trials, sizes)  # before all else: a model that counts its calls is still at zero
+        points = _measure(trials, sizes, inflights, parsed.seconds)
+    chosen = choose(points)
+    print(_advice(points, chosen))
+    for images, difference in differences.items():
+        print(f"answers to {images} rows beside the plain signature's: {difference or 'equal'}")
+    if parsed.json:
+        found = {"model": name, "version": version, "cores": cores, "signature": parsed.signature}
+        found |= {"passes": [report._asdict() for report in story.passes], "settings": _settings(points, chosen)}
+        found |= {"points": [_plain(point) for point in points], "differences": differences}
+        parsed.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    if parsed.png:
+        draw(points, chosen, parsed.png, f"{name} version {version}, {cores} cores")
+
+
+def _grid(parsed: argparse.Namespace, cores: int, *, is_batched: bool) -> tuple[Sequence[int], Sequence[int]]:
+    """The batch sizes and the numbers of calls at once to try."""
+    sizes = parsed.sizes or (sweep_sizes(parsed.max_batch_images) if is_batched else (1,))
+    return sizes, parsed.inflight or [calls for calls in (1, 2, 4) if calls <= cores]
+
+
+def _measure(trials: Sequence[Trial], sizes: Sequence[int], inflights: Sequence[int], seconds: float) -> list[Point]:
+    """Every point, printed line by line as it comes."""
+    names = [str(trial.way) for trial in trials]
+    print("\nms a call, and rows a second:\n\n rows  calls" + "".join(f"{name:>24}" for name in names), flush=True)
+    points: list[Point] = []
+    for line in sweep(trials, sizes, inflights, budget_s=seconds):
+        cells = {point.way: f"{point.seconds * 1000:.2f} {point.throughput:>9,.0f}/s" for point in line}
+        row = "".join(f"{cells.get(trial.way, ''):>24}" for trial in trials)
+        print(f"{line[0].images:>5}  {line[0].inflight:>5}{row}", flush=True)
+        points += line
+    return points
+
+
+def _differences(trials: Sequence[Trial], sizes: Sequence[int]) -> dict[int, str]:
+    """How the engine's answers differ from the plain signature's, by rows a call; nothing where that was not asked."""
+    plain = [trial for trial in trials if trial.way.is_plain]
+    return {images: plain[0].difference(images, trials[0].answer(images)) for images in sizes} if plain else {}
+
+
+def _passes(story: Story) -> str:
+    return "passes: " + "; ".join(
+        report.name if report.applied else f"{report.name} not, {report.reason}" for report in story.passes
+    )
+
+
+def _settings(points: Sequence[Point], chosen: Point) -> dict[str, int]:
+    """The settings to serve with: the chosen pool and calls at once, and the largest batch that is not too slow."""
+    alike = [point for point in points if (point.way, point.inflight) == (chosen.way, chosen.inflight)]
+    worth = [point.images for point in alike if point.throughput >= WORTH * chosen.throughput]
+    return {
+        "max_batch_images": max(worth),
+        "max_inflight_batches": chosen.inflight,
+        "intra_op_threads": chosen.way.intra_op_threads,
+        "inter_op_threads": chosen.way.inter_op_threads,
+    }
+
+
+def _advice(points: Sequence[Point], chosen: Point) -> str:
+    flags = " ".join(f"--{name}={value}" for name, value in _settings(points, chosen).items())
+    return (
+        f"\nchosen: {chosen.images} rows a call, {chosen.inflight} at once, {chosen.way}: "
+        f"{chosen.throughput:,.0f} rows/s, {chosen.seconds * 1000:.2f} ms a call\nserve it with: {flags}"
+    )
+
+
+def _plain(point: Point) -> dict[str, Any]:
+    return {
+        "way": str(point.way),
+        "images": point.images,
+        "inflight": point.inflight,
+        "seconds": point.seconds,
+        "rows_per_s": point.throughput,
+    }
+
+
+def draw(points: Sequence[Point], chosen: Point, path: Path, title: str) -> None:
+    """Throughput and latency against the batch size, one line a way and number of calls; the chosen point ringed."""
+    from matplotlib import pyplot as plt  # noqa: PLC0415 - half a second that only a drawing pays
+
+    figure, (upper, lower) = plt.subplots(2, 1, figsize=(7.5, 7.5), layout="constrained", sharex=True)
+    for way, inflight in dict.fromkeys((point.way, point.inflight) for point in points):
+        _line(upper, points, way, inflight, lambda point: point.throughput)
+        _line(lower, points, way, inflight, lambda point: point.seconds * 1000)
+    ring = {"marker": "o", "markersize": 16, "markerfacecolor": "none", "markeredgecolor": "black", "linestyle": ""}
+    upper.plot([chosen.images], [chosen.throughput], **ring, label="chosen")
+    lower.plot([chosen.images], [chosen.seconds * 1000], **ring)
+    sizes = sorted({point.images for point in points})
+    upper.set(ylabel="rows/s", ylim=(0, None), xscale="log")
+    lower.set(ylabel="ms a call", xlabel="rows a call", ylim=(0, None))
+    lower.set_xticks(sizes, labels=[str(size) for size in sizes])
+    lower.minorticks_off()
+    upper.legend(fontsize=7)
+    for axes in (upper, lower):
+        axes.grid(alpha=0.3)
+    figure.suptitle(title, fontsize=10)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def _line(axes: Any, points: Sequence[Point], way: Way, inflight: int, value: Callable[[Point], float]) -> None:
+    mine = [point for point in points if (point.way, point.inflight) == (way, inflight)]
+    label = f"{way}, {inflight} at once"
+    axes.plot(
+        [point.images for point in mine],
+        [value(point) for point in mine],
+        marker=".",
+        label=label,
+        linestyle="--" if way.is_plain else "-",
+    )
+
+
+def _pictures(folder: Path) -> list[bytes]:
+    """The files of a folder, in the order of their names."""
+    pictures = [path.read_bytes() for path in sorted(folder.iterdir()) if path.suffix.lower() in _SUFFIXES]
+    if not pictures:
+        raise FileNotFoundError(f"--pictures: {folder} has no picture ({', '.join(sorted(_SUFFIXES))})")
+    return pictures
+
+
+_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".webp"})
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split(","))
+
+
+def _paths(text: str) -> tuple[Path, ...]:
+    return tuple(Path(part) for part in text.split(","))

@@ -1,0 +1,101 @@
+"""The models to serve, as STS's config file names them; and how settings say what is wrong with them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from darkroom.models.versions.policy import Policy
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+class BadSettingsError(ValueError):
+    """Settings that can't be served; `problems` lists all of them, one line each."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = tuple(problems)
+
+
+def _split_numbers(value: object) -> object:
+    """A comma-separated string as a list; anything else unchanged for pydantic to judge."""
+    return [part for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
+def _parse_json(value: object) -> object:
+    """A JSON string as its value; a text that isn't JSON raises ValueError, which pydantic reports with the field."""
+    return json.loads(value or "{}") if isinstance(value, str) else value
+
+
+def _check_policy(text: str) -> str:
+    """The text of a policy as it came; one that is none raises ValueError."""
+    Policy.parse(text)
+    return text
+
+
+def _lower(value: object) -> object:
+    """A word as STS read it: in small letters or all in capitals."""
+    return value.lower() if isinstance(value, str) else value
+
+
+LogLevel = Annotated[Literal["debug", "info", "warning", "error", "critical"], BeforeValidator(_lower)]
+Numbers = Annotated[tuple[int, ...], BeforeValidator(_split_numbers)]
+Paths = Annotated[tuple[str, ...], BeforeValidator(_split_numbers)]
+JsonObject = Annotated[dict[str, Any], BeforeValidator(_parse_json)]
+Labels = Annotated[dict[str, int], BeforeValidator(_parse_json)]
+VersionPolicy = Annotated[str, AfterValidator(_check_policy)]
+
+
+class ModelEntry(BaseModel):
+    """One model of `--model_config_file`, in STS's own words; keys it doesn't know are an error, not a surprise."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+    name: str = Field(min_length=1)
+    base_path: Path
+    platform: str = "tensorflow"
+    custom_op_paths: Paths = ()
+    session_config: JsonObject = {}
+    model_version_policy: VersionPolicy | None = None  # None: the server's; new here, as the next one
+    version_labels: Labels = {}
+
+
+def read_model_config(path: Path) -> tuple[ModelEntry, ...]:
+    """The models of an STS config file `{"model_config_list": [{"name", "base_path", …}]}`."""
+    try:
+        entries = json.loads(path.read_text(encoding="utf-8"))["model_config_list"]
+        models = tuple(ModelEntry.model_validate(entry) for entry in entries)
+    except ValidationError as err:
+        raise BadSettingsError([f"model_config_file: {line}" for line in explain(err)]) from err
+    except (OSError, ValueError, KeyError, TypeError) as err:
+        raise BadSettingsError([f"model_config_file: {path}: {type(err).__name__}: {err}"]) from err
+    names = [model.name for model in models]
+    problems = [
+        f"model_config_file: two models are called {name!r}"
+        for name in sorted({n for n in names if names.count(n) > 1})
+    ]
+    problems += [
+        f"model_config_file: {m.name}: platform {m.platform!r} can't be served, only 'tensorflow'"
+        for m in models
+        if m.platform != "tensorflow"
+    ]
+    problems += [] if models else ["model_config_file: model_config_list is empty"]
+    if problems:
+        raise BadSettingsError(problems)
+    return models
+
+
+def explain(err: ValidationError) -> list[str]:
+    """One line a problem, in the words of the flags; a secret's value is never among them."""
+    lines = []
+    for problem in err.errors(include_url=False, include_context=False):
+        where = ".".join(str(part) for part in problem["loc"])
+        message = problem["msg"].removeprefix("Value error, ")
+        given = f" (given {str(problem['input'])[:80]!r})" if where and "password" not in where else ""
+        lines += [f"{where}: {message}{given}"] if where else message.split("; ")
+    return lines

@@ -1,0 +1,83 @@
+"""From the settings' words to where a model's versions come from."""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from darkroom.models.rewriting.job import Job
+from darkroom.models.versions.cache import Cache
+from darkroom.models.versions.folder import FolderSource
+from darkroom.models.versions.loader import Loader
+from darkroom.models.versions.policy import Policy
+from darkroom.models.versions.source import GivenSource
+from darkroom.service.config.machine import cores_each
+
+if TYPE_CHECKING:
+    from darkroom.models.loaded import LoadedModel
+    from darkroom.models.versions.source import Source
+    from darkroom.service.config.model_config import ModelEntry
+    from darkroom.service.config.settings import Settings
+
+_log = logging.getLogger("darkroom.service")
+FAKE = "fake"  # --model_base_path=fake serves a model without TensorFlow
+SETTLED_INTERVALS = 2  # files that stood still for so many looks are whole
+
+
+class Sources:
+    """Makes the source of each model; they share one cache, and one child process at a time works for them."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        cache = Cache(settings.cache_dir or _user_cache(), max_bytes=settings.max_cache_bytes)
+        self._loader = Loader(cache, timeout_s=settings.load_timeout_ms / 1000)
+        if settings.xla and not settings.allowed_batch_sizes:
+            _log.warning("--xla without --allowed_batch_sizes: requests wait while XLA compiles each new batch size")
+
+    def of(self, entry: ModelEntry) -> Source:
+        """The folder of a model's versions; or the model that needs neither a folder nor TensorFlow."""
+        if str(entry.base_path) == FAKE:
+            from darkroom.models.engines.fakes import fake_model  # noqa: PLC0415 - shipped, but seldom asked for
+
+            return GivenSource({1: lambda: fake_model(name=entry.name)})
+
+        def load(path: Path, version: int) -> LoadedModel:
+            return self._loader.load(self._job(entry, path, version))
+
+        return FolderSource(
+            entry.base_path, load, settle_s=SETTLED_INTERVALS * self._settings.reload_interval_ms / 1000
+        )
+
+    def stop(self) -> None:
+        """Ends what is being prepared; what comes after fails."""
+        self._loader.stop()
+
+    def _job(self, entry: ModelEntry, path: Path, version: int) -> Job:
+        return Job(
+            path,
+            entry.name,
+            version,
+            intra_op_threads=self._settings.intra_op_threads or cores_each(self._settings.workers),
+            inter_op_threads=self._settings.inter_op_threads,
+            session_config=entry.session_config,
+            custom_op_paths=tuple(map(Path, entry.custom_op_paths)),
+            max_drift=self._settings.max_drift if self._settings.precision == "bf16" else None,
+            device=self._settings.device,
+            xla=self._settings.xla,
+        )
+
+
+def policy_of(entry: ModelEntry, settings: Settings) -> Policy:
+    """The model's own policy, else the server's."""
+    return Policy.parse(entry.model_version_policy or settings.model_version_policy)
+
+
+def _user_cache() -> Path:
+    """The XDG base directory specification's place for what can be made again; a user without a home has none."""
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "darkroom"
+    except RuntimeError:
+        return Path(tempfile.gettempdir()) / f"darkroom-{os.getuid()}"

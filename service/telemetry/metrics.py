@@ -1,0 +1,299 @@
+"""The metrics, under the names of docs/metrics.md. Written by the event loop's thread only, so without locks.
+
+prometheus_client's own children cost 1 to 2 µs an observation (a mutex each) and more when looked up by label; a
+request makes about eleven. Here an observation is noted and counted later (`service/telemetry/histogram.py`), and
+prometheus_client does what it is best at: collecting and printing.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections import Counter
+from operator import attrgetter
+from typing import TYPE_CHECKING
+
+from prometheus_client import CollectorRegistry, GCCollector, ProcessCollector
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.registry import Collector
+
+from darkroom.batching.batch import Reason
+from darkroom.batching.observer import Observer
+from darkroom.models.runtime.gpu_memory import device_memory
+from darkroom.service.errors import TABLE
+from darkroom.service.serving.states import START, STATES
+from darkroom.service.telemetry.histogram import (
+    LATENCY_EDGES,
+    LOAD_EDGES,
+    SIGNED_EDGES,
+    SIZE_EDGES,
+    STAGE_EDGES,
+    Histogram,
+    batch_edges,
+    with_slo,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+    from prometheus_client.core import Metric
+
+    from darkroom.batching.backend import BatchReport
+    from darkroom.batching.batch import Batch
+    from darkroom.batching.stats import QueueStats
+
+STAGES = ("parse", "decode", "inspect", "collate", "execute", "split", "serialize")
+OUTCOMES = ("ok", *sorted({verdict.outcome for verdict in TABLE.values()} | {"cancelled"}))
+POISONS = ("base64", "format", "pixels", "bytes", "graph")
+MODEL_LABELS = ("model", "version")
+
+
+class RouteMetrics:
+    """The answers of one route."""
+
+    def __init__(self) -> None:
+        self.duration = Histogram(LATENCY_EDGES)
+        self.request_size = Histogram(SIZE_EDGES)
+        self.response_size = Histogram(SIZE_EDGES)
+        self.histograms = (self.duration, self.request_size, self.response_size)
+
+
+class ModelMetrics(Observer):
+    """What one model version did; its batchers' observer. It goes when the version goes."""
+
+    def __init__(self, model: str, version: int, *, slo_s: float = 0.0, max_batch_images: int = 1) -> None:
+        self.labels = (model, str(version))
+        self.slo_s = slo_s
+        latency = with_slo(LATENCY_EDGES, slo_s)
+        # From 0 on: a series that begins with its first event hides that event from rate().
+        self.requests: Counter[str] = Counter(dict.fromkeys(OUTCOMES, 0))
+        self.images: Counter[str] = Counter(dict.fromkeys(OUTCOMES, 0))
+        self.device_batches: Counter[str] = Counter()
+        self.poison: Counter[str] = Counter(dict.fromkeys(POISONS, 0))
+        self.batches: Counter[str] = Counter({reason.value: 0 for reason in Reason})
+        self.padding_images = 0
+        self.batch_retries = 0
+        self.duration = Histogram(latency)
+        self.queue_wait = Histogram(latency)
+        self.execution = Histogram(latency)
+        self.batch_images = Histogram(batch_edges(max_batch_images))
+        self.wait_error = Histogram(SIGNED_EDGES)
+        self.stages = {stage: Histogram(STAGE_EDGES) for stage in STAGES}
+        self.load_s = Histogram(LOAD_EDGES)
+        self.warmup_s = Histogram(LOAD_EDGES)
+        often = (self.duration, self.queue_wait, self.execution, self.batch_images, self.wait_error)
+        self.histograms = (*often, *self.stages.values())
+        self.state = START
+        self.wire = "tensor"
+        self.passes: dict[str, bool] = {}
+        self.queues: list[Callable[[], QueueStats]] = []
+
+    def request_ended(self, outcome: str, images: int, duration_s: float) -> None:
+        """Counts one request that named this model, whatever became of it."""
+        self.requests[outcome] += 1
+        self.images[outcome] += images
+        self.duration.observe(duration_s)
+
+    def dispatched(self, batch: Batch) -> None:
+        """Counts a batch by its reason and size."""
+        self.batches[batch.reason] += 1
+        self.batch_images.observe(batch.images)
+        self.padding_images += batch.padding
+
+    def ran(self, batch: Batch, report: BatchReport) -> None:  # noqa: ARG002 - the observer's signature
+        """Takes the runner's times, and where it ran."""
+        if device := getattr(report, "device", ""):  # the scheduler knows of no devices
+            self.device_batches[device] += 1
+        self.execution.observe(report.execute_s)
+        stages = self.stages
+        stages["collate"].observe(report.collate_s)
+        stages["execute"].observe(report.execute_s)
+        stages["split"].observe(report.split_s)
+
+    def retried(self, batch: Batch) -> None:  # noqa: ARG002 - the observer's signature
+        """Counts one more call that the isolation of a guilty row cost."""
+        self.batch_retries += 1
+
+    def guilty(self, error: BaseException) -> None:  # noqa: ARG002 - the observer's signature
+        """Counts a picture that the graph refused."""
+        self.poison["graph"] += 1
+
+    def predicted(self, error_s: float) -> None:
+        """Takes how far the predicted wait was off; positive means it waited longer."""
+        self.wait_error.observe(error_s)
+
+
+class Metrics(Collector):
+    """Every metric of one server, in a registry of its own."""
+
+    def __init__(
+        self, *, version: str, tensorflow: str, memory_of: Callable[[str], Mapping[str, int]] = device_memory
+    ) -> None:
+        self._memory_of = memory_of
+        self.models: dict[tuple[str, int], ModelMetrics] = {}
+        self.http_requests: Counter[tuple[str, str, int]] = Counter()
+        self.routes: dict[str, RouteMetrics] = {}
+        self.http_in_flight = 0
+        self.fast_lane_requests = 0
+        self.loop_lag = Histogram(LATENCY_EDGES)
+        self.build = (version, tensorflow, platform.python_version())
+        self.registry = CollectorRegistry(auto_describe=False)
+        ProcessCollector(registry=self.registry)
+        GCCollector(registry=self.registry)
+        self.registry.register(self)
+
+    def add_model(self, model: str, version: int, *, slo_s: float = 0.0, max_batch_images: int = 1) -> ModelMetrics:
+        """The metrics of a model version, new unless they are there."""
+        key = (model, version)
+        if key not in self.models:
+            self.models[key] = ModelMetrics(model, version, slo_s=slo_s, max_batch_images=max_batch_images)
+        return self.models[key]
+
+    def forget_model(self, model: str, version: int) -> None:
+        """Takes the series of an unloaded version away."""
+        self.models.pop((model, version), None)
+
+    def http_ended(
+        self, route: str, method: str, code: int, *, duration_s: float, request_bytes: int, response_bytes: int
+    ) -> None:
+        """Counts one answered HTTP request; `route` is the template, never the raw path."""
+        self.http_requests[route, method, code] += 1
+        metrics = self.routes.get(route) or self.routes.setdefault(route, RouteMetrics())
+        metrics.duration.observe(duration_s)
+        metrics.request_size.observe(request_bytes)
+        metrics.response_size.observe(response_bytes)
+
+    def fold(self) -> None:
+        """Counts what the histograms have noted; to be called a few times a second."""
+        self.loop_lag.fold()
+        owners: Iterable[RouteMetrics | ModelMetrics] = (*self.routes.values(), *self.models.values())
+        for owner in owners:
+            for histogram in owner.histograms:
+                histogram.fold()
+
+    def render(self) -> tuple[bytes, str]:
+        """The text exposition and its content type."""
+        return generate_latest(self.registry), CONTENT_TYPE_LATEST
+
+    def collect(self) -> Iterator[Metric]:
+        """Every family, also those without a child yet, so that a dashboard can be checked against an idle server."""
+        yield from self._collect_http()
+        yield from self._collect_requests()
+        yield from self._collect_batches()
+        yield from self._collect_queues()
+        yield from self._collect_models()
+        yield self._device_memory()
+
+    def _collect_http(self) -> Iterator[Metric]:
+        requests = CounterMetricFamily(
+            "darkroom_http_requests", "HTTP requests answered.", labels=("route", "method", "code")
+        )
+        for (route, method, code), count in self.http_requests.items():
+            requests.add_metric((route, method, str(code)), count)
+        yield requests
+        yield _gauge("darkroom_http_requests_in_flight", "HTTP requests being answered.", [((), self.http_in_flight)])
+        fast = CounterMetricFamily("darkroom_fast_lane_requests", "HTTP requests that went past Sanic.")
+        fast.add_metric((), self.fast_lane_requests)
+        yield fast
+        routes = self.routes.items()
+        for name, text, pick in (
+            ("darkroom_http_request_duration_seconds", "From the whole request to its answer.", attrgetter("duration")),
+            ("darkroom_http_request_size_bytes", "Bodies received.", attrgetter("request_size")),
+            ("darkroom_http_response_size_bytes", "Bodies sent.", attrgetter("response_size")),
+        ):
+            yield _histogram(name, text, (((route,), pick(metrics)) for route, metrics in routes), ("route",))
+        lag = "How much later than asked the event loop woke a timer."
+        yield _histogram("darkroom_event_loop_lag_seconds", lag, [((), self.loop_lag)], ())
+        build = GaugeMetricFamily("darkroom_build_info", "What runs here.", labels=("version", "tensorflow", "python"))
+        build.add_metric(self.build, 1)
+        yield build
+
+    def _collect_requests(self) -> Iterator[Metric]:
+        models = list(self.models.values())
+        yield _counter("darkroom_requests", "Requests by how they ended.", "outcome", ((m, m.requests) for m in models))
+        yield _counter(
+            "darkroom_images", "Images by how their request ended.", "outcome", ((m, m.images) for m in models)
+        )
+        yield _counter("darkroom_poison_images", "Images that were refused.", "reason", ((m, m.poison) for m in models))
+        for name, text, pick in (
+            ("darkroom_request_duration_seconds", "From the whole request to its answer.", attrgetter("duration")),
+            ("darkroom_queue_wait_seconds", "From submit to the start of the engine's call.", attrgetter("queue_wait")),
+            ("darkroom_batch_execution_seconds", "One engine call.", attrgetter("execution")),
+            ("darkroom_batch_images", "Images in one engine call.", attrgetter("batch_images")),
+            ("darkroom_predicted_wait_error_seconds", "Waited less predicted.", attrgetter("wait_error")),
+            ("darkroom_model_load_seconds", "Loading one version.", attrgetter("load_s")),
+            ("darkroom_model_warmup_seconds", "Warming one version up.", attrgetter("warmup_s")),
+        ):
+            yield _histogram(name, text, ((m.labels, pick(m)) for m in models))
+        stages = (((*m.labels, stage), child) for m in models for stage, child in m.stages.items())
+        labels = (*MODEL_LABELS, "stage")
+        yield _histogram("darkroom_stage_duration_seconds", "Each stage of a request or batch.", stages, labels)
+
+    def _collect_batches(self) -> Iterator[Metric]:
+        models = list(self.models.values())
+        yield _counter("darkroom_batches", "Engine calls by why they went.", "reason", ((m, m.batches) for m in models))
+        on_devices = ((m, m.device_batches) for m in models)
+        yield _counter("darkroom_device_batches", "Engine calls by the device that ran them.", "device", on_devices)
+        for name, text, pick in (
+            ("darkroom_padding_images", "Rows added to reach an allowed batch size.", attrgetter("padding_images")),
+            ("darkroom_batch_retries", "Calls made to find a guilty row.", attrgetter("batch_retries")),
+        ):
+            family = CounterMetricFamily(name, text, labels=MODEL_LABELS)
+            for model in models:
+                family.add_metric(model.labels, pick(model))
+            yield family
+
+    def _collect_queues(self) -> Iterator[Metric]:
+        stats = [(m.labels, [read() for read in m.queues]) for m in self.models.values()]
+        for name, text, fold, field in (
+            ("darkroom_queue_images", "Images waiting.", sum, "images"),
+            ("darkroom_queue_bytes", "Encoded bytes waiting.", sum, "bytes"),
+            ("darkroom_queue_capacity_images", "Most that may wait.", sum, "capacity_images"),
+            ("darkroom_queue_oldest_age_seconds", "Age of the oldest that waits.", max, "oldest_age_s"),
+            ("darkroom_batch_target_images", "What a long queue is cut into.", max, "target_images"),
+        ):
+            values = ((labels, fold(getattr(one, field) for one in queues)) for labels, queues in stats if queues)
+            yield _gauge(name, text, values, MODEL_LABELS)
+        slos = ((m.labels, m.slo_s) for m in self.models.values())
+        yield _gauge("darkroom_slo_seconds", "The promised latency; 0 promises nothing.", slos, MODEL_LABELS)
+
+    def _collect_models(self) -> Iterator[Metric]:
+        models = list(self.models.values())
+        states = (((*m.labels, state), float(m.state == state)) for m in models for state in STATES)
+        yield _gauge("darkroom_model_state", "1 for the state it is in.", states, (*MODEL_LABELS, "state"))
+        passes = (((*m.labels, name), float(is_on)) for m in models for name, is_on in m.passes.items())
+        text = "1 where a pass changed the graph and was verified."
+        yield _gauge("darkroom_rewrite_applied", text, passes, (*MODEL_LABELS, "pass"))
+        wires = (((*m.labels, m.wire), 1.0) for m in models)
+        yield _gauge("darkroom_model_info", "What a version's pictures are.", wires, (*MODEL_LABELS, "wire"))
+
+    def _device_memory(self) -> Metric:
+        """Asked now, of the devices that a version runs on."""
+        devices = sorted({device for m in self.models.values() for device in m.device_batches})
+        values = (((device, kind), size) for device in devices for kind, size in self._memory_of(device).items())
+        text = "What TensorFlow uses of a GPU's memory: now, and at most so far. None for a CPU."
+        return _gauge("darkroom_device_memory_bytes", text, values, ("device", "kind"))
+
+
+def _histogram(
+    name: str, text: str, children: Iterable[tuple[Sequence[str], Histogram]], labels: Sequence[str] = MODEL_LABELS
+) -> Metric:
+    family = HistogramMetricFamily(name, text, labels=labels)
+    for values, child in children:
+        child.add_to(family, values)
+    return family
+
+
+def _counter(name: str, text: str, label: str, children: Iterable[tuple[ModelMetrics, Counter[str]]]) -> Metric:
+    family = CounterMetricFamily(name, text, labels=(*MODEL_LABELS, label))
+    for model, counts in children:
+        for value, count in counts.items():
+            family.add_metric((*model.labels, value), count)
+    return family
+
+
+def _gauge(name: str, text: str, values: Iterable[tuple[Sequence[str], float]], labels: Sequence[str] = ()) -> Metric:
+    family = GaugeMetricFamily(name, text, labels=labels)
+    for label_values, value in values:
+        family.add_metric(label_values, value)
+    return family

@@ -1,0 +1,69 @@
+"""The pages: the models, a picture, JSON, clients to take away. Their files are read once, at the start."""
+
+from __future__ import annotations
+
+import mimetypes
+from importlib.resources import files
+from typing import TYPE_CHECKING
+
+from sanic.exceptions import NotFound
+from sanic.response import HTTPResponse
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from sanic.request import Request
+
+    from darkroom.service.app import Darkroom
+    from darkroom.service.http.middleware import App
+
+PAGES = {
+    "/": "index.html",
+    "/image_inference": "image_inference.html",
+    "/json_inference": "json_inference.html",
+    "/generate_clients": "generate_clients.html",
+    "/docs": "docs.html",
+}
+# A page loads and talks to its own server only; a picture that a user chose is shown from memory (blob:).
+POLICY = (
+    "default-src 'self'; img-src 'self' blob:; style-src 'self'; script-src 'self'; base-uri 'none'; form-action 'self'"
+)
+
+
+def install(app: App, darkroom: Darkroom) -> None:
+    """Adds STS's four pages, that of the API, and what they load under `/web/`."""
+    contents = _read_all()
+
+    def answer(name: str) -> HTTPResponse:
+        body, content_type = contents[name]
+        headers = {"Content-Security-Policy": POLICY, "X-Content-Type-Options": "nosniff", "Cache-Control": "no-cache"}
+        return HTTPResponse(body, 200, headers, content_type)
+
+    async def part(_: Request, name: str) -> HTTPResponse:
+        """A stylesheet, a script, a sample picture."""
+        if name not in contents:
+            raise NotFound(f"there is no {name[:80]!r} here")
+        return answer(name)
+
+    def page(name: str) -> Callable[[Request], Awaitable[HTTPResponse]]:
+        async def show(_: Request) -> HTTPResponse:
+            return answer(name)
+
+        return show
+
+    for path, name in PAGES.items():
+        darkroom.middleware.route(app, "GET", path, page(name))
+    darkroom.middleware.route(app, "GET", "/web/<name:str>", part)
+
+
+def _read_all() -> dict[str, tuple[bytes, str]]:
+    """Every file of service/web by its name, with its content type."""
+    root = files("darkroom.service.web")
+    found = {}
+    for folder in (root, root / "samples"):
+        for item in folder.iterdir():
+            kind = mimetypes.guess_type(item.name)[0]
+            if item.is_file() and kind is not None and not item.name.endswith(".py"):
+                charset = "; charset=utf-8" if kind.startswith("text/") else ""
+                found[item.name] = (item.read_bytes(), kind + charset)
+    return found

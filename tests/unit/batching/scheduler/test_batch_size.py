@@ -1,0 +1,235 @@
+"""Batch sizes: for the most rows a second, and for the most rows in time."""
+
+import pytest
+
+from darkroom.batching.batch import Batch, Reason
+from darkroom.batching.entry import Entry
+from darkroom.batching.errors import PredictedLate
+from darkroom.batching.limits import Limits
+from darkroom.batching.scheduler.batch_size import BatchSizer
+from darkroom.batching.scheduler.queue import BatchQueue
+from darkroom.batching.scheduler.service_curve import ServiceCurve
+from loadtest.simulate.simulation import EFFICIENTNET_LITE0
+
+
+def lite0(images: int = 32) -> ServiceCurve:
+    """EfficientNet-Lite0 on 2 cores: best in eights."""
+    curve = ServiceCurve(images)
+    for n, seconds in EFFICIENTNET_LITE0.items():
+        if n <= images:
+            curve.seed(n, seconds)
+    return curve
+
+
+def row(due_s: float | None = None) -> Entry:
+    """One picture."""
+    return Entry(None, 1, deadline=due_s)
+
+
+def busy(curve: ServiceCurve, *, slo_s: float | None = None) -> tuple[BatchQueue, Batch]:
+    """A queue whose engine runs a batch of one row since 0 s."""
+    queue = BatchQueue(Limits(), curve=curve, slo_s=slo_s)
+    queue.offer(row(), 0.0)
+    first = queue.poll(0.0)
+    assert first is not None
+    return queue, first
+
+
+def test_a_long_queue_is_cut_into_the_most_efficient_size() -> None:
+    policy = BatchSizer(Limits(), lite0())
+    assert policy.target() == 8
+    assert policy.size(500) == 8
+
+
+def test_what_waits_goes_together_unless_a_smaller_size_is_more_efficient() -> None:
+    policy = BatchSizer(Limits(), lite0())
+    assert [policy.size(rows) for rows in (1, 3, 8, 12)] == [1, 3, 8, 8]
+
+
+def test_without_a_curve_a_batch_is_as_large_as_allowed() -> None:
+    policy = BatchSizer(Limits(), None)
+    assert (policy.target(), policy.size(500), policy.size(3)) == (32, 32, 3)
+    assert policy.cost(8) == 1.0
+    assert policy.is_stale(0.0)
+
+
+def test_before_anything_is_known_a_batch_is_as_large_as_allowed() -> None:
+    policy = BatchSizer(Limits(), ServiceCurve(32))
+    assert (policy.target(), policy.size(500)) == (32, 32)
+
+
+def test_every_eighth_cut_tries_a_neighbour_above_and_below_in_turn() -> None:
+    policy = BatchSizer(Limits(), lite0())
+    sizes = [policy.size(500) for _ in range(24)]
+    assert sizes == [*[8] * 7, 12, *[8] * 7, 6, *[8] * 7, 12]
+
+
+def test_where_there_is_no_neighbour_the_size_stays() -> None:
+    curve = ServiceCurve(2)
+    curve.seed(1, 1.0)
+    curve.seed(2, 1.0)
+    largest = BatchSizer(Limits(max_batch_images=2), curve)
+    assert [largest.size(9) for _ in range(16)] == [2] * 15 + [1]
+    curve = ServiceCurve(2)
+    curve.seed(1, 1.0)
+    curve.seed(2, 9.0)
+    smallest = BatchSizer(Limits(max_batch_images=2), curve)
+    assert [smallest.size(9) for _ in range(16)] == [1] * 7 + [2] + [1] * 8
+
+
+def test_poison_makes_batches_smaller_and_time_makes_them_larger_again() -> None:
+    policy = BatchSizer(Limits(), lite0())
+    policy.note_run(1000)
+    for _ in range(100):
+        policy.note_guilty()
+    assert policy.target() == 2
+    for _ in range(300):
+        policy.note_run(100)
+    policy.note_guilty()
+    assert policy.target() == 8
+
+
+def test_the_queue_takes_no_more_rows_than_can_all_be_in_time() -> None:
+    curve = ServiceCurve(32)
+    queue = BatchQueue(Limits(), curve=curve)
+    for _ in range(8):
+        queue.offer(row(due_s=0.04), 0.0)  # at the door nothing is known yet
+    for n, seconds in EFFICIENTNET_LITE0.items():
+        curve.seed(n, seconds)
+    batch = queue.poll(0.0)
+    assert batch is not None
+    assert (batch.images, batch.reason) == (5, Reason.SLACK)  # eight take 56 ms, five 37
+
+
+def test_an_idle_engine_admits_as_many_rows_as_can_ride_together_in_time() -> None:
+    queue = BatchQueue(Limits(), curve=lite0())
+    for _ in range(5):
+        queue.offer(row(due_s=0.04), 0.0)
+    with pytest.raises(PredictedLate):
+        queue.offer(row(due_s=0.04), 0.0)
+
+
+def test_a_row_that_nothing_can_save_is_dropped_before_it_costs() -> None:
+    curve = lite0()
+    queue, first = busy(curve)
+    doomed, fine = row(due_s=0.1), row(due_s=9.0)
+    queue.offer(doomed, 0.0)
+    queue.offer(fine, 0.0)
+    curve.learn(1, 1 / 82, now=0.095)
+    queue.finish(first, 0.095, is_ok=False)
+    batch = queue.poll(0.095)
+    assert batch is not None
+    assert [span[0] for span in batch.spans] == [fine]
+    assert queue.expire(0.095) == [doomed]
+
+
+def test_when_all_that_wait_are_doomed_nothing_runs() -> None:
+    curve = lite0()
+    queue, first = busy(curve)
+    doomed = row(due_s=0.1)
+    queue.offer(doomed, 0.0)
+    curve.learn(1, 1 / 82, now=0.095)
+    queue.finish(first, 0.095, is_ok=False)
+    assert queue.poll(0.095) is None
+    assert queue.expire(0.095) == [doomed]
+
+
+def test_a_stale_curve_dooms_nobody() -> None:
+    queue = BatchQueue(Limits(), curve=lite0())
+    hopeful = row(due_s=50.001)
+    queue.offer(hopeful, 0.0)
+    batch = queue.poll(50.0)
+    assert batch is not None
+    assert [span[0] for span in batch.spans] == [hopeful]
+
+
+def test_heads_are_given_up_where_small_batches_would_only_hand_the_delay_on() -> None:
+    """Sixteen rows, 1 ms apart: the first six can only be saved one by one, and then all would be as late."""
+    curve = lite0()
+    queue, first = busy(curve, slo_s=1.0)
+    rows = [row() for _ in range(16)]
+    for number, each in enumerate(rows):
+        queue.offer(each, 0.001 * number)
+    now = 1.0 - curve.tail(8) + 0.0055
+    curve.learn(1, 1 / 82, now=now)
+    queue.finish(first, now, is_ok=False)
+    batch = queue.poll(now)
+    assert batch is not None
+    assert [span[0] for span in batch.spans] == rows[6:14]
+    assert batch.reason is Reason.FULL
+    assert queue.expire(now) == rows[:6]
+
+
+def test_heads_are_not_given_up_for_fewer_rows_a_second() -> None:
+    """Two of three are late in any case; of the tight head and the last, the head goes first."""
+    curve = ServiceCurve(32)
+    queue = BatchQueue(Limits(), curve=curve)
+    rows = [row(due_s) for due_s in (0.013, 0.02, 0.036)]
+    for each in rows:
+        queue.offer(each, 0.0)
+    for n, seconds in EFFICIENTNET_LITE0.items():
+        curve.seed(n, seconds)
+    curve.learn(1, 1 / 82, now=0.0)
+    batch = queue.poll(0.0)
+    assert batch is not None
+    assert [span[0] for span in batch.spans] == rows[:1]
+    assert queue.expire(0.0) == []
+
+
+def test_the_head_is_saved_where_no_other_can_be() -> None:
+    curve = ServiceCurve(32)
+    queue = BatchQueue(Limits(), curve=curve)
+    rows = [row(due_s) for due_s in (0.013, 0.0185)]
+    for each in rows:
+        queue.offer(each, 0.0)
+    for n, seconds in EFFICIENTNET_LITE0.items():
+        curve.seed(n, seconds)
+    curve.learn(1, 1 / 82, now=0.0)
+    batch = queue.poll(0.0)
+    assert batch is not None
+    assert [span[0] for span in batch.spans] == rows[:1]
+
+
+def test_heads_are_saved_where_the_others_have_time() -> None:
+    curve = lite0()
+    queue = BatchQueue(Limits(), curve=curve)
+    curve.learn(1, 1 / 82, now=0.0)
+    tight = row(due_s=0.015)
+    queue.offer(tight, 0.0)
+    for _ in range(10):
+        queue.offer(row(due_s=9.0), 0.0)
+    batch = queue.poll(0.0)
+    assert batch is not None
+    assert [span[0] for span in batch.spans] == [tight]
+
+
+def test_a_tight_row_in_the_middle_cuts_the_batch_only_as_far_as_it_must() -> None:
+    queue = BatchQueue(Limits(), curve=lite0())
+    for due_s in (9.0, 9.0, 0.045, 9.0, 9.0, 9.0):
+        queue.offer(row(due_s=due_s), 0.0)
+    batch = queue.poll(0.0)
+    assert batch is not None
+    assert batch.images == 6  # 44 ms
+
+
+def test_a_whole_entry_is_doomed_as_a_whole() -> None:
+    curve = lite0()
+    queue, first = busy(curve)
+    doomed = Entry(None, 4, whole=True, deadline=0.2)
+    queue.offer(doomed, 0.0)
+    curve.learn(1, 1 / 82, now=0.18)
+    queue.finish(first, 0.18, is_ok=False)
+    assert queue.poll(0.18) is None
+    assert queue.expire(0.18) == [doomed]
+
+
+def test_a_tight_slo_makes_admission_count_in_smaller_batches() -> None:
+    """70 ms are too few to wait for one batch of eight and ride in the next; for fours they suffice."""
+    queue = BatchQueue(Limits(), curve=lite0(), slo_s=0.07)
+    for _ in range(3):
+        queue.offer(row(), 0.0)
+    assert queue.poll(0.0) is not None
+    for _ in range(4):
+        queue.offer(row(), 0.001)
+    with pytest.raises(PredictedLate):
+        queue.offer(row(), 0.001)

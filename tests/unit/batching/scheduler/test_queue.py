@@ -1,0 +1,346 @@
+"""The textbook cases of the state machine; the properties hold the rest."""
+
+import math
+
+import pytest
+
+from darkroom.batching.batch import Batch, Reason
+from darkroom.batching.entry import Entry, EntryState
+from darkroom.batching.errors import Closed, PredictedLate, QueueFull
+from darkroom.batching.limits import Limits
+from darkroom.batching.scheduler.queue import BatchQueue
+from darkroom.batching.scheduler.service_curve import ServiceCurve
+
+
+def rows_of(batch: Batch | None) -> list[object]:
+    """The labels that ride in a batch."""
+    assert batch is not None
+    return [payload[row] for payload, start, stop in batch.parts for row in range(start, stop)]  # type: ignore[index]
+
+
+def entry(*labels: str, **options: object) -> Entry:
+    """An entry with these rows."""
+    return Entry(labels, len(labels), **options)  # type: ignore[arg-type]
+
+
+def curve(*, call_s: float = 0.0, row_s: float = 0.1, images: int = 8) -> ServiceCurve:
+    """A machine that needs `call_s` and `row_s` a row."""
+    known = ServiceCurve(images)
+    for n in known.sizes:
+        known.seed(n, call_s + row_s * n)
+    return known
+
+
+def test_an_idle_engine_gets_whatever_waits_at_once() -> None:
+    queue = BatchQueue(Limits())
+    queue.offer(entry("a"), 0.0)
+    queue.offer(entry("b", "c"), 0.0)
+    batch = queue.poll(0.0)
+    assert rows_of(batch) == ["a", "b", "c"]
+    assert batch is not None
+    assert batch.reason is Reason.IDLE
+    assert queue.poll(0.0) is None
+
+
+def test_while_the_engine_works_the_next_batch_grows() -> None:
+    queue = BatchQueue(Limits())
+    queue.offer(entry("a"), 0.0)
+    first = queue.poll(0.0)
+    assert first is not None
+    queue.offer(entry("b"), 0.1)
+    queue.offer(entry("c"), 0.2)
+    assert queue.poll(0.2) is None
+    queue.finish(first, 0.3, is_ok=True)
+    assert rows_of(queue.poll(0.3)) == ["b", "c"]
+
+
+def test_one_tick_before_the_window_nothing_leaves_and_at_its_end_exactly_one_batch() -> None:
+    queue = BatchQueue(Limits(linger_s=0.005))
+    queue.offer(entry("a"), 0.0)
+    queue.offer(entry("b"), 0.0049)
+    assert queue.wake_at() == 0.005
+    assert queue.poll(0.00499) is None
+    batch = queue.poll(0.005)
+    assert rows_of(batch) == ["a", "b"]
+    assert batch is not None
+    assert batch.reason is Reason.LINGER
+    assert queue.poll(0.005) is None
+
+
+def test_a_full_batch_keeps_no_window() -> None:
+    queue = BatchQueue(Limits(max_batch_images=2, linger_s=1.0))
+    queue.offer(entry("a"), 0.0)
+    queue.offer(entry("b"), 0.0)
+    batch = queue.poll(0.0)
+    assert rows_of(batch) == ["a", "b"]
+    assert batch is not None
+    assert batch.reason is Reason.FULL
+
+
+def test_a_window_ends_when_the_tightest_slack_does() -> None:
+    queue = BatchQueue(Limits(linger_s=5.0), curve=curve(row_s=0.5))
+    queue.offer(entry("a", deadline=2.0), 0.0)
+    assert queue.wake_at() == pytest.approx(1.5)
+    assert queue.poll(1.4) is None
+    batch = queue.poll(1.5)
+    assert batch is not None
+    assert batch.reason is Reason.SLACK
+
+
+def test_draining_keeps_no_window() -> None:
+    queue = BatchQueue(Limits(linger_s=5.0))
+    queue.offer(entry("a"), 0.0)
+    queue.drain()
+    batch = queue.poll(0.0)
+    assert batch is not None
+    assert batch.reason is Reason.DRAIN
+    with pytest.raises(Closed):
+        queue.offer(entry("b"), 0.0)
+
+
+def test_a_large_entry_is_split_and_the_last_piece_takes_company() -> None:
+    queue = BatchQueue(Limits(max_batch_images=2, max_inflight_batches=2))
+    queue.offer(entry("a0", "a1", "a2"), 0.0)
+    queue.offer(entry("b"), 0.0)
+    assert rows_of(queue.poll(0.0)) == ["a0", "a1"]
+    assert rows_of(queue.poll(0.0)) == ["a2", "b"]
+
+
+def test_bytes_cut_a_batch_and_an_oversized_row_rides_alone() -> None:
+    queue = BatchQueue(Limits(max_batch_bytes=10, max_inflight_batches=3))
+    queue.offer(entry("small", "small2", row_bytes=(4, 4)), 0.0)
+    queue.offer(entry("large", row_bytes=(50,)), 0.0)
+    queue.offer(entry("last", row_bytes=(1,)), 0.0)
+    first, second = queue.poll(0.0), queue.poll(0.0)
+    assert first is not None
+    assert (rows_of(first), first.reason) == (["small", "small2"], Reason.BYTES)
+    assert rows_of(second) == ["large"]
+    assert rows_of(queue.poll(0.0)) == ["last"]
+
+
+def test_pixels_cut_a_batch() -> None:
+    queue = BatchQueue(Limits(max_batch_pixels=10))
+    queue.offer(entry("a", "b", row_pixels=(6, 6)), 0.0)
+    batch = queue.poll(0.0)
+    assert batch is not None
+    assert (rows_of(batch), batch.reason) == (["a"], Reason.PIXELS)
+
+
+def test_a_batch_that_is_full_of_images_first_says_so_though_bytes_are_scarce() -> None:
+    queue = BatchQueue(Limits(max_batch_images=2, max_batch_bytes=10))
+    queue.offer(entry("a", "b", "c", row_bytes=(4, 4, 4)), 0.0)
+    batch = queue.poll(0.0)
+    assert batch is not None
+    assert (rows_of(batch), batch.reason) == (["a", "b"], Reason.FULL)
+
+
+def test_other_keys_do_not_ride_along() -> None:
+    queue = BatchQueue(Limits(max_inflight_batches=2))
+    queue.offer(entry("a1", key="a"), 0.0)
+    queue.offer(entry("b1", key="b"), 0.0)
+    queue.offer(entry("a2", key="a"), 0.0)
+    assert rows_of(queue.poll(0.0)) == ["a1", "a2"]
+    assert rows_of(queue.poll(0.0)) == ["b1"]
+
+
+def test_whole_entries_ride_alone_and_as_they_are() -> None:
+    queue = BatchQueue(Limits(max_batch_images=2, allowed_batch_sizes=(2,), max_inflight_batches=3))
+    queue.offer(entry("a", "b", "c", whole=True), 0.0)
+    queue.offer(entry("d", whole=True), 0.0)
+    first, second = queue.poll(0.0), queue.poll(0.0)
+    assert first is not None
+    assert second is not None
+    assert (rows_of(first), first.padding) == (["a", "b", "c"], 0)
+    assert (rows_of(second), second.padding, second.reason) == (["d"], 0, Reason.IDLE)
+
+
+def test_interactive_goes_before_bulk_but_for_one_batch_in_eight() -> None:
+    queue = BatchQueue(Limits(max_batch_images=1, max_inflight_batches=100))
+    for number in range(20):
+        queue.offer(entry(f"bulk{number}", bulk=True), 0.0)
+        queue.offer(entry(f"fast{number}"), 0.0)
+    order = [rows_of(queue.poll(0.0))[0] for _ in range(20)]
+    assert order == [*(f"fast{n}" for n in range(7)), "bulk0", *(f"fast{n}" for n in range(7, 14)), "bulk1"] + [
+        f"fast{n}" for n in range(14, 18)
+    ]
+
+
+def test_a_queue_that_is_full_of_images_says_when_to_come_back() -> None:
+    queue = BatchQueue(Limits(max_batch_images=8, max_queue_images=16), curve=curve(call_s=0.2, row_s=0.1))
+    queue.offer(entry(*"abcdefgh"), 0.0)
+    assert queue.poll(0.0) is not None
+    queue.offer(entry(*"abcdefghijklmnop"), 0.0)
+    with pytest.raises(QueueFull, match="max_queue_images=16") as refused:
+        queue.offer(entry("q"), 0.25)
+    assert refused.value.retry_after_s == pytest.approx(0.75)  # the rest of the call of eight in flight
+    with pytest.raises(QueueFull) as refused:
+        queue.offer(entry(*"abcdefghi"), 0.25)
+    assert refused.value.retry_after_s == pytest.approx(1.75)  # and another, for nine are too many
+
+
+def test_a_queue_that_is_full_of_bytes_refuses_and_knows_no_time_without_a_curve() -> None:
+    queue = BatchQueue(Limits(max_queue_bytes=100))
+    queue.offer(entry("a", row_bytes=(80,)), 0.0)
+    with pytest.raises(QueueFull, match="max_queue_bytes=100") as refused:
+        queue.offer(entry("b", row_bytes=(30,)), 0.0)
+    assert refused.value.retry_after_s == 1.0
+
+
+def test_an_entry_that_never_fits_is_told_no_time() -> None:
+    queue = BatchQueue(Limits(max_queue_images=2))
+    with pytest.raises(QueueFull) as refused:
+        queue.offer(entry("a", "b", "c"), 0.0)
+    assert refused.value.retry_after_s is None
+
+
+def test_an_entry_is_submitted_once() -> None:
+    queue = BatchQueue(Limits())
+    once = entry("a")
+    queue.offer(once, 0.0)
+    with pytest.raises(ValueError, match="once"):
+        queue.offer(once, 0.0)
+
+
+def test_an_entry_has_at_least_one_row() -> None:
+    with pytest.raises(ValueError, match="at least one row"):
+        Entry([], 0)
+
+
+def test_what_would_be_late_is_refused_with_the_lateness() -> None:
+    queue = BatchQueue(Limits(max_batch_images=4), curve=curve(row_s=0.25, images=4))
+    queue.offer(entry(*"abcdefgh"), 0.0)
+    assert queue.poll(0.0) is not None
+    late = entry("i", deadline=2.5)
+    with pytest.raises(PredictedLate) as refused:
+        queue.offer(late, 0.0)
+    # A second each for the call in flight, the four ahead, and its own, which others will fill.
+    assert refused.value.retry_after_s == pytest.approx(0.5)
+    assert late.state is EntryState.NEW
+    queue.offer(entry("i", deadline=3.0), 0.0)
+
+
+def test_what_is_overdue_when_it_comes_is_refused_for_good() -> None:
+    queue = BatchQueue(Limits())
+    with pytest.raises(PredictedLate) as refused:
+        queue.offer(entry("a", deadline=1.0), 1.0)
+    assert refused.value.retry_after_s is None
+
+
+def test_bulk_waits_for_the_interactive_rows_too_so_it_is_refused_sooner() -> None:
+    queue = BatchQueue(Limits(max_batch_images=1), curve=curve(row_s=1.0, images=1))
+    for label in "abc":
+        queue.offer(entry(label, bulk=True), 0.0)
+    queue.offer(entry("fast", deadline=1.5), 0.0)
+    with pytest.raises(PredictedLate):
+        queue.offer(entry("slow", deadline=1.5, bulk=True), 0.0)
+
+
+def test_an_idle_engine_tries_again_when_its_curve_is_stale() -> None:
+    known = curve(row_s=1.0)
+    queue = BatchQueue(Limits(), curve=known, slo_s=0.5)
+    queue.offer(entry("probe"), 0.0)
+    batch = queue.poll(0.0)
+    assert batch is not None
+    for number in range(6):
+        known.learn(1, 5.0, now=float(number))
+    queue.finish(batch, 5.0, is_ok=True)
+    with pytest.raises(PredictedLate):
+        queue.offer(entry("too soon"), 5.5)
+    queue.offer(entry("probe again"), 6.1)
+
+
+def test_an_overdue_entry_leaves_the_queue_and_is_told_once() -> None:
+    queue = BatchQueue(Limits())
+    queue.offer(entry("blocks"), 0.0)
+    assert queue.poll(0.0) is not None
+    waits = entry("waits", deadline=2.0)
+    queue.offer(waits, 0.0)
+    assert queue.wake_at() == 2.0
+    assert queue.expire(1.9) == []
+    assert queue.expire(2.0) == [waits]
+    assert queue.expire(2.0) == []
+    assert queue.images == 0
+
+
+def test_a_missed_slo_in_flight_is_answered_but_a_missed_deadline_is_not() -> None:
+    queue = BatchQueue(Limits(), slo_s=1.0)
+    flies = entry("flies", deadline=3.0)
+    queue.offer(flies, 0.0)
+    assert queue.poll(0.0) is not None
+    assert queue.expire(1.0) == []
+    assert queue.wake_at() == 3.0
+    assert queue.expire(3.0) == [flies]
+
+
+def test_a_missed_slo_in_flight_without_a_deadline_needs_no_timer() -> None:
+    queue = BatchQueue(Limits(), slo_s=1.0)
+    queue.offer(entry("flies"), 0.0)
+    assert queue.poll(0.0) is not None
+    assert queue.expire(1.0) == []
+    assert queue.wake_at() == math.inf
+
+
+def test_a_missed_slo_is_not_worth_a_retry_but_a_deadline_to_come_is() -> None:
+    queue = BatchQueue(Limits(), slo_s=2.0)
+    late, fine = entry("late", "later"), entry("fine")
+    queue.offer(late, 0.0)
+    queue.offer(fine, 1.0)
+    batch = queue.poll(1.0)
+    assert batch is not None
+    assert queue.expire(2.0) == []
+    queue.finish(batch, 2.0, is_ok=False)
+    queue.suspect(batch.spans, 2.0)
+    assert queue.expire(2.0) == [late]
+    assert queue.images == 1
+    assert queue.wake_at() == 3.0
+    assert rows_of(queue.poll(2.5)) == ["fine"]
+
+
+def test_rows_without_a_due_time_are_retried_whenever() -> None:
+    queue = BatchQueue(Limits())
+    queue.offer(entry("a", "b"), 0.0)
+    batch = queue.poll(0.0)
+    assert batch is not None
+    queue.finish(batch, 9.0, is_ok=False)
+    queue.suspect(batch.spans, 9.0)
+    assert queue.wake_at() == math.inf
+    assert rows_of(queue.poll(9.0)) == ["a"]
+
+
+def test_deadlines_out_of_order_are_kept_too() -> None:
+    queue = BatchQueue(Limits())
+    queue.offer(entry("blocks"), 0.0)
+    assert queue.poll(0.0) is not None
+    entries = [entry(str(due), deadline=due) for due in (5.0, 2.0, 9.0, 1.0)]
+    for each in entries:
+        queue.offer(each, 0.0)
+    assert queue.wake_at() == 1.0
+    assert queue.expire(2.0) == [entries[3], entries[1]]
+    assert queue.wake_at() == 5.0
+    queue.end(entries[0])
+    assert queue.wake_at() == 9.0
+
+
+def test_hangups_by_the_thousand_leave_nothing_behind() -> None:
+    queue = BatchQueue(Limits())
+    queue.offer(entry("blocks"), 0.0)
+    assert queue.poll(0.0) is not None
+    stays = [entry("stays", deadline=100.0), entry("stays too", deadline=50.0)]
+    for each in stays:
+        queue.offer(each, 0.0)
+    for number in range(5000):
+        gone = entry("gone", deadline=60.0 + number)
+        queue.offer(gone, 0.0)
+        queue.end(gone)
+    assert queue.images == 2
+    assert len(queue.pending._ordered) + len(queue.pending._heap) < 200
+    assert queue.wake_at() == 50.0
+    assert queue.expire(100.0) == [stays[1], stays[0]]
+
+
+def test_the_oldest_row_that_waits_is_known() -> None:
+    queue = BatchQueue(Limits())
+    assert queue.oldest_s() is None
+    queue.offer(entry("a"), 3.0)
+    queue.offer(entry("b", bulk=True), 1.0)
+    assert queue.oldest_s() == 1.0

@@ -1,0 +1,38 @@
+from __future__ import annotations
+
+import subprocess
+from typing import TYPE_CHECKING
+
+from loadtest.measure import machine
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def test_the_circumstances_name_machine_versions_date_and_command() -> None:
+    found = machine.describe(["/somewhere/loadtest/limit.py", "model/my digits"])
+    assert found["command"] == "python -m loadtest.bench.limit 'model/my digits'"
+    assert "cores of" in found["machine"]
+    assert "Python 3." in found["versions"]
+    assert found["date"].endswith("UTC")
+    assert found["commit"]
+    assert machine.lines(found).count("\n") == len(found) - 1
+
+
+def test_results_that_a_run_wrote_do_not_change_the_commit_that_the_next_one_names(tmp_path: Path) -> None:
+    page, code = tmp_path / "docs/benchmarks/digits.md", tmp_path / "loadtest/bench/bench.py"
+    for path in (page, code):
+        path.parent.mkdir(parents=True)
+        path.write_text("before")
+    who = ("-c", "user.name=someone", "-c", "user.email=someone@example.org")
+    for words in (("init", "--quiet"), ("add", "."), (*who, "commit", "--quiet", "-m", "all")):
+        subprocess.run(["git", *words], check=True, cwd=tmp_path)
+    page.write_text("after")
+    clean = machine.commit(code.parent)
+    assert clean.isalnum()
+    code.write_text("after")
+    assert machine.commit(code.parent) == f"{clean}, changed since"
+
+
+def test_outside_a_clone_the_commit_is_unknown(tmp_path: Path) -> None:
+    assert machine.commit(tmp_path) == "unknown"

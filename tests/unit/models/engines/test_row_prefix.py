@@ -1,0 +1,250 @@
+"""The waist: found where all rows pass, kept only where it is proven and measured to gain."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from darkroom.models.engine import PassReport
+from darkroom.models.engines.choices import Choice
+from darkroom.models.engines.open import prepare
+from darkroom.models.engines.row_prefix import WAIST, find_waists, with_known_waist, with_waist
+from darkroom.models.errors import InvalidInput
+from darkroom.models.rewriting.rewriter import open_session
+from darkroom.models.rows import Rows
+from darkroom.models.runtime.session import Binding, SessionEngine, Spread, one_by_one
+from darkroom.models.runtime.tensorflow import SessionOptions, tf
+from darkroom.models.spec import SignatureSpec, TensorSpec
+from tests import savedmodels
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+SPEC = SignatureSpec(
+    "s", (TensorSpec("x", "float32", (None, 4)),), (TensorSpec("y", "float32", (None,)),), batched=True
+)
+BINDING = Binding({"x": "x:0"}, {"y": "y:0"})
+SAMPLES = tuple(Rows({"x": np.full((1, 4), value, np.float32)}) for value in (0.5, 2.0, 3.0))
+
+
+def graph_of(build: Callable[[Any], Any]) -> Any:
+    """The GraphDef of `y = build(x)`."""
+    with tf.Graph().as_default() as graph:
+        x = tf.compat.v1.placeholder(tf.float32, [None, 4], name="x")
+        tf.identity(build(x), name="y")
+    return graph.as_graph_def()
+
+
+def layers(x: Any) -> Any:
+    """Wide, narrow, a block that goes round itself, and narrower still."""
+    x = tf.tile(x, [1, 8], name="wide")
+    x = tf.reshape(x, [-1, 4, 8])
+    x = tf.debugging.check_numerics(tf.reduce_max(x, axis=2, name="max"), "not a number", name="narrow")
+    x = tf.add(tf.square(x, name="inside"), x, name="block")
+    return tf.reduce_sum(x, axis=1, name="sum")
+
+
+def mixing(x: Any) -> Any:
+    """Row-wise as a whole, but not up to `mixed`: it adds a mean over the batch, which is taken off again."""
+    rest = tf.reduce_sum(x, axis=1, keepdims=True)
+    x = tf.concat([x, x + tf.reduce_mean(rest)], axis=1, name="mixed")
+    return x[:, 4] - x[:, 0] - tf.reduce_mean(tf.reduce_sum(x[:, :4], axis=1)) + tf.reduce_sum(x[:, :4], axis=1)
+
+
+def waists(graph_def: Any, *fetches: str, feeds: tuple[str, ...] = ("x:0",)) -> list[str]:
+    return [name for name, _ in find_waists(graph_def, feeds, fetches)]
+
+
+def engine(build: Callable[[Any], Any] = layers, waist: str = "") -> SessionEngine:
+    return SessionEngine(SPEC, open_session(graph_of(build), SessionOptions()), BINDING, waist=waist)
+
+
+def test_what_a_way_leads_round_is_no_waist() -> None:
+    found = dict(find_waists(graph_of(layers), ["x:0"], ["y:0"]))
+    assert {"x", "wide", "narrow", "block", "sum"} <= found.keys()
+    assert "inside" not in found
+    assert sorted(found["block"]) == ["block", "inside"]
+
+
+def test_an_output_on_the_way_ends_the_waists() -> None:
+    assert waists(graph_of(layers), "y:0", "narrow:0")[-1] == "max"
+
+
+def test_a_way_round_all_layers_leaves_no_waist_but_the_input() -> None:
+    graph_def = graph_of(lambda x: tf.reshape(tf.square(x, name="inside"), tf.shape(x)))
+    assert waists(graph_def, "y:0") == ["x", "Reshape"]
+
+
+def test_of_two_inputs_a_waist_stands_behind_both() -> None:
+    with tf.Graph().as_default() as graph:
+        a, b = (tf.compat.v1.placeholder(tf.float32, [None], name=name) for name in "ab")
+        tf.identity(tf.square(tf.add(tf.square(a), tf.square(b), name="both"), name="squared"), name="y")
+    assert waists(graph.as_graph_def(), "y:0", feeds=("a:0", "b:0")) == ["both", "squared"]
+
+
+def test_of_an_op_with_several_outputs_only_the_first_is_a_waist() -> None:
+    graph_def = graph_of(lambda x: tf.add(*tf.split(x, 2, axis=1)))
+    assert waists(graph_def, "y:0") == ["x", "Add"]
+
+
+def test_the_layers_behind_a_tf1_loop_are_reached(built: Callable[[Any], Path]) -> None:
+    artifact = prepare(built(savedmodels.classic), name="m", version=1, options=SessionOptions())
+    binding = artifact.bindings["serving_default"]
+    graph_def = tf.compat.v1.GraphDef.FromString(artifact.graph)
+    found = waists(graph_def, binding.fetches["softmax"], feeds=tuple(binding.feeds.values()))
+    ops = {node.name: node.op for node in graph_def.node}
+    assert "MatMul" in [ops[name] for name in found]
+
+
+@settings(deadline=None)  # the first call of a size makes its kernels
+@given(values=st.lists(st.floats(-100, 100, width=32), min_size=1, max_size=9))
+def test_the_answer_is_that_of_the_whole_graph(values: list[float]) -> None:
+    x = np.outer(np.array(values, np.float32), np.arange(1, 5, dtype=np.float32))
+    parted = np.asarray(PARTED.run(Rows({"x": x})).columns["y"])
+    np.testing.assert_allclose(parted, np.sum(x * x + x, axis=1), rtol=1e-5, atol=1e-3)
+
+
+PARTED = engine(lambda x: tf.reduce_sum(tf.add(tf.square(x), x, name="block"), axis=1), waist="block:0")
+
+
+def test_a_row_that_the_front_refuses_is_the_clients_fault() -> None:
+    parted = engine(waist="narrow:0")
+    bad = np.array([[1, 1, 1, 1], [1, np.nan, 1, 1]], np.float32)
+    with pytest.raises(InvalidInput, match="not a number"):
+        parted.run(Rows({"x": bad}))
+
+
+class Timed(SessionEngine):
+    """Takes the time that `costs` says for a node: of a call of one row, and of each row of eight."""
+
+    costs: dict[str, tuple[float, float]]
+    clock: list[float]
+    parts_s = 1.0  # what eight rows take by way of a waist
+    is_closed = False
+
+    def nodes_of(self, rows: Rows, *, calls: int = 1) -> dict[str, float]:
+        del calls
+        return {name: cost[len(rows) > 1] * len(rows) for name, cost in self.costs.items()}
+
+    def at_waist(self, waist: str, spread: Spread = one_by_one, more: Sequence[str] = ()) -> SessionEngine:
+        assert (spread, more) == (one_by_one, ())
+        parted = timed(self.costs, self.clock, self._session, waist)
+        parted.parts_s = self.parts_s
+        return parted
+
+    def run(self, rows: Rows) -> Rows:
+        self.clock[0] += self.parts_s if self.waist else 8.0
+        return super().run(rows)
+
+    def close(self) -> None:
+        self.is_closed = True
+
+
+def timed(costs: dict[str, tuple[float, float]], clock: list[float], session: Any, waist: str = "") -> Timed:
+    made = Timed(SPEC, session, BINDING, waist=waist)
+    made.costs, made.clock = costs, clock
+    return made
+
+
+# "wide" is dearer together; behind "narrow", rows alone are dearer.
+COSTS = {"x": (0.0, 0.0), "wide": (1.0, 2.0), "narrow": (1.0, 1.5), "block": (1.0, 0.5), "sum": (1.0, 0.9)}
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    now = [0.0]
+    monkeypatch.setattr("darkroom.models.engines.tuning.time.monotonic", lambda: now[0])
+    return now
+
+
+def tried(
+    clock: list[float],
+    costs: dict[str, tuple[float, float]],
+    build: Callable[[Any], Any] = layers,
+    *,
+    parts_s: float = 4.0,
+) -> tuple[Timed, SessionEngine, str]:
+    session = open_session(graph_of(build), SessionOptions())
+    whole = timed(costs, clock, session)
+    whole.parts_s = parts_s
+    kept, report = with_waist(whole, session.graph, BINDING, SAMPLES)
+    assert (report.name, report.applied) == (WAIST, kept is not whole)
+    assert whole.is_closed == report.applied
+    return whole, kept, report.reason
+
+
+def test_the_waist_is_where_rows_alone_gain_most(clock: list[float]) -> None:
+    _, kept, reason = tried(clock, COSTS)
+    assert kept.waist == "narrow:0"
+    assert reason == "rows one by one up to narrow:0: 2.00 times as fast at 8 rows a core"
+
+
+def test_a_gain_that_hardly_shows_beside_what_else_runs_is_taken(clock: list[float]) -> None:
+    _, kept, _ = tried(clock, COSTS, parts_s=7.9)
+    assert kept.waist == "narrow:0"
+
+
+def test_a_waist_gives_no_more_of_a_row_than_what_came_before(clock: list[float]) -> None:
+    _, kept, _ = tried(clock, COSTS | {"narrow": (1.0, 0.9)})
+    assert kept.waist == "narrow:0", "wide gains more, and hands eight times as much over"
+
+
+def test_what_was_made_one_with_the_next_op_is_passed_over(clock: list[float]) -> None:
+    _, kept, _ = tried(clock, {name: cost for name, cost in COSTS.items() if name != "narrow"})
+    assert kept.waist == "block:0"
+
+
+@pytest.mark.parametrize(
+    ("costs", "parts_s", "reason"),
+    [
+        ({"wide": (1.0, 1.0), "narrow": (1.0, 1.02)}, 4.0, "rows one by one would save 1 % of 8 rows a core"),
+        (COSTS, 8.1, "0.99 times as fast at 8 rows a core"),
+        (COSTS, 16.0, "0.50 times as fast at 8 rows a core"),
+    ],
+    ids=["the ops promise too little", "it loses a little", "it loses"],
+)
+def test_a_waist_that_does_not_pay_is_left(
+    clock: list[float], costs: dict[str, tuple[float, float]], parts_s: float, reason: str
+) -> None:
+    whole, kept, said = tried(clock, costs, parts_s=parts_s)
+    assert (kept, said) == (whole, reason)
+
+
+def test_a_front_that_mixes_rows_is_found_out(clock: list[float]) -> None:
+    _, _, reason = tried(clock, {"mixed": (1.0, 9.0)}, mixing)
+    assert "differs by" in reason
+
+
+def test_a_signature_whose_rows_never_meet_is_left(clock: list[float]) -> None:
+    session = open_session(graph_of(layers), SessionOptions())
+    whole = timed(COSTS, clock, session)
+    kept, report = with_waist(whole, session.graph, BINDING, ())
+    assert (kept, report.applied, report.reason) == (whole, False, "its rows never share a call")
+
+
+def test_a_known_waist_is_proven_again() -> None:
+    found = PassReport(WAIST, applied=True, reason="measured")
+    for build, waist, kept_waist in ((layers, "narrow:0", "narrow:0"), (mixing, "mixed:0", "")):
+        kept, report = with_known_waist(
+            engine(build), partial(engine, build), SAMPLES, Choice(waist, found_waist=found)
+        )
+        assert (kept.waist, report.applied) == (kept_waist, bool(kept_waist))
+        assert ("measured" if kept_waist else "differs by") in report.reason
+
+
+def test_whatever_fails_leaves_the_whole_graph(clock: list[float]) -> None:
+    session = open_session(graph_of(layers), SessionOptions())
+    whole = timed(COSTS, clock, session)
+    whole.at_waist = raises  # type: ignore[method-assign]
+    kept, report = with_waist(whole, session.graph, BINDING, SAMPLES)
+    assert (kept, report.applied, report.reason) == (whole, False, "no tensor narrow:0")
+
+
+def raises(waist: str, spread: Spread = one_by_one, more: Sequence[str] = ()) -> SessionEngine:  # noqa: ARG001
+    raise ValueError(f"no tensor {waist}")

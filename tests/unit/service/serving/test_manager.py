@@ -1,0 +1,305 @@
+"""Versions that come, go and fail, on a virtual clock."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from darkroom.models.engines.fakes import BrokenEngine, EchoEngine, fake_model
+from darkroom.models.errors import LoadFailed, OutOfMemory, UnknownModel, UnknownVersion
+from darkroom.models.rows import Rows
+from darkroom.models.versions.policy import FIRST_RETRY_S, Policy
+from darkroom.models.versions.source import Found
+from darkroom.service.config.settings import Settings
+from darkroom.service.errors import NotReady
+from darkroom.service.serving.manager import ModelManager
+from darkroom.service.serving.registry import Registry
+from darkroom.service.telemetry.metrics import Metrics
+from tests import vclock
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Mapping
+
+    from darkroom.models.loaded import LoadedModel
+
+
+class Disk:
+    """A source whose versions a test adds, breaks and removes; it notes each load and each version that was freed."""
+
+    def __init__(self, *versions: int) -> None:
+        self.stamps = dict.fromkeys(versions, 0)
+        self.broken: set[int] = set()
+        self.unsettled: set[int] = set()
+        self.untried: set[int] = set()  # versions that load, and fail at their first call
+        self.is_gone = False
+        self.loads: list[int] = []
+        self.freed: list[int] = []
+
+    def scan(self) -> Mapping[int, Found]:
+        if self.is_gone:
+            raise LoadFailed("the disk is gone")
+        return {version: Found(stamp, version not in self.unsettled) for version, stamp in self.stamps.items()}
+
+    def load(self, version: int) -> LoadedModel:
+        self.loads.append(version)
+        if version in self.broken:
+            raise LoadFailed(f"{version} is damaged")
+        engine = BrokenEngine(EchoEngine(), OutOfMemory("no memory")) if version in self.untried else EchoEngine()
+        loaded = fake_model(engine, name="m", version=version)
+        loaded.samples["serving_default"] = (Rows({"images": [b"x"]}),)
+        loaded.free = lambda: self.freed.append(version)
+        return loaded
+
+
+async def at_once(function: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
+    """A thread is real time; here what blocks is over at once."""
+    return function(*arguments, **named)
+
+
+class Rig:
+    """A repository of one model on a disk, on a virtual clock."""
+
+    def __init__(self, disk: Disk, policy: str = "all") -> None:
+        self.registry = Registry()
+        self.metrics = Metrics(version="", tensorflow="")
+        clock = asyncio.get_running_loop().time
+        settings = Settings(reload_interval_ms=1000)
+        self.manager = ModelManager(settings, self.registry, self.metrics, clock=clock, in_thread=at_once)
+        self.manager.know("m", disk, Policy.parse(policy))
+
+    def served(self) -> list[int]:
+        return list(self.registry.versions("m"))
+
+    def states(self) -> dict[int, tuple[str, str]]:
+        return {state.version: (state.state, state.message) for state in self.manager.index()}
+
+
+def check(disk: Disk, test: Callable[[Rig], Coroutine[Any, Any, None]], policy: str = "all") -> None:
+    """Loads all, then runs `test` while the repository watches."""
+
+    async def main() -> None:
+        rig = Rig(disk, policy)
+        await rig.manager.load_all()
+        watching = asyncio.create_task(rig.manager.watch())
+        await test(rig)
+        assert not watching.done()
+        watching.cancel()
+        rig.manager.close()
+
+    vclock.run(main())
+
+
+def test_a_new_version_is_served_beside_the_old_one_and_a_removed_one_goes_with_all_that_is_its() -> None:
+    disk = Disk(1)
+
+    async def test(rig: Rig) -> None:
+        disk.stamps[2] = 0
+        await asyncio.sleep(1.5)
+        assert rig.served() == [1, 2]
+        del disk.stamps[1]
+        await asyncio.sleep(1.0)
+        assert rig.served() == [2]
+        assert rig.states() == {2: ("AVAILABLE", "")}
+        assert set(rig.metrics.models) == {("m", 2)}
+        assert disk.freed == [1]
+        assert rig.manager.are_healthy
+
+    check(disk, test)
+    assert disk.freed == [1, 2]
+
+
+def test_the_latest_takes_the_place_of_the_version_before_it() -> None:
+    disk = Disk(1)
+
+    async def test(rig: Rig) -> None:
+        disk.stamps[2] = 0
+        await asyncio.sleep(1.5)
+        assert rig.served() == [2]
+        assert disk.freed == [1]
+
+    check(disk, test, "latest")
+
+
+def test_a_disk_that_goes_or_is_emptied_changes_nothing_of_what_is_served() -> None:
+    disk = Disk(1)
+
+    async def test(rig: Rig) -> None:
+        disk.is_gone = True
+        await asyncio.sleep(5)
+        disk.is_gone = False
+        disk.stamps.clear()
+        await asyncio.sleep(5)
+        assert rig.states() == {1: ("AVAILABLE", "")}
+        assert disk.loads == [1]
+
+    check(disk, test)
+
+
+def test_a_version_that_fails_leaves_the_old_one_serving_says_why_and_is_tried_again_later_each_time() -> None:
+    disk = Disk(1)
+
+    async def test(rig: Rig) -> None:
+        disk.broken.add(2)
+        disk.stamps[2] = 0
+        await asyncio.sleep(1.5)
+        assert rig.states() == {2: ("END", "2 is damaged"), 1: ("AVAILABLE", "")}
+        assert disk.loads == [1, 2]
+        await asyncio.sleep(FIRST_RETRY_S)
+        assert disk.loads == [1, 2, 2]
+        await asyncio.sleep(FIRST_RETRY_S)
+        assert disk.loads == [1, 2, 2]
+        await asyncio.sleep(FIRST_RETRY_S)
+        assert disk.loads == [1, 2, 2, 2]
+        assert rig.served() == [1]
+        assert rig.metrics.models["m", 2].state == "END"
+
+    check(disk, test, "latest")
+
+
+def test_a_version_that_failed_is_tried_at_once_when_its_files_change() -> None:
+    disk = Disk(1)
+
+    async def test(rig: Rig) -> None:
+        disk.broken.add(2)
+        disk.stamps[2] = 0
+        await asyncio.sleep(1.5)
+        disk.broken.clear()
+        disk.stamps[2] = 1
+        await asyncio.sleep(1.0)
+        assert rig.states() == {2: ("AVAILABLE", ""), 1: ("AVAILABLE", "")}
+
+    check(disk, test)
+
+
+def test_a_failed_version_whose_folder_goes_is_forgotten() -> None:
+    disk = Disk(1)
+
+    async def test(rig: Rig) -> None:
+        disk.broken.add(2)
+        disk.stamps[2] = 0
+        await asyncio.sleep(1.5)
+        del disk.stamps[2]
+        await asyncio.sleep(1.0)
+        assert rig.states() == {1: ("AVAILABLE", "")}
+        assert set(rig.metrics.models) == {("m", 1)}
+
+    check(disk, test)
+
+
+def test_a_start_waits_for_a_model_that_is_still_being_written() -> None:
+    disk = Disk(1)
+    disk.unsettled.add(1)
+
+    async def main() -> None:
+        rig = Rig(disk)
+        loading = asyncio.create_task(rig.manager.load_all())
+        await asyncio.sleep(10)
+        assert rig.states() == {1: ("START", "its files are still being written")}
+        assert disk.loads == []
+        disk.unsettled.clear()
+        await loading
+        assert rig.served() == [1]
+        rig.manager.close()
+
+    vclock.run(main())
+
+
+def test_a_start_without_any_version_that_loads_says_why_of_each() -> None:
+    disk = Disk(1, 2)
+    disk.broken |= {1, 2}
+
+    async def main() -> None:
+        with pytest.raises(LoadFailed, match="m: version 2 is END: 2 is damaged; version 1 is END: 1 is damaged"):
+            await Rig(disk).manager.load_all()
+
+    vclock.run(main())
+
+
+def test_an_unloaded_model_stays_away_until_it_is_loaded() -> None:
+    disk = Disk(1)
+
+    async def test(rig: Rig) -> None:
+        await rig.manager.unload("m")
+        await asyncio.sleep(5)
+        assert rig.states() == {1: ("END", "it was unloaded on request")}
+        assert rig.metrics.models == {}
+        with pytest.raises(NotReady, match="it was unloaded on request"):
+            rig.registry.find("m")
+        assert disk.freed == [1]
+        await rig.manager.load("m")
+        assert rig.states() == {1: ("AVAILABLE", "")}
+        assert disk.loads == [1, 1]
+
+    check(disk, test)
+
+
+def test_a_load_takes_what_changed_where_it_lies_and_nothing_else() -> None:
+    disk = Disk(1, 2)
+
+    async def test(rig: Rig) -> None:
+        disk.stamps[1] = 1
+        await asyncio.sleep(5)
+        assert disk.loads == [2, 1]  # the watcher leaves what is served alone
+        before = rig.registry.find("m", 1)
+        await rig.manager.load("m")
+        assert disk.loads == [2, 1, 1]
+        assert rig.registry.find("m", 1) is not before
+        assert disk.freed == [1]
+        assert len(rig.metrics.models["m", 1].queues) == 1
+
+    check(disk, test)
+
+
+def test_a_load_that_fails_says_why_and_leaves_what_is_served() -> None:
+    disk = Disk(1)
+
+    async def test(rig: Rig) -> None:
+        disk.broken.add(1)
+        disk.stamps[1] = 1
+        with pytest.raises(LoadFailed, match="1 is damaged"):
+            await rig.manager.load("m")
+        assert rig.served() == [1]
+        assert disk.freed == []
+        with pytest.raises(UnknownModel, match="there are: m"):
+            await rig.manager.load("n")
+
+    check(disk, test)
+
+
+def test_labels_name_versions_that_are_served() -> None:
+    async def test(rig: Rig) -> None:
+        rig.manager.label("m", {"stable": 1, "canary": 2})
+        assert rig.registry.labelled("m", "canary") == 2
+        with pytest.raises(UnknownVersion, match="no version 3; there are: 1, 2"):
+            rig.manager.label("m", {"stable": 3})
+        assert rig.registry.labels("m") == {"stable": 1, "canary": 2}
+
+    check(Disk(1, 2), test)
+
+
+def test_a_version_whose_warm_up_fails_is_freed_and_says_why() -> None:
+    disk = Disk(1)
+    disk.untried.add(2)
+
+    async def test(rig: Rig) -> None:
+        disk.stamps[2] = 0
+        await asyncio.sleep(1.5)
+        assert rig.states() == {2: ("END", "its warm-up failed: no memory"), 1: ("AVAILABLE", "")}
+        assert disk.freed == [2]
+
+    check(disk, test)
+
+
+def test_a_load_whose_caller_leaves_goes_on() -> None:
+    async def test(rig: Rig) -> None:
+        await rig.manager.unload("m")
+        caller = asyncio.create_task(rig.manager.load("m"))
+        await asyncio.sleep(0)
+        caller.cancel()
+        await asyncio.sleep(1)
+        assert caller.cancelled()
+        assert rig.states() == {1: ("AVAILABLE", "")}
+
+    check(Disk(1), test)

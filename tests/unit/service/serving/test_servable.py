@@ -1,0 +1,46 @@
+"""What an operator reads of a version that came, and what is run of it before anybody asks."""
+
+from __future__ import annotations
+
+import pytest
+
+from darkroom.models.engines.fakes import EchoEngine, fake_model
+from darkroom.models.rows import Rows
+from darkroom.service.serving.servable import story
+from tests.pictures import picture
+from tests.serving import running
+
+
+class Recorder(EchoEngine):
+    """Notes the size of every batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sizes: list[int] = []
+
+    def run(self, rows: Rows) -> Rows:
+        self.sizes.append(len(rows))
+        return super().run(rows)
+
+
+def test_the_story_of_a_version_names_the_devices_of_each_signature() -> None:
+    model = fake_model()
+    assert "batched=True devices=cpu:0 " in str(story(model)["serving_default"])
+    model.replicas = {"serving_default": dict.fromkeys(("gpu:0", "gpu:1"), model.engines["serving_default"])}
+    assert "batched=True devices=gpu:0,gpu:1 " in str(story(model)["serving_default"])
+
+
+@pytest.mark.parametrize(
+    ("device", "allowed", "wanted"),
+    [("gpu", (), {1, 2, 3, 4, 5, 6, 7}), ("gpu", (3, 7), {3, 7}), ("cpu", (), {1, 2, 3, 4, 6, 7})],
+)
+def test_on_a_gpu_each_engine_has_met_every_size_before_anybody_asks(
+    device: str, allowed: tuple[int, ...], wanted: set[int]
+) -> None:
+    engines = [Recorder(), Recorder()]
+    model = fake_model()
+    model.engines = {"serving_default": engines[0]}
+    model.samples = {"serving_default": (Rows({"images": [picture(1)]}),)}
+    model.replicas = {"serving_default": {f"{device}:{place}": engine for place, engine in enumerate(engines)}}
+    with running(model, max_batch_images=7, allowed_batch_sizes=allowed):
+        assert [set(engine.sizes) for engine in engines] == [wanted, wanted]

@@ -1,0 +1,204 @@
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from darkroom.models.engines.fakes import EchoEngine, SlowEngine
+from darkroom.models.rows import Rows
+from darkroom.service.serving.warmup import (
+    REST,
+    TURNS,
+    Findings,
+    meet_sizes,
+    summary,
+    sweep_sizes,
+    warm_up,
+    warm_up_gently,
+)
+from tests.pictures import picture
+
+
+class Recorder(EchoEngine):
+    """Notes the size of every batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sizes: list[int] = []
+
+    def run(self, rows: Rows) -> Rows:
+        self.sizes.append(len(rows))
+        return super().run(rows)
+
+
+SAMPLES = [Rows({"images": [picture(seed)]}) for seed in range(3)]
+
+
+def test_every_size_is_run_before_it_is_measured_and_none_is_empty() -> None:
+    engine = Recorder()
+    findings = warm_up(engine, SAMPLES, sizes=(1, 2, 8), inflight=1)
+    assert set(engine.sizes) == {1, 2, 8}
+    assert {images for images, _ in findings.seeds} == {1, 2, 8}
+    assert len(engine.sizes) == len(findings.seeds) + 3
+    assert all(seconds >= 0 for _, seconds in findings.seeds)
+
+
+def test_an_engine_that_gains_by_two_calls_at_once_gets_them() -> None:
+    findings = warm_up(SlowEngine(EchoEngine(), lambda n: 0.002 * n), SAMPLES, sizes=(1, 2))
+    assert findings.inflight >= 2
+
+
+def test_beside_one_that_serves_each_size_is_run_twice_smallest_first_with_rests_between() -> None:
+    engine = Recorder()
+    rests: list[float] = []
+    findings = warm_up_gently(engine, SAMPLES, sizes=(8, 1, 2), inflight=3, sleep=rests.append)
+    assert engine.sizes == [1, 1, 2, 2, 8, 8]
+    assert len(rests) == 6
+    assert findings.inflight == 3
+    assert findings.seeds == tuple((n, rests[i] / REST) for n, i in ((1, 1), (2, 3), (8, 5)))
+
+
+def test_without_samples_nothing_is_run() -> None:
+    engine = Recorder()
+    assert warm_up(engine, [], sizes=(1, 2)).seeds == ()
+    assert warm_up_gently(engine, [], sizes=(1, 2), inflight=1, sleep=lambda _: None).seeds == ()
+    assert engine.sizes == []
+
+
+def test_sizes_are_met_once_each_with_a_rest_after_each() -> None:
+    engine = Recorder()
+    rests: list[float] = []
+    meet_sizes(engine, SAMPLES, range(1, 6), rest=rests.append)
+    assert engine.sizes == [1, 2, 3, 4, 5]
+    assert len(rests) == 5
+    meet_sizes(engine, [], range(1, 6), rest=rests.append)
+    assert len(rests) == 5
+
+
+def test_the_sizes_are_those_allowed_or_those_that_the_curve_tells_apart() -> None:
+    assert sweep_sizes(32, (8, 32)) == (8, 32)
+    assert sweep_sizes(8) == (1, 2, 3, 4, 6, 8)
+
+
+class Costly(Recorder):
+    """Takes `seconds[n]` of a clock that stands still otherwise; a size that isn't listed takes 1 s a row."""
+
+    def __init__(self, clock: list[float], seconds: dict[int, float]) -> None:
+        super().__init__()
+        self._clock, self._seconds = clock, seconds
+
+    def run(self, rows: Rows) -> Rows:
+        self._clock[0] += self._seconds.get(len(rows), float(len(rows)))
+        return super().run(rows)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    now = [0.0]
+    monkeypatch.setattr("darkroom.service.serving.warmup.time.monotonic", lambda: now[0])
+    return now
+
+
+# Rows a second: 1, 1.25, 1.6, then worse and worse.
+BENT = {1: 1.0, 2: 1.6, 4: 2.5, 8: 6.0, 16: 14.0, 32: 30.0}
+
+
+def test_sizes_past_the_best_one_are_left_alone(clock: list[float]) -> None:
+    engine = Costly(clock, BENT)
+    findings = warm_up(engine, SAMPLES, sizes=tuple(BENT), inflight=1)
+    assert set(engine.sizes) == {1, 2, 4, 8, 16}
+    assert {images for images, _ in findings.seeds} == {1, 2, 4, 8, 16}
+    assert findings.ended_at == 16
+
+
+def test_calls_too_quick_to_judge_are_all_run(clock: list[float]) -> None:
+    engine = Costly(clock, {size: seconds / 1000 for size, seconds in BENT.items()})
+    assert warm_up(engine, SAMPLES, sizes=tuple(BENT), inflight=1).ended_at is None
+    assert max(engine.sizes) == 32
+
+
+def test_beside_one_that_serves_they_are_left_alone_too(clock: list[float]) -> None:
+    engine = Costly(clock, BENT)
+    findings = warm_up_gently(engine, SAMPLES, sizes=tuple(BENT), inflight=2, sleep=lambda _: None)
+    assert findings.ended_at == 16
+    assert set(engine.sizes) == {1, 2, 4, 8, 16}
+
+
+def test_one_worse_size_is_not_past_the_best(clock: list[float]) -> None:
+    engine = Costly(clock, BENT | {8: 9.0, 16: 8.0, 32: 15.0})
+    warm_up(engine, SAMPLES, sizes=tuple(BENT), inflight=1)
+    assert max(engine.sizes) == 32
+
+
+class Disturbed(Costly):
+    """Slow until 8 rows were run three times."""
+
+    def run(self, rows: Rows) -> Rows:
+        self._clock[0] += 20.0 * (len(rows) in {4, 8} and self.sizes.count(8) < 3)
+        return super().run(rows)
+
+
+def test_a_machine_that_was_slow_for_two_sizes_does_not_end_the_sweep(clock: list[float]) -> None:
+    engine = Disturbed(clock, {size: 1.0 + 0.5 * size for size in BENT})
+    findings = warm_up(engine, SAMPLES, sizes=tuple(BENT), inflight=1)
+    assert findings.ended_at is None
+    assert set(engine.sizes) == set(BENT)
+
+
+def test_nor_does_one_whose_other_version_was_busy_then(clock: list[float]) -> None:
+    engine = Disturbed(clock, {size: 1.0 + 0.5 * size for size in BENT})
+    findings = warm_up_gently(engine, SAMPLES, sizes=tuple(BENT), inflight=1, sleep=lambda _: None)
+    assert findings.ended_at is None
+    assert set(engine.sizes) == set(BENT)
+
+
+def test_calls_at_once_hold_no_more_rows_together_than_the_largest_alone(
+    clock: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("darkroom.service.config.machine.usable_cores", lambda: 2)
+    engine = Costly(clock, BENT)
+    findings = warm_up(engine, SAMPLES, sizes=tuple(BENT))
+    alone = engine.sizes.index(16) + 1 + 2 + TURNS * 3 * 2  # its first call, the two that count; 4, 8 and 16 again
+    assert max(engine.sizes[alone:]) <= 8
+    assert findings.inflight in {1, 2}
+
+
+def test_a_machine_that_was_slow_while_one_number_of_calls_was_measured_does_not_choose(
+    clock: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("darkroom.service.config.machine.usable_cores", lambda: 2)
+    sweeps = 3 + 7  # a first call and two; a first call and three of each thread
+
+    class Swaying(Recorder):
+        """A second a call, one after the other; three while two calls at once are swept."""
+
+        def run(self, rows: Rows) -> Rows:
+            with lock:
+                clock[0] += 3.0 if 3 <= len(self.sizes) < sweeps else 1.0
+                return super().run(rows)
+
+    lock = threading.Lock()
+    engine = Swaying()
+    assert warm_up(engine, SAMPLES, sizes=(4,)).inflight == 2
+    assert len(engine.sizes) == sweeps + (1 + 2) + TURNS * (2 + 2 * 2)
+
+
+def test_what_was_found_is_told_in_a_line() -> None:
+    findings = Findings(inflight=2, seeds=((8, 0.04), (1, 0.005), (1, 0.006), (1, 0.0056)))
+    assert summary(findings) == {"inflight": 2, "call_ms": {"1": 5.6, "8": 40.0}}
+
+
+def test_of_calls_at_once_the_mean_counts_since_a_quick_one_lets_the_next_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each thread has a clock of its own, on which calls take no time and 4 s in turn."""
+    mine = threading.local()
+    monkeypatch.setattr("darkroom.service.serving.warmup.time.monotonic", lambda: getattr(mine, "now_s", 0.0))
+
+    class Unsteady(EchoEngine):
+        def run(self, rows: Rows) -> Rows:
+            mine.calls = getattr(mine, "calls", 0) + 1
+            mine.now_s = getattr(mine, "now_s", 0.0) + 4.0 * (mine.calls % 2)
+            return super().run(rows)
+
+    findings = warm_up(Unsteady(), SAMPLES, sizes=(4,), inflight=2)
+    assert [images for images, _ in findings.seeds] == [4, 4]
+    assert all(0 < seconds < 4 for _, seconds in findings.seeds)

@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+import asyncio
+
+from prometheus_client.exposition import generate_latest
+from prometheus_client.parser import text_string_to_metric_families
+
+from darkroom.service.config.settings import Settings
+from darkroom.service.telemetry.metrics import Metrics
+from darkroom.service.workers.merge_metrics import GAUGES, counts, merge
+from darkroom.service.workers.supervisor import Workers, worker_families
+
+START_S = "process_start_time_seconds"
+
+
+def _worker(oks: int, *versions: int, state: str = "AVAILABLE") -> str:
+    metrics = Metrics(version="1", tensorflow="2", memory_of=lambda _: {"now": 7})
+    for version in versions:
+        model = metrics.add_model("m", version, max_batch_images=4)
+        model.state = state
+        for _ in range(oks):
+            model.request_ended("ok", 2, 0.004)
+        model.batch_images.observe(oks)
+        model.device_batches["gpu:0"] += 1
+    metrics.http_ended("/", "GET", 200, duration_s=0.1, request_bytes=1, response_bytes=2)
+    metrics.http_in_flight = oks
+    return metrics.render()[0].decode()
+
+
+def _value(text: str, name: str, **labels: str) -> float | None:
+    found = [
+        sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+        if sample.name == name and labels.items() <= sample.labels.items()
+    ]
+    assert len(found) < 2
+    return found[0] if found else None
+
+
+def test_counts_of_all_workers_are_summed_also_in_each_bucket() -> None:
+    whole = merge([_worker(3, 1), _worker(2, 1)])
+    assert _value(whole, "darkroom_requests_total", outcome="ok") == 5
+    assert _value(whole, "darkroom_images_total", outcome="ok") == 10
+    assert _value(whole, "darkroom_request_duration_seconds_count") == 5
+    assert _value(whole, "darkroom_batch_images_bucket", le="2.0") == 1
+    assert _value(whole, "darkroom_batch_images_bucket", le="4.0") == 2
+    assert _value(whole, "darkroom_http_requests_total", route="/") == 2
+
+
+def test_gauges_are_what_is_true_of_all_together() -> None:
+    texts = [_worker(3, 1), _worker(2, 1, state="LOADING")]
+    whole = merge(texts)
+    assert _value(whole, "darkroom_http_requests_in_flight") == 5
+    assert _value(whole, "darkroom_device_memory_bytes") == 14
+    assert _value(whole, "darkroom_build_info", version="1") == 1
+    assert _value(whole, "darkroom_model_state", state="AVAILABLE") == 1
+    assert _value(whole, "darkroom_model_state", state="LOADING") == 1
+    assert _value(whole, "darkroom_model_state", state="END") == 0
+    assert _value(whole, START_S) == min(_value(text, START_S) or 0 for text in texts)
+
+
+def test_every_gauge_has_its_rule() -> None:
+    families = [*text_string_to_metric_families(_worker(1, 1)), *worker_families(ready=1, absent=0, restarts=0)]
+    assert {family.name for family in families if family.type == "gauge"} == set(GAUGES)
+
+
+def test_one_worker_s_exposition_stays_as_it_is() -> None:
+    text = _worker(2, 1, 2)
+    assert sorted(merge([text]).splitlines()) == sorted(text.splitlines())
+
+
+def test_no_counter_goes_back_when_a_worker_is_gone_and_its_gauges_go_with_it() -> None:
+    texts = [_worker(3, 1), _worker(2, 1)]
+    after = merge(texts[1:], past=counts("", texts[0]))
+    assert _value(after, "darkroom_requests_total", outcome="ok") == 5
+    assert _value(after, "darkroom_http_requests_in_flight") == 2
+    again = merge(texts[1:], past=counts(counts(texts[0]), texts[0]))
+    assert _value(again, "darkroom_requests_total", outcome="ok") == 8
+
+
+def test_a_version_that_nobody_has_any_more_takes_its_past_along() -> None:
+    after = merge([_worker(2, 2)], past=counts(_worker(3, 1)))
+    assert _value(after, "darkroom_requests_total", outcome="ok", version="1") is None
+    assert _value(after, "darkroom_requests_total", outcome="ok", version="2") == 2
+    assert _value(after, "darkroom_http_requests_total", route="/") == 2
+
+
+def test_the_supervisor_s_own_families_stand_beside_them() -> None:
+    async def own() -> str:
+        return generate_latest(Workers(Settings(workers=2), [])).decode()
+
+    whole = merge([asyncio.run(own()), _worker(1, 1), ""])
+    assert _value(whole, "darkroom_workers", state="absent") == 2
+    assert _value(whole, "darkroom_worker_restarts_total") == 0
+    assert _value(whole, "darkroom_requests_total", outcome="ok") == 1
