@@ -268,7 +268,8 @@ def keras_in_a_module(folder: Path, *, noise: bool = False) -> Path:
     model = tf.keras.Model(inputs, joined)
 
     def serve(module: Any, a: Any, b: Any) -> dict[str, Any]:
-        return {"y": module.model([b, a]), "a": a + (tf.floor(tf.random.uniform([])) if noise else 0.0)}
+        # A seed, because training elsewhere in this process asks for deterministic ops.
+        return {"y": module.model([b, a]), "a": a + (tf.floor(tf.random.uniform([], seed=1)) if noise else 0.0)}
 
     spec = tf.TensorSpec([None, 3], tf.float32)
     return _save(folder, serve, b=spec, a=spec, _model=model)

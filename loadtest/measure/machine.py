@@ -35,7 +35,11 @@ def describe(arguments: list[str] | None = None) -> dict[str, str]:
 def command(arguments: list[str]) -> str:
     """A command line as one would type it: `python -m loadtest.bench.limit model/digits`."""
     program, *rest = arguments
-    module = f"{Path(program).parent.name}.{Path(program).stem}"
+    path = Path(program)
+    parts = (
+        path.parent.parts[path.parent.parts.index("loadtest") :] if "loadtest" in path.parts else (path.parent.name,)
+    )
+    module = ".".join(parts if path.stem == "__main__" else (*parts, path.stem))
     return shlex.join(["python", "-m", module, *rest])
 
 

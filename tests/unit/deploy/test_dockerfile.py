@@ -107,18 +107,22 @@ def test_the_application_is_installed_whole(tmp_path: Path) -> None:
         if folder != "requirements"
     ]
     for name in [*copied, "requirements"]:
-        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(ROOT / name, tmp_path / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "setup.py", "README.md"):
         shutil.copy(ROOT / name, tmp_path)
+    links = {link.name: f"darkroom/{link.name}" for link in (tmp_path / "darkroom").iterdir() if link.is_symlink()}
     wanted = {
-        str(path.relative_to(tmp_path)) for name in copied for path in (tmp_path / name).rglob("*") if path.is_file()
+        f"{links.get(name, name)}/{path.relative_to(tmp_path / name)}"
+        for name in copied
+        for path in (tmp_path / name).rglob("*")
+        if path.is_file()
     }
     build = "import setuptools.build_meta; print(setuptools.build_meta.build_wheel('out'))"
     subprocess.run([sys.executable, "-c", build], cwd=tmp_path, check=True, capture_output=True, timeout=120)
     (wheel,) = (tmp_path / "out").glob("*.whl")
     with zipfile.ZipFile(wheel) as packed:
         assert {name for name in packed.namelist() if ".dist-info/" not in name} == wanted
-    assert {"models", "service", "batching"} == set(copied)
+    assert {"darkroom", "models", "service", "batching"} == set(copied)
 
 
 def test_every_package_is_pinned_by_its_hash_or_is_this_project() -> None:

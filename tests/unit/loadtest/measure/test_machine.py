@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def test_the_circumstances_name_machine_versions_date_and_command() -> None:
-    found = machine.describe(["/somewhere/loadtest/limit.py", "model/my digits"])
+    found = machine.describe(["/somewhere/loadtest/bench/limit.py", "model/my digits"])
     assert found["command"] == "python -m loadtest.bench.limit 'model/my digits'"
     assert "cores of" in found["machine"]
     assert "Python 3." in found["versions"]

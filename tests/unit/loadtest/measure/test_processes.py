@@ -77,7 +77,7 @@ with processes.running(command, port={port}, ready_path="/", log=Path("log")) as
     print(pid, flush=True)
     processes.time.sleep(60)
 """
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[3])}
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[4])}
     with subprocess.Popen(
         [sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, cwd=tmp_path, env=environment
     ) as parent:

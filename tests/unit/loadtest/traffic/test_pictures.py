@@ -22,7 +22,7 @@ from loadtest.traffic.pictures import (
     truncated,
 )
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[4]
 
 
 @pytest.mark.parametrize("kind", KINDS)
