@@ -6,14 +6,12 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
+from darkroom.models.export.recipe import TF1_BILINEAR
 from darkroom.models.runtime.tensorflow import tf
 
 if TYPE_CHECKING:
-    from darkroom.models.export.export import Recipe
+    from darkroom.models.export.recipe import Recipe
 
-# Methods of tf.image.resize, and TensorFlow 1's resize_images (no half-pixel centres) for models trained with it.
-TF1_BILINEAR: Final = "bilinear_tf1"
-RESIZE_METHODS: Final = ("bilinear", "nearest", "bicubic", "area", "lanczos3", "lanczos5", TF1_BILINEAR)
 # What libjpeg divides both sides by, rounding up: it turns fewer of a block's 8x8 coefficients into pixels.
 _RATIOS: Final = (2, 4, 8)
 _JPEG: Final = b"\xff\xd8\xff"  # what TensorFlow knows a JPEG by

@@ -14,11 +14,10 @@ from pathlib import Path
 import numpy as np
 from pydantic import TypeAdapter
 
-from darkroom.models.cast import numpy_dtype
 from darkroom.models.engine import PassReport
 from darkroom.models.rows import Column, Rows
 from darkroom.models.runtime.session import Binding, objects
-from darkroom.models.spec import ModelSpec
+from darkroom.models.spec import ModelSpec, numpy_dtype
 
 MAGIC = b"darkroom artifact 1\n"
 _LENGTH = struct.Struct("<Q")

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 
 from darkroom.models.engine import Engine
-from darkroom.models.rewriting.rewriter import BF16, Rewriter, open_session
+from darkroom.models.rewriting.rewriter import BF16, Rewriter
 from darkroom.models.rewriting.verify import batches
 from darkroom.models.rows import Rows
-from darkroom.models.runtime.session import SessionEngine
+from darkroom.models.runtime.session import SessionEngine, open_session
 from darkroom.models.runtime.tensorflow import SessionOptions
 from darkroom.models.spec import SignatureSpec
 

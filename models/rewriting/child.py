@@ -42,8 +42,8 @@ def _prepare(job: Job) -> bytes:
     Raises:
         LoadFailed: it cannot be served.
     """
-    from darkroom.models.engines.open import prepare_job  # noqa: PLC0415 - as above
     from darkroom.models.rewriting.artifact import dump  # noqa: PLC0415 - TensorFlow takes seconds; the parent may be gone by then
+    from darkroom.models.rewriting.prepare import prepare_job  # noqa: PLC0415 - as above
     from darkroom.models.runtime.custom_ops import load_custom_ops  # noqa: PLC0415 - as above
 
     load_custom_ops(job.custom_op_paths)

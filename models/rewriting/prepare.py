@@ -3,7 +3,8 @@
 It may run in another process, see `models/rewriting/child.py`; `models/engines/open.py` opens what it makes.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -13,10 +14,12 @@ from darkroom.models.errors import LoadFailed
 from darkroom.models.graph.reachability import reach
 from darkroom.models.rewriting.artifact import Artifact
 from darkroom.models.rewriting.bfloat16 import try_bf16
+from darkroom.models.rewriting.job import Job
 from darkroom.models.rewriting.passes import PASSES, Pass
 from darkroom.models.rewriting.rewriter import Rewriter
 from darkroom.models.rewriting.verify import usable
 from darkroom.models.rows import Rows
+from darkroom.models.runtime.session import clean
 from darkroom.models.runtime.tensorflow import SessionOptions
 from darkroom.models.saved_model.image_input import find_wire, judge_batching
 from darkroom.models.saved_model.original import open_original
@@ -96,3 +99,34 @@ def _find_samples(
         return samples
     finally:
         pictures.close()
+
+
+def prepare_job(job: Job) -> Artifact:
+    """The artifact of a job.
+
+    Raises:
+        LoadFailed: it cannot be served; the message says why and names no path.
+    """
+    with load_failures():
+        return prepare(job.path, name=job.name, version=job.version, options=session_options(job))
+
+
+def session_options(job: Job) -> SessionOptions:
+    """Returns the options of every session of this job.
+
+    Raises:
+        LoadFailed: `session_config` has an unknown key or a value of the wrong type.
+    """
+    options = SessionOptions(job.intra_op_threads, job.inter_op_threads).with_session_config(job.session_config)
+    return options if job.max_drift is None else replace(options, bf16=True, max_drift=job.max_drift)
+
+
+@contextmanager
+def load_failures() -> Iterator[None]:
+    """Context manager that turns every exception of TensorFlow into LoadFailed."""
+    try:
+        yield
+    except LoadFailed:
+        raise
+    except Exception as err:
+        raise LoadFailed(f"it cannot be loaded: {type(err).__name__}: {clean(str(err))}") from err

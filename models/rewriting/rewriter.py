@@ -8,11 +8,11 @@ from typing import Any
 from darkroom.models.engine import Engine, PassReport
 from darkroom.models.graph.decoding_ops import find_cut
 from darkroom.models.graph.reachability import Reach
-from darkroom.models.rewriting.passes import Pass, Target
+from darkroom.models.rewriting.passes import BoundSignature, Pass
 from darkroom.models.rewriting.verify import difference, misjudges, not_row_wise
 from darkroom.models.rows import Rows
-from darkroom.models.runtime.session import Binding, SessionEngine, clean
-from darkroom.models.runtime.tensorflow import SessionOptions, tf
+from darkroom.models.runtime.session import Binding, SessionEngine, clean, open_session
+from darkroom.models.runtime.tensorflow import SessionOptions
 from darkroom.models.saved_model.image_input import unbatched
 from darkroom.models.saved_model.original import Original
 from darkroom.models.spec import SignatureSpec
@@ -171,7 +171,7 @@ class Rewriter:
         """Makes the graph and its session anew, with every pass that is not dropped; why it cannot, by signature."""
         self.close()
         graph = self._frozen
-        targets = {name: Target(self._specs[name], binding) for name, binding in self.bindings.items()}
+        targets = {name: BoundSignature(self._specs[name], binding) for name, binding in self.bindings.items()}
         self._applied |= {name: [FREEZE] for name in targets}
         for each, rewrite in self._passes:
             wanted = {name for name in targets if each not in self._dropped[name]}
@@ -214,16 +214,3 @@ class Rewriter:
     def _drop(self, name: str, each: str, reason: str) -> None:
         self._dropped[name][each] = reason
         _log.warning("pass %s is dropped for signature %r: %s", each, name, reason)
-
-
-def open_session(graph_def: Any, options: SessionOptions) -> Any:
-    """A session on a graph of its own."""
-    graph = tf.Graph()
-    with graph.as_default():
-        tf.graph_util.import_graph_def(graph_def, name="")
-    return tf.compat.v1.Session(graph=graph, config=options.proto())
-
-
-def open_beside(session: Any, options: SessionOptions) -> Any:
-    """Another session on the graph of a session: they share what the graph holds of its constants."""
-    return tf.compat.v1.Session(graph=session.graph, config=options.proto())

@@ -17,7 +17,7 @@ import numpy as np
 from darkroom.models.engine import PassReport
 from darkroom.models.errors import InvalidInput, ModelError, OutOfMemory, PredictFailed, quote
 from darkroom.models.rows import Column, Rows
-from darkroom.models.runtime.tensorflow import config_pb2, tf
+from darkroom.models.runtime.tensorflow import SessionOptions, config_pb2, tf
 from darkroom.models.spec import SignatureSpec, Wire
 
 # A client may ask for any set of outputs; past this many sets, all outputs are computed and the others dropped.
@@ -172,6 +172,19 @@ def _fault(judge: Callable[..., object], arrays: list[Any]) -> InvalidInput | No
     except _INVALID as err:
         return InvalidInput(_message(err))
     return None
+
+
+def open_session(graph_def: Any, options: SessionOptions) -> Any:
+    """A new session on a new graph with the nodes of `graph_def`; the caller closes it."""
+    graph = tf.Graph()
+    with graph.as_default():
+        tf.graph_util.import_graph_def(graph_def, name="")
+    return tf.compat.v1.Session(graph=graph, config=options.proto())
+
+
+def open_beside(session: Any, options: SessionOptions) -> Any:
+    """A second session on the graph of `session`, so that both share the graph's constants; the caller closes it."""
+    return tf.compat.v1.Session(graph=session.graph, config=options.proto())
 
 
 def make_callable(session: Any, feeds: list[str], fetches: Sequence[str] = (), targets: Sequence[str] = ()) -> Any:

@@ -1,13 +1,12 @@
 """A SavedModel as its author meant it, before any rewriting: what the passes are verified against, and fall back to."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from darkroom.models.engine import Engine, PassReport
 from darkroom.models.errors import LoadFailed
-from darkroom.models.graph.reachability import names_in_reach, prune
-from darkroom.models.rewriting.passes import freeze
+from darkroom.models.graph.reachability import names_in_reach, node_name, prune
 from darkroom.models.rows import Rows
 from darkroom.models.runtime.session import Binding, SessionEngine, clean, feed, translate, unfeed
 from darkroom.models.runtime.tensorflow import SessionOptions, convert_to_constants, deprecation, graph_pb2, tf
@@ -49,6 +48,18 @@ def open_original(path: Path, meta_graph: Any, specs: Mapping[str, SignatureSpec
         raise
     except Exception as err:
         raise LoadFailed(f"TensorFlow cannot load it: {clean(str(err))}") from err
+
+
+def freeze(session: Any, graph_def: Any, outputs: Sequence[str]) -> Any:
+    """The graph with its variables' present values as constants, and only what `outputs` (tensor names) need.
+
+    Functions stay functions: the session inlines them itself. Inlining them here (Grappler's `function` pass, as
+    convert_variables_to_constants_v2 does) made no measurable difference, on EfficientNet-Lite0 and on 28x28 models.
+    """
+    nodes = sorted({node_name(output) for output in outputs})
+    with deprecation.silence():
+        frozen = convert_to_constants.convert_variables_to_constants_from_session_graph(session, graph_def, nodes)
+    return prune(frozen, outputs)
 
 
 class SessionOriginal:

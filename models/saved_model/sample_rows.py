@@ -12,12 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from darkroom.models.cast import numpy_dtype
 from darkroom.models.rows import Column, Rows
 from darkroom.models.runtime.session import objects
 from darkroom.models.runtime.tensorflow import SessionOptions, tf
 from darkroom.models.saved_model.tf_example import dense_keys
-from darkroom.models.spec import SignatureSpec, TensorSpec
+from darkroom.models.spec import SignatureSpec, TensorSpec, numpy_dtype
 
 SINGLES = 4  # rows of one sample set; 1, 2 and 3 of them make the batches that are tried
 _MIXED_SIZES = ((64, 48), (28, 28), (224, 224), (300, 17))

@@ -9,7 +9,8 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
 from darkroom.models.export.errors import ExportFailed
-from darkroom.models.export.export import Recipe, check_free, export_image_model
+from darkroom.models.export.export import check_free, export_image_model
+from darkroom.models.export.recipe import Recipe
 from darkroom.models.runtime.tensorflow import tf
 
 if TYPE_CHECKING:

@@ -15,9 +15,8 @@ from darkroom.models.engines.choices import Choice
 from darkroom.models.engines.open import prepare
 from darkroom.models.engines.row_prefix import WAIST, find_waists, with_known_waist, with_waist
 from darkroom.models.errors import InvalidInput
-from darkroom.models.rewriting.rewriter import open_session
 from darkroom.models.rows import Rows
-from darkroom.models.runtime.session import Binding, SessionEngine, Spread, one_by_one
+from darkroom.models.runtime.session import Binding, SessionEngine, Spread, one_by_one, open_session
 from darkroom.models.runtime.tensorflow import SessionOptions, tf
 from darkroom.models.spec import SignatureSpec, TensorSpec
 from tests import savedmodels

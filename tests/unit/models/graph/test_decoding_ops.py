@@ -7,14 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from darkroom.models.engine import Screener
+from darkroom.models.engine import LoadedModel, Screener
 from darkroom.models.engines.open import load_model
 from darkroom.models.graph.decoding_ops import find_cut
-from darkroom.models.loaded import LoadedModel
-from darkroom.models.rewriting.rewriter import open_session
 from darkroom.models.rewriting.verify import misjudges
 from darkroom.models.rows import Rows
-from darkroom.models.runtime.session import Binding, SessionEngine
+from darkroom.models.runtime.session import Binding, SessionEngine, open_session
 from darkroom.models.runtime.tensorflow import SessionOptions, tf
 from darkroom.models.spec import SignatureSpec, TensorSpec
 from tests import savedmodels

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 
 from darkroom.models.graph.inline import CALLS, inline_calls
-from darkroom.models.rewriting.rewriter import open_session
-from darkroom.models.runtime.session import make_callable
+from darkroom.models.runtime.session import make_callable, open_session
 from darkroom.models.runtime.tensorflow import SessionOptions, graph_pb2, tf
 
 

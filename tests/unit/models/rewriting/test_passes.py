@@ -15,7 +15,7 @@ from darkroom.models.engines.row_prefix import WAIST
 from darkroom.models.engines.sharded import SHARD
 from darkroom.models.graph.reachability import Reach, prune, reach
 from darkroom.models.graph.string_flow import Mark, trace
-from darkroom.models.rewriting.passes import PASSES, Pass, Target, hoist_base64
+from darkroom.models.rewriting.passes import PASSES, BoundSignature, Pass, hoist_base64
 from darkroom.models.rewriting.rewriter import Rewriter
 from darkroom.models.rows import Rows
 from darkroom.models.runtime.session import Binding
@@ -46,7 +46,7 @@ def decode(data: Any) -> Any:
 
 def hoist(graph_def: Any, **fetches: str) -> tuple[Any, str]:
     """The rewritten graph, and why it is not (empty where it is)."""
-    target = Target(SPEC, Binding({"images": "images:0"}, fetches))
+    target = BoundSignature(SPEC, Binding({"images": "images:0"}, fetches))
     hoisted, reasons = hoist_base64(graph_def, {"s": target}, {"s"})
     return hoisted, reasons.get("s", "")
 
@@ -54,7 +54,7 @@ def hoist(graph_def: Any, **fetches: str) -> tuple[Any, str]:
 def hoist_both(graph_def: Any, first: str, second: str, wanted: set[str]) -> tuple[Any, dict[str, str]]:
     """The same for two signatures with an image input each."""
     feeds = {"one": first, "two": second}
-    targets = {name: Target(SPEC, Binding({"images": source}, {})) for name, source in feeds.items()}
+    targets = {name: BoundSignature(SPEC, Binding({"images": source}, {})) for name, source in feeds.items()}
     return hoist_base64(graph_def, targets, wanted)
 
 

@@ -6,9 +6,16 @@ import numpy as np
 import pytest
 
 from darkroom.models.errors import InvalidInput, LoadFailed, OutOfMemory, PredictFailed
-from darkroom.models.rewriting.rewriter import open_session
 from darkroom.models.rows import Rows
-from darkroom.models.runtime.session import MAX_CALLABLES, Binding, SessionEngine, clean, translate, unfeed
+from darkroom.models.runtime.session import (
+    MAX_CALLABLES,
+    Binding,
+    SessionEngine,
+    clean,
+    open_session,
+    translate,
+    unfeed,
+)
 from darkroom.models.runtime.tensorflow import SessionOptions, tf
 from darkroom.models.spec import SignatureSpec, TensorSpec, Wire
 
