@@ -16,7 +16,7 @@ import tempfile
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from darkroom.models.export.decode import decode_batch
 from darkroom.models.export.errors import ExportFailed
@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from darkroom.models.export.recipe import Recipe
+
+# The folder above `models/` in a checkout of this project. Where it is on the import path (an editable installation), its
+# packages `models` and `service` would win over a user's folder of the same name that has no `__init__.py`.
+_CHECKOUT: Final = Path(__file__).resolve().parents[2]
 
 
 def export_image_model(
@@ -140,9 +144,11 @@ def _one_line(label: str) -> str:
 
 
 def load_reference(reference: str) -> Any:
-    """Returns a user's model: a `.keras` file's, or what the factory of "package.module:factory" returns.
+    """Returns a user's model: the model of a `.keras` file, or what the factory of "package.module:factory" returns.
 
-    Only a factory of your own, or a file that you trust: both may run code.
+    The factory is imported as a program in the current folder would import it: that folder comes first on the import
+    path and stays on it, so a user's own package may be called `models` or `service`. Both kinds of reference may run
+    code: use only your own factories, and files that you trust.
 
     Raises:
         ExportFailed: there is no such file, module or factory.
@@ -154,13 +160,17 @@ def load_reference(reference: str) -> Any:
     module, colon, factory = reference.partition(":")
     if not (module and colon and factory):
         raise ExportFailed(f"{reference!r} is neither package.module:factory nor a .keras file")
-    if (here := str(Path.cwd())) not in sys.path:  # as other servers' commands do: a module beside you is found
-        sys.path.insert(0, here)
+    here = str(Path.cwd())
+    others = [entry for entry in sys.path if entry != here]
+    sys.path[:] = [here, *(entry for entry in others if Path(entry).resolve() != _CHECKOUT)]
     try:
-        found = getattr(import_module(module), factory)
-    except (ImportError, AttributeError) as err:
-        raise ExportFailed(f"{reference}: {err}") from err
-    return found()
+        try:
+            build = getattr(import_module(module), factory)
+        except (ImportError, AttributeError) as err:
+            raise ExportFailed(f"{reference}: {err}") from err
+        return build()
+    finally:
+        sys.path[:] = [here, *others]
 
 
 def export_from_reference(
