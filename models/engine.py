@@ -63,10 +63,10 @@ class Screener(Protocol):
 
 
 @runtime_checkable
-class Concise(Protocol):
+class SupportsInline(Protocol):
     """An engine that uses several threads, and can also run a call without them."""
 
-    def run_alone(self, rows: Rows) -> Rows:
+    def run_inline(self, rows: Rows) -> Rows:
         """Does the same as `Engine.run`, in the calling thread only."""
 
 

@@ -14,23 +14,9 @@ from typing import Any
 import numpy as np
 
 from darkroom.models.errors import InvalidInput, quote
-from darkroom.models.rows import Column, Rows, join
+from darkroom.models.rows import Column, Rows
 
-__all__ = [
-    "DTYPES",
-    "ModelSpec",
-    "Rows",
-    "SignatureSpec",
-    "TensorSpec",
-    "Wire",
-    "exact",
-    "join",
-    "lenient",
-    "np_shape",
-    "numpy_dtype",
-]
-
-# TensorFlow's DataType enum: name here → (number, name there). From tensorflow/core/framework/types.proto.
+# TensorFlow's DataType enum: dtype name → (number, TensorFlow's name). From tensorflow/core/framework/types.proto.
 DTYPES = {
     "float32": (1, "DT_FLOAT"),
     "float64": (2, "DT_DOUBLE"),
@@ -47,7 +33,7 @@ DTYPES = {
     "uint32": (22, "DT_UINT32"),
     "uint64": (23, "DT_UINT64"),
 }
-REF_OFFSET = 100  # DT_FLOAT_REF is DT_FLOAT + 100, and so for every type
+REF_OFFSET = 100  # DT_FLOAT_REF is DT_FLOAT + 100, and likewise for every other type
 
 _EXACT = {"b": frozenset({bool}), "i": frozenset({int}), "u": frozenset({int}), "f": frozenset({int, float})}
 _WORDS = {"b": "a boolean", "i": "an integer", "u": "an integer", "f": "a number"}
@@ -58,16 +44,19 @@ _REFUSED = (ValueError, TypeError, OverflowError, RecursionError)
 
 
 class Wire(StrEnum):
-    """What the graph's string image input takes."""
+    """The form of picture that the graph's image input takes."""
 
-    BASE64 = "base64"  # URL-safe base64 text: the graph runs DecodeBase64
-    BYTES = "bytes"  # raw picture bytes: the graph runs a Decode* op on them
+    BASE64 = "base64"  # URL-safe base64 text; the graph runs DecodeBase64
+    BYTES = "bytes"  # raw picture bytes; the graph runs a Decode* op on them
     TENSOR = "tensor"  # there is no image input
 
 
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
-    """One input or output: `dtype` is a key of DTYPES; in `shape`, None is an unknown size; None: unknown rank."""
+    """One input or output of a signature.
+
+    `dtype` is a key of DTYPES. A size of None in `shape` is unknown; a `shape` of None is an unknown rank.
+    """
 
     name: str
     dtype: str
@@ -77,12 +66,12 @@ class TensorSpec:
 
     @property
     def enum(self) -> int:
-        """TensorFlow's number of the dtype, DT_*_REF told apart."""
+        """TensorFlow's number of the dtype, including the offset of a reference type."""
         return DTYPES[self.dtype][0] + (REF_OFFSET if self.is_ref else 0)
 
     @property
     def enum_name(self) -> str:
-        """TensorFlow's name of the dtype, as `DT_FLOAT`."""
+        """TensorFlow's name of the dtype, such as `DT_FLOAT`."""
         return DTYPES[self.dtype][1] + ("_REF" if self.is_ref else "")
 
     @property
@@ -91,7 +80,7 @@ class TensorSpec:
         return self.shape is None or (len(self.shape) > 0 and self.shape[0] is None)
 
     def takes(self, shape: Sequence[int]) -> bool:
-        """Whether `shape` agrees with this one wherever this one is known."""
+        """Whether an array of this `shape` may be fed: the rank and all known sizes are equal."""
         if self.shape is None:
             return True
         return len(shape) == len(self.shape) and all(
@@ -99,7 +88,7 @@ class TensorSpec:
         )
 
     def empty(self) -> Column:
-        """No rows of this tensor: unknown inner sizes are 0."""
+        """Returns a column of 0 rows; unknown inner sizes are 0."""
         shape = self.shape or (0,)
         if self.dtype == "string" and len(shape) == 1:
             return []
@@ -108,61 +97,69 @@ class TensorSpec:
 
 @dataclass(frozen=True, slots=True)
 class SignatureSpec:
-    """One signature: its tensors, what its image input takes, and whether requests may share a call of it."""
+    """One signature: its tensors, its image input, and whether requests may share a call of it."""
 
     name: str
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     method_name: str = "tensorflow/serving/predict"
     wire: Wire = Wire.TENSOR
-    image_input: str | None = None  # the input whose strings the graph decodes as pictures
-    formats: frozenset[str] = (
-        frozenset()
-    )  # of darkroom.service.predict.image_header.FORMATS, those that the graph decodes
+    image_input: str | None = None  # name of the input whose strings the graph decodes as pictures
+    formats: frozenset[str] = frozenset()  # picture formats that the graph decodes, such as "jpeg"
     one_frame: bool = False  # the graph refuses an animated GIF
-    float_features: frozenset[str] = frozenset()  # of the tf.Examples that its graph parses, the features of floats
-    batched: bool = True
-    unbatched_reason: str = ""  # why rows of several requests never share a call
+    float_features: frozenset[str] = frozenset()  # features of tf.Examples that the graph parses as floats
+    batched: bool = True  # rows of several requests may share a call
+    unbatched_reason: str = ""  # why they may not
 
     def accept(self, raw: Mapping[str, object], *, strict: bool = False) -> Rows:
-        """The rows of one request; keys that are no input are ignored.
+        """Returns the rows of one request: one column of the input's dtype for each input.
 
-        Not strict is Simple TensorFlow Serving's manner: numpy casts, and a shape that is not the signature's is
-        refused. Strict is TensorFlow Serving's: values are of the input's kind, and a shape is left to the graph to
-        refuse. Rows whose columns differ in length, or whose shapes are not the signature's, are not `aligned`.
+        Rows whose columns differ in length, or whose shapes the signature does not allow, are not `aligned`. A list of
+        bytes is not copied, and with `strict` neither is an array of the input's dtype.
+
+        Args:
+            raw: the values by input: nested lists, scalars or arrays, of shape `[n, ...]` as the signature says. An
+                image input takes raw picture bytes. Other keys are ignored.
+            strict: False casts as Simple TensorFlow Serving does (see `lenient`) and refuses a shape that the signature
+                does not allow. True casts as TensorFlow Serving does (see `exact`); the graph checks the shapes.
 
         Raises:
-            InvalidInput: a missing input, a value that cannot be cast, ragged rows, or (not strict) a wrong shape.
+            InvalidInput: an input is missing, a value cannot be cast, the rows are ragged, or (not strict) a shape is
+                wrong.
         """
-        columns = {tensor.name: _column(raw, tensor, strict) for tensor in self.inputs}
-        fits = self._fits(columns)
-        if not (fits or strict):
-            self._refuse_shapes(columns)
-        counts = {_rows(column) for column in columns.values()}
-        return Rows(columns, aligned=fits and len(counts) == 1 and None not in counts)
+        cast = exact if strict else lenient
+        columns: dict[str, Column] = {}
+        fits = True
+        for tensor in self.inputs:
+            if tensor.name not in raw:
+                raise InvalidInput(f"input {tensor.name!r} is missing", input_name=tensor.name)
+            columns[tensor.name] = cast(raw[tensor.name], tensor.dtype, tensor.name)
+        for tensor in self.inputs:
+            shape = np_shape(columns[tensor.name])
+            if not tensor.takes(shape):
+                fits = False
+                if not strict:
+                    want = tuple(-1 if size is None else size for size in tensor.shape or ())
+                    message = f"input {tensor.name!r} has shape {shape}, the signature wants {want}"
+                    raise InvalidInput(message, input_name=tensor.name)
+        lengths = {np_shape(column)[:1] for column in columns.values()}
+        return Rows(columns, aligned=fits and len(lengths) == 1 and () not in lengths)
 
     def check_outputs(self, names: Sequence[str]) -> None:
-        """Raises InvalidInput unless every name is an output of this signature."""
+        """Checks that every name is an output of this signature.
+
+        Raises:
+            InvalidInput: a name is not.
+        """
         known = [tensor.name for tensor in self.outputs]
         for name in names:
             if name not in known:
                 raise InvalidInput(f"unknown output {quote(name)!r}; there are: {', '.join(known)}")
 
     def empty(self, asked: Sequence[str] = ()) -> Rows:
-        """The answer to a request without rows, which is never run (oneDNN raises on an empty convolution)."""
+        """Returns the answer to a request without rows. Such a request is not run: oneDNN raises on an empty convolution."""
         wanted = asked or [tensor.name for tensor in self.outputs]
         return Rows({tensor.name: tensor.empty() for tensor in self.outputs if tensor.name in wanted}, count=0)
-
-    def _fits(self, columns: Mapping[str, Column]) -> bool:
-        return all(tensor.takes(np_shape(columns[tensor.name])) for tensor in self.inputs)
-
-    def _refuse_shapes(self, columns: Mapping[str, Column]) -> None:
-        for tensor in self.inputs:
-            shape = np_shape(columns[tensor.name])
-            if not tensor.takes(shape):
-                want = tuple(-1 if size is None else size for size in tensor.shape or ())
-                message = f"input {tensor.name!r} has shape {shape}, the signature wants {want}"
-                raise InvalidInput(message, input_name=tensor.name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,24 +174,12 @@ class ModelSpec:
 
 
 def np_shape(column: Column) -> tuple[int, ...]:
-    """The shape of a column."""
+    """Returns the shape of a column; a list of bytes has rank 1."""
     return (len(column),) if isinstance(column, list) else column.shape
 
 
-def _rows(column: Column) -> int | None:
-    shape = np_shape(column)
-    return shape[0] if shape else None
-
-
-def _column(raw: Mapping[str, object], tensor: TensorSpec, strict: bool) -> Column:  # noqa: FBT001 - passed on by accept alone
-    if tensor.name not in raw:
-        raise InvalidInput(f"input {tensor.name!r} is missing", input_name=tensor.name)
-    cast = exact if strict else lenient
-    return cast(raw[tensor.name], tensor.dtype, tensor.name)
-
-
 def numpy_dtype(dtype: str) -> "np.dtype[Any]":
-    """The numpy dtype of a TensorFlow dtype's name; bfloat16 comes from ml_dtypes, which TensorFlow brings."""
+    """Returns the numpy dtype for a key of DTYPES. bfloat16 comes from ml_dtypes, which TensorFlow depends on."""
     if dtype == "string":
         return np.dtype(object)
     try:
@@ -206,10 +191,10 @@ def numpy_dtype(dtype: str) -> "np.dtype[Any]":
 
 
 def lenient(raw: object, dtype: str, name: str) -> Column:
-    """`raw` as a column of `dtype`, cast as numpy casts.
+    """Casts `raw` to a column of `dtype`, as numpy casts.
 
     Raises:
-        InvalidInput: ragged, or a value that numpy cannot cast.
+        InvalidInput: the value is ragged, or numpy cannot cast it.
     """
     if dtype == "string":
         return _strings(raw, name)
@@ -224,10 +209,10 @@ def lenient(raw: object, dtype: str, name: str) -> Column:
 
 
 def exact(raw: object, dtype: str, name: str) -> Column:
-    """`raw` as a column of `dtype`, each value already of that kind.
+    """Makes a column of `dtype` from values that are of that kind already, such as integers for int32.
 
     Raises:
-        InvalidInput: ragged, a value of another kind, or one that does not fit; it names the value's index.
+        InvalidInput: the value is ragged, of another kind, or out of range. The message names its index.
     """
     if dtype == "string":
         return _strings(raw, name)
@@ -250,7 +235,7 @@ def exact(raw: object, dtype: str, name: str) -> Column:
 
 
 def _wrap(raw: object, target: "np.dtype[Any]", name: str) -> Column:
-    """Integers too large for `target` keep their low bits, as numpy's astype does."""
+    """Casts integers that are too large for `target`: the low bits are kept, as numpy's astype does."""
     try:
         wide = np.asarray(raw)
     except _REFUSED as err:
@@ -261,7 +246,7 @@ def _wrap(raw: object, target: "np.dtype[Any]", name: str) -> Column:
 
 
 def _strings(raw: object, name: str) -> Column:
-    """A flat list stays a list (of bytes); any other rank becomes an object array."""
+    """Makes a column of strings: a flat list stays a list of bytes, any other rank becomes an array of objects."""
     if isinstance(raw, np.ndarray):
         raw = raw.tolist()
     if isinstance(raw, list) and not (raw and isinstance(raw[0], list)):
@@ -288,7 +273,13 @@ def _encode(value: Any, name: str, index: int | None) -> bytes:
 
 
 def _check_kinds(raw: object, allowed: frozenset[type], name: str, word: str) -> tuple[list[Any], tuple[int, ...]]:
-    """The leaves of nested lists, in order, and the shape that the first of each level has."""
+    """Checks the types of the leaves of nested lists.
+
+    Returns the leaves in order, and the shape according to the first list of each level.
+
+    Raises:
+        InvalidInput: a leaf is of another type, or the lists are ragged.
+    """
     leaves: list[Any] = [raw]
     shape: list[int] = []
     while leaves and isinstance(leaves[0], list):
@@ -306,7 +297,7 @@ def _check_kinds(raw: object, allowed: frozenset[type], name: str, word: str) ->
 
 
 def _where(name: str, at: int, shape: list[int]) -> tuple[str, int | None]:
-    """The place of leaf number `at`, written as an index, and its row."""
+    """Returns the position of leaf number `at` as text, such as "x[2][0]", and its row."""
     if not shape:
         return name, None
     place = [int(index) for index in np.unravel_index(at, shape)] if at < int(np.prod(shape)) else [at]
@@ -318,7 +309,7 @@ def _ragged(name: str) -> InvalidInput:
 
 
 def _refusal(raw: object, name: str, dtype: str, cause: str) -> InvalidInput:
-    """What numpy refused, in our words and with its place: numpy quotes the value, which may be a megabyte of it."""
+    """Returns the error for a value that numpy refused. numpy's own message may quote a megabyte of the value."""
     if "inhomogeneous" in cause or "sequence" in cause:
         return _ragged(name)
     if "too large" in cause or "out of" in cause:

@@ -218,16 +218,16 @@ def _narrow(
     narrow, waists = {}, {}
     for name, each in wide.items():
         binding, samples = artifact.bindings[name], artifact.samples[name]
-        at_waist = partial(_with, each, session, binding)
+        split_at = partial(_with, each, session, binding)
         if name in known:
-            narrow[name], waists[name] = with_known_waist(each, at_waist, samples, known[name])
+            narrow[name], waists[name] = with_known_waist(each, split_at, samples, known[name])
         else:
-            narrow[name], waists[name] = with_waist(at_waist(), session.graph, binding, samples)
+            narrow[name], waists[name] = with_waist(split_at(), session.graph, binding, samples)
     return narrow, waists
 
 
 def _with(wide: SessionEngine, session: Any, binding: Binding, waist: str = "") -> SessionEngine:
-    return SessionEngine(wide.spec, session, binding, passes=wide.passes, waist=waist)
+    return SessionEngine(wide.spec, session, binding, passes=wide.passes, split=waist)
 
 
 def _choice(wide: SessionEngine, sharded: ShardedEngine | None, waist: PassReport) -> Choice:

@@ -1,8 +1,8 @@
-"""An artifact: all that serving needs of a SavedModel, as plain data and as bytes that nobody has to trust.
+"""The artifact: what serving needs of a SavedModel, as an object and as bytes.
 
-The bytes are a magic line, the SHA-256 of what follows, the length of a JSON header, the header, the GraphDef, and the
-values of the warm-up rows one after another. Nothing in them is code to Python, and the header is checked against the
-types below as it is read.
+The bytes are, in this order: a magic line; the SHA-256 of all that follows (32 bytes); the length of the header (8 bytes,
+little-endian); the header as JSON; the GraphDef; the values of the warm-up rows. Reading them runs no code, so they need
+not be trusted. The header is validated against the types below.
 """
 
 import hashlib
@@ -21,24 +21,24 @@ from darkroom.models.spec import ModelSpec, numpy_dtype
 
 MAGIC = b"darkroom artifact 1\n"
 _LENGTH = struct.Struct("<Q")
-_STRINGS, _OBJECTS = "strings", "objects"  # a list of bytes; an array of them
+_STRINGS, _OBJECTS = "strings", "objects"  # a list of bytes; an array of bytes objects
 
 
 @dataclass(frozen=True, slots=True)
 class Artifact:
-    """All that serving needs. A signature without a binding is served from the SavedModel at `source`."""
+    """What serving needs of one version. A signature without a binding is served from the SavedModel at `source`."""
 
     spec: ModelSpec
     source: Path
     graph: bytes = b""  # a serialized GraphDef; empty where every signature is served from the source
-    bindings: dict[str, Binding] = field(default_factory=dict)
+    bindings: dict[str, Binding] = field(default_factory=dict)  # by signature, as the next two
     passes: dict[str, tuple[PassReport, ...]] = field(default_factory=dict)
-    samples: dict[str, tuple[Rows, ...]] = field(default_factory=dict)  # single rows that it takes, for warm-up
+    samples: dict[str, tuple[Rows, ...]] = field(default_factory=dict)  # warm-up rows, one row `[1, ...]` in each
 
 
 @dataclass(frozen=True, slots=True)
 class _StoredColumn:
-    """One column of a sample; `sizes` are the bytes of each of its values."""
+    """One column of a sample. `sizes` has the bytes of each value."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -58,11 +58,11 @@ _HEADER = TypeAdapter(_Header)
 
 
 class Damaged(ValueError):
-    """Bytes that are no artifact, or not the one that was written."""
+    """The bytes are no artifact, or are not as they were written."""
 
 
 def dump(artifact: Artifact) -> bytes:
-    """The artifact as bytes, all but its source."""
+    """Returns the artifact as bytes, without its source."""
     values: list[bytes] = []
     samples = {
         name: tuple({key: _store(column, values) for key, column in rows.columns.items()} for rows in singles)
@@ -74,10 +74,10 @@ def dump(artifact: Artifact) -> bytes:
 
 
 def parse(data: bytes, source: Path) -> Artifact:
-    """The artifact of `dump`, of the SavedModel at `source`.
+    """Reads the bytes that `dump` returned.
 
     Raises:
-        Damaged: the bytes are cut, changed, or of another release.
+        Damaged: the bytes are truncated, changed, or written by another release.
     """
     view = memoryview(data)
     start = len(MAGIC) + hashlib.sha256().digest_size
@@ -98,7 +98,7 @@ def parse(data: bytes, source: Path) -> Artifact:
 
 
 def _store(column: Column, values: list[bytes]) -> _StoredColumn:
-    """What tells a column's form; its values go to `values`."""
+    """Returns a column's form, and appends its values to `values`."""
     if isinstance(column, list) or column.dtype == object:
         strings = column if isinstance(column, list) else column.ravel().tolist()
         values.extend(strings)

@@ -9,8 +9,8 @@ import pytest
 
 from darkroom.models.engine import LoadedModel, Screener
 from darkroom.models.engines.open import load_model
-from darkroom.models.graph.decoding_ops import find_cut
-from darkroom.models.rewriting.verify import misjudges
+from darkroom.models.graph.decoding_ops import find_decoding_nodes
+from darkroom.models.rewriting.verify import screen_fault
 from darkroom.models.rows import Rows
 from darkroom.models.runtime.session import Binding, SessionEngine, open_session
 from darkroom.models.runtime.tensorflow import SessionOptions, tf
@@ -84,7 +84,7 @@ def test_a_judge_behind_a_layer_makes_no_cut() -> None:
         return tf.strings.to_number(tf.strings.as_string(tf.matmul(lengths, [[1.0]])))
 
     with pytest.raises(ValueError, match="behind MatMul"):
-        find_cut(graph_of(build), ["x:0"], ["y:0"])
+        find_decoding_nodes(graph_of(build), ["x:0"], ["y:0"])
 
 
 def test_a_judge_that_the_outputs_do_not_need_is_left_out() -> None:
@@ -92,7 +92,7 @@ def test_a_judge_that_the_outputs_do_not_need_is_left_out() -> None:
         tf.io.decode_base64(x, name="unread")
         return tf.strings.to_number(x, name="read")
 
-    assert find_cut(graph_of(build), ["x:0"], ["y:0"]) == ("read",)
+    assert find_decoding_nodes(graph_of(build), ["x:0"], ["y:0"]) == ("read",)
 
 
 def test_a_judge_in_a_loop_within_a_loop_is_run_by_the_outer_exits() -> None:
@@ -107,7 +107,7 @@ def test_a_judge_in_a_loop_within_a_loop_is_run_by_the_outer_exits() -> None:
         )
     finally:
         tf.compat.v1.enable_control_flow_v2()
-    cut = find_cut(graph_def, ["x:0"], ["y:0"])
+    cut = find_decoding_nodes(graph_def, ["x:0"], ["y:0"])
     spec = SignatureSpec("s", (TensorSpec("x", "string", (None,)),), (TensorSpec("y", "float32", (None, 1)),))
     engine = SessionEngine(spec, open_session(graph_def, SessionOptions()), Binding({"x": "x:0"}, {"y": "y:0"}, cut))
     assert [fault is None for fault in engine.screen(Rows({"x": [b"1", b"one", b"2"]}))] == [True, False, True]
@@ -124,7 +124,7 @@ def test_a_cut_that_finds_everything_or_nothing_guilty_is_not_trusted() -> None:
 
     def verdict(cut: str, *singles: bytes) -> str:
         engine = SessionEngine(spec, session, Binding({"x": "x:0"}, {"y": "y:0"}, (cut,)))
-        return misjudges(engine, [Rows({"x": [single]}) for single in singles])
+        return screen_fault(engine, [Rows({"x": [single]}) for single in singles])
 
     assert verdict("strict", b"1", b"one") == "it finds a good row guilty"
     assert verdict("lax", b"1", b"2") == "it finds nothing wrong with a row that is cut short"

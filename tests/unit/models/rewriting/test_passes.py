@@ -13,8 +13,8 @@ from darkroom.models.engines.fakes import ECHO, EchoEngine
 from darkroom.models.engines.open import open_artifact, prepare
 from darkroom.models.engines.row_prefix import WAIST
 from darkroom.models.engines.sharded import SHARD
-from darkroom.models.graph.reachability import Reach, prune, reach
-from darkroom.models.graph.string_flow import Mark, trace
+from darkroom.models.graph.reachability import GraphTraits, find_traits, prune
+from darkroom.models.graph.string_flow import Origin, trace
 from darkroom.models.rewriting.passes import PASSES, BoundSignature, Pass, hoist_base64
 from darkroom.models.rewriting.rewriter import Rewriter
 from darkroom.models.rows import Rows
@@ -182,8 +182,8 @@ def test_a_picture_is_followed_through_ops_that_alter_the_text() -> None:
         tf.map_fn(tf.io.decode_jpeg, tf.io.decode_base64(text), fn_output_signature=tf.uint8)
 
     flow = trace(graph_of(build), ["images:0"])
-    assert [node.op for node in flow.pictures[Mark("images:0", decoded=True)]] == ["DecodeJpeg"]
-    assert "StaticRegexReplace" in flow.hoistable(["images:0"])["images:0"]
+    assert [node.op for node in flow.pictures[Origin("images:0", decoded=True)]] == ["DecodeJpeg"]
+    assert "StaticRegexReplace" in flow.not_hoistable(["images:0"])["images:0"]
 
 
 def test_pruning_keeps_what_the_outputs_need_with_its_functions() -> None:
@@ -215,7 +215,7 @@ def test_state_is_found_in_reach_and_harmless_ops_are_not_state(
     def build() -> None:
         tf.identity(function(tf.compat.v1.placeholder(tf.float32, [None])), name="y")
 
-    found = reach(graph_of(build), ["y:0"])
+    found = find_traits(graph_of(build), ["y:0"])
     assert (bool(found.stateful), bool(found.mutates)) == (stateful, mutates)
 
 
@@ -224,21 +224,21 @@ def test_state_that_the_outputs_do_not_reach_is_no_state() -> None:
         tf.random.uniform([2], seed=1)
         tf.identity(tf.compat.v1.placeholder(tf.float32, [None]), name="y")
 
-    assert reach(graph_of(build), ["y:0"]).stateful == ""
+    assert find_traits(graph_of(build), ["y:0"]).stateful == ""
 
 
 def test_an_op_that_tensorflow_does_not_have_is_named() -> None:
     graph_def = graph_of(lambda: tf.identity(strings(), name="y"))
     graph_def.node.add(name="z", op="MyOwnOp", input=["y"])
-    assert reach(graph_def, ["z:0"]).missing == ("MyOwnOp",)
+    assert find_traits(graph_def, ["z:0"]).missing == ("MyOwnOp",)
 
 
 def test_a_tf1_variable_that_is_assigned_is_found(built: Built) -> None:
     meta_graph = read_meta_graph(built(savedmodels.classic))
     specs, _ = read_signatures(meta_graph)
     outputs = [tensor.source for tensor in specs["serving_default"].outputs]
-    assert reach(meta_graph.graph_def, outputs).mutates == ""
-    assert "Assign" in reach(meta_graph.graph_def, ["weights/Assign:0"]).mutates
+    assert find_traits(meta_graph.graph_def, outputs).mutates == ""
+    assert "Assign" in find_traits(meta_graph.graph_def, ["weights/Assign:0"]).mutates
 
 
 def doubles(graph_def: Any, *_: object) -> tuple[Any, dict[str, str]]:
@@ -319,10 +319,10 @@ class Unfreezable:
 
 
 def test_a_model_that_cannot_be_frozen_is_served_as_it_is() -> None:
-    rewriting = Rewriter(Unfreezable(), {"s": ECHO}, {"s": Reach()}, OPTIONS, PASSES)
-    rewriting.settle({"s": [Rows({"images": [b"a"]}), Rows({"images": [b"bb"]})]})
-    freeze, _, hoisted, _ = rewriting.reports()["s"]
+    rewriter = Rewriter(Unfreezable(), {"s": ECHO}, {"s": GraphTraits()}, OPTIONS, PASSES)
+    rewriter.apply_passes({"s": [Rows({"images": [b"a"]}), Rows({"images": [b"bb"]})]})
+    freeze, _, hoisted, _ = rewriter.reports()["s"]
     assert freeze.reason == "it cannot be frozen: Cannot create a tensor proto whose content is larger than 2GB."
     assert (hoisted.applied, hoisted.reason) == (False, "the graph is not frozen")
-    assert isinstance(rewriting.engine("s"), EchoEngine)
-    assert (rewriting.serialized(), rewriting.bindings) == (b"", {})
+    assert isinstance(rewriter.engine("s"), EchoEngine)
+    assert (rewriter.serialized(), rewriter.bindings) == (b"", {})

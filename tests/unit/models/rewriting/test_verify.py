@@ -10,10 +10,10 @@ from PIL import Image
 
 from darkroom.models.engine import PassReport
 from darkroom.models.errors import InvalidInput
-from darkroom.models.rewriting.verify import TF32, difference, not_row_wise, unequal, usable
+from darkroom.models.rewriting.verify import TF32, difference, first_accepted, not_row_wise, unequal
 from darkroom.models.rows import Rows, join
 from darkroom.models.runtime.tensorflow import SessionOptions, tf
-from darkroom.models.saved_model.sample_rows import SINGLES, PictureMaker, candidates
+from darkroom.models.saved_model.sample_rows import SET_ROWS, PictureMaker, candidates
 from darkroom.models.spec import SignatureSpec, TensorSpec, Wire
 
 Array = "np.ndarray[Any, np.dtype[Any]]"
@@ -124,14 +124,14 @@ def test_a_row_wise_function_is_left_alone(function: Callable[[Any], Any]) -> No
 def test_the_first_set_of_rows_that_runs_is_used() -> None:
     wrong = [Rows({"x": np.zeros((1, 3))})] * 2
     engine = Computes(lambda x: x if x.shape[1] == 2 else refuses(x))
-    assert usable(engine, iter([wrong, SINGLE_ROWS, wrong])) is SINGLE_ROWS
-    assert usable(engine, [wrong]) == []
+    assert first_accepted(engine, iter([wrong, SINGLE_ROWS, wrong])) is SINGLE_ROWS
+    assert first_accepted(engine, [wrong]) == []
 
 
 @pytest.mark.parametrize("kind", ["jpeg", "png", "bmp"])
 def test_generated_pictures_are_pictures_of_their_size(pictures: PictureMaker, kind: str) -> None:
-    made = {pictures(kind, 31, 17, seed) for seed in range(SINGLES)}
-    assert len(made) == SINGLES
+    made = {pictures(kind, 31, 17, seed) for seed in range(SET_ROWS)}
+    assert len(made) == SET_ROWS
     for data in made:
         with Image.open(io.BytesIO(data)) as image:
             image.load()
@@ -155,9 +155,9 @@ def test_generated_rows_are_single_distinct_and_ride_together(pictures: PictureM
     sets = list(candidates(spec, NO_GRAPH, pictures))
     assert sets
     for singles in sets:
-        assert [len(rows) for rows in singles] == [1] * SINGLES
+        assert [len(rows) for rows in singles] == [1] * SET_ROWS
         assert len({rows.key for rows in singles}) == 1
-        assert len(join(singles)) == SINGLES
+        assert len(join(singles)) == SET_ROWS
 
 
 def test_a_picture_input_gets_pictures_that_its_graph_decodes(pictures: PictureMaker) -> None:

@@ -12,9 +12,9 @@ from darkroom.models.runtime.session import (
     Binding,
     SessionEngine,
     clean,
+    fetched_column,
     open_session,
     translate,
-    unfeed,
 )
 from darkroom.models.runtime.tensorflow import SessionOptions, tf
 from darkroom.models.spec import SignatureSpec, TensorSpec, Wire
@@ -46,7 +46,7 @@ def test_strings_keep_their_trailing_zero_bytes() -> None:
 
 @pytest.mark.parametrize("value", [b"ab\x00", np.float32(0.5), np.array(0.5, np.float32), np.array(b"x", object)])
 def test_a_scalar_output_is_an_array_without_dimensions(value: Any) -> None:
-    column = unfeed(value)
+    column = fetched_column(value)
     assert isinstance(column, np.ndarray)
     assert column.shape == ()
     assert column[()] == (value[()] if isinstance(value, np.ndarray) else value)
