@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-# Methods of tf.image.resize, and TensorFlow 1's resize_images (no half-pixel centres) for models trained with it.
+# The methods of tf.image.resize, and TensorFlow 1's resize_images (no half-pixel centres) for models trained with it.
 TF1_BILINEAR: Final = "bilinear_tf1"
 RESIZE_METHODS: Final = ("bilinear", "nearest", "bicubic", "area", "lanczos3", "lanczos5", TF1_BILINEAR)
 _CHOICES: Final[Mapping[str, tuple[object, ...]]] = {
@@ -23,18 +23,26 @@ _CHOICES: Final[Mapping[str, tuple[object, ...]]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
-    """How a picture becomes the model's `x: float32[n, height, width, channels]`, and what the model gives back."""
+    """How pictures become the model's input `x: float32[n, height, width, channels]`, and what the model returns.
+
+    The input is (pixels - mean) / std, with pixels from 0 to 255.
+
+    Raises:
+        ValueError: a value is not allowed; the message lists all problems.
+    """
 
     size: tuple[int, int]  # height, width
-    channels: int = 3  # 1: grey, 3: RGB; alpha is dropped
-    mean: float | tuple[float, ...] = 0.0  # of pixels 0 to 255; one number, or one a channel
-    std: float | tuple[float, ...] = 255.0  # likewise; 0 and 255 give pixels of 0 to 1
-    wire: str = "base64"  # "base64": URL-safe text, as Simple TensorFlow Serving; "bytes": as TensorFlow Serving
-    formats: str = "any"  # "any": all that DecodeImage reads; "jpeg": the op decode_jpeg, as in the classic recipe
-    resize: str = "bilinear"  # of RESIZE_METHODS
-    batch_decode: str = "map_defun"  # "map_defun": rows in parallel; "map_fn": for runtimes without tf.data's kernels
-    reduced_scale: bool = False  # large JPEGs are decoded to 1/2, 1/4 or 1/8, never under `size`; their pixels differ
-    answers: str = "logits"  # what the model gives: "logits" get a softmax, "probability" doesn't
+    channels: int = 3  # 1: grey, 3: RGB; an alpha channel is dropped
+    mean: float | tuple[float, ...] = 0.0  # one number, or one per channel
+    std: float | tuple[float, ...] = 255.0  # likewise; a mean of 0 and a std of 255 give an input from 0 to 1
+    wire: str = "base64"  # "base64": URL-safe text, for Simple TensorFlow Serving; "bytes": for TensorFlow Serving
+    formats: str = "any"  # "any": all formats of DecodeImage; "jpeg": only the op decode_jpeg, as in the classic recipe
+    resize: str = "bilinear"  # one of RESIZE_METHODS
+    batch_decode: str = (
+        "map_defun"  # "map_defun": rows in parallel; "map_fn": for runtimes without the kernels of tf.data
+    )
+    reduced_scale: bool = False  # decode large JPEGs to 1/2, 1/4 or 1/8, never below `size`; the pixels then differ
+    answers: str = "logits"  # what the model returns; a softmax is added to "logits", not to "probability"
 
     def __post_init__(self) -> None:
         problems = [

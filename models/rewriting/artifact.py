@@ -10,6 +10,7 @@ import struct
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 from pydantic import TypeAdapter
@@ -44,6 +45,26 @@ class _StoredColumn:
     shape: tuple[int, ...]
     sizes: tuple[int, ...]
 
+    @classmethod
+    def of(cls, column: Column, values: list[bytes]) -> Self:
+        """Describes a column, and appends its values to `values`."""
+        if isinstance(column, list) or column.dtype == object:
+            strings = column if isinstance(column, list) else column.ravel().tolist()
+            values.extend(strings)
+            kind, shape = (_STRINGS, (len(column),)) if isinstance(column, list) else (_OBJECTS, column.shape)
+            return cls(kind, shape, tuple(map(len, strings)))
+        values.append(column.tobytes())
+        return cls(column.dtype.name, column.shape, (column.nbytes,))
+
+    def read(self, stream: BytesIO) -> Column:
+        """Returns the column; its values come from `stream`."""
+        values = [stream.read(size) for size in self.sizes]
+        if self.dtype == _STRINGS:
+            return values
+        if self.dtype == _OBJECTS:
+            return objects(values).reshape(self.shape)
+        return np.frombuffer(values[0], numpy_dtype(self.dtype)).reshape(self.shape)
+
 
 @dataclass(frozen=True, slots=True)
 class _Header:
@@ -65,7 +86,7 @@ def dump(artifact: Artifact) -> bytes:
     """Returns the artifact as bytes, without its source."""
     values: list[bytes] = []
     samples = {
-        name: tuple({key: _store(column, values) for key, column in rows.columns.items()} for rows in singles)
+        name: tuple({key: _StoredColumn.of(column, values) for key, column in rows.columns.items()} for rows in singles)
         for name, singles in artifact.samples.items()
     }
     header = _HEADER.dump_json(_Header(artifact.spec, len(artifact.graph), artifact.bindings, artifact.passes, samples))
@@ -89,30 +110,9 @@ def parse(data: bytes, source: Path) -> Artifact:
         header = _HEADER.validate_json(stream.read(length))
         graph = stream.read(header.graph_bytes)
         samples = {
-            name: tuple(Rows({key: _restore(column, stream) for key, column in row.items()}) for row in rows)
+            name: tuple(Rows({key: column.read(stream) for key, column in row.items()}) for row in rows)
             for name, rows in header.samples.items()
         }
     except (ValueError, TypeError, AttributeError, struct.error) as err:
         raise Damaged(f"it was written by another release: {type(err).__name__}") from err
     return Artifact(header.spec, source, graph, header.bindings, header.passes, samples)
-
-
-def _store(column: Column, values: list[bytes]) -> _StoredColumn:
-    """Returns a column's form, and appends its values to `values`."""
-    if isinstance(column, list) or column.dtype == object:
-        strings = column if isinstance(column, list) else column.ravel().tolist()
-        values.extend(strings)
-        kind, shape = (_STRINGS, (len(column),)) if isinstance(column, list) else (_OBJECTS, column.shape)
-        return _StoredColumn(kind, shape, tuple(map(len, strings)))
-    values.append(column.tobytes())
-    return _StoredColumn(column.dtype.name, column.shape, (column.nbytes,))
-
-
-def _restore(stored: _StoredColumn, stream: BytesIO) -> Column:
-    """The column again, its values read from `stream`."""
-    values = [stream.read(size) for size in stored.sizes]
-    if stored.dtype == _STRINGS:
-        return values
-    if stored.dtype == _OBJECTS:
-        return objects(values).reshape(stored.shape)
-    return np.frombuffer(values[0], numpy_dtype(stored.dtype)).reshape(stored.shape)
