@@ -1,4 +1,4 @@
-"""The decode, above all at a reduced scale: the same bits for small pictures, nearly the same pixels for large ones."""
+"""Decoding, mainly at a reduced scale: the same bits for small pictures, nearly the same pixels for large ones."""
 
 import io
 from pathlib import Path

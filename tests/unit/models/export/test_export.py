@@ -1,4 +1,4 @@
-"""The exported graph against the same recipe done by hand, on pictures of many kinds."""
+"""The exported graph, compared with the same recipe computed step by step, on pictures of many kinds."""
 
 import io
 from base64 import b64encode, urlsafe_b64encode

@@ -1,4 +1,4 @@
-"""The version folder: whole or not at all, and the same each time."""
+"""The version folder is written completely or not at all, and is the same each time."""
 
 import hashlib
 import importlib

@@ -1,4 +1,4 @@
-"""Calls taken out of a graph: the same values, the same names, the same effects."""
+"""Inlined calls: the same values, the same names, the same side effects."""
 
 from collections.abc import Callable
 from typing import Any

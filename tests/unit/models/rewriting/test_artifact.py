@@ -1,4 +1,4 @@
-"""An artifact as bytes: all of it comes back, and nothing that was cut or changed."""
+"""An artifact as bytes: it is read back complete, and truncated or changed bytes are refused."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""bfloat16: tried at load, its drift reported, refused where it moves an answer too far."""
+"""bfloat16 is tried at load, its drift is reported, and it is refused where it moves an answer too far."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path

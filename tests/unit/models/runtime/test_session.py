@@ -1,4 +1,4 @@
-"""What goes into a session and what comes back: bytes untouched, errors told apart, options as they were given."""
+"""A session gets and returns the same bytes, errors keep their kind, and options arrive."""
 
 from typing import Any
 

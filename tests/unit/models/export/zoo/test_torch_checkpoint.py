@@ -1,4 +1,4 @@
-"""The torch reader on checkpoints written here byte by byte: healthy, hostile and cut short."""
+"""The torch reader on checkpoints written here byte by byte: valid, hostile and truncated."""
 
 import pickle
 import struct
