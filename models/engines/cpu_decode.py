@@ -19,8 +19,8 @@ from darkroom.models.engines.joint import Joint, find_joint
 from darkroom.models.engines.row_prefix import find_waists
 from darkroom.models.engines.tuning import in_turns
 from darkroom.models.errors import InvalidInput
-from darkroom.models.graph.decoding_ops import find_cut, layers_before
-from darkroom.models.graph.reachability import names_in_reach, node_name
+from darkroom.models.graph.decoding_ops import find_decoding_nodes, layers_before
+from darkroom.models.graph.reachability import node_name, reachable_names
 from darkroom.models.rewriting.verify import EXACT, difference
 from darkroom.models.rows import Rows, fill
 from darkroom.models.runtime.session import Binding, SessionEngine, clean
@@ -93,15 +93,15 @@ def find_front(graph_def: Any, binding: Binding) -> tuple[str, set[str]]:
         ValueError: nothing is decoded, or behind a layer.
     """
     feeds, fetches = list(binding.feeds.values()), list(binding.fetches.values())
-    cut = find_cut(graph_def, feeds, fetches)
+    cut = find_decoding_nodes(graph_def, feeds, fetches)
     awaited = {node_name(name) for name in cut}
     for name, since in find_waists(graph_def, feeds, fetches):
         awaited -= set(since)
         if not awaited:
             if layers_before(graph_def, [name]):
                 break
-            return name, names_in_reach(graph_def, [name])[0]
-    return "", names_in_reach(graph_def, cut)[0]
+            return name, reachable_names(graph_def, [name])[0]
+    return "", reachable_names(graph_def, cut)[0]
 
 
 def find_joints(graph_def: Any, bindings: Iterable[Binding], pieces: int) -> dict[str, Joint]:
@@ -167,9 +167,9 @@ def _waist(whole: SessionEngine, graph_def: Any, binding: Binding, samples: Sequ
 
 def _part(whole: SessionEngine, waist: str, joint: Joint | None, cores: Cores) -> SessionEngine:
     if joint is None:
-        return whole.at_waist(f"{waist}:0", lambda front, arrays: [np.concatenate(cores.spread(front, arrays))])
+        return whole.split_at(f"{waist}:0", lambda front, arrays: [np.concatenate(cores.spread(front, arrays))])
     first, *more = joint.tensors
-    return whole.at_waist(first, lambda front, arrays: joint.fill(cores.spread(front, arrays)), more)
+    return whole.split_at(first, lambda front, arrays: joint.fill(cores.spread(front, arrays)), more)
 
 
 def _try(

@@ -11,8 +11,7 @@ from darkroom.models.engines.devices import Device, place
 from darkroom.models.engines.joint import Joint, with_joints
 from darkroom.models.engines.xla import mark
 from darkroom.models.rewriting.artifact import Artifact
-from darkroom.models.rewriting.rewriter import open_session
-from darkroom.models.runtime.session import SessionEngine
+from darkroom.models.runtime.session import SessionEngine, open_session
 from darkroom.models.runtime.tensorflow import SessionOptions, graph_pb2
 
 

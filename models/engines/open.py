@@ -1,14 +1,13 @@
 """From an artifact to a model that answers: `load_model` is what the rest of the house calls."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from darkroom.models.engine import Engine, PassReport
+from darkroom.models.engine import Engine, LoadedModel, PassReport
 from darkroom.models.engines.choices import Choice, Choices
 from darkroom.models.engines.devices import Device, resolve
 from darkroom.models.engines.joint import Joint
@@ -17,14 +16,12 @@ from darkroom.models.engines.row_prefix import with_known_waist, with_waist
 from darkroom.models.engines.sharded import SHARD, ShardedEngine, objection, shard
 from darkroom.models.engines.structure import structure_of
 from darkroom.models.engines.xla import compiled, refuse
-from darkroom.models.errors import LoadFailed
-from darkroom.models.loaded import LoadedModel
 from darkroom.models.rewriting.artifact import Artifact
 from darkroom.models.rewriting.job import Job
-from darkroom.models.rewriting.prepare import prepare
-from darkroom.models.rewriting.rewriter import BF16, open_beside
+from darkroom.models.rewriting.prepare import load_failures, prepare, prepare_job, session_options
+from darkroom.models.rewriting.rewriter import BF16
 from darkroom.models.runtime.custom_ops import load_custom_ops
-from darkroom.models.runtime.session import Binding, SessionEngine, clean
+from darkroom.models.runtime.session import Binding, SessionEngine, clean, open_beside
 from darkroom.models.runtime.tensorflow import SessionOptions
 from darkroom.models.saved_model.original import Original, open_original
 from darkroom.models.saved_model.reader import read_meta_graph
@@ -74,16 +71,6 @@ def load_model(
     return open_job(prepare_job(job), job)
 
 
-def prepare_job(job: Job) -> Artifact:
-    """The artifact of a job.
-
-    Raises:
-        LoadFailed: it cannot be served; the message says why and names no path.
-    """
-    with _load_failures():
-        return prepare(job.path, name=job.name, version=job.version, options=_options(job))
-
-
 def open_job(artifact: Artifact, job: Job, choices: Choices | None = None) -> LoadedModel:
     """A model that answers, out of the artifact of this job or of one with the same key.
 
@@ -92,28 +79,12 @@ def open_job(artifact: Artifact, job: Job, choices: Choices | None = None) -> Lo
     Raises:
         LoadFailed: it cannot be served; the message says why and names no path.
     """
-    with _load_failures():
+    with load_failures():
         load_custom_ops(job.custom_op_paths)
         spec = replace(artifact.spec, name=job.name, version=job.version)
         return open_artifact(
-            replace(artifact, spec=spec), _options(job), resolve(job.device), xla=job.xla, choices=choices
+            replace(artifact, spec=spec), session_options(job), resolve(job.device), xla=job.xla, choices=choices
         )
-
-
-def _options(job: Job) -> SessionOptions:
-    options = SessionOptions(job.intra_op_threads, job.inter_op_threads).with_session_config(job.session_config)
-    return options if job.max_drift is None else replace(options, bf16=True, max_drift=job.max_drift)
-
-
-@contextmanager
-def _load_failures() -> Iterator[None]:
-    """Makes LoadFailed of whatever TensorFlow raises."""
-    try:
-        yield
-    except LoadFailed:
-        raise
-    except Exception as err:
-        raise LoadFailed(f"it cannot be loaded: {type(err).__name__}: {clean(str(err))}") from err
 
 
 def open_artifact(
@@ -247,16 +218,16 @@ def _narrow(
     narrow, waists = {}, {}
     for name, each in wide.items():
         binding, samples = artifact.bindings[name], artifact.samples[name]
-        at_waist = partial(_with, each, session, binding)
+        split_at = partial(_with, each, session, binding)
         if name in known:
-            narrow[name], waists[name] = with_known_waist(each, at_waist, samples, known[name])
+            narrow[name], waists[name] = with_known_waist(each, split_at, samples, known[name])
         else:
-            narrow[name], waists[name] = with_waist(at_waist(), session.graph, binding, samples)
+            narrow[name], waists[name] = with_waist(split_at(), session.graph, binding, samples)
     return narrow, waists
 
 
 def _with(wide: SessionEngine, session: Any, binding: Binding, waist: str = "") -> SessionEngine:
-    return SessionEngine(wide.spec, session, binding, passes=wide.passes, waist=waist)
+    return SessionEngine(wide.spec, session, binding, passes=wide.passes, split=waist)
 
 
 def _choice(wide: SessionEngine, sharded: ShardedEngine | None, waist: PassReport) -> Choice:

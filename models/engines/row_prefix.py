@@ -15,7 +15,7 @@ from darkroom.models.engine import PassReport
 from darkroom.models.engines.choices import Choice
 from darkroom.models.engines.tuning import in_turns
 from darkroom.models.graph.decoding_ops import downstream, readers_of
-from darkroom.models.graph.reachability import names_in_reach, node_name
+from darkroom.models.graph.reachability import node_name, reachable_names
 from darkroom.models.rewriting.verify import difference
 from darkroom.models.rows import Rows, fill
 from darkroom.models.runtime.session import Binding, SessionEngine, clean
@@ -41,7 +41,7 @@ def with_waist(
     if not (whole.spec.batched and samples):
         return whole, PassReport(WAIST, applied=False, reason="its rows never share a call")
     try:
-        candidate = whole.at_waist(_best(whole, graph, binding, samples))
+        candidate = whole.split_at(_best(whole, graph, binding, samples))
         reason = difference(whole, candidate, samples)
         whole_s, parts_s = in_turns(whole.run, candidate.run, fill(samples, ROWS), rounds=ROUNDS)
     except Exception as err:  # noqa: BLE001 - whatever TensorFlow raises, the whole graph still serves
@@ -51,28 +51,28 @@ def with_waist(
         candidate.close()
         return whole, PassReport(WAIST, applied=False, reason=reason or gain)
     whole.close()
-    return candidate, PassReport(WAIST, applied=True, reason=f"rows one by one up to {candidate.waist}: {gain}")
+    return candidate, PassReport(WAIST, applied=True, reason=f"rows one by one up to {candidate.split}: {gain}")
 
 
 def with_known_waist(
-    wide: SessionEngine, at_waist: Callable[[str], SessionEngine], samples: Sequence[Rows], choice: Choice
+    wide: SessionEngine, split_at: Callable[[str], SessionEngine], samples: Sequence[Rows], choice: Choice
 ) -> tuple[SessionEngine, PassReport]:
     """As `with_waist`, by what was measured of a graph of the same structure: proven here, but neither found nor timed.
 
     Args:
         wide: the signature in its other session, whose answers it must give.
-        at_waist: makes it in the session without threads of its own, with that waist; empty: whole.
+        split_at: makes it in the session without threads of its own, with that waist; empty: whole.
         samples: single rows that it takes.
         choice: what was measured.
     """
     try:
-        candidate = at_waist(choice.waist)
+        candidate = split_at(choice.waist)
         reason = difference(wide, candidate, samples) if choice.waist else ""
     except Exception as err:  # noqa: BLE001 - whatever TensorFlow raises, the whole graph still serves
-        return at_waist(""), PassReport(WAIST, applied=False, reason=clean(str(err)))
+        return split_at(""), PassReport(WAIST, applied=False, reason=clean(str(err)))
     if reason:
         candidate.close()
-        return at_waist(""), PassReport(WAIST, applied=False, reason=reason)
+        return split_at(""), PassReport(WAIST, applied=False, reason=reason)
     return candidate, choice.found_waist
 
 
@@ -118,7 +118,7 @@ def find_waists(graph_def: Any, feeds: Sequence[str], fetches: Sequence[str]) ->
         feeds: tensor names.
         fetches: tensor names; none of their nodes is a waist.
     """
-    wanted, _ = names_in_reach(graph_def, fetches)
+    wanted, _ = reachable_names(graph_def, fetches)
     nodes = {node.name: node for node in graph_def.node if node.name in wanted}
     back = {name for name, node in nodes.items() if node.op == "NextIteration"}
     forward = {name: readers for name, readers in readers_of(nodes).items() if name not in back}

@@ -10,7 +10,7 @@ from threading import Lock, Thread
 from types import MappingProxyType
 from typing import NamedTuple
 
-from darkroom.models.engine import Concise, Engine, Screener
+from darkroom.models.engine import Engine, Screener, SupportsInline
 from darkroom.models.engines.light import InlineRule
 from darkroom.models.errors import InvalidInput, ModelError, PredictFailed
 from darkroom.models.rows import Rows, join, miscount
@@ -144,7 +144,7 @@ class Runner:
 
     def _run_here(self, work: _Work) -> None:
         engine = self._engine
-        call = engine.run_alone if isinstance(engine, Concise) else engine.run
+        call = engine.run_inline if isinstance(engine, SupportsInline) else engine.run
         report = _run(engine, work, call)._replace(device=self._device)
         rows = work.padding + sum([stop - start for _, start, stop in work.parts])
         self._light.learn(rows, report.execute_s)

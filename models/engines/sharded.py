@@ -72,7 +72,7 @@ class ShardedEngine:
     @property
     def waist(self) -> str:
         """The tensor up to which a shard's rows go one by one; empty: none."""
-        return self._narrow.waist
+        return self._narrow.split
 
     def run(self, rows: Rows) -> Rows:
         """The outputs of one call; see darkroom.models.engine.Engine."""
@@ -87,8 +87,8 @@ class ShardedEngine:
             with self._lock:
                 self._calls -= 1
 
-    def run_alone(self, rows: Rows) -> Rows:
-        """As `run`, in the calling thread only; see darkroom.models.engines.runner.Concise."""
+    def run_inline(self, rows: Rows) -> Rows:
+        """As `run`, in the calling thread only; see darkroom.models.engines.runner.SupportsInline."""
         return self._narrow.run(rows)
 
     def screen(self, rows: Rows) -> list[InvalidInput | None]:

@@ -190,7 +190,7 @@ def _engine(subject: Subject, way: Way) -> _Caller:
 def _plain(subject: Subject) -> _Caller:
     """The usual way: text where the graph wants base64 (made beforehand, as a client would), every output fetched."""
     from darkroom.models.runtime.custom_ops import load_custom_ops  # noqa: PLC0415 - as above
-    from darkroom.models.runtime.session import feed, unfeed  # noqa: PLC0415 - as above
+    from darkroom.models.runtime.session import feed_value, fetched_column  # noqa: PLC0415 - as above
     from darkroom.models.runtime.tensorflow import tf  # noqa: PLC0415 - as above
 
     assert subject.story is not None  # noqa: S101 - the engine is tried first, and says what it is
@@ -202,10 +202,12 @@ def _plain(subject: Subject) -> _Caller:
     def prepare(batch: Rows) -> Callable[[], Rows]:
         function = model.signatures[spec.name]  # by way of the model: its variables live as long as it does
         tensors = {
-            tensor.name: tf.constant(feed(batch.columns[tensor.name], tensor.name == text), tensor.dtype)
+            tensor.name: tf.constant(feed_value(batch.columns[tensor.name], tensor.name == text), tensor.dtype)
             for tensor in spec.inputs
         }
-        return lambda: Rows({name: unfeed(np.asarray(value.numpy())) for name, value in function(**tensors).items()})
+        return lambda: Rows(
+            {name: fetched_column(np.asarray(value.numpy())) for name, value in function(**tensors).items()}
+        )
 
     return _Caller(subject.story, prepare)
 

@@ -1,4 +1,4 @@
-"""What TensorFlow uses of a GPU's memory; imports it for a GPU only, where an engine has imported it already."""
+"""Reads how much GPU memory TensorFlow uses. For a CPU, TensorFlow is not imported."""
 
 from collections.abc import Callable, Mapping
 
@@ -6,15 +6,15 @@ KINDS = ("current", "peak")
 
 
 def device_memory(device: str, *, ask: Callable[[str], Mapping[str, int]] | None = None) -> dict[str, int]:
-    """Bytes by kind: `current`, and `peak` since the start of the process; {} where TensorFlow doesn't count them.
+    """Returns bytes by kind: `current`, and `peak` since the start of the process; {} where they are not counted.
 
-    It doesn't on a CPU, and for one it is neither asked nor imported. To be called once a session is open on the
-    device: what comes first decides whether TensorFlow takes the whole GPU, and this would say yes. The first call
-    blocks, as TensorFlow sets its eager context up.
+    TensorFlow does not count the memory of a CPU. Call this only after a session is open on the device: the first use
+    of a GPU decides whether TensorFlow takes its whole memory, and this call would take it. The first call blocks while
+    TensorFlow sets up its eager context.
 
     Args:
-        device: as the engines' devices are named: "gpu:0".
-        ask: the stand-in of a test; else TensorFlow.
+        device: an engine's device, such as "gpu:0".
+        ask: replaces TensorFlow in tests.
     """
     if not device.startswith("gpu:"):
         return {}
@@ -27,6 +27,6 @@ def _ask_tensorflow(device: str) -> Mapping[str, int]:
 
     try:
         info: Mapping[str, int] = tf.config.experimental.get_memory_info(device)
-    except (ValueError, RuntimeError, tf.errors.OpError):  # no such device, or one whose memory is not tracked
+    except (ValueError, RuntimeError, tf.errors.OpError):  # no such device, or its memory is not tracked
         return {}
     return info

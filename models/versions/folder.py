@@ -4,11 +4,11 @@ import time
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from pathlib import Path
 
+from darkroom.models.engine import LoadedModel
 from darkroom.models.errors import LoadFailed
-from darkroom.models.loaded import LoadedModel
+from darkroom.models.saved_model import FILE_NAME
 from darkroom.models.versions.source import Found
 
-FILE_NAME = "saved_model.pb"
 SETTLED_SCANS = 2  # guess: a copy that pauses for longer than a scan's interval is rare, and found out by the load
 
 

@@ -18,7 +18,7 @@ from darkroom.models.runtime.memory import freeze
 from darkroom.models.versions.cache import Cache
 
 if TYPE_CHECKING:
-    from darkroom.models.loaded import LoadedModel
+    from darkroom.models.engine import LoadedModel
 
 _log = logging.getLogger("darkroom.models")
 TURN_S = 0.1  # guess: between two looks at what another process prepares

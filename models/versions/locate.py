@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from darkroom.models.versions.folder import FILE_NAME, versions
+from darkroom.models.saved_model import FILE_NAME
+from darkroom.models.versions.folder import versions
 
 
 def locate(path: Path) -> tuple[Path, str, int]:

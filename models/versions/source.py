@@ -3,7 +3,7 @@
 from collections.abc import Callable, Hashable, Mapping
 from typing import NamedTuple, Protocol
 
-from darkroom.models.loaded import LoadedModel
+from darkroom.models.engine import LoadedModel
 
 
 class Found(NamedTuple):

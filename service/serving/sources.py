@@ -17,7 +17,7 @@ from darkroom.models.versions.source import GivenSource
 from darkroom.service.config.machine import cores_each
 
 if TYPE_CHECKING:
-    from darkroom.models.loaded import LoadedModel
+    from darkroom.models.engine import LoadedModel
     from darkroom.models.versions.source import Source
     from darkroom.service.config.model_config import ModelEntry
     from darkroom.service.config.settings import Settings

@@ -9,8 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from darkroom.models.engines.joint import Joint, find_joint, with_joints
-from darkroom.models.rewriting.rewriter import open_session
-from darkroom.models.runtime.session import make_callable
+from darkroom.models.runtime.session import make_callable, open_session
 from darkroom.models.runtime.tensorflow import SessionOptions, tf
 
 PIECES = 4

@@ -15,9 +15,8 @@ from darkroom.models.engines.choices import Choice
 from darkroom.models.engines.open import prepare
 from darkroom.models.engines.row_prefix import WAIST, find_waists, with_known_waist, with_waist
 from darkroom.models.errors import InvalidInput
-from darkroom.models.rewriting.rewriter import open_session
 from darkroom.models.rows import Rows
-from darkroom.models.runtime.session import Binding, SessionEngine, Spread, one_by_one
+from darkroom.models.runtime.session import Binding, PrefixRunner, SessionEngine, open_session, row_by_row
 from darkroom.models.runtime.tensorflow import SessionOptions, tf
 from darkroom.models.spec import SignatureSpec, TensorSpec
 from tests import savedmodels
@@ -62,7 +61,7 @@ def waists(graph_def: Any, *fetches: str, feeds: tuple[str, ...] = ("x:0",)) -> 
 
 
 def engine(build: Callable[[Any], Any] = layers, waist: str = "") -> SessionEngine:
-    return SessionEngine(SPEC, open_session(graph_of(build), SessionOptions()), BINDING, waist=waist)
+    return SessionEngine(SPEC, open_session(graph_of(build), SessionOptions()), BINDING, split=waist)
 
 
 def test_what_a_way_leads_round_is_no_waist() -> None:
@@ -132,14 +131,16 @@ class Timed(SessionEngine):
         del calls
         return {name: cost[len(rows) > 1] * len(rows) for name, cost in self.costs.items()}
 
-    def at_waist(self, waist: str, spread: Spread = one_by_one, more: Sequence[str] = ()) -> SessionEngine:
-        assert (spread, more) == (one_by_one, ())
-        parted = timed(self.costs, self.clock, self._session, waist)
+    def split_at(
+        self, split: str, run_prefix: PrefixRunner = row_by_row, extra_feeds: Sequence[str] = ()
+    ) -> SessionEngine:
+        assert (run_prefix, extra_feeds) == (row_by_row, ())
+        parted = timed(self.costs, self.clock, self._session, split)
         parted.parts_s = self.parts_s
         return parted
 
     def run(self, rows: Rows) -> Rows:
-        self.clock[0] += self.parts_s if self.waist else 8.0
+        self.clock[0] += self.parts_s if self.split else 8.0
         return super().run(rows)
 
     def close(self) -> None:
@@ -147,7 +148,7 @@ class Timed(SessionEngine):
 
 
 def timed(costs: dict[str, tuple[float, float]], clock: list[float], session: Any, waist: str = "") -> Timed:
-    made = Timed(SPEC, session, BINDING, waist=waist)
+    made = Timed(SPEC, session, BINDING, split=waist)
     made.costs, made.clock = costs, clock
     return made
 
@@ -181,23 +182,23 @@ def tried(
 
 def test_the_waist_is_where_rows_alone_gain_most(clock: list[float]) -> None:
     _, kept, reason = tried(clock, COSTS)
-    assert kept.waist == "narrow:0"
+    assert kept.split == "narrow:0"
     assert reason == "rows one by one up to narrow:0: 2.00 times as fast at 8 rows a core"
 
 
 def test_a_gain_that_hardly_shows_beside_what_else_runs_is_taken(clock: list[float]) -> None:
     _, kept, _ = tried(clock, COSTS, parts_s=7.9)
-    assert kept.waist == "narrow:0"
+    assert kept.split == "narrow:0"
 
 
 def test_a_waist_gives_no_more_of_a_row_than_what_came_before(clock: list[float]) -> None:
     _, kept, _ = tried(clock, COSTS | {"narrow": (1.0, 0.9)})
-    assert kept.waist == "narrow:0", "wide gains more, and hands eight times as much over"
+    assert kept.split == "narrow:0", "wide gains more, and hands eight times as much over"
 
 
 def test_what_was_made_one_with_the_next_op_is_passed_over(clock: list[float]) -> None:
     _, kept, _ = tried(clock, {name: cost for name, cost in COSTS.items() if name != "narrow"})
-    assert kept.waist == "block:0"
+    assert kept.split == "block:0"
 
 
 @pytest.mark.parametrize(
@@ -234,17 +235,17 @@ def test_a_known_waist_is_proven_again() -> None:
         kept, report = with_known_waist(
             engine(build), partial(engine, build), SAMPLES, Choice(waist, found_waist=found)
         )
-        assert (kept.waist, report.applied) == (kept_waist, bool(kept_waist))
+        assert (kept.split, report.applied) == (kept_waist, bool(kept_waist))
         assert ("measured" if kept_waist else "differs by") in report.reason
 
 
 def test_whatever_fails_leaves_the_whole_graph(clock: list[float]) -> None:
     session = open_session(graph_of(layers), SessionOptions())
     whole = timed(COSTS, clock, session)
-    whole.at_waist = raises  # type: ignore[method-assign]
+    whole.split_at = raises  # type: ignore[method-assign]
     kept, report = with_waist(whole, session.graph, BINDING, SAMPLES)
     assert (kept, report.applied, report.reason) == (whole, False, "no tensor narrow:0")
 
 
-def raises(waist: str, spread: Spread = one_by_one, more: Sequence[str] = ()) -> SessionEngine:  # noqa: ARG001
-    raise ValueError(f"no tensor {waist}")
+def raises(split: str, run_prefix: PrefixRunner = row_by_row, extra_feeds: Sequence[str] = ()) -> SessionEngine:  # noqa: ARG001
+    raise ValueError(f"no tensor {split}")

@@ -33,7 +33,7 @@ class Doubler:
         self.spec = spec
         self.passes: tuple[PassReport, ...] = ()
         self.calls: list[int] = []
-        self.waist = ""
+        self.split = ""
         self.meanwhile = meanwhile
         self.is_closed = False
 
@@ -93,7 +93,7 @@ def test_a_call_that_is_to_run_alone_stays_in_its_callers_thread_whatever_its_si
     places: list[int] = []
     wide, narrow = Doubler(), Doubler(meanwhile=lambda _: places.append(threading.get_ident()))
     sharded = engine(wide, narrow)
-    answer = sharded.run_alone(rows([1, 2, 3, 4]))
+    answer = sharded.run_inline(rows([1, 2, 3, 4]))
     sharded.close()
     assert list(answer.columns["y"]) == [2, 4, 6, 8]
     assert (wide.calls, narrow.calls, places) == ([], [4], [threading.get_ident()])
@@ -268,7 +268,7 @@ def test_with_a_waist_a_piece_is_what_a_core_had_of_the_first_long_call(monkeypa
     clock = itertools.count()
     monkeypatch.setattr("darkroom.models.engines.tuning.time.monotonic", lambda: float(next(clock)))
     narrow = Doubler()
-    narrow.waist = "layer:0"
+    narrow.split = "layer:0"
     sharded = engine(Doubler(), narrow)
     report = sharded.judge([rows([1])])
     sharded.close()
@@ -280,7 +280,7 @@ def test_with_a_waist_no_larger_call_is_made_than_the_first_long_one(spend: Call
     """Though more rows would always be better: what the largest call took stays."""
     wide = Doubler(meanwhile=lambda images: spend(0.06 + 0.002 * images))
     narrow = Doubler(meanwhile=lambda images: spend((0.03 + 0.001 * images) / 2))
-    narrow.waist = "layer:0"
+    narrow.split = "layer:0"
     sharded = engine(wide, narrow)
     sharded.judge([rows([1])])
     sharded.close()

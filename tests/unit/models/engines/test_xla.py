@@ -22,8 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
-    from darkroom.models.engine import Engine, PassReport
-    from darkroom.models.loaded import LoadedModel
+    from darkroom.models.engine import Engine, LoadedModel, PassReport
     from tests.unit.models.conftest import Build
 
     Built = Callable[[Build], Path]
