@@ -9,7 +9,6 @@ from darkroom.models.engine import Engine
 from darkroom.models.engines.cpu_decode import Cores, find_joints, with_front
 from darkroom.models.engines.devices import Device, place
 from darkroom.models.engines.joint import Joint, with_joints
-from darkroom.models.engines.xla import mark
 from darkroom.models.rewriting.artifact import Artifact
 from darkroom.models.rewriting.rewriter import open_session
 from darkroom.models.runtime.session import SessionEngine
@@ -62,10 +61,8 @@ def cores_for(options: SessionOptions) -> int:
 
 
 def session_on(device: Device, artifact: Artifact, options: SessionOptions, joints: Mapping[str, Joint]) -> Any:
-    """A session of the artifact's graph, placed on the device, marked for XLA where that is asked for."""
+    """A session of the artifact's graph, placed on the device."""
     graph_def = place(graph_pb2.GraphDef.FromString(artifact.graph), device, artifact.bindings.values())
-    if options.xla:
-        graph_def = mark(graph_def, artifact.bindings.values())
     if joints:
         graph_def = with_joints(graph_def, joints.values(), device.path)
     return open_session(graph_def, options_on(device, options))

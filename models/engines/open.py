@@ -11,12 +11,10 @@ from typing import Any
 from darkroom.models.engine import Engine, PassReport
 from darkroom.models.engines.choices import Choice, Choices
 from darkroom.models.engines.devices import Device, resolve
-from darkroom.models.engines.joint import Joint
 from darkroom.models.engines.on_devices import cores_for, joints_for, options_on, put_fronts, session_on
 from darkroom.models.engines.row_prefix import with_known_waist, with_waist
 from darkroom.models.engines.sharded import SHARD, ShardedEngine, objection, shard
 from darkroom.models.engines.structure import structure_of
-from darkroom.models.engines.xla import compiled, refuse
 from darkroom.models.errors import LoadFailed
 from darkroom.models.loaded import LoadedModel
 from darkroom.models.rewriting.artifact import Artifact
@@ -42,7 +40,6 @@ def load_model(
     session_config: Mapping[str, Any] | None = None,
     device: str = "auto",
     max_drift: float | None = None,
-    xla: bool = False,
 ) -> LoadedModel:
     """The SavedModel at `path`, rewritten, verified and ready, all in this process; blocks for seconds.
 
@@ -55,7 +52,6 @@ def load_model(
         session_config: Simple TensorFlow Serving's four session settings; they win.
         max_drift: how far bfloat16 may move an output; None: it is not used.
         device: where it runs: `auto`, `cpu`, `cpu:N`, `gpu` or `gpu:0,1`; see models/engines/devices.py.
-        xla: XLA is tried, and kept where it is faster.
 
     Raises:
         LoadFailed: it cannot be served; the message says why and names no path.
@@ -69,7 +65,6 @@ def load_model(
         dict(session_config or {}),
         device=device,
         max_drift=max_drift,
-        xla=xla,
     )
     return open_job(prepare_job(job), job)
 
@@ -95,9 +90,7 @@ def open_job(artifact: Artifact, job: Job, choices: Choices | None = None) -> Lo
     with _load_failures():
         load_custom_ops(job.custom_op_paths)
         spec = replace(artifact.spec, name=job.name, version=job.version)
-        return open_artifact(
-            replace(artifact, spec=spec), _options(job), resolve(job.device), xla=job.xla, choices=choices
-        )
+        return open_artifact(replace(artifact, spec=spec), _options(job), resolve(job.device), choices=choices)
 
 
 def _options(job: Job) -> SessionOptions:
@@ -121,10 +114,9 @@ def open_artifact(
     options: SessionOptions,
     devices: Sequence[Device] = (Device("cpu", 0),),
     *,
-    xla: bool = False,
     choices: Choices | None = None,
 ) -> LoadedModel:
-    """A model that answers, with an engine on each device; `xla`: compiled where that pays.
+    """A model that answers, with an engine on each device.
 
     What `choices` has of a graph of the same structure is taken over, else measured and put there.
 
@@ -154,7 +146,6 @@ def open_artifact(
         }
 
     replicas = {name: engines(name) for name in specs}
-    others = _compile(replicas, artifact, options, devices, joints) if xla else []
     narrow: Any = None
     if artifact.graph:
         with ThreadPoolExecutor(1) as passing:  # with it goes what oneDNN keeps for a thread
@@ -166,40 +157,12 @@ def open_artifact(
     fronts = put_fronts(replicas, artifact, options, devices, joints)
 
     def free() -> None:
-        for each in (fronts, *sessions.values(), *others, narrow, original):
+        for each in (fronts, *sessions.values(), narrow, original):
             if each is not None:
                 each.close()
 
     firsts = {name: next(iter(each.values())) for name, each in replicas.items()}
     return LoadedModel(artifact.spec, firsts, artifact.samples, free, replicas)
-
-
-def _compile(
-    replicas: Mapping[str, dict[str, Engine]],
-    artifact: Artifact,
-    options: SessionOptions,
-    devices: Sequence[Device],
-    joints: Mapping[str, Joint],
-) -> list[Any]:
-    """Puts compiled engines in the place of those that they beat; the sessions that they need besides."""
-    for name in replicas.keys() - artifact.bindings.keys():
-        refuse({name: replicas[name][str(devices[0])]}, "the graph is not frozen")
-    sessions: list[Any] = []
-    for device in devices if artifact.bindings else ():
-        on_it = {name: replicas[name][str(device)] for name in artifact.bindings}
-        try:
-            session = session_on(device, artifact, replace(options, xla=True), joints)
-        except Exception as err:  # noqa: BLE001 - whatever TensorFlow raises, the plain graph still serves
-            refuse(on_it, f"TensorFlow refuses the graph: {clean(str(err))}")
-            continue
-        kept = compiled(on_it, session, artifact.bindings, artifact.samples, float_bytes=device.float_bytes)
-        for name, engine in kept.items():
-            replicas[name][str(device)] = engine
-        if kept:
-            sessions.append(session)
-        else:
-            session.close()
-    return sessions
 
 
 def _shard(

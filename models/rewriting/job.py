@@ -14,7 +14,7 @@ from darkroom.models.errors import LoadFailed
 
 _SOURCES = Path(__file__).parents[1]
 _CPU = Path("/proc/cpuinfo")
-_ELSEWHERE = frozenset({"path", "name", "version", "device", "xla"})  # what an artifact does not depend on
+_ELSEWHERE = frozenset({"path", "name", "version", "device"})  # what an artifact does not depend on
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,6 @@ class Job:
     custom_op_paths: tuple[Path, ...] = ()
     max_drift: float | None = None  # bfloat16 is tried, and may move an output by so much
     device: str = "auto"  # see models/engines/devices.py; the artifact is the same for all
-    xla: bool = False  # XLA is tried where the artifact is opened; the artifact is the same without it
 
     def dump(self) -> str:
         """The job on one line."""

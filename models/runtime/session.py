@@ -108,7 +108,7 @@ class SessionEngine:
         return [_fault(judge, [array[row : row + 1] for array in arrays]) for row in range(len(rows))]
 
     def nodes_of(self, rows: Rows, *, calls: int = 1) -> dict[str, float]:
-        """The nodes that a call of these rows runs, with those that Grappler and XLA made of them.
+        """The nodes that a call of these rows runs, with those that Grappler made of them.
 
         Each with its seconds in that one of `calls` in which it was quickest.
         """

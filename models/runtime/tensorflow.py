@@ -66,7 +66,6 @@ class SessionOptions:
     per_process_gpu_memory_fraction: float = 0.0  # 0: no bound
     bf16: bool = False  # convolutions and products of matrices in bfloat16, by oneDNN
     max_drift: float = 0.0  # how far bfloat16 may move an output
-    xla: bool = False  # Grappler fuses no ops and moves no data: XLA cannot compile the kernels that it makes
     cpu_devices: int = 1  # logical devices that the one CPU is shown as
     uses_gpus: bool = True  # False: no GPU is touched, though there may be some
 
@@ -98,8 +97,6 @@ class SessionOptions:
         if not self.uses_gpus:
             config.device_count["GPU"] = 0
         rewrites = config.graph_options.rewrite_options
-        if self.xla:
-            rewrites.remapping = rewrites.layout_optimizer = type(rewrites).OFF
         if self.bf16:
             rewrites.auto_mixed_precision_onednn_bfloat16 = type(rewrites).ON
         config.gpu_options.allow_growth = self.allow_growth
