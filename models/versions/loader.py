@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from darkroom.models.engines.choices import Choices
+from darkroom.models.engines.tuning import TuningCache
 from darkroom.models.errors import LoadFailed, quote
 from darkroom.models.rewriting.child import REFUSED
 from darkroom.models.rewriting.job import Job
@@ -32,7 +32,7 @@ class Loader:
         self._timeout_s = timeout_s
         self._child: subprocess.Popen[bytes] | None = None
         self._is_stopped = False
-        self._choices = Choices()
+        self._tunings = TuningCache()
 
     def load(self, job: Job) -> "LoadedModel":
         """The version, ready to answer.
@@ -87,7 +87,7 @@ class Loader:
         from darkroom.models.engines.open import open_job  # noqa: PLC0415 - as in `load`
         from darkroom.models.rewriting.artifact import parse  # noqa: PLC0415 - as in `load`
 
-        return open_job(parse(data, job.path), job, self._choices)
+        return open_job(parse(data, job.path), job, self._tunings)
 
     def _prepare(self, job: Job) -> bytes:
         """The artifact that a child made."""
