@@ -1,1 +1,3 @@
-"""What lies on disk: signatures, labels, the original graph, and sample rows that a signature takes."""
+"""Reads a SavedModel from disk: signatures, labels, the original graph, and sample rows that a signature takes."""
+
+FILE_NAME = "saved_model.pb"  # a version folder has a file of this name

@@ -5,8 +5,8 @@ from typing import Any
 
 from darkroom.models.errors import LoadFailed
 from darkroom.models.runtime.tensorflow import saved_model_pb2
+from darkroom.models.saved_model import FILE_NAME
 from darkroom.models.spec import DTYPES, REF_OFFSET, SignatureSpec, TensorSpec
-from darkroom.models.versions.folder import FILE_NAME
 
 SERVE = "serve"
 LABELS = Path("assets.extra") / "labels.txt"

@@ -14,7 +14,7 @@ from darkroom.models.errors import ModelError
 from darkroom.models.profile.sweep import choose, sweep, ways
 from darkroom.models.profile.trial import DEFAULT_SIGNATURE, Subject, Trial, Way
 from darkroom.models.runtime import allocator
-from darkroom.models.versions.locate import locate
+from darkroom.models.versions.folder import locate
 from darkroom.service.config.machine import usable_cores
 from darkroom.service.serving.warmup import sweep_sizes
 

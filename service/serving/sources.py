@@ -9,15 +9,14 @@ from typing import TYPE_CHECKING
 
 from darkroom.models.rewriting.job import Job
 from darkroom.models.versions.cache import Cache
-from darkroom.models.versions.folder import FolderSource
+from darkroom.models.versions.folder import FolderSource, GivenSource
 from darkroom.models.versions.loader import Loader
 from darkroom.models.versions.policy import Policy
-from darkroom.models.versions.source import GivenSource
 from darkroom.service.config.machine import cores_each
 
 if TYPE_CHECKING:
     from darkroom.models.loaded import LoadedModel
-    from darkroom.models.versions.source import Source
+    from darkroom.models.versions.folder import Source
     from darkroom.service.config.model_config import ModelEntry
     from darkroom.service.config.settings import Settings
 

@@ -10,7 +10,6 @@ import pytest
 from darkroom.models.errors import LoadFailed
 from darkroom.models.profile.trial import Subject, Trial, Way
 from darkroom.models.rows import Rows
-from darkroom.models.versions.locate import locate
 from tests import savedmodels
 from tests.pictures import picture
 from tests.unit.models.conftest import Build
@@ -41,14 +40,3 @@ def test_what_fails_in_the_process_is_told_here(built: Built, tmp_path: Path) ->
         Trial(Subject(built(savedmodels.classic), signature="other"), Way())
     with pytest.raises(LoadFailed, match="not one picture a row"):
         Trial(Subject(built(savedmodels.keys_and_features), pictures=(b"a",)), Way())
-
-
-def test_a_version_is_found_from_its_own_folder_and_from_the_models(tmp_path: Path) -> None:
-    for name in ("9", "10", "notes"):
-        (tmp_path / "dogs" / name).mkdir(parents=True)
-        (tmp_path / "dogs" / name / "saved_model.pb").touch()
-    assert locate(tmp_path / "dogs") == (tmp_path / "dogs" / "10", "dogs", 10)
-    assert locate(tmp_path / "dogs" / "9") == (tmp_path / "dogs" / "9", "dogs", 9)
-    assert locate(tmp_path / "dogs" / "notes") == (tmp_path / "dogs" / "notes", "notes", 1)
-    with pytest.raises(LoadFailed, match="cannot be listed"):
-        locate(tmp_path / "cats")
