@@ -1,4 +1,4 @@
-"""What TensorFlow uses of a GPU's memory; imports it for a GPU only, where an engine has imported it already."""
+"""How much of a GPU's memory TensorFlow uses. Imports it for a GPU only, where an engine has imported it already."""
 
 from collections.abc import Callable, Mapping
 
@@ -6,27 +6,25 @@ KINDS = ("current", "peak")
 
 
 def device_memory(device: str, *, ask: Callable[[str], Mapping[str, int]] | None = None) -> dict[str, int]:
-    """Bytes by kind: `current`, and `peak` since the start of the process; {} where TensorFlow doesn't count them.
+    """Bytes by kind: `current`, and `peak` since the start of the process; {} where TensorFlow does not count them.
 
-    It doesn't on a CPU, and for one it is neither asked nor imported. To be called once a session is open on the
-    device: what comes first decides whether TensorFlow takes the whole GPU, and this would say yes. The first call
-    blocks, as TensorFlow sets its eager context up.
+    TensorFlow counts no memory of a CPU, so for a CPU it is neither asked nor imported. Call this once a session is
+    open on the device: the first use decides whether TensorFlow takes the whole GPU, and this one would take it. The
+    first call blocks while TensorFlow sets up its eager context.
 
     Args:
         device: as the engines' devices are named: "gpu:0".
-        ask: the stand-in of a test; else TensorFlow.
+        ask: a test's stand-in for TensorFlow's `get_memory_info`.
     """
     if not device.startswith("gpu:"):
         return {}
-    known = (ask or _ask_tensorflow)(device.upper())
+    if ask is not None:
+        known = ask(device.upper())
+    else:
+        from darkroom.models.runtime.tensorflow import tf  # noqa: PLC0415 - seconds, where nothing runs on a GPU
+
+        try:
+            known = tf.config.experimental.get_memory_info(device.upper())
+        except (ValueError, RuntimeError, tf.errors.OpError):  # no such device, or its memory is not counted
+            return {}
     return {kind: known[kind] for kind in KINDS if kind in known}
-
-
-def _ask_tensorflow(device: str) -> Mapping[str, int]:
-    from darkroom.models.runtime.tensorflow import tf  # noqa: PLC0415 - seconds, where nothing runs on a GPU
-
-    try:
-        info: Mapping[str, int] = tf.config.experimental.get_memory_info(device)
-    except (ValueError, RuntimeError, tf.errors.OpError):  # no such device, or one whose memory is not tracked
-        return {}
-    return info

@@ -17,10 +17,10 @@ os.environ.setdefault("TF_OVERRIDE_GLOBAL_THREADPOOL", "1")
 # and wait. Measured on 2 cores, a lone row of EfficientNet-Lite0 with a thread a core: 5.0 ms instead of 6.7.
 os.environ.setdefault("TF_ONEDNN_THREADPOOL_USE_CALLER_THREAD", "1")
 
-from darkroom.models.runtime.allocator import is_jemalloc
 from darkroom.models.runtime.hiding import hiding
+from darkroom.models.runtime.memory import is_jemalloc
 
-# Buffers of a call by malloc, not out of one pool of oneDNN's, where malloc is jemalloc: models/runtime/allocator.py tells why.
+# Buffers of a call by malloc, not out of one pool of oneDNN's, where malloc is jemalloc: models/runtime/memory.py tells why.
 if is_jemalloc():
     os.environ.setdefault("TF_ONEDNN_USE_SYSTEM_ALLOCATOR", "1")
 

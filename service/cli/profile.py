@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from darkroom.models.errors import ModelError
 from darkroom.models.profile.sweep import choose, sweep, ways
 from darkroom.models.profile.trial import DEFAULT_SIGNATURE, Subject, Trial, Way
-from darkroom.models.runtime import allocator
+from darkroom.models.runtime import memory
 from darkroom.models.versions.folder import locate
 from darkroom.service.config.machine import usable_cores
 from darkroom.service.serving.warmup import sweep_sizes
@@ -58,7 +58,6 @@ def run_profile(parsed: argparse.Namespace) -> int:
     if min((*parsed.sizes, *parsed.inflight, parsed.max_batch_images)) < 1:
         print("darkroom: --sizes, --inflight and --max_batch_images start at 1", file=sys.stderr)
         return 2
-    allocator.use_jemalloc()  # as the server does
     try:
         _profile(parsed)
     except (ModelError, OSError, ImportError) as err:
@@ -84,7 +83,9 @@ def _profile(parsed: argparse.Namespace) -> None:
             subject = replace(subject, story=trials[0].story)
         story = trials[0].story
         sizes, inflights = _grid(parsed, cores, is_batched=story.spec.batched)
-        print(f"{name} version {version}, signature {parsed.signature!r}, {cores} cores")
+        print(
+            f"{name} version {version}, signature {parsed.signature!r}, {cores} cores, {'jemalloc' if memory.is_jemalloc() else 'no jemalloc'}"
+        )
         print(_passes(story))
         differences = _differences(trials, sizes)  # before all else: a model that counts its calls is still at zero
         points = _measure(trials, sizes, inflights, parsed.seconds)

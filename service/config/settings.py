@@ -32,6 +32,7 @@ PREFIX = "DARKROOM_"
 REMOVED = {
     "xla": "it made EfficientNet-Lite0 30 times slower, and the digits model no faster",
     "single_flight": "no measurement spoke for it; identical pictures are each computed",
+    "allocator": "jemalloc is used where LD_PRELOAD names it, as the image and `make serve` do",
 }
 
 
@@ -82,7 +83,6 @@ class Settings(BaseModel):
     request_timeout_ms: float = Field(30_000.0, gt=0, description="deadline of a request that names none (guess)")
     drain_timeout_ms: float = Field(20_000.0, ge=0, description="how long a stopping server finishes what it accepted (Kubernetes' 30 s, less a margin)")
 
-    allocator: Literal["auto", "jemalloc", "system"] = Field("auto", description="auto: memory by jemalloc where it is installed (Debian: libjemalloc2), else as system does: the C library and TensorFlow's pool; jemalloc: nothing else (measured)")
     fast_lane: bool = Field(True, description="plain predict requests go past Sanic's request path; off only to compare (measured)")
     max_connections: int = Field(8192, ge=1, description="most connections at once; one more takes the place of an idle one, or gets 503 (guess)")
     read_timeout_ms: float = Field(60_000.0, gt=0, description="time a client has to send a request whole, also byte by byte; then 408 (precedent: nginx gives 60 s for the head)")
