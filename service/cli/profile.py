@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from darkroom.models.profile.sweep import Point
-    from darkroom.models.profile.trial import Story
+    from darkroom.models.profile.trial import LoadedSignature
 
 DESCRIPTION = """\
 Times a model's signature with each number of rows a call, each number of calls at once and each kind of thread pool,
@@ -80,13 +80,13 @@ def _profile(parsed: argparse.Namespace) -> None:
         trials: list[Trial] = []
         for way in ways(cores, compare=parsed.compare):
             trials.append(stack.enter_context(Trial(subject, way)))
-            subject = replace(subject, story=trials[0].story)
-        story = trials[0].story
-        sizes, inflights = _grid(parsed, cores, is_batched=story.spec.batched)
+            subject = replace(subject, loaded=trials[0].loaded)
+        loaded = trials[0].loaded
+        sizes, inflights = _grid(parsed, cores, is_batched=loaded.spec.batched)
         print(
             f"{name} version {version}, signature {parsed.signature!r}, {cores} cores, {'jemalloc' if memory.is_jemalloc() else 'no jemalloc'}"
         )
-        print(_passes(story))
+        print(_passes(loaded))
         differences = _differences(trials, sizes)  # before all else: a model that counts its calls is still at zero
         points = _measure(trials, sizes, inflights, parsed.seconds)
     chosen = choose(points)
@@ -95,7 +95,7 @@ def _profile(parsed: argparse.Namespace) -> None:
         print(f"answers to {images} rows beside the plain signature's: {difference or 'equal'}")
     if parsed.json:
         found = {"model": name, "version": version, "cores": cores, "signature": parsed.signature}
-        found |= {"passes": [report._asdict() for report in story.passes], "settings": _settings(points, chosen)}
+        found |= {"passes": [report._asdict() for report in loaded.passes], "settings": _settings(points, chosen)}
         found |= {"points": [_plain(point) for point in points], "differences": differences}
         parsed.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     if parsed.png:
@@ -127,9 +127,9 @@ def _differences(trials: Sequence[Trial], sizes: Sequence[int]) -> dict[int, str
     return {images: plain[0].difference(images, trials[0].answer(images)) for images in sizes} if plain else {}
 
 
-def _passes(story: Story) -> str:
+def _passes(loaded: LoadedSignature) -> str:
     return "passes: " + "; ".join(
-        report.name if report.applied else f"{report.name} not, {report.reason}" for report in story.passes
+        report.name if report.applied else f"{report.name} not, {report.reason}" for report in loaded.passes
     )
 
 

@@ -1,4 +1,4 @@
-"""A way of calling a signature in a process of its own: its story, its timings, its answers, its end."""
+"""A way of calling a signature in a process of its own: what it loaded, its timings, its answers, its end."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -22,11 +22,11 @@ def test_both_ways_take_the_same_rows_and_give_the_same_answer(built: Built) -> 
     pictures = tuple(picture(seed, kind="JPEG") for seed in range(3))
     subject = Subject(built(savedmodels.classic), pictures=pictures)
     with Trial(subject, Way(1, -1)) as engine:
-        assert [rows.columns["images"] for rows in engine.story.rows] == [[each] for each in pictures]
+        assert [rows.columns["images"] for rows in engine.loaded.rows] == [[each] for each in pictures]
         assert engine.seconds(2, 2, 2) > 0
         answer = engine.answer(4)
         assert len(answer) == 4
-        with Trial(replace(subject, story=engine.story), Way(is_plain=True)) as plain:
+        with Trial(replace(subject, loaded=engine.loaded), Way(is_plain=True)) as plain:
             assert plain.seconds(4, 1) > 0
             assert plain.difference(4, answer) == ""
             wrong = Rows(answer.columns | {"softmax": np.asarray(answer.columns["softmax"]) * 2})
