@@ -258,7 +258,7 @@ class _Opening:
                 candidate.passes = (*candidate.passes, reports[name])
                 self.engines[name][str(first)] = candidate
                 found = found._replace(
-                    split=candidate.waist, min_rows=candidate.min_rows, piece_rows=candidate.piece_rows
+                    split=candidate.split, min_rows=candidate.min_rows, piece_rows=candidate.piece_rows
                 )
             tunings.setdefault(name, found)
         self.cache.put(key, tunings)

@@ -71,7 +71,7 @@ class ShardedEngine:
             thread.start()
 
     @property
-    def waist(self) -> str:
+    def split(self) -> str:
         """The tensor up to which the rows of a piece run one by one; empty: none."""
         return self._single.waist
 
@@ -132,7 +132,7 @@ class ShardedEngine:
             elif not min_rows:
                 min_rows = size
             half_s, row_s = row_s, shards_s / size
-            if shards_s > TOO_LONG_S or (shards_s > LONG_ENOUGH_S and (self.waist or row_s > FLAT * half_s)):
+            if shards_s > TOO_LONG_S or (shards_s > LONG_ENOUGH_S and (self.split or row_s > FLAT * half_s)):
                 self.piece_rows = rows_a_core
                 break
         self.min_rows = min_rows or self.min_rows

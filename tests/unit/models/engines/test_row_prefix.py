@@ -42,7 +42,7 @@ def graph_of(build: Callable[[Any], Any]) -> Any:
 
 
 def layers(x: Any) -> Any:
-    """Wide, narrow, a block that goes round itself, and narrower still."""
+    """Wide, narrow, a block that with a path around itself, and narrower still."""
     x = tf.tile(x, [1, 8], name="wide")
     x = tf.reshape(x, [-1, 4, 8])
     x = tf.debugging.check_numerics(tf.reduce_max(x, axis=2, name="max"), "not a number", name="narrow")
@@ -184,7 +184,7 @@ def test_the_split_is_where_single_rows_gain_most(clock: list[float]) -> None:
     assert reason == "rows one by one up to narrow:0: 2.00 times as fast at 8 rows a core"
 
 
-def test_a_gain_that_hardly_shows_beside_what_else_runs_is_taken(clock: list[float]) -> None:
+def test_a_gain_that_background_load_nearly_hides_is_taken(clock: list[float]) -> None:
     _, kept, _ = tried(clock, COSTS, parts_s=7.9)
     assert kept.waist == "narrow:0"
 

@@ -179,7 +179,7 @@ def test_a_callback_that_raises_does_not_end_the_thread() -> None:
     desk.runner.close()
 
 
-def test_threads_run_batches_beside_each_other() -> None:
+def test_threads_run_batches_at_the_same_time() -> None:
     both = threading.Barrier(2, timeout=LIMIT_S)
     desk = Desk(SlowEngine(EchoEngine(), float, sleep=lambda _: both.wait()), threads=2)
     for _ in range(2):

@@ -76,7 +76,7 @@ class FakeTime:
 
 
 @given(values=st.lists(st.integers(14, 10**6), min_size=1, max_size=40), cores=st.integers(2, 5))
-def test_the_answer_is_as_if_nothing_had_been_cut(values: list[int], cores: int) -> None:
+def test_the_answer_is_as_if_nothing_had_been_divided(values: list[int], cores: int) -> None:
     threaded, single = Doubler(), Doubler()
     sharded = engine(threaded, single, cores)
     answer = sharded.run(rows(values))
@@ -100,7 +100,7 @@ def test_a_call_that_is_to_run_alone_stays_in_its_callers_thread_whatever_its_si
     assert (threaded.calls, single.calls, places) == ([], [4], [threading.get_ident()])
 
 
-def test_rows_that_are_not_aligned_are_never_cut() -> None:
+def test_rows_that_are_not_aligned_are_never_divided() -> None:
     threaded, single = Doubler(), Doubler()
     sharded = engine(threaded, single)
     sharded.run(rows([1, 2, 3, 4], aligned=False))
@@ -108,7 +108,7 @@ def test_rows_that_are_not_aligned_are_never_cut() -> None:
     assert (threaded.calls, single.calls) == ([4], [])
 
 
-def test_a_call_beside_another_is_not_cut_since_the_other_keeps_the_cores_busy() -> None:
+def test_a_call_during_another_is_not_divided_since_the_other_keeps_the_cores_busy() -> None:
     entered, may_end = threading.Event(), threading.Event()
 
     def wait(_: int) -> None:
@@ -235,19 +235,19 @@ def test_a_thread_runs_no_more_rows_at_once_than_a_piece_and_the_answer_is_the_s
     assert min(single.calls) > 0, "TensorFlow fails on none"
 
 
-def test_a_call_beside_another_runs_in_pieces_too() -> None:
-    beside: list[int] = []
+def test_a_call_during_another_runs_in_pieces_too() -> None:
+    meanwhile: list[int] = []
 
     def another(_: int) -> None:
         sharded.run(rows(range(20, 29)))
-        beside.extend(single.calls)
+        meanwhile.extend(single.calls)
 
     single = Doubler()
     sharded = engine(Doubler(meanwhile=another), single)
     sharded.piece_rows = 4
     sharded.run(rows([1]))
     sharded.close()
-    assert beside == [3, 3, 3]
+    assert meanwhile == [3, 3, 3]
 
 
 @pytest.mark.parametrize(

@@ -164,7 +164,7 @@ def test_a_version_with_the_same_key_takes_over_row_prefix_and_shards(
     model = opened(scaled(3.0)(tmp_path / "2"), knowing(artifact, Tuning(split, 4, 0, HAS_PREFIX, (PAYS,))), no_timer)
     engine = model.engines[NAME]
     assert isinstance(engine, ShardedEngine)
-    assert (engine.waist, engine.min_rows, engine.piece_rows) == (split, 4, 0)
+    assert (engine.split, engine.min_rows, engine.piece_rows) == (split, 4, 0)
     assert reports(model) == {SHARD: "measured", ROW_PREFIX: "measured"}
     answer = engine.run(Rows({"x": np.full((5, 4), 2.0, np.float32)}))
     assert np.asarray(answer.columns["y"]).tolist() == [48.0] * 5
@@ -176,7 +176,7 @@ def test_a_row_prefix_that_is_not_proven_for_the_new_weights_is_left_out(graph: 
     model = opened(path, knowing(artifact, Tuning("nowhere:0", 2, 0, HAS_PREFIX, (PAYS,))), no_timer)
     engine = model.engines[NAME]
     assert isinstance(engine, ShardedEngine)
-    assert engine.waist == ""
+    assert engine.split == ""
     assert "nowhere" in reports(model)[ROW_PREFIX]
     model.close()
 
