@@ -1,1 +1,1 @@
-"""Everything about models: what they want, how they run fast, those that ship. The only importer of TensorFlow."""
+"""Models: reads SavedModels, makes fast engines from them, and exports new ones. The only importer of TensorFlow."""

@@ -1,4 +1,4 @@
-"""What can go wrong with a model.
+"""The errors of a model.
 
 ModelError
 ├── LoadFailed         a SavedModel cannot be served
@@ -6,11 +6,11 @@ ModelError
 ├── UnknownVersion     the model has no such version
 ├── UnknownLabel       the model has no version of that label
 ├── UnknownSignature   the version has no such signature
-├── InvalidInput       the client's fault: an input that the signature or its graph does not take
-├── PredictFailed      the model's fault: the run failed for another cause
+├── InvalidInput       the client's fault: the signature or its graph does not accept an input
+├── PredictFailed      the model's fault: the run failed for another reason
 └── OutOfMemory        the run needed more memory than the device has
 
-No error carries a status code, and none carries a picture: a message quotes at most 256 bytes of what a client sent.
+These errors have no HTTP status code. A message quotes at most 256 bytes of what a client sent, and never a picture.
 """
 
 from collections.abc import Sequence
@@ -19,14 +19,14 @@ QUOTE_BYTES = 256
 
 
 def quote(text: str, limit_bytes: int = QUOTE_BYTES) -> str:
-    """`text` on one line of printable characters, cut at `limit_bytes` bytes of UTF-8."""
+    """Returns `text` on one line, printable characters only, at most `limit_bytes` bytes of UTF-8."""
     printable = "".join(char if char.isprintable() else " " for char in text[:limit_bytes])
     raw = printable.encode("utf-8", "replace")
     return printable if len(raw) <= limit_bytes else raw[:limit_bytes].decode("utf-8", "ignore")
 
 
 class ModelError(Exception):
-    """The root of this tree; never raised itself."""
+    """The base class of this tree. It is never raised itself."""
 
 
 class LoadFailed(ModelError):
@@ -74,10 +74,10 @@ class UnknownSignature(ModelError):
 
 
 class InvalidInput(ModelError):
-    """What the client sent is not what the signature, or the graph behind it, takes.
+    """The signature, or its graph, does not accept what the client sent.
 
-    `input_name` names the input and `index` its row, where they are known. A merged batch that fails so may be
-    bisected: the graph names no row, and only the guilty one deserves the error.
+    `input_name` is the input and `index` is the row, where they are known. A batch of several requests that fails with
+    this error may be bisected, because the graph does not say which row is invalid.
     """
 
     def __init__(self, message: str, *, input_name: str = "", index: int | None = None) -> None:
@@ -87,8 +87,8 @@ class InvalidInput(ModelError):
 
 
 class PredictFailed(ModelError):
-    """The run failed and not by the client's fault; never replayed."""
+    """The run failed, and the client is not the cause. The call is never repeated."""
 
 
 class OutOfMemory(ModelError):
-    """The run needed more memory than the device has; never replayed."""
+    """The run needed more memory than the device has. The call is never repeated."""

@@ -1,4 +1,4 @@
-"""Rows: the payload of a request and the pieces of an answer, one column a tensor."""
+"""Rows: the payload of a request, or a part of its answer; one column for each tensor."""
 
 from collections.abc import Hashable, Sequence
 from typing import Any, TypeAlias
@@ -9,17 +9,17 @@ Column: TypeAlias = "list[bytes] | np.ndarray[Any, np.dtype[Any]]"
 
 
 class Rows:
-    """The rows of one request, or of one piece of its answer.
+    """The rows of one request, or a part of its answer. Immutable by convention; slices share its memory.
 
-    `columns` maps a tensor's name to its values: strings of rank 1 as `list[bytes]`, everything else as an ndarray
-    (strings of another rank: dtype object, elements bytes). A Rows is never changed once made; slices share its memory.
-
-    `aligned` says that every column has `len(rows)` as its first dimension, and the shape that the signature names.
-    Rows that are not aligned (TensorFlow takes 2 keys beside 1 feature, or flat values for `[-1, 1]`) are answered, but
-    as one whole: never cut, merged or padded. Their length is the largest first dimension, at least 1.
-
-    `asked` names the outputs that are wanted; empty: all of them. `pixels` of its pictures, once decoded, all together;
-    0: it has no pictures, or nobody counted.
+    Attributes:
+        columns: the values of each tensor, by name. Strings of rank 1 are `list[bytes]` of n elements. All other values
+            are an array `[n, ...]`; strings of another rank have dtype object and elements of type bytes.
+        aligned: whether every column has n = `len(rows)` as its first dimension and a shape that the signature allows.
+            Rows that are not aligned are run as one whole: they are never cut, merged or padded. Their length is the
+            largest first dimension, at least 1. (TensorFlow accepts such requests: 2 keys with 1 feature, or flat
+            values for `[-1, 1]`.)
+        asked: names of the outputs to return; empty: all outputs.
+        pixels: decoded pixels of all pictures together; 0 where there are no pictures or they were not counted.
     """
 
     __slots__ = ("_count", "aligned", "asked", "columns", "pixels")
@@ -50,7 +50,7 @@ class Rows:
 
     @property
     def key(self) -> Hashable:
-        """Equal for rows that may ride in one batch: names, dtypes, inner shapes, asked outputs."""
+        """Two Rows may share a batch if their keys are equal: names, dtypes, inner shapes, outputs, `aligned`."""
         inner = [
             (name, "string" if isinstance(column, list) else (column.dtype.str, column.shape[1:]))
             for name, column in self.columns.items()
@@ -58,23 +58,23 @@ class Rows:
         return *inner, self.asked, self.aligned
 
     def cut(self, start: int, stop: int) -> "Rows":
-        """Rows `start` to `stop`; arrays are views of this one's."""
+        """Returns rows `start` to `stop` (exclusive). The arrays are views, not copies."""
         columns = {name: column[start:stop] for name, column in self.columns.items()}
         return Rows(columns, count=stop - start, asked=self.asked, pixels=self.pixels)
 
     def asking(self, outputs: Sequence[str]) -> "Rows":
-        """The same rows, wanting only `outputs` (in any order; the names are the signature's)."""
+        """Returns the same rows with `outputs`, in any order, as the outputs to return. The columns are shared."""
         names = tuple(sorted(set(outputs)))
         return Rows(self.columns, count=self._count, aligned=self.aligned, asked=names, pixels=self.pixels)
 
 
-def _remake(columns: dict[str, Column], count: int, aligned: bool, asked: tuple[str, ...], pixels: int) -> Rows:  # noqa: FBT001 - pickle calls by place
-    """A Rows that another process had; compiled classes are not pickled by themselves."""
+def _remake(columns: dict[str, Column], count: int, aligned: bool, asked: tuple[str, ...], pixels: int) -> Rows:  # noqa: FBT001 - pickle calls by position
+    """Unpickles a Rows. Compiled classes do not support pickling by themselves."""
     return Rows(columns, count=count, aligned=aligned, asked=asked, pixels=pixels)
 
 
 def miscount(answer: Rows, count: int) -> str:
-    """Which output does not have `count` rows; empty: every one has."""
+    """Returns which output does not have `count` rows, in words; empty where every output has."""
     for name, column in answer.columns.items():
         got = len(column) if isinstance(column, list) or column.ndim else "no"
         if got != count:
@@ -83,7 +83,7 @@ def miscount(answer: Rows, count: int) -> str:
 
 
 def row_bytes(rows: Rows) -> list[int]:
-    """The bytes of each row over all its columns; of rows that are not aligned, all on the first."""
+    """Returns the bytes of each row, all columns together. Rows that are not aligned: all bytes count for row 0."""
     sizes = [0] * len(rows)
     for column in rows.columns.values():
         values = [len(item) for item in column] if isinstance(column, list) else _array_bytes(column)
@@ -95,9 +95,9 @@ def row_bytes(rows: Rows) -> list[int]:
 
 
 def join(pieces: Sequence[Rows], *, padding: int = 0) -> Rows:
-    """The rows of `pieces` one after another, then `padding` repeats of the last row.
+    """Returns the rows of all pieces, one after another, followed by `padding` copies of the last row.
 
-    The pieces have equal keys. One piece without padding is returned as it is, without a copy.
+    The pieces must have equal keys. A single piece without padding is returned itself, without a copy.
     """
     first = pieces[0]
     if len(pieces) == 1 and not padding:
@@ -106,9 +106,9 @@ def join(pieces: Sequence[Rows], *, padding: int = 0) -> Rows:
     return Rows(columns, count=sum(map(len, pieces)) + padding, asked=first.asked)
 
 
-def fill(singles: Sequence[Rows], size: int, *, first: int = 0) -> Rows:
-    """`size` rows made of single ones, over and over, from the one at `first` on."""
-    return join([singles[(first + place) % len(singles)] for place in range(size)])
+def fill(samples: Sequence[Rows], size: int, *, first: int = 0) -> Rows:
+    """Returns a batch of `size` rows: the single-row `samples` in turn, starting with the one at index `first`."""
+    return join([samples[(first + index) % len(samples)] for index in range(size)])
 
 
 def _join(columns: list[Column], padding: int) -> Column:
@@ -122,7 +122,7 @@ def _join(columns: list[Column], padding: int) -> Column:
 
 
 def _array_bytes(column: "np.ndarray[Any, np.dtype[Any]]") -> list[int]:
-    """The bytes of each row of an array; a scalar is one row."""
+    """Returns the bytes of each row of an array. A scalar counts as one row."""
     rows = column if column.ndim else column.reshape(1)
     if not (count := len(rows)):
         return []
@@ -132,6 +132,6 @@ def _array_bytes(column: "np.ndarray[Any, np.dtype[Any]]") -> list[int]:
 
 
 def _count(columns: dict[str, Column]) -> int:
-    """The largest first dimension; 1 for a scalar, and for no column at all."""
+    """Returns the largest first dimension; 1 where the only column is a scalar, or there is no column."""
     counts = [len(column) if isinstance(column, list) or column.ndim else 1 for column in columns.values()]
     return max(counts, default=1)

@@ -1,18 +1,22 @@
-"""What a signature wants and gives; it accepts or rejects one request. No TensorFlow here: the fakes run without it."""
+"""What a signature wants and gives, and how the values of a request are cast to it. Imports no TensorFlow.
+
+There are two ways of casting. `lenient` casts as Simple TensorFlow Serving does, which is numpy's way: "1.5" is a
+number, 1.7 becomes the integer 1, and 99999999999 wraps round in an int32 (recorded from that server). `exact` casts as
+TensorFlow Serving does: a value must be of the input's kind and must fit its dtype.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from itertools import chain
+from typing import Any
 
 import numpy as np
 
-from darkroom.models.cast import exact, lenient, numpy_dtype
 from darkroom.models.errors import InvalidInput, quote
-from darkroom.models.rows import Column, Rows, join
+from darkroom.models.rows import Column, Rows
 
-__all__ = ["DTYPES", "ModelSpec", "Rows", "SignatureSpec", "TensorSpec", "Wire", "join"]
-
-# TensorFlow's DataType enum: name here → (number, name there). From tensorflow/core/framework/types.proto.
+# TensorFlow's DataType enum: dtype name → (number, TensorFlow's name). From tensorflow/core/framework/types.proto.
 DTYPES = {
     "float32": (1, "DT_FLOAT"),
     "float64": (2, "DT_DOUBLE"),
@@ -29,20 +33,30 @@ DTYPES = {
     "uint32": (22, "DT_UINT32"),
     "uint64": (23, "DT_UINT64"),
 }
-REF_OFFSET = 100  # DT_FLOAT_REF is DT_FLOAT + 100, and so for every type
+REF_OFFSET = 100  # DT_FLOAT_REF is DT_FLOAT + 100, and likewise for every other type
+
+_EXACT = {"b": frozenset({bool}), "i": frozenset({int}), "u": frozenset({int}), "f": frozenset({int, float})}
+_WORDS = {"b": "a boolean", "i": "an integer", "u": "an integer", "f": "a number"}
+_NUMBERS = frozenset({bool, int, float})
+_STRINGS = frozenset({bytes, str})
+_INFINITIES = frozenset({float("inf"), float("-inf")})
+_REFUSED = (ValueError, TypeError, OverflowError, RecursionError)
 
 
 class Wire(StrEnum):
-    """What the graph's string image input takes."""
+    """The form of picture that the graph's image input takes."""
 
-    BASE64 = "base64"  # URL-safe base64 text: the graph runs DecodeBase64
-    BYTES = "bytes"  # raw picture bytes: the graph runs a Decode* op on them
+    BASE64 = "base64"  # URL-safe base64 text; the graph runs DecodeBase64
+    BYTES = "bytes"  # raw picture bytes; the graph runs a Decode* op on them
     TENSOR = "tensor"  # there is no image input
 
 
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
-    """One input or output: `dtype` is a key of DTYPES; in `shape`, None is an unknown size; None: unknown rank."""
+    """One input or output of a signature.
+
+    `dtype` is a key of DTYPES. A size of None in `shape` is unknown; a `shape` of None is an unknown rank.
+    """
 
     name: str
     dtype: str
@@ -52,12 +66,12 @@ class TensorSpec:
 
     @property
     def enum(self) -> int:
-        """TensorFlow's number of the dtype, DT_*_REF told apart."""
+        """TensorFlow's number of the dtype, including the offset of a reference type."""
         return DTYPES[self.dtype][0] + (REF_OFFSET if self.is_ref else 0)
 
     @property
     def enum_name(self) -> str:
-        """TensorFlow's name of the dtype, as `DT_FLOAT`."""
+        """TensorFlow's name of the dtype, such as `DT_FLOAT`."""
         return DTYPES[self.dtype][1] + ("_REF" if self.is_ref else "")
 
     @property
@@ -66,7 +80,7 @@ class TensorSpec:
         return self.shape is None or (len(self.shape) > 0 and self.shape[0] is None)
 
     def takes(self, shape: Sequence[int]) -> bool:
-        """Whether `shape` agrees with this one wherever this one is known."""
+        """Whether an array of this `shape` may be fed: the rank and all known sizes are equal."""
         if self.shape is None:
             return True
         return len(shape) == len(self.shape) and all(
@@ -74,7 +88,7 @@ class TensorSpec:
         )
 
     def empty(self) -> Column:
-        """No rows of this tensor: unknown inner sizes are 0."""
+        """Returns a column of 0 rows; unknown inner sizes are 0."""
         shape = self.shape or (0,)
         if self.dtype == "string" and len(shape) == 1:
             return []
@@ -83,61 +97,69 @@ class TensorSpec:
 
 @dataclass(frozen=True, slots=True)
 class SignatureSpec:
-    """One signature: its tensors, what its image input takes, and whether requests may share a call of it."""
+    """One signature: its tensors, its image input, and whether requests may share a call of it."""
 
     name: str
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     method_name: str = "tensorflow/serving/predict"
     wire: Wire = Wire.TENSOR
-    image_input: str | None = None  # the input whose strings the graph decodes as pictures
-    formats: frozenset[str] = (
-        frozenset()
-    )  # of darkroom.service.predict.image_header.FORMATS, those that the graph decodes
+    image_input: str | None = None  # name of the input whose strings the graph decodes as pictures
+    formats: frozenset[str] = frozenset()  # picture formats that the graph decodes, such as "jpeg"
     one_frame: bool = False  # the graph refuses an animated GIF
-    float_features: frozenset[str] = frozenset()  # of the tf.Examples that its graph parses, the features of floats
-    batched: bool = True
-    unbatched_reason: str = ""  # why rows of several requests never share a call
+    float_features: frozenset[str] = frozenset()  # features of tf.Examples that the graph parses as floats
+    batched: bool = True  # rows of several requests may share a call
+    unbatched_reason: str = ""  # why they may not
 
     def accept(self, raw: Mapping[str, object], *, strict: bool = False) -> Rows:
-        """The rows of one request; keys that are no input are ignored.
+        """Returns the rows of one request: one column of the input's dtype for each input.
 
-        Not strict is Simple TensorFlow Serving's manner: numpy casts, and a shape that is not the signature's is
-        refused. Strict is TensorFlow Serving's: values are of the input's kind, and a shape is left to the graph to
-        refuse. Rows whose columns differ in length, or whose shapes are not the signature's, are not `aligned`.
+        Rows whose columns differ in length, or whose shapes the signature does not allow, are not `aligned`. A list of
+        bytes is not copied, and with `strict` neither is an array of the input's dtype.
+
+        Args:
+            raw: the values by input: nested lists, scalars or arrays, of shape `[n, ...]` as the signature says. An
+                image input takes raw picture bytes. Other keys are ignored.
+            strict: False casts as Simple TensorFlow Serving does (see `lenient`) and refuses a shape that the signature
+                does not allow. True casts as TensorFlow Serving does (see `exact`); the graph checks the shapes.
 
         Raises:
-            InvalidInput: a missing input, a value that cannot be cast, ragged rows, or (not strict) a wrong shape.
+            InvalidInput: an input is missing, a value cannot be cast, the rows are ragged, or (not strict) a shape is
+                wrong.
         """
-        columns = {tensor.name: _column(raw, tensor, strict) for tensor in self.inputs}
-        fits = self._fits(columns)
-        if not (fits or strict):
-            self._refuse_shapes(columns)
-        counts = {_rows(column) for column in columns.values()}
-        return Rows(columns, aligned=fits and len(counts) == 1 and None not in counts)
+        cast = exact if strict else lenient
+        columns: dict[str, Column] = {}
+        fits = True
+        for tensor in self.inputs:
+            if tensor.name not in raw:
+                raise InvalidInput(f"input {tensor.name!r} is missing", input_name=tensor.name)
+            columns[tensor.name] = cast(raw[tensor.name], tensor.dtype, tensor.name)
+        for tensor in self.inputs:
+            shape = np_shape(columns[tensor.name])
+            if not tensor.takes(shape):
+                fits = False
+                if not strict:
+                    want = tuple(-1 if size is None else size for size in tensor.shape or ())
+                    message = f"input {tensor.name!r} has shape {shape}, the signature wants {want}"
+                    raise InvalidInput(message, input_name=tensor.name)
+        lengths = {np_shape(column)[:1] for column in columns.values()}
+        return Rows(columns, aligned=fits and len(lengths) == 1 and () not in lengths)
 
     def check_outputs(self, names: Sequence[str]) -> None:
-        """Raises InvalidInput unless every name is an output of this signature."""
+        """Checks that every name is an output of this signature.
+
+        Raises:
+            InvalidInput: a name is not.
+        """
         known = [tensor.name for tensor in self.outputs]
         for name in names:
             if name not in known:
                 raise InvalidInput(f"unknown output {quote(name)!r}; there are: {', '.join(known)}")
 
     def empty(self, asked: Sequence[str] = ()) -> Rows:
-        """The answer to a request without rows, which is never run (oneDNN raises on an empty convolution)."""
+        """Returns the answer to a request without rows. Such a request is not run: oneDNN raises on an empty convolution."""
         wanted = asked or [tensor.name for tensor in self.outputs]
         return Rows({tensor.name: tensor.empty() for tensor in self.outputs if tensor.name in wanted}, count=0)
-
-    def _fits(self, columns: Mapping[str, Column]) -> bool:
-        return all(tensor.takes(np_shape(columns[tensor.name])) for tensor in self.inputs)
-
-    def _refuse_shapes(self, columns: Mapping[str, Column]) -> None:
-        for tensor in self.inputs:
-            shape = np_shape(columns[tensor.name])
-            if not tensor.takes(shape):
-                want = tuple(-1 if size is None else size for size in tensor.shape or ())
-                message = f"input {tensor.name!r} has shape {shape}, the signature wants {want}"
-                raise InvalidInput(message, input_name=tensor.name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,17 +174,148 @@ class ModelSpec:
 
 
 def np_shape(column: Column) -> tuple[int, ...]:
-    """The shape of a column."""
+    """Returns the shape of a column; a list of bytes has rank 1."""
     return (len(column),) if isinstance(column, list) else column.shape
 
 
-def _rows(column: Column) -> int | None:
-    shape = np_shape(column)
-    return shape[0] if shape else None
+def numpy_dtype(dtype: str) -> "np.dtype[Any]":
+    """Returns the numpy dtype for a key of DTYPES. bfloat16 comes from ml_dtypes, which TensorFlow depends on."""
+    if dtype == "string":
+        return np.dtype(object)
+    try:
+        return np.dtype(dtype)
+    except TypeError:
+        import ml_dtypes  # noqa: PLC0415 - only for models that need it
+
+        return np.dtype(getattr(ml_dtypes, dtype))  # type: ignore[no-any-return]  # the class of its scalars
 
 
-def _column(raw: Mapping[str, object], tensor: TensorSpec, strict: bool) -> Column:  # noqa: FBT001 - passed on by accept alone
-    if tensor.name not in raw:
-        raise InvalidInput(f"input {tensor.name!r} is missing", input_name=tensor.name)
-    cast = exact if strict else lenient
-    return cast(raw[tensor.name], tensor.dtype, tensor.name)
+def lenient(raw: object, dtype: str, name: str) -> Column:
+    """Casts `raw` to a column of `dtype`, as numpy casts.
+
+    Raises:
+        InvalidInput: the value is ragged, or numpy cannot cast it.
+    """
+    if dtype == "string":
+        return _strings(raw, name)
+    target = numpy_dtype(dtype)
+    with np.errstate(all="ignore"):
+        try:
+            return np.array(raw, dtype=target, ndmin=0)
+        except OverflowError:
+            return _wrap(raw, target, name)
+        except _REFUSED as err:
+            raise _refusal(raw, name, dtype, str(err)) from err
+
+
+def exact(raw: object, dtype: str, name: str) -> Column:
+    """Makes a column of `dtype` from values that are of that kind already, such as integers for int32.
+
+    Raises:
+        InvalidInput: the value is ragged, of another kind, or out of range. The message names its index.
+    """
+    if dtype == "string":
+        return _strings(raw, name)
+    target = numpy_dtype(dtype)
+    if isinstance(raw, np.ndarray):
+        if raw.dtype != target and not np.can_cast(raw.dtype, target, "safe"):
+            raise InvalidInput(f"input {name!r} is {dtype}, not {raw.dtype}", input_name=name)
+        return raw.astype(target, copy=False)
+    kind = "f" if target.kind == "V" else target.kind  # ml_dtypes' floats call themselves void
+    leaves, _ = _check_kinds(raw, _EXACT[kind], name, _WORDS[kind])
+    with np.errstate(all="ignore"):
+        try:
+            column = np.array(raw, dtype=target)
+        except _REFUSED as err:
+            raise _refusal(raw, name, dtype, str(err)) from err
+    infinite = int(np.count_nonzero(np.isinf(column))) if kind == "f" else 0
+    if infinite and infinite != sum(leaf in _INFINITIES for leaf in leaves):
+        raise InvalidInput(f"input {name!r}: a value is out of range for {dtype}", input_name=name)
+    return column
+
+
+def _wrap(raw: object, target: "np.dtype[Any]", name: str) -> Column:
+    """Casts integers that are too large for `target`: the low bits are kept, as numpy's astype does."""
+    try:
+        wide = np.asarray(raw)
+    except _REFUSED as err:
+        raise _refusal(raw, name, str(target), str(err)) from err
+    if wide.dtype.kind not in "iu":
+        raise InvalidInput(f"input {name!r}: a value is out of range for {target}", input_name=name)
+    return wide.astype(target)
+
+
+def _strings(raw: object, name: str) -> Column:
+    """Makes a column of strings: a flat list stays a list of bytes, any other rank becomes an array of objects."""
+    if isinstance(raw, np.ndarray):
+        raw = raw.tolist()
+    if isinstance(raw, list) and not (raw and isinstance(raw[0], list)):
+        kinds = set(map(type, raw))
+        if kinds == {bytes} or not kinds:
+            return raw
+        _check_kinds(raw, _STRINGS, name, "a string")
+        return [_encode(value, name, index) for index, value in enumerate(raw)]
+    leaves, shape = _check_kinds(raw, _STRINGS, name, "a string")
+    column = np.empty(len(leaves), dtype=object)
+    column[:] = [_encode(value, name, None) for value in leaves]
+    try:
+        return column.reshape(shape)
+    except ValueError as err:
+        raise _ragged(name) from err
+
+
+def _encode(value: Any, name: str, index: int | None) -> bytes:
+    try:
+        return value if isinstance(value, bytes) else value.encode()
+    except UnicodeEncodeError as err:
+        where = name if index is None else f"{name}[{index}]"
+        raise InvalidInput(f"{where} is not UTF-8 text", input_name=name, index=index) from err
+
+
+def _check_kinds(raw: object, allowed: frozenset[type], name: str, word: str) -> tuple[list[Any], tuple[int, ...]]:
+    """Checks the types of the leaves of nested lists.
+
+    Returns the leaves in order, and the shape according to the first list of each level.
+
+    Raises:
+        InvalidInput: a leaf is of another type, or the lists are ragged.
+    """
+    leaves: list[Any] = [raw]
+    shape: list[int] = []
+    while leaves and isinstance(leaves[0], list):
+        shape.append(len(leaves[0]))
+        if not set(map(type, leaves)) <= {list}:
+            raise _ragged(name)
+        leaves = list(chain.from_iterable(leaves))
+    if not set(map(type, leaves)) <= allowed:
+        at = next(at for at, leaf in enumerate(leaves) if type(leaf) not in allowed)
+        if isinstance(leaves[at], list):
+            raise _ragged(name)
+        where, index = _where(name, at, shape)
+        raise InvalidInput(f"{where}: expected {word}, got {type(leaves[at]).__name__}", input_name=name, index=index)
+    return leaves, tuple(shape)
+
+
+def _where(name: str, at: int, shape: list[int]) -> tuple[str, int | None]:
+    """Returns the position of leaf number `at` as text, such as "x[2][0]", and its row."""
+    if not shape:
+        return name, None
+    place = [int(index) for index in np.unravel_index(at, shape)] if at < int(np.prod(shape)) else [at]
+    return name + "".join(f"[{index}]" for index in place), place[0]
+
+
+def _ragged(name: str) -> InvalidInput:
+    return InvalidInput(f"input {name!r} is ragged: every row must have one shape", input_name=name)
+
+
+def _refusal(raw: object, name: str, dtype: str, cause: str) -> InvalidInput:
+    """Returns the error for a value that numpy refused. numpy's own message may quote a megabyte of the value."""
+    if "inhomogeneous" in cause or "sequence" in cause:
+        return _ragged(name)
+    if "too large" in cause or "out of" in cause:
+        return InvalidInput(f"input {name!r}: a value is out of range for {dtype}", input_name=name)
+    try:
+        _check_kinds(raw, _NUMBERS, name, f"a value for {dtype}")
+    except InvalidInput as refusal:
+        return refusal
+    return InvalidInput(f"input {name!r}: a value cannot be read as {dtype}", input_name=name)

@@ -30,7 +30,7 @@ from darkroom.service.web import pages as web
 from darkroom.service.workers.peers import Alone
 
 if TYPE_CHECKING:
-    from darkroom.models.loaded import LoadedModel
+    from darkroom.models.engine import LoadedModel
     from darkroom.service.config.settings import Settings
     from darkroom.service.http.middleware import App
     from darkroom.service.workers.peers import Peers

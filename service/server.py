@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from sanic.server.async_server import AsyncioServer
 
-    from darkroom.models.loaded import LoadedModel
+    from darkroom.models.engine import LoadedModel
     from darkroom.service.app import Darkroom
     from darkroom.service.config.settings import Settings
     from darkroom.service.http.middleware import App

@@ -7,8 +7,8 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, TypeVar
 
+from darkroom.models.engine import LoadedModel
 from darkroom.models.engines.fakes import SlowEngine, fake_model
-from darkroom.models.loaded import LoadedModel
 from tests.serving import metric
 
 if TYPE_CHECKING:

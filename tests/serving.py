@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from darkroom.models.loaded import LoadedModel
+    from darkroom.models.engine import LoadedModel
 
 START_TIMEOUT_S = 120
 _CACHE = tempfile.TemporaryDirectory(prefix="darkroom-cache-")  # of this run of the tests; a model is prepared once

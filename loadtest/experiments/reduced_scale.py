@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from darkroom.models.export.decode import RESIZE_METHODS, decode
-from darkroom.models.export.export import Recipe, signature_of
+from darkroom.models.export.decode import decode
+from darkroom.models.export.export import signature_of
+from darkroom.models.export.recipe import RESIZE_METHODS, Recipe
 from darkroom.models.runtime.tensorflow import tf
 from loadtest.measure import machine
 from loadtest.measure.tally import number, table

@@ -25,8 +25,8 @@ from darkroom.models.engine import PassReport
 from darkroom.models.engines.row_prefix import find_dominators
 from darkroom.models.engines.tuning import Timer, time_both
 from darkroom.models.errors import InvalidInput
-from darkroom.models.graph.decoding_ops import find_cut, layers_before
-from darkroom.models.graph.reachability import names_in_reach, node_name, prune
+from darkroom.models.graph.decoding_ops import find_decoding_nodes, layers_before
+from darkroom.models.graph.reachability import node_name, prune, reachable_names
 from darkroom.models.rewriting.verify import EXACT, difference
 from darkroom.models.rows import Rows, fill
 from darkroom.models.runtime.session import Binding, SessionEngine, clean
@@ -183,15 +183,15 @@ def find_decode_stage(graph_def: Any, binding: Binding) -> tuple[str, set[str]]:
         ValueError: nothing is decoded, or it is decoded after a layer.
     """
     feeds, fetches = list(binding.feeds.values()), list(binding.fetches.values())
-    cut = find_cut(graph_def, feeds, fetches)
+    cut = find_decoding_nodes(graph_def, feeds, fetches)
     awaited = {node_name(name) for name in cut}
     for name, since in find_dominators(graph_def, feeds, fetches):
         awaited -= set(since)
         if not awaited:
             if layers_before(graph_def, [name]):
                 break
-            return name, names_in_reach(graph_def, [name])[0]
-    return "", names_in_reach(graph_def, cut)[0]
+            return name, reachable_names(graph_def, [name])[0]
+    return "", reachable_names(graph_def, cut)[0]
 
 
 def with_cpu_decode(
@@ -256,9 +256,9 @@ def _split(
         raise ValueError("no node between what decodes and the layers is passed by all rows")
     point = points.get(name)
     if point is None:
-        return whole.at_waist(f"{name}:0", lambda stage, arrays: [np.concatenate(pool.spread(stage, arrays))])
+        return whole.split_at(f"{name}:0", lambda stage, arrays: [np.concatenate(pool.spread(stage, arrays))])
     first, *more = point.tensors
-    return whole.at_waist(first, lambda stage, arrays: point.fill(pool.spread(stage, arrays)), more)
+    return whole.split_at(first, lambda stage, arrays: point.fill(pool.spread(stage, arrays)), more)
 
 
 def _min_rows(

@@ -6,9 +6,8 @@ from zlib import crc32
 
 import numpy as np
 
-from darkroom.models.engine import Engine, PassReport
+from darkroom.models.engine import Engine, LoadedModel, PassReport
 from darkroom.models.errors import InvalidInput
-from darkroom.models.loaded import LoadedModel
 from darkroom.models.rows import Rows
 from darkroom.models.spec import ModelSpec, SignatureSpec, TensorSpec, Wire
 

@@ -1,14 +1,13 @@
 """Opens a model: from a SavedModel or an artifact to engines that answer. `load_model` does it all in this process."""
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from darkroom.models.engine import Engine, PassReport
+from darkroom.models.engine import Engine, LoadedModel, PassReport
 from darkroom.models.engines.cpu_decode import (
     ConcatPoint,
     DecodePool,
@@ -20,14 +19,12 @@ from darkroom.models.engines.devices import Device, place, resolve
 from darkroom.models.engines.row_prefix import with_known_row_prefix, with_row_prefix
 from darkroom.models.engines.sharded import SHARD, shard, why_not_sharded
 from darkroom.models.engines.tuning import Timer, Tuning, TuningCache, graph_key, time_both
-from darkroom.models.errors import LoadFailed
-from darkroom.models.loaded import LoadedModel
 from darkroom.models.rewriting.artifact import Artifact
 from darkroom.models.rewriting.job import Job
-from darkroom.models.rewriting.prepare import prepare
-from darkroom.models.rewriting.rewriter import BF16, open_beside, open_session
+from darkroom.models.rewriting.prepare import load_failures, prepare, prepare_job, session_options
+from darkroom.models.rewriting.rewriter import BF16
 from darkroom.models.runtime.custom_ops import load_custom_ops
-from darkroom.models.runtime.session import Binding, SessionEngine, clean
+from darkroom.models.runtime.session import Binding, SessionEngine, open_beside, open_session
 from darkroom.models.runtime.tensorflow import SessionOptions, graph_pb2
 from darkroom.models.saved_model.original import Original, open_original
 from darkroom.models.saved_model.reader import read_meta_graph
@@ -74,16 +71,6 @@ def load_model(
     return open_job(prepare_job(job), job)
 
 
-def prepare_job(job: Job) -> Artifact:
-    """The artifact of a job.
-
-    Raises:
-        LoadFailed: it cannot be served; the message says why and names no path.
-    """
-    with _load_failures():
-        return prepare(job.path, name=job.name, version=job.version, options=_options(job))
-
-
 def open_job(artifact: Artifact, job: Job, cache: TuningCache | None = None) -> LoadedModel:
     """Opens the artifact of this job, or of one with the same key.
 
@@ -95,26 +82,10 @@ def open_job(artifact: Artifact, job: Job, cache: TuningCache | None = None) -> 
     Raises:
         LoadFailed: it cannot be served; the message says why and names no path.
     """
-    with _load_failures():
+    with load_failures():
         load_custom_ops(job.custom_op_paths)
         spec = replace(artifact.spec, name=job.name, version=job.version)
-        return open_artifact(replace(artifact, spec=spec), _options(job), resolve(job.device), cache=cache)
-
-
-def _options(job: Job) -> SessionOptions:
-    options = SessionOptions(job.intra_op_threads, job.inter_op_threads).with_session_config(job.session_config)
-    return options if job.max_drift is None else replace(options, bf16=True, max_drift=job.max_drift)
-
-
-@contextmanager
-def _load_failures() -> Iterator[None]:
-    """Turns every exception of TensorFlow into LoadFailed."""
-    try:
-        yield
-    except LoadFailed:
-        raise
-    except Exception as err:
-        raise LoadFailed(f"it cannot be loaded: {type(err).__name__}: {clean(str(err))}") from err
+        return open_artifact(replace(artifact, spec=spec), session_options(job), resolve(job.device), cache=cache)
 
 
 def open_artifact(
@@ -276,7 +247,7 @@ class _Opening:
             binding, samples = self.artifact.bindings[name], self.artifact.samples[name]
 
             def split_at(tensor: str, other: SessionEngine = other, binding: Binding = binding) -> SessionEngine:
-                return SessionEngine(other.spec, session, binding, passes=other.passes, waist=tensor)
+                return SessionEngine(other.spec, session, binding, passes=other.passes, split=tensor)
 
             if name in known:
                 single[name], reports[name] = with_known_row_prefix(other, split_at, samples, known[name])

@@ -15,7 +15,7 @@ from typing import Any
 from darkroom.models.engine import PassReport
 from darkroom.models.engines.tuning import Timer, Tuning, time_both
 from darkroom.models.graph.decoding_ops import downstream, readers_of
-from darkroom.models.graph.reachability import names_in_reach, node_name
+from darkroom.models.graph.reachability import node_name, reachable_names
 from darkroom.models.rewriting.verify import difference
 from darkroom.models.rows import Rows, fill
 from darkroom.models.runtime.session import Binding, SessionEngine, clean
@@ -42,7 +42,7 @@ def with_row_prefix(
     if not (whole.spec.batched and samples):
         return whole, PassReport(ROW_PREFIX, applied=False, reason="its rows never share a call")
     try:
-        candidate = whole.at_waist(_best_split(whole, graph, binding, samples))
+        candidate = whole.split_at(_best_split(whole, graph, binding, samples))
         reason = difference(whole, candidate, samples)
         whole_s, split_s = timer(whole.run, candidate.run, fill(samples, ROWS), rounds=ROUNDS)
     except Exception as err:  # noqa: BLE001 - whatever TensorFlow raises, the whole graph still serves
@@ -52,7 +52,7 @@ def with_row_prefix(
         candidate.close()
         return whole, PassReport(ROW_PREFIX, applied=False, reason=reason or gain)
     whole.close()
-    return candidate, PassReport(ROW_PREFIX, applied=True, reason=f"rows one by one up to {candidate.waist}: {gain}")
+    return candidate, PassReport(ROW_PREFIX, applied=True, reason=f"rows one by one up to {candidate.split}: {gain}")
 
 
 def with_known_row_prefix(
@@ -122,7 +122,7 @@ def find_dominators(graph_def: Any, feeds: Sequence[str], fetches: Sequence[str]
     Yields:
         A node, and the nodes from the one before it up to it, in the order of the graph.
     """
-    wanted, _ = names_in_reach(graph_def, fetches)
+    wanted, _ = reachable_names(graph_def, fetches)
     nodes = {node.name: node for node in graph_def.node if node.name in wanted}
     back = {name for name, node in nodes.items() if node.op == "NextIteration"}
     forward = {name: readers for name, readers in readers_of(nodes).items() if name not in back}

@@ -10,7 +10,7 @@ from threading import Lock, Thread
 from types import MappingProxyType
 from typing import NamedTuple
 
-from darkroom.models.engine import Concise, Engine, Screener
+from darkroom.models.engine import Engine, Screener, SupportsInline
 from darkroom.models.errors import InvalidInput, ModelError, PredictFailed
 from darkroom.models.rows import Rows, join, miscount
 
@@ -181,7 +181,7 @@ class Runner:
             self._queue.put(work)
             return
         engine = self._engine
-        call = engine.run_alone if isinstance(engine, Concise) else engine.run
+        call = engine.run_inline if isinstance(engine, SupportsInline) else engine.run
         report = _run(engine, work, call, self._device)
         rows = padding + sum([stop - start for _, start, stop in parts])
         self._inline_rule.learn(rows, report.execute_s)

@@ -73,7 +73,7 @@ class ShardedEngine:
     @property
     def split(self) -> str:
         """The tensor up to which the rows of a piece run one by one; empty: none."""
-        return self._single.waist
+        return self._single.split
 
     def run(self, rows: Rows) -> Rows:
         """The outputs of one call; see darkroom.models.engine.Engine."""
@@ -88,8 +88,8 @@ class ShardedEngine:
             with self._lock:
                 self._calls -= 1
 
-    def run_alone(self, rows: Rows) -> Rows:
-        """As `run`, in the calling thread only; see darkroom.models.engine.Concise."""
+    def run_inline(self, rows: Rows) -> Rows:
+        """As `run`, in the calling thread only; see darkroom.models.engine.SupportsInline."""
         return self._single.run(rows)
 
     def screen(self, rows: Rows) -> list[InvalidInput | None]:

@@ -1,18 +1,18 @@
-"""What can go wrong while a SavedModel is built. No client ever sees these errors.
+"""The errors of an export. Clients of a server never see them.
 
 ExportFailed
-├── UnknownZooModel   no model of that name ships
-└── MissingPackage    a package that only building needs isn't installed
+├── UnknownZooModel   the zoo has no model of that name
+└── MissingPackage    a package that the build needs isn't installed
 """
 
 
 class ExportFailed(Exception):
-    """A SavedModel wasn't written; nothing is left where it would have stood."""
+    """The SavedModel wasn't written, and no part of it is left."""
 
 
 class UnknownZooModel(ExportFailed):
-    """No model of that name ships."""
+    """The zoo has no model of that name."""
 
 
 class MissingPackage(ExportFailed):
-    """A package that only building a model needs isn't installed; the message names it and the remedy."""
+    """A package that the build needs isn't installed. The message names it and the remedy."""

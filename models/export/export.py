@@ -1,11 +1,11 @@
-"""Turns any Keras model, `tf.Module` or callable into a SavedModel whose one signature takes encoded pictures.
+"""Exports a Keras model, `tf.Module` or callable as a SavedModel with one signature, which takes encoded pictures.
 
     images: string[n] → DecodeBase64 → decode → resize → (x - mean) / std → model → probability: float32[n, classes]
             (wire="base64" only)       └ each alone ─┘                            → predict: int64[n]
 
-It is the classic recipe of a TensorFlow 1 image server (map_fn, decode_jpeg, resize_images, simple_save), written for
-TensorFlow 2. `DecodeBase64` works on the whole batch, outside the map, so that a server may feed its output instead.
-No call may carry an empty batch: the graph promises nothing for n = 0.
+This is the usual export of a TensorFlow 1 image server (map_fn, decode_jpeg, resize_images, simple_save), written for
+TensorFlow 2. `DecodeBase64` runs on the whole batch, outside the map, so that a server may feed its output instead.
+The result of an empty batch (n = 0) is undefined.
 """
 
 from __future__ import annotations
@@ -14,59 +14,22 @@ import shutil
 import sys
 import tempfile
 from contextlib import contextmanager
-from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from darkroom.models.export.decode import RESIZE_METHODS, decode_batch
+from darkroom.models.export.decode import decode_batch
 from darkroom.models.export.errors import ExportFailed
 from darkroom.models.runtime.tensorflow import tf
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-_CHOICES: Final[Mapping[str, tuple[object, ...]]] = {
-    "channels": (1, 3),
-    "wire": ("base64", "bytes"),
-    "formats": ("any", "jpeg"),
-    "resize": RESIZE_METHODS,
-    "batch_decode": ("map_defun", "map_fn"),
-    "answers": ("logits", "probability"),
-}
+    from darkroom.models.export.recipe import Recipe
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Recipe:
-    """How a picture becomes the model's `x: float32[n, height, width, channels]`, and what the model gives back."""
-
-    size: tuple[int, int]  # height, width
-    channels: int = 3  # 1: grey, 3: RGB; alpha is dropped
-    mean: float | tuple[float, ...] = 0.0  # of pixels 0 to 255; one number, or one a channel
-    std: float | tuple[float, ...] = 255.0  # likewise; 0 and 255 give pixels of 0 to 1
-    wire: str = "base64"  # "base64": URL-safe text, as Simple TensorFlow Serving; "bytes": as TensorFlow Serving
-    formats: str = "any"  # "any": all that DecodeImage reads; "jpeg": the op decode_jpeg, as in the classic recipe
-    resize: str = "bilinear"  # of RESIZE_METHODS
-    batch_decode: str = "map_defun"  # "map_defun": rows in parallel; "map_fn": for runtimes without tf.data's kernels
-    reduced_scale: bool = False  # large JPEGs are decoded to 1/2, 1/4 or 1/8, never under `size`; their pixels differ
-    answers: str = "logits"  # what the model gives: "logits" get a softmax, "probability" doesn't
-
-    def __post_init__(self) -> None:
-        problems = [
-            f"{name}={getattr(self, name)!r} isn't one of {', '.join(map(str, choices))}"
-            for name, choices in _CHOICES.items()
-            if getattr(self, name) not in choices
-        ]
-        if len(self.size) != 2 or min(self.size) < 1:
-            problems.append(f"size={self.size} isn't (height, width) of at least 1 pixel")
-        for name in ("mean", "std"):
-            value = getattr(self, name)
-            if isinstance(value, tuple) and len(value) != self.channels:
-                problems.append(f"{name} has {len(value)} numbers for {self.channels} channels")
-        if 0.0 in (self.std if isinstance(self.std, tuple) else (self.std,)):
-            problems.append("std may not be 0")
-        if problems:
-            raise ValueError("; ".join(problems))
+# The root of a checkout of this project. An editable installation puts it on the import path, where its packages `models`
+# and `service` would win over a user's folder of the same name without an `__init__.py`.
+_CHECKOUT: Final = Path(__file__).resolve().parents[2]
 
 
 def export_image_model(
@@ -79,20 +42,21 @@ def export_image_model(
     extras: Mapping[str, str] | None = None,
     force: bool = False,
 ) -> Path:
-    """Writes `base_path/<version>`, whole or not at all, and returns that folder.
+    """Writes `base_path/<version>`, completely or not at all, and returns that folder.
 
     Args:
-        model: takes `float32[n, height, width, channels]`, returns `float[n, classes]`. A Keras model is called with
-            training=False. A plain callable is traced as it stands: Python branches on tensors need a `tf.function`.
-        base_path: the model's folder; made if absent.
+        model: takes `float32[n, height, width, channels]` and returns `float[n, classes]`. A Keras model is called with
+            training=False. A plain callable is traced as it is: Python branches on tensors need a `tf.function`.
+        base_path: the model's folder; it is created if it does not exist.
         recipe: how a picture becomes the model's input.
         version: the name of the version folder, at least 1.
-        labels: the class names in order, for `assets.extra/labels.txt`; none: no file.
+        labels: the class names in order, for `assets.extra/labels.txt`; empty: no such file.
         extras: further text files of `assets.extra/` by name, such as a licence.
-        force: replace a version that is there, instead of refusing.
+        force: replace an existing version instead of refusing.
 
     Raises:
-        ExportFailed: the version exists, the labels don't fit, or the model doesn't give one row of classes a picture.
+        ExportFailed: the version exists, the number of labels is wrong, or the model does not return
+            `float[n, classes]`.
     """
     with version_folder(base_path, version, force=force) as folder:
         signature = signature_of(model, recipe)
@@ -111,7 +75,11 @@ def export_image_model(
 
 
 def check_free(base_path: Path, version: int, *, force: bool) -> Path:
-    """Returns the version's folder; raises `ExportFailed` where it is there already and `force` isn't asked for."""
+    """Returns the path of the version's folder.
+
+    Raises:
+        ExportFailed: the folder exists and `force` is false, or the version is below 1.
+    """
     target = base_path / str(version)
     if version < 1:
         raise ExportFailed(f"version {version} isn't a whole number from 1")
@@ -124,16 +92,16 @@ def signature_of(model: Callable[[Any], Any], recipe: Recipe) -> Any:
     """Returns the concrete function `images: string[n] → {predict: int64[n], probability: float32[n, classes]}`."""
 
     def serve(images: Any) -> dict[str, Any]:
-        # Decoders have no GPU kernel; left alone, map_fn would resize there, row by row.
+        # Decoders have no GPU kernel; without this, map_fn would resize on the GPU, row by row.
         with tf.device("/device:CPU:0"):
             raw = tf.io.decode_base64(images) if recipe.wire == "base64" else images
             pixels = decode_batch(raw, recipe)
         x = (pixels - tf.constant(recipe.mean, tf.float32)) / tf.constant(recipe.std, tf.float32)
-        given = model(x, training=False) if isinstance(model, tf.keras.layers.Layer) else model(x)
-        given = tf.convert_to_tensor(given)
-        if given.shape.rank != 2 or given.shape[1] is None or not given.dtype.is_floating:
-            raise ExportFailed(f"the model gives {given.dtype.name}{given.shape}, not float[n, classes]")
-        scores = tf.cast(given, tf.float32)
+        output = model(x, training=False) if isinstance(model, tf.keras.layers.Layer) else model(x)
+        output = tf.convert_to_tensor(output)
+        if output.shape.rank != 2 or output.shape[1] is None or not output.dtype.is_floating:
+            raise ExportFailed(f"the model gives {output.dtype.name}{output.shape}, not float[n, classes]")
+        scores = tf.cast(output, tf.float32)
         probability = tf.nn.softmax(scores) if recipe.answers == "logits" else scores
         probability = tf.identity(probability, name="probability")
         return {"predict": tf.argmax(probability, axis=1, name="predict"), "probability": probability}
@@ -143,27 +111,33 @@ def signature_of(model: Callable[[Any], Any], recipe: Recipe) -> Any:
 
 
 def _save(model: object, signature: Any, folder: Path) -> None:
-    """Saves the function and the variables it reads, and nothing else of the model, so that loading it is quick."""
+    """Saves the function and the variables that it reads, and nothing else of the model, so that it loads fast."""
     root = tf.Module()
     if isinstance(model, tf.Module):
-        root.model = model  # its tables and assets, where it has any
+        root.model = model  # keeps its tables and assets
     root.variables_of_model = sorted(signature.graph.variables, key=lambda variable: str(variable.name))
     tf.saved_model.save(root, str(folder), signatures={"serving_default": signature})
-    # The fingerprint holds a random id, the one thing that differs between two builds; loaders do without it.
+    # The fingerprint has a random id, the only difference between two builds. Loaders do not need it.
     (folder / "fingerprint.pb").unlink(missing_ok=True)
 
 
 @contextmanager
 def version_folder(base_path: Path, version: int, *, force: bool) -> Iterator[Path]:
-    """A hidden folder beside the target, renamed into place at the end; gone, with all in it, if the block raises."""
+    """Context manager for a hidden folder that is renamed to the version's folder at the end.
+
+    If the block raises, the hidden folder is deleted and an existing version stays as it was.
+
+    Raises:
+        ExportFailed: as `check_free`, or the folder cannot be renamed.
+    """
     target = check_free(base_path, version, force=force)
     base_path.mkdir(parents=True, exist_ok=True)
     hidden = Path(tempfile.mkdtemp(prefix=f".{version}-", suffix=".building", dir=base_path))
     built, old = hidden / "new", hidden / "old"
     try:
-        built.mkdir()  # mkdtemp's own mode lets nobody else read; this one follows the umask
+        built.mkdir()  # mkdtemp's mode lets nobody else read; this one follows the umask
         yield built
-        check_free(base_path, version, force=force)  # another export may have been quicker
+        check_free(base_path, version, force=force)  # another export may have written it meanwhile
         if target.exists():
             target.rename(old)
         try:
@@ -181,9 +155,11 @@ def _one_line(label: str) -> str:
 
 
 def load_reference(reference: str) -> Any:
-    """Returns a user's model: a `.keras` file's, or what the factory of "package.module:factory" returns.
+    """Returns a user's model: the model of a `.keras` file, or what the factory of "package.module:factory" returns.
 
-    Only a factory of your own, or a file that you trust: both may run code.
+    The factory is imported as a program in the current folder would import it: that folder comes first on the import
+    path and stays on it, so a user's own package may be called `models` or `service`. Both kinds of reference may run
+    code: use only your own factories, and files that you trust.
 
     Raises:
         ExportFailed: there is no such file, module or factory.
@@ -195,13 +171,17 @@ def load_reference(reference: str) -> Any:
     module, colon, factory = reference.partition(":")
     if not (module and colon and factory):
         raise ExportFailed(f"{reference!r} is neither package.module:factory nor a .keras file")
-    if (here := str(Path.cwd())) not in sys.path:  # as other servers' commands do: a module beside you is found
-        sys.path.insert(0, here)
+    here = str(Path.cwd())
+    others = [entry for entry in sys.path if entry != here]
+    sys.path[:] = [here, *(entry for entry in others if Path(entry).resolve() != _CHECKOUT)]
     try:
-        found = getattr(import_module(module), factory)
-    except (ImportError, AttributeError) as err:
-        raise ExportFailed(f"{reference}: {err}") from err
-    return found()
+        try:
+            build = getattr(import_module(module), factory)
+        except (ImportError, AttributeError) as err:
+            raise ExportFailed(f"{reference}: {err}") from err
+        return build()
+    finally:
+        sys.path[:] = [here, *others]
 
 
 def export_from_reference(

@@ -1,1 +1,1 @@
-"""Looks at a GraphDef and runs nothing: what is reachable, where strings flow, which nodes decode pictures."""
+"""Analyses a GraphDef without running it: what is reachable, where strings flow, which nodes decode pictures."""

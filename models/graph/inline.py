@@ -1,7 +1,7 @@
-"""Takes the calls out of a graph: the nodes of a called function stand in the graph itself. Runs nothing.
+"""Inlines function calls: the nodes of a called function become nodes of the graph itself. Runs nothing.
 
-Functions of loops, branches and MapDefun stay. TensorFlow inlines calls at run time too, but only what stands in the
-graph can be found there by another pass, or be run without the rest.
+Functions of loops, branches and MapDefun are kept. TensorFlow inlines calls at run time too, but only nodes of the graph
+itself can be found by another pass, or be run without the rest.
 """
 
 from collections.abc import Iterator, Sequence
@@ -12,21 +12,22 @@ from darkroom.models.runtime.tensorflow import graph_pb2, op_def_registry
 
 CALLS = frozenset({"PartitionedCall", "StatefulPartitionedCall"})
 _KEEP = ("_noinline", "_XlaMustCompile")
-MAX_CALLS = 10_000  # guess: a graph with more of them is left as it is
-MAX_DEPTH = 100  # guess: a call in a call in a call; names grow with each, and a graph that calls itself took 2 minutes
+MAX_CALLS = 10_000  # guess: a graph with more calls is refused
+MAX_DEPTH = 100  # guess: nested calls; names grow with each level, and a function that calls itself took 2 minutes
 
 
 def inline_calls(graph_def: Any, fetches: Sequence[str]) -> Any:
-    """The graph with its calls inlined, and only what `fetches` (tensor names) need; tensors keep their names.
+    """Returns a copy of the graph with its calls inlined and only the nodes that `fetches` (tensor names) need.
 
-    A call's name stays, as an IdentityN of what the function gave, where a fetch or an op with an effect asks for it.
+    Tensors keep their names. Where a fetch or an op with a side effect refers to a call, a node of its name stays, as an
+    IdentityN of the function's outputs.
 
     Raises:
-        ValueError: the calls do not end, since a function calls itself, or are too many.
+        ValueError: a function calls itself, or there are too many calls.
     """
     functions = {function.signature.name: function for function in graph_def.library.function}
     nodes = {node.name: node for node in graph_def.node}
-    renamed: dict[str, str] = {}  # a call's tensor → the tensor that the function gave
+    renamed: dict[str, str] = {}  # output of a call → the inlined tensor
     waiting = [(node, 0) for node in graph_def.node if _can_inline(node, functions)]
     for _ in range(MAX_CALLS):
         if not waiting:
@@ -45,17 +46,23 @@ def inline_calls(graph_def: Any, fetches: Sequence[str]) -> Any:
     flat = graph_pb2.GraphDef(versions=graph_def.versions, library=graph_def.library)
     flat.node.extend(nodes.values())
     for node in flat.node:
-        node.input[:] = [_resolve(name, renamed) for name in node.input]
+        for index, name in enumerate(node.input):
+            tensor = name.removesuffix(":0")
+            while tensor in renamed:
+                tensor = renamed[tensor].removesuffix(":0")
+            node.input[index] = tensor
     return prune(flat, fetches)
 
 
 class _Body:
-    """A function's nodes under the name of the call that they replace."""
+    """The nodes of a called function, renamed with the name of the call as their prefix."""
 
     def __init__(self, call: Any, functions: dict[str, Any], taken: dict[str, Any]) -> None:
         self._call = call
         self._function = functions[_called(call)]
-        self._prefix = _free_prefix(call.name, taken)
+        self._prefix = f"{call.name}/"
+        while any(name.startswith(self._prefix) for name in taken):
+            self._prefix = f"{self._prefix[:-1]}_/"
         data = [name for name in call.input if not name.startswith("^")]
         self._controls = [name for name in call.input if name.startswith("^")]
         self._args: dict[str, str] = dict(
@@ -70,39 +77,39 @@ class _Body:
         ]
 
     def nodes(self) -> Iterator[Any]:
-        """The nodes, renamed, each after whatever the call had to wait for."""
+        """The renamed nodes. A node without inputs gets the control inputs of the call."""
         for node in self._function.node_def:
             copy = type(node)()
             copy.CopyFrom(node)
             copy.name = self._prefix + node.name
             copy.device = node.device or self._call.device
             copy.input[:] = [self._rename(name) for name in node.input]
-            if _starts(node):
+            if all(name.startswith("^") for name in node.input):
                 copy.input.extend(name for name in self._controls if name not in copy.input)
-            copy.attr.pop("_class", None)  # colocation by a name that is gone
+            copy.attr.pop("_class", None)  # names a node to be placed with, which is gone
             yield copy
 
     def returned(self) -> Any:
-        """What takes the call's place: its outputs, after the function's effects."""
-        given = self._given()
-        node = graph_pb2.GraphDef().node.add(name=self._call.name, op="IdentityN" if given else "NoOp")
-        node.input.extend([*given, *self._effects] if given else [*self._controls, *self._effects])
+        """The node that replaces the call: it has the call's outputs and waits for the function's side effects."""
+        outputs = self._outputs()
+        node = graph_pb2.GraphDef().node.add(name=self._call.name, op="IdentityN" if outputs else "NoOp")
+        node.input.extend([*outputs, *self._effects] if outputs else [*self._controls, *self._effects])
         node.device = self._call.device
-        if given:
+        if outputs:
             node.attr["T"].list.type.extend(arg.type for arg in self._function.signature.output_arg)
         return node
 
     def shortcuts(self) -> dict[str, str]:
-        """The call's tensors and what they are, where no effect has to come before they are read."""
+        """Maps the call's outputs to inlined tensors; empty where a reader must wait for the function's side effects."""
         if self._effects:
             return {}
-        return {_tensor(self._call.name, index): given for index, given in enumerate(self._given())}
+        return {_tensor(self._call.name, index): output for index, output in enumerate(self._outputs())}
 
-    def _given(self) -> list[str]:
+    def _outputs(self) -> list[str]:
         return [self._rename(self._function.ret[arg.name]) for arg in self._function.signature.output_arg]
 
     def _rename(self, name: str) -> str:
-        """`node:output_name:i`, an argument or a control input of the function, as the graph calls it."""
+        """Returns the name in the graph of `node:output_name:i`, of an argument, or of a control input of the function."""
         if name.startswith("^"):
             bare = name[1:]
             return f"^{node_name(self._args[bare])}" if bare in self._args else f"^{self._prefix}{bare}"
@@ -114,7 +121,7 @@ class _Body:
 
 
 def _can_inline(node: Any, functions: dict[str, Any]) -> bool:
-    """Whether it is a call of a function without attributes of its own."""
+    """Whether the node calls a function that has no attributes to fill in."""
     function = functions.get(_called(node))
     if function is None or any(key in each.attr and each.attr[key].b for each in (node, function) for key in _KEEP):
         return False
@@ -132,7 +139,7 @@ def _called(node: Any) -> str:
 
 
 def _first_outputs(node: Any, functions: dict[str, Any]) -> dict[str, int]:
-    """The number of the first tensor of each of a node's named outputs."""
+    """Returns, for each named output of a node, the number of its first tensor."""
     op_def = functions[node.op].signature if node.op in functions else op_def_registry.get(node.op)
     first: dict[str, int] = {}
     at = 0
@@ -147,24 +154,5 @@ def _first_outputs(node: Any, functions: dict[str, Any]) -> dict[str, int]:
     return first
 
 
-def _free_prefix(name: str, taken: dict[str, Any]) -> str:
-    prefix = f"{name}/"
-    while any(each.startswith(prefix) for each in taken):
-        prefix = f"{prefix[:-1]}_/"
-    return prefix
-
-
-def _starts(node: Any) -> bool:
-    """Whether nothing is fed to it."""
-    return all(name.startswith("^") for name in node.input)
-
-
 def _tensor(node: str, index: int) -> str:
     return f"{node}:{index}" if index else node
-
-
-def _resolve(name: str, renamed: dict[str, str]) -> str:
-    name = name.removesuffix(":0")
-    while name in renamed:
-        name = renamed[name].removesuffix(":0")
-    return name

@@ -1,4 +1,4 @@
-"""What a signature's outputs reach in a graph: which of it keeps state, and which of it can be frozen. Runs nothing."""
+"""Finds the part of a graph that a signature's outputs need, and whether it keeps state or can be frozen. Runs nothing."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -6,8 +6,8 @@ from typing import Any
 
 from darkroom.models.runtime.tensorflow import graph_pb2, op_def_registry
 
-# Ops that TensorFlow marks as stateful though no caller can see a state: they read variables, live inside one run
-# (TensorArray, Stack), check, print, or only call functions, whose ops are looked at in their turn.
+# TensorFlow marks these ops as stateful although no caller can see a state. They read variables, exist only during a run
+# (TensorArray, Stack), check, print, or only call functions, whose ops are examined themselves.
 _READS = frozenset(
     {"ReadVariableOp", "ResourceGather", "ResourceGatherNd", "VarHandleOp", "VarIsInitializedOp"}
     | {"Variable", "VariableShape", "VariableV2", "DisableCopyOnRead"}
@@ -19,7 +19,7 @@ _WITHIN_A_RUN = frozenset(
     | {"IsVariableInitialized", "RefEnter", "RefExit", "RefIdentity", "RefMerge", "RefNextIteration", "RefSelect"}
     | {"RefSwitch"}
 )
-_SPEAKS = frozenset({"Assert", "CheckNumerics", "CheckNumericsV2", "Print", "PrintV2"})
+_CHECKS_OR_PRINTS = frozenset({"Assert", "CheckNumerics", "CheckNumericsV2", "Print", "PrintV2"})
 _WITHIN_A_RUN_PREFIXES = ("TensorArray", "Stack")
 _TABLES = frozenset(
     {"HashTable", "HashTableV2", "LookupTableExportV2", "LookupTableFindV2", "LookupTableSizeV2"}
@@ -30,21 +30,21 @@ _RESOURCE = 20  # DT_RESOURCE, tensorflow/core/framework/types.proto
 
 
 @dataclass(frozen=True, slots=True)
-class Reach:
-    """What a signature reaches: each field is a reason in words, empty where there is none."""
+class GraphTraits:
+    """What the nodes that a signature needs do. Each text is a reason in words; it is empty where it does not apply."""
 
-    stateful: str = ""  # two calls may answer differently, or a call leaves something behind
+    stateful: str = ""  # two calls may answer differently, or a call changes something
     mutates: str = ""  # it changes a variable or a table that other signatures may read
     unfreezable: str = ""  # it reads a resource that no constant can stand for
-    missing: tuple[str, ...] = ()  # ops that this TensorFlow does not have
+    missing: tuple[str, ...] = ()  # ops that this TensorFlow does not know
 
 
-def reach(graph_def: Any, outputs: Sequence[str]) -> Reach:
-    """What computing `outputs` (tensor names) reaches in the graph and in the functions that it calls."""
+def find_traits(graph_def: Any, outputs: Sequence[str]) -> GraphTraits:
+    """Examines the nodes that computing `outputs` (tensor names) may run, including those of called functions."""
     stateful = mutates = unfreezable = ""
     missing: set[str] = set()
     functions = {function.signature.name for function in graph_def.library.function}
-    for node in nodes_in_reach(graph_def, outputs):
+    for node in reachable_nodes(graph_def, outputs):
         op_def = op_def_registry.get(node.op)
         if op_def is None:
             if node.op not in functions:
@@ -53,24 +53,25 @@ def reach(graph_def: Any, outputs: Sequence[str]) -> Reach:
             unfreezable = unfreezable or f"it reads a lookup table ({node.op} {node.name})"
         elif _is_harmless(node.op):
             continue
-        elif _takes_a_resource(op_def):
+        # An input that is a resource or a TF1 variable's reference, of an op that may change it.
+        elif any((arg.type == _RESOURCE and op_def.is_stateful) or arg.is_ref for arg in op_def.input_arg):
             stateful = mutates = mutates or f"it changes a resource ({node.op} {node.name})"
         elif op_def.is_stateful:
             stateful = stateful or f"it keeps state ({node.op} {node.name})"
-    return Reach(stateful, mutates, unfreezable, tuple(sorted(missing)))
+    return GraphTraits(stateful, mutates, unfreezable, tuple(sorted(missing)))
 
 
-def nodes_in_reach(graph_def: Any, outputs: Sequence[str]) -> Iterator[Any]:
-    """Each NodeDef that computing `outputs` may run, those of called functions too; every one once."""
-    nodes, functions = names_in_reach(graph_def, outputs)
+def reachable_nodes(graph_def: Any, outputs: Sequence[str]) -> Iterator[Any]:
+    """Yields, once each, the NodeDefs that computing `outputs` may run, including those of called functions."""
+    nodes, functions = reachable_names(graph_def, outputs)
     yield from (node for node in graph_def.node if node.name in nodes)
     for function in graph_def.library.function:
         if function.signature.name in functions:
             yield from function.node_def
 
 
-def names_in_reach(graph_def: Any, outputs: Sequence[str]) -> tuple[set[str], set[str]]:
-    """The names of the graph's nodes, and of the functions, that computing `outputs` (tensor names) may run."""
+def reachable_names(graph_def: Any, outputs: Sequence[str]) -> tuple[set[str], set[str]]:
+    """Returns the names of the nodes, and of the functions, that computing `outputs` (tensor names) may run."""
     nodes = {node.name: node for node in graph_def.node}
     functions = {function.signature.name: function for function in graph_def.library.function}
     seen: set[str] = set()
@@ -91,8 +92,8 @@ def names_in_reach(graph_def: Any, outputs: Sequence[str]) -> tuple[set[str], se
 
 
 def prune(graph_def: Any, outputs: Sequence[str]) -> Any:
-    """The graph without the nodes and functions that `outputs` (tensor names) do not need."""
-    nodes, functions = names_in_reach(graph_def, outputs)
+    """Returns a copy of the graph without the nodes and functions that `outputs` (tensor names) do not need."""
+    nodes, functions = reachable_names(graph_def, outputs)
     pruned = graph_pb2.GraphDef(versions=graph_def.versions)
     pruned.node.extend(node for node in graph_def.node if node.name in nodes)
     pruned.library.function.extend(each for each in graph_def.library.function if each.signature.name in functions)
@@ -100,7 +101,7 @@ def prune(graph_def: Any, outputs: Sequence[str]) -> Any:
 
 
 def functions_of(node: Any, functions: Any) -> list[str]:
-    """The functions that a node calls: by its op's name, and by its attributes."""
+    """Returns the functions that a node calls, by its op's name and by its attributes."""
     names = [node.op] if node.op in functions else []
     for attr in node.attr.values():
         kind = attr.WhichOneof("value")
@@ -112,22 +113,17 @@ def functions_of(node: Any, functions: Any) -> list[str]:
 
 
 def node_name(tensor: str) -> str:
-    """The node of a tensor or a control input: `^a` and `a:1` are of `a`."""
+    """Returns the node of a tensor or of a control input: `a` for `a:1` and for `^a`."""
     return tensor.lstrip("^").split(":")[0]
 
 
 def has_effect(node: Any, functions: Mapping[str, Any]) -> bool:
-    """Whether a node is run for more than what it gives: it may fail on purpose, print, or keep state."""
+    """Whether a node does more than compute its outputs: it may fail on purpose, print, or keep state."""
     if called := functions_of(node, functions):
         return any(has_effect(each, functions) for name in called for each in functions[name].node_def)
     op_def = op_def_registry.get(node.op)
-    return op_def is None or node.op in _SPEAKS or (op_def.is_stateful and not _is_harmless(node.op))
+    return op_def is None or node.op in _CHECKS_OR_PRINTS or (op_def.is_stateful and not _is_harmless(node.op))
 
 
 def _is_harmless(op: str) -> bool:
-    return op in _READS or op in _WITHIN_A_RUN or op in _SPEAKS or op.startswith(_WITHIN_A_RUN_PREFIXES)
-
-
-def _takes_a_resource(op_def: Any) -> bool:
-    """A resource or a TF1 variable's reference among its inputs, in an op that is not known to leave it as it is."""
-    return any((arg.type == _RESOURCE and op_def.is_stateful) or arg.is_ref for arg in op_def.input_arg)
+    return op in _READS or op in _WITHIN_A_RUN or op in _CHECKS_OR_PRINTS or op.startswith(_WITHIN_A_RUN_PREFIXES)

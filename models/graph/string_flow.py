@@ -1,7 +1,7 @@
-"""Where the strings of an input go in a graph: into DecodeBase64, into a picture decoder, or elsewhere. Runs nothing.
+"""Traces the strings of an input through a graph: to DecodeBase64, to a picture decoder, or elsewhere. Runs nothing.
 
-A string is followed through the ops that only carry it (TF1's TensorArray loops, TF2's TensorList loops, MapDefun,
-function calls), in both forms in which it may arrive: as fed, and as DecodeBase64 gave it.
+A string is followed through the ops that only pass it on (TF1's TensorArray loops, TF2's TensorList loops, MapDefun,
+function calls), in the two forms that it may have: as it was fed, and as DecodeBase64 returned it.
 """
 
 from collections import defaultdict
@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 
 from darkroom.models.graph.reachability import functions_of, node_name
 
-# What each decoder of TensorFlow 2.21 takes, tried one by one with each format. All of them classify the bytes
-# themselves; a WebP that reaches any but DecodeImage comes out with a rank too many, and an animated one without alpha
-# aborts the process where channels=0 (tried: SIGABRT), so it is left out wherever it is not decoded well.
+# The formats that each decoder of TensorFlow 2.21 accepts; each pair was tried. All decoders detect the format themselves.
+# A WebP in any decoder but DecodeImage gives a tensor of too high a rank, and an animated one without alpha aborts the
+# process with channels=0 (tried: SIGABRT), so WebP is listed only where it is decoded correctly.
 PICTURE_OPS = {
     "DecodeJpeg": frozenset({"jpeg", "png", "gif"}),
     "DecodePng": frozenset({"jpeg", "png", "gif"}),
@@ -25,9 +25,9 @@ PICTURE_OPS = {
 }
 ANIMATION_OPS = frozenset({"DecodeGif", "DecodeImage"})
 
-# Ops that carry strings: the positions of the inputs that come out, and the positions of the outputs they come out of.
+# Ops that pass strings on: the positions of the inputs that are passed on, and of the outputs that they appear in.
 _EVERY = tuple(range(64))
-_CARRIERS: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
+_PASS_ON: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
     **dict.fromkeys(("Identity", "Reshape", "ExpandDims", "Squeeze", "EnsureShape", "Snapshot"), ((0,), (0,))),
     **dict.fromkeys(("StopGradient", "StridedSlice", "Slice", "Gather", "GatherV2", "GatherNd"), ((0,), (0,))),
     **dict.fromkeys(("Enter", "Exit", "NextIteration", "PreventGradient"), ((0,), (0,))),
@@ -37,11 +37,11 @@ _CARRIERS: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
     "Switch": ((0,), (0, 1)),
     "Merge": (_EVERY, (0,)),
     "Pack": (_EVERY, (0,)),
-    "TensorArrayScatterV3": ((2,), (0,)),  # (handle, indices, value, flow) → flow: a read is known by the flow it takes
+    "TensorArrayScatterV3": ((2,), (0,)),  # (handle, indices, value, flow) → flow, which the reads take
     "TensorArrayReadV3": ((2,), (0,)),
     "TensorArrayGatherV3": ((2,), (0,)),
 }
-# Ops that make a string of it: what comes out may still be a picture, though what goes in cannot be exchanged any more.
+# Ops that make another string of it. Their output may still be a picture, but their input must stay as it is.
 _ALTERERS = frozenset(
     {"ConcatV2", "RegexReplace", "Select", "SelectV2", "StaticRegexReplace", "StringJoin", "StringStrip", "Substr"}
 )
@@ -53,69 +53,68 @@ _CALLS = _LOOPS | _BRANCHES | {"BatchFunction", "MapDefun", "PartitionedCall", "
 Tensor = tuple[str, str, int]  # function ("" is the graph itself), node or argument, output
 
 
-class Mark(NamedTuple):
-    """What a tensor carries: strings of an input, as they were fed or as DecodeBase64 gave them."""
+class Origin(NamedTuple):
+    """Where the strings of a tensor come from: from the fed tensor `source`, as they are or through DecodeBase64."""
 
     source: str
     decoded: bool
 
 
 @dataclass(slots=True)
-class Flow:
-    """Where each input's strings went."""
+class StringFlow:
+    """The result of a trace: where the strings of each fed tensor arrive."""
 
-    marks: dict[Tensor, set[Mark]] = field(default_factory=lambda: defaultdict(set))
+    origins: dict[Tensor, set[Origin]] = field(default_factory=lambda: defaultdict(set))
     decoders: dict[tuple[str, str], set[str]] = field(default_factory=lambda: defaultdict(set))  # DecodeBase64: sources
-    pictures: dict[Mark, list[Any]] = field(default_factory=lambda: defaultdict(list))  # the Decode* nodes reached
-    elsewhere: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))  # source: ops that read it raw
+    pictures: dict[Origin, list[Any]] = field(default_factory=lambda: defaultdict(list))  # Decode* nodes that read it
+    other_readers: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))  # source: ops that read it raw
 
-    def hoistable(self, wanted: Iterable[str]) -> dict[str, str]:
-        """Of the inputs `wanted`, those whose DecodeBase64 cannot be taken out, with the reason.
+    def not_hoistable(self, wanted: Iterable[str]) -> dict[str, str]:
+        """Returns those of the fed tensors `wanted` whose DecodeBase64 cannot be removed, with the reason.
 
-        The others can all be taken out at once: nothing but DecodeBase64 reads their strings, and it reads only theirs.
+        All others can be removed together: only DecodeBase64 reads their strings, and it reads no other strings.
         """
+
+        def reason(source: str) -> str:
+            mine = [sources for sources in self.decoders.values() if source in sources]
+            if not mine:
+                return "its strings do not reach DecodeBase64"
+            if self.other_readers[source]:
+                return f"its strings also reach {', '.join(sorted(self.other_readers[source]))}"
+            return "its DecodeBase64 serves another input too" if any(sources - left for sources in mine) else ""
+
         left = set(wanted)
         reasons: dict[str, str] = {}
-        while found := {source: reason for source in left if (reason := self._not_hoistable(source, left))}:
+        while found := {source: why for source in left if (why := reason(source))}:
             reasons |= found
             left -= found.keys()
         return reasons
 
-    def _not_hoistable(self, source: str, left: set[str]) -> str:
-        mine = [sources for sources in self.decoders.values() if source in sources]
-        if not mine:
-            return "its strings do not reach DecodeBase64"
-        if self.elsewhere[source]:
-            return f"its strings also reach {', '.join(sorted(self.elsewhere[source]))}"
-        if any(sources - left for sources in mine):
-            return "its DecodeBase64 serves another input too"
-        return ""
 
-
-def trace(graph_def: Any, sources: Sequence[str], fetches: Iterable[str] = ()) -> Flow:
-    """Where the strings of the tensors `sources` go; a fetched tensor counts as read elsewhere."""
+def trace(graph_def: Any, sources: Sequence[str], fetches: Iterable[str] = ()) -> StringFlow:
+    """Traces the strings of the fed tensors `sources`. A tensor in `fetches` counts as read by another reader."""
     tracer = _Tracer(graph_def)
     for source in sources:
-        tracer.flow.marks["", node_name(source), _index(source)].add(Mark(source, decoded=False))
-    tracer.settle()
+        tracer.flow.origins["", node_name(source), _index(source)].add(Origin(source, decoded=False))
+    tracer.run()
     for fetch in fetches:
-        tracer.read_by("the outputs", tracer.flow.marks.get(("", node_name(fetch), _index(fetch)), ()))
+        tracer.read_by("the outputs", tracer.flow.origins.get(("", node_name(fetch), _index(fetch)), ()))
     return tracer.flow
 
 
 class _Tracer:
-    """Carries marks along until none moves any more, then looks for places where marked and other strings mix."""
+    """Propagates origins until nothing changes, then looks for places where strings of different origin meet."""
 
     def __init__(self, graph_def: Any) -> None:
-        self.flow = Flow()
+        self.flow = StringFlow()
         self._functions = {function.signature.name: function for function in graph_def.library.function}
         self._scopes: dict[str, Any] = {"": graph_def.node}
         self._scopes.update((name, function.node_def) for name, function in self._functions.items())
-        self._moved = True
+        self._changed = True
 
-    def settle(self) -> None:
-        while self._moved:
-            self._moved = False
+    def run(self) -> None:
+        while self._changed:
+            self._changed = False
             for scope, nodes in self._scopes.items():
                 for node in nodes:
                     self._visit(scope, node)
@@ -123,50 +122,50 @@ class _Tracer:
             for node in nodes:
                 self._check_mixing(scope, node)
 
-    def read_by(self, reader: str, marks: Iterable[Mark]) -> None:
-        for mark in marks:
-            if not mark.decoded:
-                self.flow.elsewhere[mark.source].add(reader)
+    def read_by(self, reader: str, origins: Iterable[Origin]) -> None:
+        for origin in origins:
+            if not origin.decoded:
+                self.flow.other_readers[origin.source].add(reader)
 
     def _visit(self, scope: str, node: Any) -> None:
         inputs = self._inputs(scope, node)
         if not any(inputs):
             return
         if node.op == "DecodeBase64":
-            self.flow.decoders[scope, node.name].update(mark.source for mark in inputs[0] if not mark.decoded)
-            self._put((scope, node.name, 0), {Mark(mark.source, decoded=True) for mark in inputs[0]})
-        elif node.op in _CARRIERS:
-            self._carry(scope, node, inputs)
+            self.flow.decoders[scope, node.name].update(origin.source for origin in inputs[0] if not origin.decoded)
+            self._put((scope, node.name, 0), {Origin(origin.source, decoded=True) for origin in inputs[0]})
+        elif node.op in _PASS_ON:
+            self._pass_on(scope, node, inputs)
         elif (called := functions_of(node, self._functions)) and (node.op in _CALLS or node.op in self._functions):
             self._call(scope, node, inputs, called)
         elif node.op not in _SHAPE_ONLY:
             self._read(scope, node, inputs)
 
-    def _read(self, scope: str, node: Any, inputs: list[set[Mark]]) -> None:
-        marks = set[Mark]().union(*inputs)
-        self.read_by(node.op, marks)
+    def _read(self, scope: str, node: Any, inputs: list[set[Origin]]) -> None:
+        origins = set[Origin]().union(*inputs)
+        self.read_by(node.op, origins)
         if node.op in _ALTERERS:
-            self._put((scope, node.name, 0), marks)
+            self._put((scope, node.name, 0), origins)
         if node.op in PICTURE_OPS:
-            for mark in inputs[0]:
-                if not any(node is known for known in self.flow.pictures[mark]):
-                    self.flow.pictures[mark].append(node)
+            for origin in inputs[0]:
+                if not any(node is known for known in self.flow.pictures[origin]):
+                    self.flow.pictures[origin].append(node)
 
-    def _carry(self, scope: str, node: Any, inputs: list[set[Mark]]) -> None:
-        taken, given = _CARRIERS[node.op]
-        for position, marks in enumerate(inputs):
+    def _pass_on(self, scope: str, node: Any, inputs: list[set[Origin]]) -> None:
+        taken, returned = _PASS_ON[node.op]
+        for position, origins in enumerate(inputs):
             if position in taken:
-                for output in given:
-                    self._put((scope, node.name, output), marks)
-            elif marks:
-                self.read_by(node.op, marks)
+                for output in returned:
+                    self._put((scope, node.name, output), origins)
+            elif origins:
+                self.read_by(node.op, origins)
 
-    def _call(self, scope: str, node: Any, inputs: list[set[Mark]], called: list[str]) -> None:
+    def _call(self, scope: str, node: Any, inputs: list[set[Origin]], called: list[str]) -> None:
         skip = 1 if node.op in _BRANCHES else 0
         for name in called:
             args = self._functions[name].signature.input_arg
-            for arg, marks in zip(args, inputs[skip:], strict=False):
-                self._put((name, arg.name, 0), marks)
+            for arg, origins in zip(args, inputs[skip:], strict=False):
+                self._put((name, arg.name, 0), origins)
             if node.op in _LOOPS and name == node.attr["cond"].func.name:
                 continue
             for output, ret in enumerate(self._returned(name)):
@@ -175,60 +174,60 @@ class _Tracer:
                     self._put((name, args[output].name, 0), ret)
 
     def _check_mixing(self, scope: str, node: Any) -> None:
-        """A carrier or a function's argument with marked and unmarked values: its DecodeBase64 has other work too."""
+        """Notes where strings of an input meet other strings: one DecodeBase64 may then decode both."""
         inputs = self._inputs(scope, node)
-        if node.op in _CARRIERS:
-            taken = [marks for position, marks in enumerate(inputs) if position in _CARRIERS[node.op][0]]
+        if node.op in _PASS_ON:
+            taken = [origins for position, origins in enumerate(inputs) if position in _PASS_ON[node.op][0]]
             self._check_alike(node, taken)
             return
         if node.op == "DecodeBase64" and len(_stages(inputs[0])) > 1:
             self.read_by("DecodeBase64 beside other strings", inputs[0])
         skip = 1 if node.op in _BRANCHES else 0
         for name in functions_of(node, self._functions):
-            for arg, marks in zip(self._functions[name].signature.input_arg, inputs[skip:], strict=False):
-                self._check_alike(node, [self.flow.marks.get((name, arg.name, 0), set()), marks])
+            for arg, origins in zip(self._functions[name].signature.input_arg, inputs[skip:], strict=False):
+                self._check_alike(node, [self.flow.origins.get((name, arg.name, 0), set()), origins])
         self._check_returned(node)
 
-    def _check_alike(self, node: Any, places: Sequence[set[Mark]]) -> None:
-        """Values that meet come all from the inputs, and are all decoded or all not."""
-        if len({_stages(marks) for marks in places}) > 1:
-            self.read_by(f"{node.op} beside other strings", set[Mark]().union(*places))
+    def _check_alike(self, node: Any, places: Sequence[set[Origin]]) -> None:
+        """Notes a reader unless all values come from the inputs, and all of them are decoded or none is."""
+        if len({_stages(origins) for origins in places}) > 1:
+            self.read_by(f"{node.op} beside other strings", set[Origin]().union(*places))
 
     def _check_returned(self, node: Any) -> None:
-        """A branch, or the next round of a loop, that gives other strings in the place of marked ones."""
+        """Notes a branch, or the next iteration of a loop, that returns other strings in the same place."""
         if node.op in _BRANCHES:
             columns = zip(*map(self._returned, functions_of(node, self._functions)), strict=False)
         elif node.op in _LOOPS:
             name = node.attr["body"].func.name
             args = self._functions[name].signature.input_arg
-            before = [self.flow.marks.get((name, arg.name, 0), set()) for arg in args]
+            before = [self.flow.origins.get((name, arg.name, 0), set()) for arg in args]
             columns = zip(before, self._returned(name), strict=False)
         else:
             return
-        for given in columns:
-            self._check_alike(node, given)
+        for places in columns:
+            self._check_alike(node, places)
 
-    def _returned(self, name: str) -> list[set[Mark]]:
+    def _returned(self, name: str) -> list[set[Origin]]:
         function = self._functions[name]
         return [
-            self.flow.marks.get(_tensor(name, function.ret[out.name]), set()) for out in function.signature.output_arg
+            self.flow.origins.get(_tensor(name, function.ret[out.name]), set()) for out in function.signature.output_arg
         ]
 
-    def _inputs(self, scope: str, node: Any) -> list[set[Mark]]:
-        return [self.flow.marks.get(_tensor(scope, name), set()) for name in node.input if not name.startswith("^")]
+    def _inputs(self, scope: str, node: Any) -> list[set[Origin]]:
+        return [self.flow.origins.get(_tensor(scope, name), set()) for name in node.input if not name.startswith("^")]
 
-    def _put(self, tensor: Tensor, marks: set[Mark]) -> None:
-        if marks and not marks <= self.flow.marks[tensor]:
-            self.flow.marks[tensor] |= marks
-            self._moved = True
+    def _put(self, tensor: Tensor, origins: set[Origin]) -> None:
+        if origins and not origins <= self.flow.origins[tensor]:
+            self.flow.origins[tensor] |= origins
+            self._changed = True
 
 
-def _stages(marks: Iterable[Mark]) -> frozenset[bool]:
-    return frozenset(mark.decoded for mark in marks)
+def _stages(origins: Iterable[Origin]) -> frozenset[bool]:
+    return frozenset(origin.decoded for origin in origins)
 
 
 def _tensor(scope: str, name: str) -> Tensor:
-    """In a function `node:output_name:i` is an output; a carrier has one output name, or (Switch) equal outputs."""
+    """Parses a tensor's name. In a function it is `node:output_name:i`; ops that pass strings on have one output name."""
     return scope, node_name(name), _index(name)
 
 

@@ -214,7 +214,7 @@ def _untried_rows(spec: SignatureSpec, path: Path) -> tuple[Rows, ...]:
 def _plain(subject: Subject) -> _Caller:
     """The plain way. Base64, where the graph wants it, is made beforehand, as a client would; all outputs are fetched."""
     from darkroom.models.runtime.custom_ops import load_custom_ops  # noqa: PLC0415 - as above
-    from darkroom.models.runtime.session import feed, unfeed  # noqa: PLC0415 - as above
+    from darkroom.models.runtime.session import feed_value, fetched_column  # noqa: PLC0415 - as above
     from darkroom.models.runtime.tensorflow import tf  # noqa: PLC0415 - as above
 
     assert subject.loaded is not None  # noqa: S101 - the engine is loaded first, and its process sends it
@@ -226,9 +226,11 @@ def _plain(subject: Subject) -> _Caller:
     def prepare(batch: Rows) -> Callable[[], Rows]:
         function = model.signatures[spec.name]  # through the model, which keeps its variables alive
         tensors = {
-            tensor.name: tf.constant(feed(batch.columns[tensor.name], tensor.name == text), tensor.dtype)
+            tensor.name: tf.constant(feed_value(batch.columns[tensor.name], tensor.name == text), tensor.dtype)
             for tensor in spec.inputs
         }
-        return lambda: Rows({name: unfeed(np.asarray(value.numpy())) for name, value in function(**tensors).items()})
+        return lambda: Rows(
+            {name: fetched_column(np.asarray(value.numpy())) for name, value in function(**tensors).items()}
+        )
 
     return _Caller(subject.loaded, prepare)

@@ -1,1 +1,1 @@
-"""Rewrites a graph for speed and proves each rewrite, in a child process; the result is an artifact."""
+"""Rewrites a graph for speed and proves that its answers stay the same. The result is an artifact."""

@@ -1,8 +1,8 @@
-"""An artifact: all that serving needs of a SavedModel, as plain data and as bytes that nobody has to trust.
+"""The artifact: what serving needs of a SavedModel, as an object and as bytes.
 
-The bytes are a magic line, the SHA-256 of what follows, the length of a JSON header, the header, the GraphDef, and the
-values of the warm-up rows one after another. Nothing in them is code to Python, and the header is checked against the
-types below as it is read.
+The bytes are, in this order: a magic line; the SHA-256 of all that follows (32 bytes); the length of the header (8 bytes,
+little-endian); the header as JSON; the GraphDef; the values of the warm-up rows. Reading them runs no code, so they need
+not be trusted. The header is validated against the types below.
 """
 
 import hashlib
@@ -10,40 +10,60 @@ import struct
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 from pydantic import TypeAdapter
 
-from darkroom.models.cast import numpy_dtype
 from darkroom.models.engine import PassReport
 from darkroom.models.rows import Column, Rows
 from darkroom.models.runtime.session import Binding, objects
-from darkroom.models.spec import ModelSpec
+from darkroom.models.spec import ModelSpec, numpy_dtype
 
 MAGIC = b"darkroom artifact 1\n"
 _LENGTH = struct.Struct("<Q")
-_STRINGS, _OBJECTS = "strings", "objects"  # a list of bytes; an array of them
+_STRINGS, _OBJECTS = "strings", "objects"  # a list of bytes; an array of bytes objects
 
 
 @dataclass(frozen=True, slots=True)
 class Artifact:
-    """All that serving needs. A signature without a binding is served from the SavedModel at `source`."""
+    """What serving needs of one version. A signature without a binding is served from the SavedModel at `source`."""
 
     spec: ModelSpec
     source: Path
     graph: bytes = b""  # a serialized GraphDef; empty where every signature is served from the source
-    bindings: dict[str, Binding] = field(default_factory=dict)
+    bindings: dict[str, Binding] = field(default_factory=dict)  # by signature, as the next two
     passes: dict[str, tuple[PassReport, ...]] = field(default_factory=dict)
-    samples: dict[str, tuple[Rows, ...]] = field(default_factory=dict)  # single rows that it takes, for warm-up
+    samples: dict[str, tuple[Rows, ...]] = field(default_factory=dict)  # warm-up rows, one row `[1, ...]` in each
 
 
 @dataclass(frozen=True, slots=True)
 class _StoredColumn:
-    """One column of a sample; `sizes` are the bytes of each of its values."""
+    """One column of a sample. `sizes` has the bytes of each value."""
 
     dtype: str
     shape: tuple[int, ...]
     sizes: tuple[int, ...]
+
+    @classmethod
+    def of(cls, column: Column, values: list[bytes]) -> Self:
+        """Describes a column, and appends its values to `values`."""
+        if isinstance(column, list) or column.dtype == object:
+            strings = column if isinstance(column, list) else column.ravel().tolist()
+            values.extend(strings)
+            kind, shape = (_STRINGS, (len(column),)) if isinstance(column, list) else (_OBJECTS, column.shape)
+            return cls(kind, shape, tuple(map(len, strings)))
+        values.append(column.tobytes())
+        return cls(column.dtype.name, column.shape, (column.nbytes,))
+
+    def read(self, stream: BytesIO) -> Column:
+        """Returns the column; its values come from `stream`."""
+        values = [stream.read(size) for size in self.sizes]
+        if self.dtype == _STRINGS:
+            return values
+        if self.dtype == _OBJECTS:
+            return objects(values).reshape(self.shape)
+        return np.frombuffer(values[0], numpy_dtype(self.dtype)).reshape(self.shape)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,14 +79,14 @@ _HEADER = TypeAdapter(_Header)
 
 
 class Damaged(ValueError):
-    """Bytes that are no artifact, or not the one that was written."""
+    """The bytes are no artifact, or are not as they were written."""
 
 
 def dump(artifact: Artifact) -> bytes:
-    """The artifact as bytes, all but its source."""
+    """Returns the artifact as bytes, without its source."""
     values: list[bytes] = []
     samples = {
-        name: tuple({key: _store(column, values) for key, column in rows.columns.items()} for rows in singles)
+        name: tuple({key: _StoredColumn.of(column, values) for key, column in rows.columns.items()} for rows in singles)
         for name, singles in artifact.samples.items()
     }
     header = _HEADER.dump_json(_Header(artifact.spec, len(artifact.graph), artifact.bindings, artifact.passes, samples))
@@ -75,10 +95,10 @@ def dump(artifact: Artifact) -> bytes:
 
 
 def parse(data: bytes, source: Path) -> Artifact:
-    """The artifact of `dump`, of the SavedModel at `source`.
+    """Reads the bytes that `dump` returned.
 
     Raises:
-        Damaged: the bytes are cut, changed, or of another release.
+        Damaged: the bytes are truncated, changed, or written by another release.
     """
     view = memoryview(data)
     start = len(MAGIC) + hashlib.sha256().digest_size
@@ -90,30 +110,9 @@ def parse(data: bytes, source: Path) -> Artifact:
         header = _HEADER.validate_json(stream.read(length))
         graph = stream.read(header.graph_bytes)
         samples = {
-            name: tuple(Rows({key: _restore(column, stream) for key, column in row.items()}) for row in rows)
+            name: tuple(Rows({key: column.read(stream) for key, column in row.items()}) for row in rows)
             for name, rows in header.samples.items()
         }
     except (ValueError, TypeError, AttributeError, struct.error) as err:
         raise Damaged(f"it was written by another release: {type(err).__name__}") from err
     return Artifact(header.spec, source, graph, header.bindings, header.passes, samples)
-
-
-def _store(column: Column, values: list[bytes]) -> _StoredColumn:
-    """What tells a column's form; its values go to `values`."""
-    if isinstance(column, list) or column.dtype == object:
-        strings = column if isinstance(column, list) else column.ravel().tolist()
-        values.extend(strings)
-        kind, shape = (_STRINGS, (len(column),)) if isinstance(column, list) else (_OBJECTS, column.shape)
-        return _StoredColumn(kind, shape, tuple(map(len, strings)))
-    values.append(column.tobytes())
-    return _StoredColumn(column.dtype.name, column.shape, (column.nbytes,))
-
-
-def _restore(stored: _StoredColumn, stream: BytesIO) -> Column:
-    """The column again, its values read from `stream`."""
-    values = [stream.read(size) for size in stored.sizes]
-    if stored.dtype == _STRINGS:
-        return values
-    if stored.dtype == _OBJECTS:
-        return objects(values).reshape(stored.shape)
-    return np.frombuffer(values[0], numpy_dtype(stored.dtype)).reshape(stored.shape)

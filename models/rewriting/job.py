@@ -1,4 +1,4 @@
-"""A job: what a child process is told to prepare, and the key under which its work is kept. No TensorFlow here."""
+"""The job of a child process: what it prepares, and the cache key of the result. Imports no TensorFlow."""
 
 import hashlib
 import json
@@ -14,12 +14,12 @@ from darkroom.models.errors import LoadFailed
 
 _SOURCES = Path(__file__).parents[1]
 _CPU = Path("/proc/cpuinfo")
-_ELSEWHERE = frozenset({"path", "name", "version", "device"})  # what an artifact does not depend on
+_NOT_IN_KEY = frozenset({"path", "name", "version", "device"})  # the artifact does not depend on these
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A SavedModel to be prepared, and all that its preparation depends on."""
+    """A SavedModel to prepare, and the options that its preparation depends on."""
 
     path: Path
     name: str
@@ -28,31 +28,31 @@ class Job:
     inter_op_threads: int = 0
     session_config: dict[str, Any] = field(default_factory=dict)
     custom_op_paths: tuple[Path, ...] = ()
-    max_drift: float | None = None  # bfloat16 is tried, and may move an output by so much
-    device: str = "auto"  # see models/engines/devices.py; the artifact is the same for all
+    max_drift: float | None = None  # largest change that bfloat16 may cause; None: bfloat16 is not tried
+    device: str = "auto"  # see models/engines/devices.py; the artifact is the same for all devices
 
     def dump(self) -> str:
-        """The job on one line."""
+        """Returns the job as one line of JSON."""
         return json.dumps(asdict(self), default=lambda path: str(path.resolve()))
 
     @classmethod
     def parse(cls, line: str) -> Self:
-        """The job of `dump`."""
+        """Reads what `dump` returned."""
         fields = json.loads(line)
         paths = tuple(map(Path, fields.pop("custom_op_paths")))
         return cls(path=Path(fields.pop("path")), custom_op_paths=paths, **fields)
 
     def key(self) -> str:
-        """Equal for jobs that come to the same: the content of their files, their options, this code, this machine.
+        """Returns a digest of all that the artifact depends on: the files' content, options, this code, this machine.
 
-        The name, the number and the place of a version are not in it.
+        The name, the number and the path of the version are not part of it.
 
         Raises:
             LoadFailed: a file cannot be read.
         """
-        options = {name: value for name, value in asdict(self).items() if name not in _ELSEWHERE}
+        options = {name: value for name, value in asdict(self).items() if name not in _NOT_IN_KEY}
         digest = hashlib.sha256(json.dumps(options, default=str, sort_keys=True).encode())
-        digest.update("\n".join(_surroundings()).encode())
+        digest.update("\n".join(_environment()).encode())
         try:
             for folder in (_SOURCES, *self.custom_op_paths, self.path):
                 for file in sorted(folder.rglob("*.py" if folder is _SOURCES else "*")):
@@ -69,8 +69,8 @@ def _digest(file: Path) -> bytes:
         return hashlib.file_digest(stream, "sha256").digest()
 
 
-def _surroundings() -> Iterator[str]:
-    """What TensorFlow's answers hang on besides the model: its release, its switches, the CPU's instructions."""
+def _environment() -> Iterator[str]:
+    """Yields what TensorFlow's answers depend on besides the model: its version, its switches, the CPU's instructions."""
     for package in ("tensorflow-cpu", "tensorflow"):
         try:
             yield f"{package} {version(package)}"

@@ -1,24 +1,28 @@
-"""From a SavedModel to an artifact: what it wants, its rewritten graph, and the proofs. Everything that costs at load.
+"""Prepares a SavedModel: reads its signatures, rewrites its graph and proves the rewrites. Returns an artifact.
 
-It may run in another process, see `models/rewriting/child.py`; `models/engines/open.py` opens what it makes.
+This is the expensive part of a load. It may run in another process, see `models/rewriting/child.py`;
+`models/engines/open.py` opens the artifact.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from darkroom.models.errors import LoadFailed
-from darkroom.models.graph.reachability import reach
+from darkroom.models.graph.reachability import find_traits
 from darkroom.models.rewriting.artifact import Artifact
 from darkroom.models.rewriting.bfloat16 import try_bf16
+from darkroom.models.rewriting.job import Job
 from darkroom.models.rewriting.passes import PASSES, Pass
 from darkroom.models.rewriting.rewriter import Rewriter
-from darkroom.models.rewriting.verify import usable
+from darkroom.models.rewriting.verify import first_accepted
 from darkroom.models.rows import Rows
+from darkroom.models.runtime.session import clean
 from darkroom.models.runtime.tensorflow import SessionOptions
-from darkroom.models.saved_model.image_input import find_wire, judge_batching
+from darkroom.models.saved_model.image_input import check_batching, find_image_input
 from darkroom.models.saved_model.original import open_original
 from darkroom.models.saved_model.reader import read_labels, read_meta_graph, read_signatures
 from darkroom.models.saved_model.sample_rows import PictureMaker, candidates
@@ -32,13 +36,13 @@ def prepare(
 ) -> Artifact:
     """Reads, rewrites and verifies the SavedModel at `path`.
 
-    All of it is done on the CPU, whatever the model will run on: a GPU multiplies floats in TF32, of 11 bits, and by
-    another kernel for another number of rows, so that no rewrite and no batch would be proven right there.
+    All of this runs on the CPU, whatever device the model will run on. A GPU multiplies floats in TF32, which has 11
+    bits, and uses other kernels for other numbers of rows, so no rewrite and no batch could be proven there.
 
-    A signature that keeps state is not run here, so that a load leaves no trace in it.
+    A signature that keeps state is not run, so a load does not change the state.
 
     Raises:
-        LoadFailed: it cannot be read, or none of its signatures can be served.
+        LoadFailed: the SavedModel cannot be read, or none of its signatures can be served.
     """
     options = replace(options, uses_gpus=False)
     meta_graph = read_meta_graph(path)
@@ -46,53 +50,82 @@ def prepare(
     if not specs:
         raise LoadFailed("; ".join(f"{key}: {reason}" for key, reason in refused.items()) or "it has no signature")
     graph_def = meta_graph.graph_def
-    reaches = {key: reach(graph_def, [tensor.source for tensor in spec.outputs]) for key, spec in specs.items()}
-    if missing := sorted({op for each in reaches.values() for op in each.missing}):
+    traits = {key: find_traits(graph_def, [tensor.source for tensor in spec.outputs]) for key, spec in specs.items()}
+    if missing := sorted({op for each in traits.values() for op in each.missing}):
         raise LoadFailed(f"this TensorFlow has no op {', '.join(missing)}: give its library with --custom_op_paths")
     floats = float_features(graph_def)
     specs = {
-        key: replace(judge_batching(find_wire(spec, graph_def), reaches[key]), float_features=floats)
+        key: replace(check_batching(find_image_input(spec, graph_def), traits[key]), float_features=floats)
         for key, spec in specs.items()
     }
     original = open_original(path, meta_graph, specs, replace(options, bf16=False))
-    rewriting = Rewriter(original, specs, reaches, options, passes)
+    rewriter = Rewriter(original, specs, traits, options, passes)
     try:
-        unseen = {key for key, each in reaches.items() if each.stateful}
-        seen = {key: spec for key, spec in specs.items() if key not in unseen}
-        samples = dict.fromkeys(unseen, ()) | _find_samples(
-            rewriting, seen, graph_def, options, recorded_rows(path, seen)
-        )
-        rewriting.settle(samples)
-        specs = {key: rewriting.prove_row_wise(spec, samples[key]) for key, spec in specs.items()}
+        stateless = {key: spec for key, spec in specs.items() if not traits[key].stateful}
+        recorded = recorded_rows(path, stateless)
+        samples = dict.fromkeys(specs, ()) | _find_samples(rewriter, stateless, graph_def, options, recorded)
+        rewriter.apply_passes(samples)
+        specs = {key: rewriter.prove_row_wise(spec, samples[key]) for key, spec in specs.items()}
         for each in specs.values():
-            rewriting.add_screen(each, samples[each.name])
+            rewriter.add_screen(each, samples[each.name])
         if options.bf16:
-            try_bf16(rewriting, specs, samples, options)
+            try_bf16(rewriter, specs, samples, options)
         spec = ModelSpec(name, version, specs, labels=read_labels(path), refused=refused)
-        return Artifact(spec, path, rewriting.serialized(), rewriting.bindings, rewriting.reports(), samples)
+        return Artifact(spec, path, rewriter.serialized(), rewriter.bindings, rewriter.reports(), samples)
     finally:
-        rewriting.close()
+        rewriter.close()
         original.close()
 
 
 def _find_samples(
-    rewriting: Rewriter,
+    rewriter: Rewriter,
     specs: Mapping[str, SignatureSpec],
     graph_def: Any,
     options: SessionOptions,
     recorded: Mapping[str, list[Rows]],
 ) -> dict[str, tuple[Rows, ...]]:
-    """Rows that each of the signatures takes: recorded ones where there are enough to be merged, else generated."""
+    """Returns rows that each signature accepts: recorded ones if there are enough for a batch, else generated ones."""
     pictures = PictureMaker(options)
     try:
         samples = {}
         for key, spec in specs.items():
-            original = rewriting.original(key)
-            known = [rows for rows in recorded.get(key, ()) if usable(original, [[rows]])]
+            original = rewriter.original(key)
+            known = [rows for rows in recorded.get(key, ()) if first_accepted(original, [[rows]])]
             known = [rows for rows in known if spec.batched and rows.key == known[0].key] or known[:1]
             generated = candidates(spec, graph_def, pictures)
             sets = chain([known], generated) if len(known) > 1 or not spec.batched else chain(generated, [known])
-            samples[key] = tuple(usable(original, filter(None, sets)))
+            samples[key] = tuple(first_accepted(original, filter(None, sets)))
         return samples
     finally:
         pictures.close()
+
+
+def prepare_job(job: Job) -> Artifact:
+    """Returns the artifact of a job; see `prepare`.
+
+    Raises:
+        LoadFailed: it cannot be served. The message says why, and names no path.
+    """
+    with load_failures():
+        return prepare(job.path, name=job.name, version=job.version, options=session_options(job))
+
+
+def session_options(job: Job) -> SessionOptions:
+    """Returns the options of every session of this job.
+
+    Raises:
+        LoadFailed: `session_config` has an unknown key or a value of the wrong type.
+    """
+    options = SessionOptions(job.intra_op_threads, job.inter_op_threads).with_session_config(job.session_config)
+    return options if job.max_drift is None else replace(options, bf16=True, max_drift=job.max_drift)
+
+
+@contextmanager
+def load_failures() -> Iterator[None]:
+    """Context manager that turns every exception of TensorFlow into LoadFailed."""
+    try:
+        yield
+    except LoadFailed:
+        raise
+    except Exception as err:
+        raise LoadFailed(f"it cannot be loaded: {type(err).__name__}: {clean(str(err))}") from err

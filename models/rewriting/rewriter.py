@@ -1,4 +1,4 @@
-"""Settles which passes are in force: all that apply, less those that change an answer."""
+"""Decides which passes are applied to a SavedModel: all that can be, except those that change an answer."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -6,13 +6,13 @@ from dataclasses import replace
 from typing import Any
 
 from darkroom.models.engine import Engine, PassReport
-from darkroom.models.graph.decoding_ops import find_cut
-from darkroom.models.graph.reachability import Reach
-from darkroom.models.rewriting.passes import Pass, Target
-from darkroom.models.rewriting.verify import difference, misjudges, not_row_wise
+from darkroom.models.graph.decoding_ops import find_decoding_nodes
+from darkroom.models.graph.reachability import GraphTraits
+from darkroom.models.rewriting.passes import BoundSignature, Pass
+from darkroom.models.rewriting.verify import difference, not_row_wise, screen_fault
 from darkroom.models.rows import Rows
-from darkroom.models.runtime.session import Binding, SessionEngine, clean
-from darkroom.models.runtime.tensorflow import SessionOptions, tf
+from darkroom.models.runtime.session import Binding, SessionEngine, clean, open_session
+from darkroom.models.runtime.tensorflow import SessionOptions
 from darkroom.models.saved_model.image_input import unbatched
 from darkroom.models.saved_model.original import Original
 from darkroom.models.spec import SignatureSpec
@@ -22,16 +22,17 @@ FREEZE, SCREEN, BF16 = "freeze", "screen", "bf16"
 
 
 class Rewriter:
-    """The signatures of one SavedModel on their way through the passes.
+    """The signatures of one SavedModel while the passes are applied to them.
 
-    A signature has a binding while it is served from the rewritten graph; back on the original, it has none.
+    A signature has a binding as long as it is served from the rewritten graph. A signature that fell back to the
+    original has none. The caller closes the rewriter and the original.
     """
 
     def __init__(
         self,
         original: Original,
         specs: Mapping[str, SignatureSpec],
-        reaches: Mapping[str, Reach],
+        traits: Mapping[str, GraphTraits],
         options: SessionOptions,
         passes: Sequence[tuple[str, Pass]],
     ) -> None:
@@ -46,36 +47,48 @@ class Rewriter:
         self._notes: dict[tuple[str, str], str] = {}  # signature, pass → what it did
         self._graph: Any = None
         self._session: Any = None
-        self._engines: dict[str, Engine] = {}  # those of the graph as it stands; making one costs an optimisation of it
+        self._engines: dict[str, Engine] = {}  # of the current graph; making one costs an optimization of the graph
         self._originals: dict[str, Engine] = {}
-        changes = "; ".join(f"signature {name!r}: {each.mutates}" for name, each in reaches.items() if each.mutates)
-        for name, each in reaches.items():
+        changes = "; ".join(f"signature {name!r}: {each.mutates}" for name, each in traits.items() if each.mutates)
+        for name, each in traits.items():
             if reason := each.stateful or each.unfreezable or changes:
                 self._dropped[name][FREEZE] = reason
 
-    def settle(self, samples: Mapping[str, Sequence[Rows]]) -> None:
-        """Applies what applies, compares with the original on `samples`, takes back what differs until none does."""
+    def apply_passes(self, samples: Mapping[str, Sequence[Rows]]) -> None:
+        """Applies all passes, compares the answers to `samples` with the original's, and reverts what differs.
+
+        Repeats this until no answer differs. The last pass of a signature is reverted first; the freezing is the first
+        pass, and reverting it puts the signature back on the original.
+        """
         for name in self._specs:
             if not samples[name]:
                 self._dropped[name].setdefault(FREEZE, "it cannot be verified: no generated row is one that it takes")
         self._freeze()
         while self.bindings:
-            wrong = self._apply() or self._compare(samples)
+            wrong = self._rewrite() or self._compare(samples)
             if not wrong:
                 return
             for name, reason in wrong.items():
-                self._take_back(name, reason)
+                last = self._applied[name].pop()
+                self.drop(name, last, f"its answer is not the original's: {reason}")
+                if last == FREEZE:
+                    del self.bindings[name]
         self._graph = None
 
     def add_screen(self, spec: SignatureSpec, samples: Sequence[Rows]) -> None:
-        """Gives a signature its cut, if that passes the samples and finds one that is cut short guilty."""
+        """Gives a signature its screen nodes, if they accept `samples` and reject a row that is cut short."""
         name = spec.name
         if name not in self.bindings:
             return
+        binding = self.bindings[name]
         try:
-            binding = self._with_cut(spec)
+            if not spec.batched:
+                raise ValueError("its requests never share a call")  # noqa: TRY301 - as of find_decoding_nodes
+            strings = [binding.feeds[tensor.name] for tensor in spec.inputs if tensor.dtype == "string"]
+            nodes = find_decoding_nodes(self._graph, strings, list(binding.fetches.values()))
+            binding = replace(binding, screen_nodes=nodes)
             engine = SessionEngine(spec, self._session, binding, passes=self.reports()[name])
-            reason = misjudges(engine, samples)
+            reason = screen_fault(engine, samples)
         except Exception as err:  # noqa: BLE001 - whatever TensorFlow raises, a signature without a screen still serves
             reason = clean(str(err))
         if reason:
@@ -84,21 +97,14 @@ class Rewriter:
             self._applied[name].append(SCREEN)
             self.bindings[name] = binding
 
-    def _with_cut(self, spec: SignatureSpec) -> Binding:
-        if not spec.batched:
-            raise ValueError("its requests never share a call")
-        binding = self.bindings[spec.name]
-        strings = [binding.feeds[tensor.name] for tensor in spec.inputs if tensor.dtype == "string"]
-        return replace(binding, cut=find_cut(self._graph, strings, list(binding.fetches.values())))
-
     def original(self, name: str) -> Engine:
-        """The signature as its author meant it."""
+        """Returns an engine that runs the signature of the original SavedModel."""
         if name not in self._originals:
             self._originals[name] = self._original.engine(self._specs[name])
         return self._originals[name]
 
     def engine(self, name: str) -> Engine:
-        """The signature as it stands now."""
+        """Returns an engine that runs the signature in its current form."""
         if name not in self.bindings:
             return self.original(name)
         if name not in self._engines:
@@ -107,7 +113,7 @@ class Rewriter:
         return self._engines[name]
 
     def prove_row_wise(self, spec: SignatureSpec, samples: Sequence[Rows]) -> SignatureSpec:
-        """The spec, unbatched with the reason unless a batch of `samples` answers as its rows alone do."""
+        """Returns the spec, unbatched with the reason unless a batch of `samples` gives the answers of its rows alone."""
         if not spec.batched:
             return spec
         if not samples:
@@ -118,42 +124,42 @@ class Rewriter:
         return unbatched(spec, reason) if reason else spec
 
     def reports(self) -> dict[str, tuple[PassReport, ...]]:
-        """What each pass came to, by signature."""
-        return {name: tuple(self._report(name, each) for each in self._names()) for name in self._specs}
+        """Returns the reports of all passes, by signature."""
+        names = [FREEZE, *(name for name, _ in self._passes), SCREEN, *([BF16] if self._options.bf16 else [])]
+
+        def report(signature: str, name: str) -> PassReport:
+            if name in self._applied[signature]:
+                return PassReport(name, applied=True, reason=self._notes.get((signature, name), ""))
+            reason = self._dropped[signature].get(name, "the graph is not frozen")
+            return PassReport(name, applied=False, reason=reason)
+
+        return {signature: tuple(report(signature, name) for name in names) for signature in self._specs}
 
     @property
     def graph(self) -> Any:
-        """The rewritten GraphDef; None where every signature went back to the original."""
+        """The rewritten GraphDef; None where every signature fell back to the original."""
         return self._graph
 
-    def note(self, name: str, each: str, what: str) -> None:
-        """A pass outside the graph is in force for a signature, and what it did."""
-        self._applied[name].append(each)
-        self._notes[name, each] = what
+    def note(self, signature: str, name: str, what: str) -> None:
+        """Reports a pass that runs outside this class as applied; `what` says what it did."""
+        self._applied[signature].append(name)
+        self._notes[signature, name] = what
 
-    def refuse(self, name: str, each: str, reason: str) -> None:
-        """A pass outside the graph is not in force for a signature."""
-        self._drop(name, each, reason)
+    def drop(self, signature: str, name: str, reason: str) -> None:
+        """Reports a pass as not applied, and logs the reason."""
+        self._dropped[signature][name] = reason
+        _log.warning("pass %s is dropped for signature %r: %s", name, signature, reason)
 
     def serialized(self) -> bytes:
-        """The rewritten GraphDef; empty where every signature went back to the original."""
+        """Returns the rewritten GraphDef; empty where every signature fell back to the original."""
         return b"" if self._graph is None else bytes(self._graph.SerializeToString(deterministic=True))
 
     def close(self) -> None:
-        """Closes the session of the rewritten graph; idempotent."""
+        """Closes the session of the rewritten graph. Idempotent."""
         session, self._session = self._session, None
         self._engines.clear()
         if session is not None:
             session.close()
-
-    def _names(self) -> list[str]:
-        asked = [BF16] if self._options.bf16 else []
-        return [FREEZE, *(name for name, _ in self._passes), SCREEN, *asked]
-
-    def _report(self, name: str, each: str) -> PassReport:
-        if each in self._applied[name]:
-            return PassReport(each, applied=True, reason=self._notes.get((name, each), ""))
-        return PassReport(each, applied=False, reason=self._dropped[name].get(each, "the graph is not frozen"))
 
     def _freeze(self) -> None:
         wanted = {name: spec for name, spec in self._specs.items() if FREEZE not in self._dropped[name]}
@@ -161,32 +167,35 @@ class Rewriter:
             return
         try:
             self._frozen, self.bindings = self._original.freeze(wanted)
-            self._frozen.SerializeToString()  # past 2 GB, protobuf refuses here
+            self._frozen.SerializeToString()  # protobuf refuses more than 2 GB
         except Exception as err:  # noqa: BLE001 - whatever TensorFlow raises, the original still serves
             self.bindings = {}
             for name in wanted:
-                self._drop(name, FREEZE, f"it cannot be frozen: {clean(str(err))}")
+                self.drop(name, FREEZE, f"it cannot be frozen: {clean(str(err))}")
 
-    def _apply(self) -> dict[str, str]:
-        """Makes the graph and its session anew, with every pass that is not dropped; why it cannot, by signature."""
+    def _rewrite(self) -> dict[str, str]:
+        """Makes the graph and its session with every pass that was not dropped.
+
+        Returns why TensorFlow refuses the graph, by signature; empty where it accepts it.
+        """
         self.close()
         graph = self._frozen
-        targets = {name: Target(self._specs[name], binding) for name, binding in self.bindings.items()}
-        self._applied |= {name: [FREEZE] for name in targets}
-        for each, rewrite in self._passes:
-            wanted = {name for name in targets if each not in self._dropped[name]}
+        signatures = {name: BoundSignature(self._specs[name], binding) for name, binding in self.bindings.items()}
+        self._applied |= {name: [FREEZE] for name in signatures}
+        for pass_name, rewrite in self._passes:
+            wanted = {name for name in signatures if pass_name not in self._dropped[name]}
             if not wanted:
                 continue
             try:
-                graph, reasons = rewrite(graph, targets, wanted)
+                graph, reasons = rewrite(graph, signatures, wanted)
             except Exception as err:  # noqa: BLE001 - a wrong rewrite may fail in any way
                 reasons = dict.fromkeys(wanted, f"it fails: {clean(str(err))}")
-                _log.warning("pass %s is dropped: %s", each, clean(str(err)))
+                _log.warning("pass %s is dropped: %s", pass_name, clean(str(err)))
             for name in wanted:
                 if name in reasons:
-                    self._dropped[name][each] = reasons[name]
+                    self._dropped[name][pass_name] = reasons[name]
                 else:
-                    self._applied[name].append(each)
+                    self._applied[name].append(pass_name)
         self._graph = graph
         try:
             self._session = open_session(graph, replace(self._options, bf16=False))
@@ -195,7 +204,7 @@ class Rewriter:
         return {}
 
     def _compare(self, samples: Mapping[str, Sequence[Rows]]) -> dict[str, str]:
-        """How each signature differs from the original; those that do not are left out."""
+        """Returns how signatures differ from the original, by signature; those that do not are left out."""
         found = {}
         for name in self.bindings:
             try:
@@ -203,27 +212,3 @@ class Rewriter:
             except Exception as err:  # noqa: BLE001 - a wrong rewrite may fail in any way
                 found[name] = f"it fails: {clean(str(err))}"
         return {name: reason for name, reason in found.items() if reason}
-
-    def _take_back(self, name: str, reason: str) -> None:
-        """Drops the last pass that is applied to a signature; the first of all is the freezing itself."""
-        last = self._applied[name].pop()
-        self._drop(name, last, f"its answer is not the original's: {reason}")
-        if last == FREEZE:
-            del self.bindings[name]
-
-    def _drop(self, name: str, each: str, reason: str) -> None:
-        self._dropped[name][each] = reason
-        _log.warning("pass %s is dropped for signature %r: %s", each, name, reason)
-
-
-def open_session(graph_def: Any, options: SessionOptions) -> Any:
-    """A session on a graph of its own."""
-    graph = tf.Graph()
-    with graph.as_default():
-        tf.graph_util.import_graph_def(graph_def, name="")
-    return tf.compat.v1.Session(graph=graph, config=options.proto())
-
-
-def open_beside(session: Any, options: SessionOptions) -> Any:
-    """Another session on the graph of a session: they share what the graph holds of its constants."""
-    return tf.compat.v1.Session(graph=session.graph, config=options.proto())

@@ -1,4 +1,7 @@
-"""Two proofs at load: a rewritten signature answers as the original does, and a batch answers as its rows alone do."""
+"""Proves at load that a rewritten signature answers like the original, and that a batch answers like its rows alone.
+
+Each proof returns the difference it found, in words; an empty text means that there is none.
+"""
 
 from collections.abc import Iterable, Sequence
 
@@ -9,38 +12,38 @@ from darkroom.models.errors import InvalidInput, ModelError
 from darkroom.models.rows import Column, Rows, join, miscount
 from darkroom.models.runtime.session import SessionEngine, objects
 
-# Floats may differ by this much, relative to the value and to the largest of its output: kernels for other batch sizes,
-# and fused ones, add in another order. Half and bfloat16 keep 11 and 8 bits.
-TOLERANCE = {2: 2e-2, 4: 1e-5, 8: 1e-9}  # by bytes of the dtype
+# Floats may differ by this much, relative to the value and to the largest value of the output: fused kernels, and kernels
+# for other batch sizes, add in another order. Half and bfloat16 keep 11 and 8 bits.
+TOLERANCE = {2: 2e-2, 4: 1e-5, 8: 1e-9}  # by the bytes of the dtype
 EXACT_KINDS = frozenset("biuOS")
-# How exact floats can be at most, as the bytes of a dtype: a GPU multiplies float32 in TF32, which has half's 11 bits.
+# The precision of a device's floats, as the bytes of a dtype. A GPU multiplies float32 in TF32, which has half's 11 bits.
 EXACT, TF32 = 8, 2
 
 
-def usable(original: Engine, sets: Iterable[list[Rows]]) -> list[Rows]:
-    """The first set of rows that the original takes, one by one and together; empty: none of them."""
-    for singles in sets:
+def first_accepted(original: Engine, sets: Iterable[list[Rows]]) -> list[Rows]:
+    """Returns the first set of rows that the original accepts, one by one and as a batch; empty: it accepts none."""
+    for samples in sets:
         try:
-            for rows in singles:
+            for rows in samples:
                 original.run(rows)
-            if len(singles) > 1:
-                original.run(join(singles))
+            if len(samples) > 1:
+                original.run(join(samples))
         except ModelError:
             continue
-        return singles
+        return samples
     return []
 
 
-def batches(singles: Sequence[Rows]) -> list[Rows]:
-    """The calls that are compared: each row alone, then the first two and the last three together."""
-    if len(singles) == 1:
-        return list(singles)
-    return [*singles, join(singles[:2]), join(singles[-3:])]
+def batches(samples: Sequence[Rows]) -> list[Rows]:
+    """Returns the calls that are compared: each row alone, then the first two together and the last three together."""
+    if len(samples) == 1:
+        return list(samples)
+    return [*samples, join(samples[:2]), join(samples[-3:])]
 
 
-def difference(original: Engine, rewritten: Engine, singles: Sequence[Rows], *, float_bytes: int = EXACT) -> str:
-    """How the rewritten signature differs from the original on these rows; empty: in nothing. See `unequal`."""
-    for rows in batches(singles):
+def difference(original: Engine, rewritten: Engine, samples: Sequence[Rows], *, float_bytes: int = EXACT) -> str:
+    """Returns how the answers of the rewritten signature differ from the original's; empty: not at all. See `unequal`."""
+    for rows in batches(samples):
         try:
             found = unequal(original.run(rows), rewritten.run(rows), float_bytes=float_bytes)
         except ModelError as err:
@@ -50,16 +53,16 @@ def difference(original: Engine, rewritten: Engine, singles: Sequence[Rows], *, 
     return ""
 
 
-def not_row_wise(engine: Engine, singles: Sequence[Rows]) -> str:
-    """Why a batch of these rows does not answer as its rows alone do; empty: it does."""
+def not_row_wise(engine: Engine, samples: Sequence[Rows]) -> str:
+    """Returns why a batch of these rows does not answer like its rows alone; empty: it does."""
     try:
-        alone = [engine.run(rows) for rows in singles]
+        alone = [engine.run(rows) for rows in samples]
         for answer in alone:
             if found := miscount(answer, 1):
                 return found
-        order = list(range(len(singles)))
+        order = list(range(len(samples)))
         for picked in (order, [*order[1:], 0], [0, 0], order * 2):
-            together = engine.run(join([singles[index] for index in picked]))
+            together = engine.run(join([samples[index] for index in picked]))
             if found := miscount(together, len(picked)):
                 return found
             if found := unequal(join([alone[index] for index in picked]), together):
@@ -69,10 +72,16 @@ def not_row_wise(engine: Engine, singles: Sequence[Rows]) -> str:
     return ""
 
 
-def misjudges(engine: SessionEngine, singles: Sequence[Rows]) -> str:
-    """Why the engine's screen is not to be trusted; empty: it passes these rows, and not the first one cut short."""
-    short = _cut_short(singles[0])
-    if engine.screen(join(singles)) != [None] * len(singles):
+def screen_fault(engine: SessionEngine, samples: Sequence[Rows]) -> str:
+    """Returns why the engine's screen cannot be trusted; empty: it accepts these rows and rejects one cut in half."""
+    halves: dict[str, Column] = {}  # the first row with the first half of each string
+    for name, column in samples[0].columns.items():
+        flat = column if isinstance(column, list) else column.ravel().tolist()
+        if flat and isinstance(flat[0], bytes):
+            half = [value[: len(value) // 2] for value in flat]
+            halves[name] = half if isinstance(column, list) else objects(half).reshape(column.shape)
+    short = Rows(samples[0].columns | halves)
+    if engine.screen(join(samples)) != [None] * len(samples):
         return "it finds a good row guilty"
     if engine.screen(short) == [None]:
         return "it finds nothing wrong with a row that is cut short"
@@ -83,19 +92,11 @@ def misjudges(engine: SessionEngine, singles: Sequence[Rows]) -> str:
     return "the graph takes a row that it finds guilty"
 
 
-def _cut_short(rows: Rows) -> Rows:
-    """The same row with the first half of each string."""
-    halves: dict[str, Column] = {}
-    for name, column in rows.columns.items():
-        flat = column if isinstance(column, list) else column.ravel().tolist()
-        if flat and isinstance(flat[0], bytes):
-            half = [value[: len(value) // 2] for value in flat]
-            halves[name] = half if isinstance(column, list) else objects(half).reshape(column.shape)
-    return Rows(rows.columns | halves)
-
-
 def unequal(one: Rows, other: Rows, *, float_bytes: int = EXACT) -> str:
-    """How two answers differ by more than rounding; empty: in nothing. A float is as exact as one of `float_bytes`."""
+    """Returns how two answers differ by more than rounding; empty: not at all.
+
+    Floats are compared with the tolerance of their dtype, or of a float of `float_bytes` where that is less exact.
+    """
     for name, column in one.columns.items():
         if found := _unequal_columns(column, other.columns[name], float_bytes):
             return f"output {name!r} {found}"

@@ -1,1 +1,1 @@
-"""TensorFlow itself: the one place that imports it, sessions, custom ops, and the memory of the process."""
+"""TensorFlow itself: its import, sessions, custom ops, and the memory of the process and of GPUs."""

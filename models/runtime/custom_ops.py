@@ -1,4 +1,4 @@
-"""Libraries of custom ops, loaded once into the process, before any model that needs them."""
+"""Loads libraries of custom ops into the process, before the models that need them."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,10 +9,10 @@ from darkroom.models.runtime.tensorflow import tf
 
 
 def load_custom_ops(folders: Sequence[Path]) -> list[Path]:
-    """Loads every *.so of `folders`, in the order of their names; a library that is loaded already is left as it is.
+    """Loads every *.so file of `folders`, in the order of names, and returns their paths. A second load does nothing.
 
     Raises:
-        LoadFailed: a folder is missing, or TensorFlow cannot load a library.
+        LoadFailed: a folder does not exist, or TensorFlow cannot load a library.
     """
     libraries = []
     for folder in map(Path, folders):

@@ -1,8 +1,8 @@
-"""A signature as a DirectSession callable: fixed feeds and fetches, one call a batch, from any thread.
+"""Runs a signature through a DirectSession callable: fixed feeds and fetches, one call per batch, from any thread.
 
-`Session._make_callable_from_options` is the form without TensorFlow's Python on the way. Measured with TensorFlow 2.21,
-a 28x28 linear model and one row, medians of one run: eager signature 276 us, `Session.make_callable` 205 us (it goes
-by way of `Session.run`), this 34 us. Several threads may call it at once.
+`Session._make_callable_from_options` is the way with the least Python in it. Measured with TensorFlow 2.21, a 28x28
+linear model and one row, medians of one run: eager signature 276 us, `Session.make_callable` 205 us (it goes through
+`Session.run`), this one 34 us. Several threads may call it at the same time.
 """
 
 import re
@@ -17,43 +17,43 @@ import numpy as np
 from darkroom.models.engine import PassReport
 from darkroom.models.errors import InvalidInput, ModelError, OutOfMemory, PredictFailed, quote
 from darkroom.models.rows import Column, Rows
-from darkroom.models.runtime.tensorflow import config_pb2, tf
+from darkroom.models.runtime.tensorflow import SessionOptions, config_pb2, tf
 from darkroom.models.spec import SignatureSpec, Wire
 
-# A client may ask for any set of outputs; past this many sets, all outputs are computed and the others dropped.
+# A client may ask for any set of outputs. Beyond this many sets all outputs are computed and the others are dropped.
 MAX_CALLABLES = 16
 
 _NODE_NOISE = re.compile(r"\[\[.*?\]\]|\{\{.*?\}\}|\[Op:\w+\]|\(defined at .*?\)", re.DOTALL)
 _QUOTED_DATA = re.compile(r"(, value: |starting with )?'(?:[^']{40,}|[^']*\\[0-9x][^']*)'?", re.DOTALL)
-# A message that quotes a client's bytes is not UTF-8, and then this is what TensorFlow's Python raises of it (tried:
-# ParseExample). Only what the client sent can be quoted so.
+# A message that quotes a client's bytes is not UTF-8, and TensorFlow's Python then raises UnicodeDecodeError (seen with
+# ParseExample). Only what the client sent can be quoted in this way.
 _INVALID = (tf.errors.InvalidArgumentError, UnicodeDecodeError)
 
+# How the part of a graph in front of a split is run: (that part, the arrays of the inputs) → the values to feed behind it.
+PrefixRunner = Callable[[Callable[..., Sequence[Any]], Sequence[Any]], Sequence[Any]]
 
-Spread = Callable[[Callable[..., Sequence[Any]], Sequence[Any]], Sequence[Any]]  # front, arrays → values to feed
 
-
-def one_by_one(front: Callable[..., Sequence[Any]], arrays: Sequence[Any]) -> Sequence[Any]:
-    """The front's first output for all rows, each run alone, in the calling thread."""
+def row_by_row(prefix: Callable[..., Sequence[Any]], arrays: Sequence[Any]) -> Sequence[Any]:
+    """Runs the prefix for each row alone, in the calling thread; returns its first output for all rows."""
     rows = range(len(arrays[0]))
-    return [np.concatenate([front(*[array[row : row + 1] for array in arrays])[0] for row in rows])]
+    return [np.concatenate([prefix(*[array[row : row + 1] for array in arrays])[0] for row in rows])]
 
 
 @dataclass(frozen=True, slots=True)
 class Binding:
-    """Which tensors of a graph are a signature's inputs and outputs, and which of its nodes judge a row."""
+    """The tensors of a graph that are a signature's inputs and outputs, and the nodes that check a row."""
 
     feeds: dict[str, str]  # input → tensor name
     fetches: dict[str, str]  # output → tensor name
-    cut: tuple[str, ...] = ()  # see models/graph/decoding_ops.py; empty: there is none
+    screen_nodes: tuple[str, ...] = ()  # see models/graph/decoding_ops.py; empty: rows cannot be checked
 
 
 class SessionEngine:
-    """One signature of a graph in a session; the session is somebody else's to close.
+    """One signature of a graph in a session. The engine does not close the session.
 
-    With a `waist` (models/engines/row_prefix.py: the name of a tensor that all rows pass through) what stands before that is run as
-    `spread` does, for each row alone or in pieces, and what stands behind it for all of them. Such an engine takes
-    aligned rows only. `spread` gives values of the waist and of `more`, the other tensors of a joint (models/engines/joint.py).
+    With a `split`, the name of a tensor that all rows pass through (see models/engines/row_prefix.py), `run_prefix`
+    runs the part of the graph in front of that tensor, row by row or in pieces, and one call runs the rest for all rows.
+    `run_prefix` returns values for the tensor `split` and for `extra_feeds`. Such an engine takes aligned rows only.
     """
 
     def __init__(
@@ -63,130 +63,151 @@ class SessionEngine:
         binding: Binding,
         *,
         passes: tuple[PassReport, ...] = (),
-        waist: str = "",
-        spread: Spread = one_by_one,
-        more: Sequence[str] = (),
+        split: str = "",
+        run_prefix: PrefixRunner = row_by_row,
+        extra_feeds: Sequence[str] = (),
     ) -> None:
         self.spec = spec
         self.passes = passes
+        self.split = split
         self._session = session
         self._binding = binding
-        self.waist = waist
-        self._spread = spread
-        self._more_fed = more
-        self._front = make_callable(session, list(binding.feeds.values()), [waist]) if waist else None
+        self._run_prefix = run_prefix
+        self._extra_feeds = extra_feeds
+        feeds = list(binding.feeds.values())
+        self._prefix = make_callable(session, feeds, [split]) if split else None
         self._hoisted = any(report.name == "hoist_base64" and report.applied for report in passes)
         self._all = tuple(sorted(binding.fetches))
         self._callables = {self._all: self._make(self._all)}
-        self._judge = make_callable(session, list(binding.feeds.values()), targets=binding.cut) if binding.cut else None
+        self._check = make_callable(session, feeds, targets=binding.screen_nodes) if binding.screen_nodes else None
 
-    def at_waist(self, waist: str, spread: Spread = one_by_one, more: Sequence[str] = ()) -> "SessionEngine":
-        """The same signature with a waist; see models/engines/row_prefix.py and models/engines/cpu_decode.py."""
+    def split_at(
+        self, split: str, run_prefix: PrefixRunner = row_by_row, extra_feeds: Sequence[str] = ()
+    ) -> "SessionEngine":
+        """Returns a new engine for the same signature with a split; empty: without one."""
         return type(self)(
-            self.spec, self._session, self._binding, passes=self.passes, waist=waist, spread=spread, more=more
+            self.spec,
+            self._session,
+            self._binding,
+            passes=self.passes,
+            split=split,
+            run_prefix=run_prefix,
+            extra_feeds=extra_feeds,
         )
 
     def run(self, rows: Rows) -> Rows:
-        """The outputs of one call; see darkroom.models.engine.Engine."""
+        """Runs one call; see darkroom.models.engine.Engine."""
         if not len(rows):
             return self.spec.empty(rows.asked)
         asked = rows.asked or self._all
-        arrays = {name: feed(rows.columns[name], self._encodes(name)) for name in self._binding.feeds}
+        arrays = {name: feed_value(rows.columns[name], self._encodes(name)) for name in self._binding.feeds}
         try:
-            call = self._callables.get(asked) or self._more(asked)
-            values = call(arrays)
+            call = self._callables.get(asked)
+            if call is None and len(self._callables) < MAX_CALLABLES:
+                call = self._callables.setdefault(asked, self._make(asked))
+            values = (call or self._callables[self._all])(arrays)
         except Exception as err:
             raise translate(err) from err
         return Rows({name: values[name] for name in asked})
 
     def screen(self, rows: Rows) -> list[InvalidInput | None]:
-        """What is wrong with each row; see darkroom.models.engine.Screener. One call a row, of the decoding part alone."""
-        judge = self._judge
-        if judge is None or not rows.aligned:
+        """Checks each row alone; see darkroom.models.engine.Screener. Runs only the decoding nodes, one call per row."""
+        check = self._check
+        if check is None or not rows.aligned:
             return []
-        arrays = [feed(rows.columns[name], self._encodes(name)) for name in self._binding.feeds]
-        return [_fault(judge, [array[row : row + 1] for array in arrays]) for row in range(len(rows))]
+        arrays = [feed_value(rows.columns[name], self._encodes(name)) for name in self._binding.feeds]
+
+        def fault(row: int) -> InvalidInput | None:
+            try:
+                check(*[array[row : row + 1] for array in arrays])
+            except _INVALID as err:
+                return InvalidInput(_message(err))
+            return None
+
+        return [fault(row) for row in range(len(rows))]
 
     def nodes_of(self, rows: Rows, *, calls: int = 1) -> dict[str, float]:
-        """The nodes that a call of these rows runs, with those that Grappler made of them.
+        """Runs `calls` traced calls; returns, for each node that ran, its seconds in the call in which it was fastest.
 
-        Each with its seconds in that one of `calls` in which it was quickest.
+        The nodes are those of the optimized graph, so nodes that Grappler fused or made are among them.
         """
         feeds = self._binding.feeds
         options = config_pb2.CallableOptions(feed=feeds.values())
         options.fetch.extend(sorted(set(self._binding.fetches.values()) - set(feeds.values())))
         options.run_options.trace_level = config_pb2.RunOptions.SOFTWARE_TRACE
         call = self._session._make_callable_from_options(options)  # noqa: SLF001 - see the file's first lines
-        arrays = [feed(rows.columns[name], self._encodes(name)) for name in feeds]
-        quickest_s: dict[str, float] = {}
+        arrays = [feed_value(rows.columns[name], self._encodes(name)) for name in feeds]
+        fastest_s: dict[str, float] = {}
         for _ in range(calls):
-            told = config_pb2.RunMetadata()
-            call(*arrays, run_metadata=told)
-            took_s: dict[str, float] = defaultdict(float)  # a node in a loop is run more than once
-            for node in (node for device in told.step_stats.dev_stats for node in device.node_stats):
+            metadata = config_pb2.RunMetadata()
+            call(*arrays, run_metadata=metadata)
+            took_s: dict[str, float] = defaultdict(float)  # a node in a loop runs several times
+            for node in (node for device in metadata.step_stats.dev_stats for node in device.node_stats):
                 took_s[node.node_name] += (node.op_end_rel_nanos - node.op_start_rel_nanos) / 1e9
-            quickest_s |= {name: min(seconds, quickest_s.get(name, seconds)) for name, seconds in took_s.items()}
-        return quickest_s
+            fastest_s |= {name: min(seconds, fastest_s.get(name, seconds)) for name, seconds in took_s.items()}
+        return fastest_s
 
     def close(self) -> None:
-        """Lets the callables go."""
+        """Drops the callables."""
         self._callables.clear()
-        self._judge = self._front = None
+        self._check = self._prefix = None
 
     def _encodes(self, name: str) -> bool:
         return name == self.spec.image_input and self.spec.wire is Wire.BASE64 and not self._hoisted
 
-    def _more(self, asked: tuple[str, ...]) -> Any:
-        if len(self._callables) >= MAX_CALLABLES:
-            return self._callables[self._all]
-        return self._callables.setdefault(asked, self._make(asked))
-
     def _make(self, outputs: tuple[str, ...]) -> Any:
-        """A call for some outputs. One that is an input as well is not fetched: TensorFlow refuses that."""
+        """Makes a call for some outputs. TensorFlow refuses to fetch a tensor that is fed, so it is copied instead."""
         inputs = list(self._binding.feeds)
-        passed_on = {tensor: name for name, tensor in self._binding.feeds.items()}
-        fetched = sorted({self._binding.fetches[output] for output in outputs} - set(passed_on))
-        session_call = self._make_call([self._binding.feeds[name] for name in inputs], fetched)
+        fed = {tensor: name for name, tensor in self._binding.feeds.items()}
+        fetched = sorted({self._binding.fetches[output] for output in outputs} - set(fed))
+        prefix, run_prefix = self._prefix, self._run_prefix
+        if prefix is None:
+            session_call = make_callable(self._session, [self._binding.feeds[name] for name in inputs], fetched)
+        else:
+            rest = make_callable(self._session, [self.split, *self._extra_feeds], fetched)
+
+            def session_call(*arrays: Any) -> Any:
+                return rest(*run_prefix(prefix, arrays))
 
         def call(arrays: dict[str, Any]) -> dict[str, Column]:
             got = session_call(*[arrays[name] for name in inputs])
             values = dict(zip(fetched, got, strict=True))
-            for tensor, name in passed_on.items():
+            for tensor, name in fed.items():
                 values[tensor] = arrays[name]
-            return {output: unfeed(values[self._binding.fetches[output]]) for output in outputs}
+            return {output: fetched_column(values[self._binding.fetches[output]]) for output in outputs}
 
         return call
 
-    def _make_call(self, feeds: list[str], fetches: Sequence[str]) -> Any:
-        """`make_callable`, by way of the waist where there is one."""
-        front, spread = self._front, self._spread
-        if front is None:
-            return make_callable(self._session, feeds, fetches)
-        behind = make_callable(self._session, [self.waist, *self._more_fed], fetches)
-        return lambda *arrays: behind(*spread(front, arrays))
+
+def open_session(graph_def: Any, options: SessionOptions) -> Any:
+    """Returns a new session on a new graph with the nodes of `graph_def`. The caller closes it."""
+    graph = tf.Graph()
+    with graph.as_default():
+        tf.graph_util.import_graph_def(graph_def, name="")
+    return tf.compat.v1.Session(graph=graph, config=options.proto())
 
 
-def _fault(judge: Callable[..., object], arrays: list[Any]) -> InvalidInput | None:
-    try:
-        judge(*arrays)
-    except _INVALID as err:
-        return InvalidInput(_message(err))
-    return None
+def open_beside(session: Any, options: SessionOptions) -> Any:
+    """Returns a second session on the graph of `session`; both share its constants. The caller closes it."""
+    return tf.compat.v1.Session(graph=session.graph, config=options.proto())
 
 
 def make_callable(session: Any, feeds: list[str], fetches: Sequence[str] = (), targets: Sequence[str] = ()) -> Any:
-    """`fetches` for values of `feeds`, in their orders, once `targets` ran; no call where there is neither."""
+    """Returns a function: values of `feeds` → values of `fetches`, in these orders, after the nodes `targets` ran.
+
+    Without fetches and targets the function does nothing, because TensorFlow refuses such a call.
+    """
     if not (fetches or targets):
-        return lambda *_: ()  # TensorFlow refuses that
+        return lambda *_: ()
     options = config_pb2.CallableOptions(feed=feeds, fetch=fetches, target=targets)
     return session._make_callable_from_options(options)  # noqa: SLF001 - see the file's first lines
 
 
-def feed(column: Column, encode: bool) -> Any:  # noqa: FBT001 - decided by the engines alone
-    r"""A column as TensorFlow takes it, pictures in URL-safe base64 where `encode`.
+def feed_value(column: Column, encode: bool) -> Any:  # noqa: FBT001 - decided by the engines alone
+    r"""Returns a column as TensorFlow takes it; with `encode`, its pictures as URL-safe base64.
 
-    Strings go as an object array, never as a list: TensorFlow makes numpy's fixed-width bytes of a list, and those lose
-    trailing zero bytes (tried: `[b"ab\0"]` arrives as 2 bytes).
+    Strings are fed as an array of objects, never as a list: TensorFlow makes numpy's fixed-width bytes of a list, and
+    those lose trailing zero bytes (tried: `[b"ab\0"]` arrives as 2 bytes).
     """
     if not isinstance(column, list):
         if encode:
@@ -197,14 +218,14 @@ def feed(column: Column, encode: bool) -> Any:  # noqa: FBT001 - decided by the 
 
 
 def objects(values: list[bytes]) -> "np.ndarray[Any, np.dtype[Any]]":
-    """A rank-1 array of Python bytes."""
+    """Returns an array of objects of rank 1 that holds these bytes."""
     array = np.empty(len(values), dtype=object)
     array[:] = values
     return array
 
 
-def unfeed(value: Any) -> Column:
-    """A column of what TensorFlow gave: for a scalar it gives bytes or a numpy scalar, not an array."""
+def fetched_column(value: Any) -> Column:
+    """Returns a fetched value as a column. TensorFlow returns a scalar as bytes or a numpy scalar, not as an array."""
     if isinstance(value, bytes):
         return objects([value]).reshape(())
     if isinstance(value, np.generic):
@@ -215,7 +236,7 @@ def unfeed(value: Any) -> Column:
 
 
 def translate(err: BaseException) -> ModelError:
-    """TensorFlow's error as one of ours: only an invalid argument is the client's fault."""
+    """Returns TensorFlow's error as one of ours. Only an invalid argument is the client's fault."""
     if isinstance(err, ModelError):
         return err
     if isinstance(err, _INVALID):
@@ -227,14 +248,13 @@ def translate(err: BaseException) -> ModelError:
 
 
 def _message(err: BaseException) -> str:
-    """What TensorFlow said, cleaned."""
     if isinstance(err, UnicodeDecodeError):
         return clean(err.object.decode(errors="replace"))
     return clean(getattr(err, "message", None) or str(err))
 
 
 def clean(message: str) -> str:
-    """TensorFlow's message without the names of its nodes and without the data that it quotes: at most 256 bytes."""
+    """Returns TensorFlow's message, without node names and without the data that it quotes: at most 256 bytes."""
     text = _NODE_NOISE.sub("", message.partition("\nOriginal stack trace")[0])
     text = _QUOTED_DATA.sub("", text)
     lines = [line.strip() for line in text.splitlines() if line.strip() and "Graph execution error" not in line]

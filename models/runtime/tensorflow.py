@@ -1,33 +1,54 @@
-"""TensorFlow, imported in one place: the settings that must stand before its import, and the settings of a session."""
+"""Imports TensorFlow, with the environment that must be set before, and holds the options of a session."""
+
+# ruff: noqa: E402 - the environment and `hide_packages` must come before the imports
 
 import os
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
-# C++ INFO and WARNING lines (the CPU's instruction sets, no GPU found) are no news to an operator. Two INFO lines about
-# oneDNN come before TensorFlow reads this.
+# Hides C++ INFO and WARNING lines (the CPU's instruction sets, no GPU found). Two INFO lines about oneDNN are logged
+# before TensorFlow reads this.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-# Each session has threads of its own, as many as it is told; else the first session of the process sizes one pool for
-# all. models/engines/sharded.py wants sessions of one thread beside others.
+# Each session has its own threads, as many as its options say. Without this the first session of the process sizes one
+# pool for all sessions. models/engines/sharded.py needs sessions of one thread next to others.
 os.environ.setdefault("TF_OVERRIDE_GLOBAL_THREADPOOL", "1")
 
-# A thread that calls oneDNN does its own share of an op, where otherwise it would wake a thread of the session for each
-# and wait. Measured on 2 cores, a lone row of EfficientNet-Lite0 with a thread a core: 5.0 ms instead of 6.7.
+# A thread that calls oneDNN computes its own share of an op. Without this it wakes a thread of the session for each share
+# and waits. Measured on 2 cores, a lone row of EfficientNet-Lite0 with a thread a core: 5.0 ms instead of 6.7.
 os.environ.setdefault("TF_ONEDNN_THREADPOOL_USE_CALLER_THREAD", "1")
 
-from darkroom.models.runtime.hiding import hiding
 from darkroom.models.runtime.memory import is_jemalloc
 
-# Buffers of a call by malloc, not out of one pool of oneDNN's, where malloc is jemalloc: models/runtime/memory.py tells why.
+# With jemalloc, the buffers of a call come from malloc instead of oneDNN's own pool: see models/runtime/memory.py.
 if is_jemalloc():
     os.environ.setdefault("TF_ONEDNN_USE_SYSTEM_ALLOCATOR", "1")
 
-# It imports Keras to register optimizers, and for an old Keras of its own h5py and scipy where they are; serving needs
-# none. Measured after the import: 160 MB of private memory instead of 250, in two thirds of the time. `tf.keras`
-# imports Keras when it is asked for.
-with hiding("keras", "h5py", "scipy"):
+
+@contextmanager
+def hide_packages(*packages: str) -> Iterator[None]:
+    """Context manager that hides optional packages during an import, so that TensorFlow loads without Keras.
+
+    Inside the block an import finds none of `packages`, as if they were not installed. Afterwards they import as usual.
+    A package that is already imported stays visible.
+    """
+    hidden = [package for package in packages if package not in sys.modules]
+    modules = cast("dict[str, Any]", sys.modules)
+    modules.update(dict.fromkeys(hidden))  # None there makes an import fail
+    try:
+        yield
+    finally:
+        for package in hidden:
+            del modules[package]
+
+
+# TensorFlow imports Keras to register optimizers, and h5py and scipy for its own old Keras. Serving needs none of them.
+# Measured after the import: 160 MB of private memory instead of 250, in two thirds of the time. `tf.keras` still imports
+# Keras at its first use.
+with hide_packages("keras", "h5py", "scipy"):
     import tensorflow as tf
 from tensorflow.core.framework import graph_pb2, tensor_pb2
 from tensorflow.core.protobuf import config_pb2, meta_graph_pb2, saved_model_pb2
@@ -52,28 +73,28 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class SessionOptions:
-    """How sessions are set up.
+    """The options of a session.
 
-    Threads: 0 is TensorFlow's choice (one a core); `inter_op_threads` -1 runs every op in the calling thread, which is
-    quicker for the smallest models. A process has one intra-op and one inter-op pool: its first session sizes them.
+    Thread counts of 0 are TensorFlow's choice, one per core. `inter_op_threads` of -1 runs every op in the calling
+    thread, which is faster for the smallest models.
     """
 
     intra_op_threads: int = 0
     inter_op_threads: int = 0
     log_device_placement: bool = False
     allow_soft_placement: bool = True
-    allow_growth: bool = True  # a session takes GPU memory as it needs it, not all at once
-    per_process_gpu_memory_fraction: float = 0.0  # 0: no bound
-    bf16: bool = False  # convolutions and products of matrices in bfloat16, by oneDNN
-    max_drift: float = 0.0  # how far bfloat16 may move an output
-    cpu_devices: int = 1  # logical devices that the one CPU is shown as
-    uses_gpus: bool = True  # False: no GPU is touched, though there may be some
+    allow_growth: bool = True  # a session takes GPU memory when it needs it, not all at the start
+    per_process_gpu_memory_fraction: float = 0.0  # from 0 to 1; 0: no limit
+    bf16: bool = False  # oneDNN computes convolutions and matrix products in bfloat16
+    max_drift: float = 0.0  # largest change of an output value that bfloat16 may cause
+    cpu_devices: int = 1  # number of logical devices that the CPU is divided into
+    uses_gpus: bool = True  # False: the session uses no GPU, even if there is one
 
     def with_session_config(self, session_config: Mapping[str, Any]) -> "SessionOptions":
-        """The same options with Simple TensorFlow Serving's `session_config` over them.
+        """Returns the same options, overridden by Simple TensorFlow Serving's `session_config`.
 
         Raises:
-            LoadFailed: a key that is not one of its four, or a value of another kind.
+            LoadFailed: a key is not one of the four that it has, or a value has the wrong type.
         """
         values: dict[str, Any] = {name: getattr(self, name) for name in self.__slots__}
         for name, value in session_config.items():
@@ -86,7 +107,7 @@ class SessionOptions:
         return SessionOptions(**values)
 
     def proto(self) -> Any:
-        """The ConfigProto."""
+        """Returns these options as TensorFlow's ConfigProto."""
         config = config_pb2.ConfigProto(
             intra_op_parallelism_threads=self.intra_op_threads,
             inter_op_parallelism_threads=self.inter_op_threads,
@@ -100,10 +121,10 @@ class SessionOptions:
         if self.bf16:
             rewrites.auto_mixed_precision_onednn_bfloat16 = type(rewrites).ON
         config.gpu_options.allow_growth = self.allow_growth
-        # What the CPU writes is where a GPU can fetch it (pinned memory); without, TensorFlow copies it there first.
+        # CPU outputs go to pinned memory, which a GPU can read. Without this TensorFlow copies them there first.
         config.gpu_options.force_gpu_compatible = self.uses_gpus
         config.gpu_options.per_process_gpu_memory_fraction = self.per_process_gpu_memory_fraction
-        # A copy of each graph, constants and all, that only debuggers read: 18 MB of EfficientNet-Lite0.
+        # Otherwise the session keeps a copy of each graph with its constants, for debuggers: 18 MB for EfficientNet-Lite0.
         config.experimental.disable_output_partition_graphs = True
         return config
 

@@ -1,59 +1,57 @@
-"""What a signature's graph says of it before anything is run: its image input, its wire, whether it can be batched."""
+"""Reads from a signature's graph, before it is run, which input takes pictures and whether rows can be batched."""
 
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
-from darkroom.models.graph.reachability import Reach
-from darkroom.models.graph.string_flow import ANIMATION_OPS, PICTURE_OPS, Mark, trace
+from darkroom.models.graph.reachability import GraphTraits
+from darkroom.models.graph.string_flow import ANIMATION_OPS, PICTURE_OPS, Origin, trace
 from darkroom.models.spec import SignatureSpec, TensorSpec, Wire
 
 _WEBP_CHANNELS = frozenset({0, 3, 4})  # DecodeImage refuses WebP for any other number (tried with TensorFlow 2.21)
 
 
-def find_wire(spec: SignatureSpec, graph_def: Any) -> SignatureSpec:
-    """The spec with its image input: the first string input, by name, whose strings reach a picture decoder."""
+def find_image_input(spec: SignatureSpec, graph_def: Any) -> SignatureSpec:
+    """Returns the spec with its image input: the first string input, by name, that a picture decoder reads.
+
+    Without such an input the spec is returned as it is.
+    """
     strings = [tensor for tensor in spec.inputs if tensor.dtype == "string"]
     flow = trace(graph_def, [tensor.source for tensor in strings])
     for tensor in strings:
-        for wire, mark in ((Wire.BASE64, Mark(tensor.source, True)), (Wire.BYTES, Mark(tensor.source, False))):
-            if nodes := flow.pictures.get(mark):
+        for wire, origin in ((Wire.BASE64, Origin(tensor.source, True)), (Wire.BYTES, Origin(tensor.source, False))):
+            if nodes := flow.pictures.get(origin):
+                formats: set[str] = set()
+                for node in nodes:
+                    is_without_webp = node.op == "DecodeImage" and node.attr["channels"].i not in _WEBP_CHANNELS
+                    formats |= PICTURE_OPS[node.op] - ({"webp"} if is_without_webp else set())
                 return replace(
                     spec,
                     wire=wire,
                     image_input=tensor.name,
-                    formats=_formats(nodes),
+                    formats=frozenset(formats),
                     one_frame=not any(node.op in ANIMATION_OPS for node in nodes),
                 )
     return spec
 
 
-def judge_batching(spec: SignatureSpec, reach: Reach) -> SignatureSpec:
-    """The spec with the reason why its rows can never share a call, where the graph alone shows one."""
-    reason = reach.stateful or _fixed(spec.inputs, "input") or _fixed(spec.outputs, "output")
+def check_batching(spec: SignatureSpec, traits: GraphTraits) -> SignatureSpec:
+    """Returns the spec, unbatched with the reason where the graph alone shows that rows can never share a call."""
+    reason = traits.stateful or _fixed_size(spec.inputs, "input") or _fixed_size(spec.outputs, "output")
     if not spec.inputs:
         reason = reason or "it has no input"
     return unbatched(spec, reason) if reason else spec
 
 
 def unbatched(spec: SignatureSpec, reason: str) -> SignatureSpec:
-    """The spec of a signature that is served one request at a time."""
+    """Returns the spec of a signature that serves one request per call."""
     return replace(spec, batched=False, unbatched_reason=reason)
 
 
-def _fixed(tensors: Iterable[TensorSpec], kind: str) -> str:
+def _fixed_size(tensors: Iterable[TensorSpec], kind: str) -> str:
+    """Returns which tensor has no batch dimension, in words; empty where all have one."""
     for tensor in tensors:
         if not tensor.has_batch_dimension:
             first = tensor.shape[0] if tensor.shape else "none"
             return f"the first dimension of {kind} {tensor.name!r} is {first}, not the batch"
     return ""
-
-
-def _formats(nodes: Iterable[Any]) -> frozenset[str]:
-    formats: set[str] = set()
-    for node in nodes:
-        takes = PICTURE_OPS[node.op]
-        if node.op == "DecodeImage" and node.attr["channels"].i not in _WEBP_CHANNELS:
-            takes -= {"webp"}
-        formats |= takes
-    return frozenset(formats)

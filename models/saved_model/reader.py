@@ -1,4 +1,4 @@
-"""A SavedModel on disk: its meta graph, its signatures as specs, its labels. Reads protobufs, runs nothing."""
+"""Reads a SavedModel on disk: its meta graph, its signatures as specs, its labels. Runs nothing."""
 
 from pathlib import Path
 from typing import Any
@@ -15,16 +15,16 @@ _NAMES = {number: name for name, (number, _) in DTYPES.items()}
 
 
 def read_meta_graph(path: Path) -> Any:
-    """The MetaGraphDef that is tagged `serve`: the one with that tag alone where there are several.
+    """Returns the MetaGraphDef tagged `serve`. Of several, it is the one with the fewest other tags.
 
     Raises:
-        LoadFailed: no saved_model.pb, one that is damaged, or no graph to serve in it.
+        LoadFailed: saved_model.pb does not exist, is damaged, or has no graph with that tag.
     """
     try:
         saved = saved_model_pb2.SavedModel.FromString((path / FILE_NAME).read_bytes())
     except OSError as err:
         raise LoadFailed(f"{FILE_NAME} cannot be read: {err.strerror}") from err
-    except Exception as err:  # protobuf's DecodeError is not one class across its implementations
+    except Exception as err:  # protobuf's DecodeError is not one class in all its implementations
         raise LoadFailed(f"{FILE_NAME} is damaged: it is no SavedModel protobuf") from err
     graphs = [graph for graph in saved.meta_graphs if SERVE in graph.meta_info_def.tags]
     if not graphs:
@@ -34,7 +34,7 @@ def read_meta_graph(path: Path) -> Any:
 
 
 def read_signatures(meta_graph: Any) -> tuple[dict[str, SignatureSpec], dict[str, str]]:
-    """The signatures that can be served, and those that cannot with the reason, both by name."""
+    """Returns the specs of the signatures that can be served, and the reasons why others cannot, both by name."""
     specs: dict[str, SignatureSpec] = {}
     refused: dict[str, str] = {}
     for name, signature in sorted(meta_graph.signature_def.items()):
@@ -53,7 +53,7 @@ def read_signatures(meta_graph: Any) -> tuple[dict[str, SignatureSpec], dict[str
 
 
 def read_labels(path: Path) -> tuple[str, ...]:
-    """The class names of `assets.extra/labels.txt`, one a line; empty without that file."""
+    """Returns the class names in `assets.extra/labels.txt`, one per line; empty without that file."""
     try:
         return tuple((path / LABELS).read_text("utf-8").splitlines())
     except (OSError, UnicodeDecodeError):

@@ -1,6 +1,6 @@
-"""Warm-up rows that a signature may take: generated pictures, random numbers, Examples by the graph's own features.
+"""Generates warm-up rows that a signature may accept: pictures, random numbers, Examples with the graph's features.
 
-What is generated is a guess at what the model takes; `models/rewriting/verify.py` keeps the first that it runs on.
+The rows are guesses; `models/rewriting/verify.py` keeps the first set that the model accepts.
 """
 
 import struct
@@ -12,45 +12,49 @@ from typing import Any
 
 import numpy as np
 
-from darkroom.models.cast import numpy_dtype
 from darkroom.models.rows import Column, Rows
 from darkroom.models.runtime.session import objects
 from darkroom.models.runtime.tensorflow import SessionOptions, tf
 from darkroom.models.saved_model.tf_example import dense_keys
-from darkroom.models.spec import SignatureSpec, TensorSpec
+from darkroom.models.spec import SignatureSpec, TensorSpec, numpy_dtype
 
-SINGLES = 4  # rows of one sample set; 1, 2 and 3 of them make the batches that are tried
+SET_ROWS = 4  # rows of one set of samples; batches of 1, 2 and 3 of them are compared
 _MIXED_SIZES = ((64, 48), (28, 28), (224, 224), (300, 17))
 _ONE_SIZE = (28, 32, 224, 299)
 _INNER_SIZES = (1, 2, 3, 4, 9, 10, 16, 32, 64, 128, 224)
 _DIMMED = 0.02
 _TEXTS = (b"a", b"", b"0", b"1.5", b"{}")
 
-MAX_CANDIDATES = 64  # guess: bounds the load time of a model that takes none of them; each costs about a millisecond
+MAX_CANDIDATES = 64  # guess: limits the load time of a model that accepts none of them; each takes about a millisecond
 
-Pictures = Callable[[str, int, int, int], bytes]  # format, width, height, seed → an encoded picture
-MakeColumn = Callable[[int], Column]  # seed → one row of an input
+Pictures = Callable[[str, int, int, int], bytes]  # (format, width, height, seed) → an encoded picture
+MakeColumn = Callable[[int], Column]  # seed → one row of an input, `[1, ...]`
 
 
 def candidates(spec: SignatureSpec, graph_def: Any, pictures: Pictures) -> Iterator[list[Rows]]:
-    """Sets of SINGLES rows of one row each, likeliest first; the rows of a set may ride in one batch.
+    """Yields sets of SET_ROWS rows, most likely first. Each element is one row, and its columns are `[1, ...]`.
 
-    A signature without a batch dimension gets sets of one whole request.
+    The rows of a set have equal keys, so they may share a batch. For a signature without a batch dimension a set is one
+    whole request.
     """
     per_input = [list(_columns(tensor, spec, graph_def, pictures)) for tensor in spec.inputs]
     for choice in islice(product(*per_input), MAX_CANDIDATES):
         yield [
             Rows({tensor.name: column(seed) for tensor, column in zip(spec.inputs, choice, strict=True)})
-            for seed in range(SINGLES if spec.batched else 1)
+            for seed in range(SET_ROWS if spec.batched else 1)
         ]
 
 
 def _columns(tensor: TensorSpec, spec: SignatureSpec, graph_def: Any, pictures: Pictures) -> Iterator[MakeColumn]:
-    """Generators of one row of an input, likeliest first."""
+    """Yields makers of one row of an input, most likely first."""
     if tensor.name == spec.image_input:
-        yield from _picture_columns(tensor, spec, pictures)
+        kinds = [kind for kind in ("jpeg", "png", "bmp") if kind in spec.formats]
+        for sizes in (_MIXED_SIZES, *(((side, side),) * SET_ROWS for side in _ONE_SIZE)):
+            if kinds:
+                made = [pictures(kinds[seed % len(kinds)], *size, seed) for seed, size in enumerate(sizes)]
+                yield partial(_text, tensor, made)
     elif tensor.dtype == "string":
-        texts = [*_examples(graph_def), *([text] * SINGLES for text in _TEXTS)]
+        texts = [*_examples(graph_def), *([text] * SET_ROWS for text in _TEXTS)]
         for values in [*texts, *([urlsafe_b64encode(value) for value in each] for each in texts)]:
             yield partial(_text, tensor, values)
     else:
@@ -58,23 +62,15 @@ def _columns(tensor: TensorSpec, spec: SignatureSpec, graph_def: Any, pictures: 
             yield partial(_numbers, tensor.dtype, shape)
 
 
-def _picture_columns(tensor: TensorSpec, spec: SignatureSpec, pictures: Pictures) -> Iterator[MakeColumn]:
-    kinds = [kind for kind in ("jpeg", "png", "bmp") if kind in spec.formats]
-    for sizes in (_MIXED_SIZES, *(((side, side),) * SINGLES for side in _ONE_SIZE)):
-        if kinds:
-            made = [pictures(kinds[seed % len(kinds)], *size, seed) for seed, size in enumerate(sizes)]
-            yield partial(_text, tensor, made)
-
-
 def _text(tensor: TensorSpec, values: list[bytes], seed: int) -> Column:
-    """One row of a string input: one of `values`, in every element."""
+    """Returns one row of a string input, with value number `seed` in every element."""
     value = values[seed]
     shape = next(_shapes(tensor))
     return [value] if len(shape) == 1 else objects([value] * int(np.prod(shape))).reshape(shape)
 
 
 def _shapes(tensor: TensorSpec) -> Iterator[tuple[int, ...]]:
-    """Shapes of one row: 1 for the batch dimension, each guess for every unknown inner size."""
+    """Yields shapes of one row: 1 for the batch dimension, and each guess for all unknown inner sizes."""
     if tensor.shape is None:
         yield from ((1,), (1, 1), (1, 224, 224, 3))
         return
@@ -86,7 +82,7 @@ def _shapes(tensor: TensorSpec) -> Iterator[tuple[int, ...]]:
 
 
 def _numbers(dtype: str, shape: tuple[int, ...], seed: int) -> Column:
-    """Small integers (they may index a table), the whole range of a byte, normal floats."""
+    """Returns 0 or 1 for integers (they may index a table), the whole range for uint8, and normal floats."""
     rng = np.random.default_rng(seed)
     target = numpy_dtype(dtype)
     if dtype == "bool":
@@ -99,12 +95,12 @@ def _numbers(dtype: str, shape: tuple[int, ...], seed: int) -> Column:
 
 
 def _examples(graph_def: Any) -> list[list[bytes]]:
-    """SINGLES serialized tf.Examples with the dense features that the graph's ParseExample asks for."""
+    """Returns serialized tf.Examples with the dense features of the graph's ParseExample: no set, or one."""
     for nodes in (graph_def.node, *(function.node_def for function in graph_def.library.function)):
         constants = {node.name: node for node in nodes if node.op == "Const"}
         for node in nodes:
             if node.op in {"ParseExample", "ParseExampleV2"}:
-                return [[_example(node, constants, seed) for seed in range(SINGLES)]]
+                return [[_example(node, constants, seed) for seed in range(SET_ROWS)]]
     return []
 
 
@@ -126,7 +122,7 @@ def _example(node: Any, constants: dict[str, Any], seed: int) -> bytes:
 
 
 class PictureMaker:
-    """Makes pictures with TensorFlow's own encoders, in a session of the same options as every other one."""
+    """Makes pictures with TensorFlow's encoders, in a session with the same options as all others."""
 
     def __init__(self, options: SessionOptions) -> None:
         graph = tf.Graph()
@@ -136,9 +132,9 @@ class PictureMaker:
         self._session = tf.compat.v1.Session(graph=graph, config=options.proto())
 
     def __call__(self, kind: str, width: int, height: int, seed: int) -> bytes:
-        """A picture of smooth waves and a little noise; one of them is nearly black, one is grey.
+        """Returns an encoded picture of smooth waves with a little noise. Seed 1 is nearly black, seed 2 is grey.
 
-        The dark one is for classifiers that are sure of everything: a saturated softmax would hide a wrong rewrite.
+        The dark one is for classifiers that are always sure: a saturated softmax would hide a wrong rewrite.
         """
         rng = np.random.default_rng(seed)
         down, across = np.mgrid[0:height, 0:width]
@@ -158,7 +154,7 @@ class PictureMaker:
 
 
 def _bmp(pixels: "np.ndarray[Any, np.dtype[np.uint8]]") -> bytes:
-    """A 24-bit BMP; TensorFlow has no encoder for it."""
+    """Returns a 24-bit BMP, which TensorFlow cannot encode. `pixels` is `uint8[height, width, 3]`."""
     height, width, _ = pixels.shape
     padded = np.zeros((height, (width * 3 + 3) // 4 * 4), np.uint8)
     padded[:, : width * 3] = pixels[::-1, :, ::-1].reshape(height, width * 3)

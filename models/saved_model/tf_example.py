@@ -1,4 +1,4 @@
-"""tf.Examples: serialized out of plain values, and which features the graph parses as floats."""
+"""Serializes tf.Examples from plain values, and finds which features a graph parses as floats."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,21 +19,24 @@ _KINDS = {str: "bytes", bytes: "bytes", float: "float", int: "int64", bool: "int
 def serialize(
     examples: Sequence[object], context: object = None, *, floats: frozenset[str] = frozenset()
 ) -> list[bytes]:
-    """One serialized tf.Example for each of `examples`: objects of a number, a text or bytes, or a list of one of them.
+    """Returns one serialized tf.Example for each of `examples`.
 
-    The features of `context` are added to every example. Integers become floats for the features named in `floats`, and
-    beside floats in one list; booleans are the integers 0 and 1.
+    Args:
+        examples: dicts; each value is a number, text or bytes, or a list of one of these types.
+        context: a dict whose features are added to every example, or None.
+        floats: names of features whose integers become floats. In a list with floats, integers become floats too.
+            Booleans are the integers 0 and 1.
 
     Raises:
-        InvalidInput: not an object, or a feature that has no form; names the example and the feature.
+        InvalidInput: an example is not a dict, or a feature cannot be serialized. The message names both.
     """
     shared = b"" if context is None else _serialize(context, "context", floats)
-    # Protobuf merges what stands one behind the other: the features of both.
+    # Protobuf merges concatenated messages, so the example has the features of both.
     return [shared + _serialize(example, f"examples[{index}]", floats) for index, example in enumerate(examples)]
 
 
 def float_features(graph_def: Any) -> frozenset[str]:
-    """The features that every parser of the graph and its functions takes as floats."""
+    """Returns the features that all parsers in the graph and in its functions parse as floats."""
     floats: set[str] = set()
     others: set[str] = set()
     for nodes in (graph_def.node, *(function.node_def for function in graph_def.library.function)):
@@ -46,7 +49,7 @@ def float_features(graph_def: Any) -> frozenset[str]:
 
 
 def dense_keys(node: Any, constants: Mapping[str, Any]) -> list[str]:
-    """The names of a parser's dense features, in the order of its attribute `Tdense`."""
+    """Returns the names of a parser's dense features, in the order of its attribute `Tdense`."""
     if node.op == "ParseSingleExample":
         return [key.decode() for key in node.attr["dense_keys"].list.s]
     if node.op == "ParseExampleV2":  # (serialized, names, sparse_keys, dense_keys, ragged_keys, dense_defaults…)
@@ -57,7 +60,7 @@ def dense_keys(node: Any, constants: Mapping[str, Any]) -> list[str]:
 
 
 def _features(node: Any, constants: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
-    """Each feature of a parser with TensorFlow's number of its type."""
+    """Yields the features of a parser, each with TensorFlow's number of its dtype."""
     yield from zip(dense_keys(node, constants), node.attr["Tdense"].list.type, strict=False)
     yield from zip(_sparse_keys(node, constants), node.attr["sparse_types"].list.type, strict=False)
     if node.op == "ParseExampleV2":
@@ -85,42 +88,35 @@ def _serialize(example: object, where: str, floats: frozenset[str]) -> bytes:
         values = content if isinstance(content, list) else [content]
         try:
             _fill(message.features.feature[name], values, is_float=name in floats)
-        except ValueError as err:  # ours, or a name or a text with a lone surrogate
-            raise InvalidInput(f"{where}: feature {quote(name)!r} {_words(err)}") from err
+        except ValueError as err:  # from _fill, or of a text with a lone surrogate
+            words = "is not UTF-8 text" if isinstance(err, UnicodeError) else str(err)
+            raise InvalidInput(f"{where}: feature {quote(name)!r} {words}") from err
     return bytes(message.SerializeToString())
 
 
-def _words(err: ValueError) -> str:
-    return "is not UTF-8 text" if isinstance(err, UnicodeError) else str(err)
-
-
 def _fill(feature: Any, values: list[Any], *, is_float: bool) -> None:
-    """Puts `values` into the one list of `feature` that takes them; raises ValueError where none does."""
+    """Puts `values` into the list of `feature` that has their type.
+
+    Raises:
+        ValueError: no list has it, or a value is out of range.
+    """
     kinds = set(map(type, values))
     if strange := [value for value in values if type(value) not in _KINDS]:
         raise ValueError(f"has element with unexpected JSON type: {_json_type(strange[0])}")
-    if not values:  # a feature without a kind counts as missing
+    if not values:  # an empty feature counts as missing
         return
     if kinds <= {str, bytes}:
         feature.bytes_list.value.extend([value.encode() if isinstance(value, str) else value for value in values])
     elif kinds <= {int, float} and (is_float or float in kinds):
-        feature.float_list.value.extend(_floats(values))
+        if any(abs(value) > _FLOAT_MAX and value not in _INFINITIES for value in values):
+            raise ValueError("has a number that does not fit a float without loss of precision")
+        feature.float_list.value.extend(values)
     elif kinds <= {int, bool}:
-        feature.int64_list.value.extend(_integers(values))
+        if not all(_INT_MIN <= value <= _INT_MAX for value in values):
+            raise ValueError("has an integer out of range. Only int64 is supported.")
+        feature.int64_list.value.extend(map(int, values))
     else:
         raise ValueError(f"has unexpected element type: expecting type: {_KINDS[type(values[0])]}")
-
-
-def _floats(values: list[Any]) -> list[Any]:
-    if any(abs(value) > _FLOAT_MAX and value not in _INFINITIES for value in values):
-        raise ValueError("has a number that does not fit a float without loss of precision")
-    return values
-
-
-def _integers(values: list[Any]) -> list[int]:
-    if not all(_INT_MIN <= value <= _INT_MAX for value in values):
-        raise ValueError("has an integer out of range. Only int64 is supported.")
-    return list(map(int, values))
 
 
 def _json_type(value: object) -> str:

@@ -1,7 +1,8 @@
-"""Rows out of recorded requests: `assets.extra/tf_serving_warmup_requests`, a TFRecord file of PredictionLog protos.
+"""Reads warm-up rows from recorded requests: a TFRecord file of PredictionLog messages.
 
-TensorFlow Serving's protos are not in TensorFlow. Of each record four fields matter, and they are read off the wire
-format (https://protobuf.dev/programming-guides/encoding/):
+The file is `assets.extra/tf_serving_warmup_requests`, as TensorFlow Serving reads it. TensorFlow does not contain
+TensorFlow Serving's message types. Four fields of each record matter, and they are read as unknown fields of an empty
+message:
 
     PredictionLog { PredictLog predict_log = 6 }             PredictLog { PredictRequest request = 1 }
     PredictRequest { ModelSpec model_spec = 1; map<string, TensorProto> inputs = 2 }    ModelSpec { signature_name = 3 }
@@ -16,6 +17,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from google.protobuf.empty_pb2 import Empty
+from google.protobuf.message import DecodeError
+from google.protobuf.unknown_fields import UnknownFieldSet
+
 from darkroom.models.errors import InvalidInput, quote
 from darkroom.models.rows import Rows
 from darkroom.models.runtime.session import objects
@@ -23,29 +28,30 @@ from darkroom.models.runtime.tensorflow import deprecation, tensor_pb2, tf
 from darkroom.models.spec import SignatureSpec, Wire
 
 FILE = Path("assets.extra") / "tf_serving_warmup_requests"
-MAX_RECORDS = 1000  # precedent: TensorFlow Serving's bound
-MAX_ROWS = 16  # of a signature: each is run a few times, alone and with the others, to prove what the passes did
+MAX_RECORDS = 1000  # precedent: TensorFlow Serving's limit
+MAX_ROWS = 16  # for each signature: each row is run several times, alone and in batches, to prove the passes
 _DEFAULT = "serving_default"
-_VARINT, _EIGHT_BYTES, _STRING, _FOUR_BYTES = 0, 1, 2, 5  # wire types
+_LENGTH_DELIMITED = 2  # the wire type of strings and messages: https://protobuf.dev/programming-guides/encoding/
 
 _log = logging.getLogger("darkroom.models")
 
 
 def recorded_rows(path: Path, specs: Mapping[str, SignatureSpec]) -> dict[str, list[Rows]]:
-    """Up to MAX_ROWS single rows for each signature (whole requests for one without a batch dimension).
+    """Returns up to MAX_ROWS single rows for each signature, from the recorded requests of the version folder `path`.
 
-    Empty where the version folder at `path` has no such file. Records that the signature does not take, and those of
-    classify, regress and other calls, are left out; a file that is damaged gives what comes before the damage.
+    For a signature without a batch dimension each element is one whole request. The result is empty where the folder
+    has no such file. Records that the signature does not take are left out with a warning, and so are those of
+    classify, regress and other calls. From a damaged file the records before the damage are read.
     """
     found: dict[str, list[Rows]] = defaultdict(list)
     if not (path / FILE).is_file():
         return found
     for record in _records(path / FILE):
         try:
-            name, inputs = _request(record)
+            name, inputs = _parse_request(record)
             spec = specs.get(name)
             if spec is not None and len(found[name]) < MAX_ROWS:
-                found[name] += _split(spec.accept(_raw(inputs, spec)), spec)[: MAX_ROWS - len(found[name])]
+                found[name] += _single_rows(inputs, spec)[: MAX_ROWS - len(found[name])]
         except (InvalidInput, ValueError, IndexError) as err:
             _log.warning("a recorded warm-up request is left out: %s", quote(str(err)))
     return found
@@ -59,8 +65,8 @@ def _records(file: Path) -> Iterator[bytes]:
         _log.warning("%s is damaged: %s", FILE, quote(err.message))
 
 
-def _request(record: bytes) -> tuple[str, dict[str, Any]]:
-    """The signature's name and the inputs of a PredictionLog."""
+def _parse_request(record: bytes) -> tuple[str, dict[str, Any]]:
+    """Returns the signature's name and the inputs of a PredictionLog."""
     request = _fields(_fields(_fields(record)[6][0])[1][0])
     model_spec = _fields(request[1][0]) if request[1] else defaultdict(list)
     name = model_spec[3][0].decode() if model_spec[3] else _DEFAULT
@@ -68,50 +74,33 @@ def _request(record: bytes) -> tuple[str, dict[str, Any]]:
     for entry in map(_fields, request[2]):
         try:
             inputs[entry[1][0].decode()] = tf.make_ndarray(tensor_pb2.TensorProto.FromString(entry[2][0]))
-        except Exception as err:  # protobuf's DecodeError is not one class across its implementations
+        except Exception as err:  # make_ndarray raises several types, and so does protobuf
             raise ValueError("an input is no tensor") from err
     return name or _DEFAULT, inputs
 
 
 def _fields(message: bytes) -> "defaultdict[int, list[bytes]]":
-    """The strings and messages among a message's fields, by number.
+    """Returns the strings and messages among a message's fields, by field number.
 
     Raises:
-        ValueError: it is no protobuf.
+        ValueError: the bytes are no protobuf message.
     """
+    try:
+        unknown = UnknownFieldSet(Empty.FromString(message))
+    except DecodeError as err:
+        raise ValueError("it is no PredictionLog, or it is cut off") from err
     found: defaultdict[int, list[bytes]] = defaultdict(list)
-    at = 0
-    while at < len(message):
-        tag, at = _varint(message, at)
-        kind = tag & 7
-        if kind == _VARINT:
-            _, at = _varint(message, at)
-        elif kind == _STRING:
-            size, at = _varint(message, at)
-            found[tag >> 3].append(message[at : at + size])
-            at += size
-        elif kind in {_EIGHT_BYTES, _FOUR_BYTES}:
-            at += 8 if kind == _EIGHT_BYTES else 4
-        else:
-            raise ValueError("it is no PredictionLog")
-    if at > len(message):
-        raise ValueError("it is cut off")
+    for field in unknown:
+        if field.wire_type == _LENGTH_DELIMITED:
+            found[field.field_number].append(field.data)
     return found
 
 
-def _varint(message: bytes, at: int) -> tuple[int, int]:
-    """A number and where it ends."""
-    value = shift = 0
-    while True:
-        byte = message[at]
-        value |= (byte & 0x7F) << shift
-        at, shift = at + 1, shift + 7
-        if byte < 0x80:
-            return value, at
+def _single_rows(inputs: dict[str, Any], spec: SignatureSpec) -> list[Rows]:
+    """Returns the request's rows one by one, or the whole request where the signature has no batch dimension.
 
-
-def _raw(inputs: dict[str, Any], spec: SignatureSpec) -> dict[str, object]:
-    """The inputs as `accept` takes them; pictures, which were recorded as the graph takes them, as raw bytes."""
+    Pictures were recorded in the form that the graph takes; `accept` takes their raw bytes.
+    """
     raw: dict[str, object] = dict(inputs)
     if spec.wire is Wire.BASE64 and spec.image_input in inputs:
         texts = inputs[spec.image_input]
@@ -120,11 +109,7 @@ def _raw(inputs: dict[str, Any], spec: SignatureSpec) -> dict[str, object]:
         except binascii.Error as err:
             raise InvalidInput(f"{spec.image_input} is no base64") from err
         raw[spec.image_input] = objects(pictures).reshape(texts.shape)
-    return raw
-
-
-def _split(rows: Rows, spec: SignatureSpec) -> list[Rows]:
-    """Single rows where the signature has a batch dimension, else the request as it is."""
+    rows = spec.accept(raw)
     if not spec.batched:
         return [rows]
     return [rows.cut(at, at + 1) for at in range(len(rows))] if rows.aligned else []

@@ -5,8 +5,8 @@ from collections.abc import Callable, Hashable, Mapping
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
+from darkroom.models.engine import LoadedModel
 from darkroom.models.errors import LoadFailed
-from darkroom.models.loaded import LoadedModel
 from darkroom.models.saved_model import FILE_NAME
 
 SETTLED_SCANS = 2  # guess: a copy that pauses for longer than a scan's interval is rare, and the load notices it

@@ -18,7 +18,7 @@ from darkroom.models.runtime.memory import freeze
 from darkroom.models.versions.cache import Cache
 
 if TYPE_CHECKING:
-    from darkroom.models.loaded import LoadedModel
+    from darkroom.models.engine import LoadedModel
 
 _log = logging.getLogger("darkroom.models")
 POLL_S = 0.1  # guess: between two looks whether another process has prepared the model

@@ -17,8 +17,7 @@ from darkroom.models.versions.folder import locate
 if TYPE_CHECKING:
     import argparse
 
-    from darkroom.models.engine import Engine
-    from darkroom.models.loaded import LoadedModel
+    from darkroom.models.engine import Engine, LoadedModel
     from darkroom.models.rows import Column
     from darkroom.models.spec import ModelSpec, SignatureSpec, TensorSpec
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import argparse
 
-    from darkroom.models.export.export import Recipe
+    from darkroom.models.export.recipe import Recipe
 
 DESCRIPTION = """\
 Builds SavedModels whose signature takes encoded pictures, into OUT/NAME/VERSION.
@@ -95,7 +95,7 @@ def _build(name: str, parsed: argparse.Namespace) -> None:
 
 def _recipe(parsed: argparse.Namespace) -> Recipe:
     """How a picture becomes the input of the user's own model."""
-    from darkroom.models.export.export import Recipe  # noqa: PLC0415 - as above
+    from darkroom.models.export.recipe import Recipe  # noqa: PLC0415 - as above
 
     height, _, width = parsed.size.partition("x")
     if not (height.isdigit() and width.isdigit()):

@@ -16,7 +16,7 @@ from darkroom.service.predict.image_header import sniff
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from darkroom.models.spec import Rows
+    from darkroom.models.rows import Rows
 
 _OPTIONS = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_SORT_KEYS | orjson.OPT_APPEND_NEWLINE
 

@@ -13,7 +13,7 @@ from darkroom.service.errors import NotReady
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from darkroom.models.loaded import LoadedModel
+    from darkroom.models.engine import LoadedModel
     from darkroom.service.config.settings import Settings
     from darkroom.service.serving.manager import ModelManager
     from darkroom.service.telemetry.metrics import Metrics

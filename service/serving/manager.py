@@ -19,7 +19,7 @@ from darkroom.service.serving.states import AVAILABLE, END, LOADING, NO_VERSION,
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping, Sequence
 
-    from darkroom.models.loaded import LoadedModel
+    from darkroom.models.engine import LoadedModel
     from darkroom.models.versions.folder import Found, Source
     from darkroom.service.config.settings import Settings
     from darkroom.service.serving.registry import Registry

@@ -21,8 +21,7 @@ from darkroom.service.serving.warmup import REST, meet_sizes, summary, sweep_siz
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Hashable, Mapping
 
-    from darkroom.models.engine import Engine
-    from darkroom.models.loaded import LoadedModel
+    from darkroom.models.engine import Engine, LoadedModel
     from darkroom.service.config.settings import Settings
     from darkroom.service.serving.warmup import Findings
     from darkroom.service.telemetry.metrics import ModelMetrics

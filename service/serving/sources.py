@@ -15,7 +15,7 @@ from darkroom.models.versions.policy import Policy
 from darkroom.service.config.machine import cores_each
 
 if TYPE_CHECKING:
-    from darkroom.models.loaded import LoadedModel
+    from darkroom.models.engine import LoadedModel
     from darkroom.models.versions.folder import Source
     from darkroom.service.config.model_config import ModelEntry
     from darkroom.service.config.settings import Settings

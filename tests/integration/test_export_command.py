@@ -14,6 +14,7 @@ from tests.pictures import picture
 from tests.serving import serving
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
 pytestmark = pytest.mark.slow
@@ -27,9 +28,11 @@ def tiny():
 """
 
 
-def _export(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+def _export(
+    *arguments: str, cwd: Path, start: Sequence[str] = ("-m", "darkroom.service")
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "darkroom.service", "export", *arguments],
+        [sys.executable, *start, "export", *arguments],
         capture_output=True,
         text=True,
         timeout=200,
@@ -48,6 +51,37 @@ def test_a_model_of_one_s_own_is_exported_and_served_with_its_labels(tmp_path: P
         answer = httpx.post(f"{url}/?top_k=2", content=picture(3), headers={"Content-Type": "image/png"}, timeout=60)
     assert answer.status_code == 200
     assert {score["label"] for score in answer.json()["probability"][0]} == {"cat", "dog"}
+
+
+OWN_PACKAGE = """
+import tensorflow as tf
+from darkroom.models.export import Recipe
+
+from {package}.layers import SCALE
+
+def build():
+    assert Recipe(size=(8, 8)).size == (8, 8)
+    return lambda x: SCALE * tf.reduce_mean(x, axis=[1, 2])
+"""
+
+
+@pytest.mark.parametrize("package", ["models", "service"])
+@pytest.mark.parametrize("has_init", [True, False], ids=["a package", "a folder without __init__.py"])
+def test_a_user_s_own_package_may_have_the_name_of_one_of_ours(tmp_path: Path, package: str, has_init: bool) -> None:
+    """This project's folder is on the import path too, as in an editable installation."""
+    folder = tmp_path / package
+    folder.mkdir()
+    if has_init:
+        (folder / "__init__.py").touch()
+    (folder / "layers.py").write_text("SCALE = 2.0\n")
+    (folder / "mynet.py").write_text(OWN_PACKAGE.format(package=package))
+    script = tmp_path / "bin" / "darkroom"  # as an installation writes it: Python then puts its folder on the path
+    script.parent.mkdir()
+    script.write_text("import sys\nfrom darkroom.service.__main__ import main\nsys.exit(main())\n")
+    for name, start in (("module", ("-m", "darkroom")), ("script", (str(script),))):
+        made = _export(f"{package}.mynet:build", "--size=8x8", f"--as={name}", cwd=tmp_path, start=start)
+        assert made.returncode == 0, made.stderr
+        assert (tmp_path / "model" / name / "1" / "saved_model.pb").is_file()
 
 
 @pytest.mark.parametrize(

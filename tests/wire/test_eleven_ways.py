@@ -18,7 +18,7 @@ from tests.serving import metric, running
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from darkroom.models.loaded import LoadedModel
+    from darkroom.models.engine import LoadedModel
 
 BUILT = Path(__file__).parents[2] / "model"
 LENGTH = "Inference-Header-Content-Length"

@@ -17,7 +17,7 @@ from tests.serving import metric, running
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from darkroom.models.loaded import LoadedModel
+    from darkroom.models.engine import LoadedModel
     from darkroom.service.server import Server
 
 JSON = {"Content-Type": "application/json"}

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from darkroom.models.loaded import LoadedModel
+    from darkroom.models.engine import LoadedModel
 
 pytestmark = pytest.mark.slow  # eight models are loaded, in both lanes
 

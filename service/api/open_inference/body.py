@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from math import prod
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from darkroom.models.cast import numpy_dtype
 from darkroom.models.errors import InvalidInput
+from darkroom.models.spec import numpy_dtype
 from darkroom.service.api.open_inference import tensors
 from darkroom.service.errors import CodecError, quote
 from darkroom.service.predict import codec

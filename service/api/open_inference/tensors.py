@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import pybase64
 
-from darkroom.models.cast import exact, numpy_dtype
-from darkroom.models.spec import np_shape
+from darkroom.models.spec import exact, np_shape, numpy_dtype
 from darkroom.service.errors import CodecError, quote
 from darkroom.service.predict import codec
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from darkroom.models.cast import numpy_dtype
+from darkroom.models.spec import numpy_dtype
 from darkroom.service.serving.registry import DEFAULT_MODEL, DEFAULT_SIGNATURE
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""SavedModels that several tests look at: written once a session."""
+"""SavedModels that several tests use. Each is written once per session."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +10,7 @@ Build = Callable[[Path], Path]
 
 @pytest.fixture(scope="session")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Build], Path]:
-    """Writes a model with a builder of savedmodels.py, once for each builder, as version 1 of its folder."""
+    """Returns a function that writes a model with a builder of savedmodels.py, as version 1, once for each builder."""
     folders: dict[Build, Path] = {}
 
     def build(builder: Build) -> Path:

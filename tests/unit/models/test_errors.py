@@ -1,4 +1,4 @@
-"""The errors say what there is instead, and never quote more of a client than 256 bytes."""
+"""The errors list the names that exist, and quote at most 256 bytes of what a client sent."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Rows are cut and joined without changing, losing or mixing one."""
+"""Cutting and joining rows never changes, loses or mixes one."""
 
 from itertools import pairwise
 

@@ -1,4 +1,4 @@
-"""What a signature accepts, in both manners; facts of Simple TensorFlow Serving were recorded from it."""
+"""What a signature accepts, strict and not strict. The answers of Simple TensorFlow Serving were recorded from it."""
 
 import numpy as np
 import pytest

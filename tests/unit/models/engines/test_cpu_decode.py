@@ -25,9 +25,8 @@ from darkroom.models.engines.cpu_decode import (
 from darkroom.models.engines.devices import Device
 from darkroom.models.engines.open import open_artifact, prepare
 from darkroom.models.errors import InvalidInput
-from darkroom.models.rewriting.rewriter import open_session
 from darkroom.models.rows import Rows, join
-from darkroom.models.runtime.session import SessionEngine, make_callable
+from darkroom.models.runtime.session import SessionEngine, make_callable, open_session
 from darkroom.models.runtime.tensorflow import SessionOptions, graph_pb2, tf
 from tests import savedmodels
 from tests.pictures import picture

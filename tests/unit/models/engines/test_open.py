@@ -11,12 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from darkroom.models.engine import Engine
+from darkroom.models.engine import Engine, LoadedModel
 from darkroom.models.engines.open import load_model, prepare
 from darkroom.models.engines.row_prefix import ROW_PREFIX
 from darkroom.models.engines.sharded import SHARD
 from darkroom.models.errors import InvalidInput, LoadFailed, PredictFailed
-from darkroom.models.loaded import LoadedModel
 from darkroom.models.rows import Rows, join
 from darkroom.models.runtime.tensorflow import SessionOptions, tf
 from darkroom.models.spec import TensorSpec, Wire

@@ -15,9 +15,8 @@ from darkroom.models.engines.open import prepare
 from darkroom.models.engines.row_prefix import ROW_PREFIX, find_dominators, with_known_row_prefix, with_row_prefix
 from darkroom.models.engines.tuning import Tuning, time_both
 from darkroom.models.errors import InvalidInput
-from darkroom.models.rewriting.rewriter import open_session
 from darkroom.models.rows import Rows
-from darkroom.models.runtime.session import Binding, SessionEngine, Spread, one_by_one
+from darkroom.models.runtime.session import Binding, PrefixRunner, SessionEngine, open_session, row_by_row
 from darkroom.models.runtime.tensorflow import SessionOptions, tf
 from darkroom.models.spec import SignatureSpec, TensorSpec
 from tests import savedmodels
@@ -61,8 +60,8 @@ def dominators(graph_def: Any, *fetches: str, feeds: tuple[str, ...] = ("x:0",))
     return [name for name, _ in find_dominators(graph_def, feeds, fetches)]
 
 
-def engine(build: Callable[[Any], Any] = layers, waist: str = "") -> SessionEngine:
-    return SessionEngine(SPEC, open_session(graph_of(build), SessionOptions()), BINDING, waist=waist)
+def engine(build: Callable[[Any], Any] = layers, split: str = "") -> SessionEngine:
+    return SessionEngine(SPEC, open_session(graph_of(build), SessionOptions()), BINDING, split=split)
 
 
 def test_a_node_that_a_path_avoids_is_no_dominator() -> None:
@@ -110,11 +109,11 @@ def test_the_answer_is_that_of_the_whole_graph(values: list[float]) -> None:
     np.testing.assert_allclose(parted, np.sum(x * x + x, axis=1), rtol=1e-5, atol=1e-3)
 
 
-PARTED = engine(lambda x: tf.reduce_sum(tf.add(tf.square(x), x, name="block"), axis=1), waist="block:0")
+PARTED = engine(lambda x: tf.reduce_sum(tf.add(tf.square(x), x, name="block"), axis=1), split="block:0")
 
 
 def test_a_row_that_the_prefix_refuses_is_the_clients_fault() -> None:
-    parted = engine(waist="narrow:0")
+    parted = engine(split="narrow:0")
     bad = np.array([[1, 1, 1, 1], [1, np.nan, 1, 1]], np.float32)
     with pytest.raises(InvalidInput, match="not a number"):
         parted.run(Rows({"x": bad}))
@@ -132,22 +131,24 @@ class Timed(SessionEngine):
         del calls
         return {name: cost[len(rows) > 1] * len(rows) for name, cost in self.costs.items()}
 
-    def at_waist(self, waist: str, spread: Spread = one_by_one, more: Sequence[str] = ()) -> SessionEngine:
-        assert (spread, more) == (one_by_one, ())
-        parted = timed(self.costs, self.clock, self._session, waist)
+    def split_at(
+        self, split: str, run_prefix: PrefixRunner = row_by_row, extra_feeds: Sequence[str] = ()
+    ) -> SessionEngine:
+        assert (run_prefix, extra_feeds) == (row_by_row, ())
+        parted = timed(self.costs, self.clock, self._session, split)
         parted.parts_s = self.parts_s
         return parted
 
     def run(self, rows: Rows) -> Rows:
-        self.clock[0] += self.parts_s if self.waist else 8.0
+        self.clock[0] += self.parts_s if self.split else 8.0
         return super().run(rows)
 
     def close(self) -> None:
         self.is_closed = True
 
 
-def timed(costs: dict[str, tuple[float, float]], clock: list[float], session: Any, waist: str = "") -> Timed:
-    made = Timed(SPEC, session, BINDING, waist=waist)
+def timed(costs: dict[str, tuple[float, float]], clock: list[float], session: Any, split: str = "") -> Timed:
+    made = Timed(SPEC, session, BINDING, split=split)
     made.costs, made.clock = costs, clock
     return made
 
@@ -180,23 +181,23 @@ def tried(
 
 def test_the_split_is_where_single_rows_gain_most(clock: list[float]) -> None:
     _, kept, reason = tried(clock, COSTS)
-    assert kept.waist == "narrow:0"
+    assert kept.split == "narrow:0"
     assert reason == "rows one by one up to narrow:0: 2.00 times as fast at 8 rows a core"
 
 
 def test_a_gain_that_background_load_nearly_hides_is_taken(clock: list[float]) -> None:
     _, kept, _ = tried(clock, COSTS, parts_s=7.9)
-    assert kept.waist == "narrow:0"
+    assert kept.split == "narrow:0"
 
 
 def test_a_split_tensor_is_no_larger_than_earlier_candidates(clock: list[float]) -> None:
     _, kept, _ = tried(clock, COSTS | {"narrow": (1.0, 0.9)})
-    assert kept.waist == "narrow:0", "wide gains more, and hands eight times as much over"
+    assert kept.split == "narrow:0", "wide gains more, and hands eight times as much over"
 
 
 def test_a_node_that_was_fused_with_the_next_one_is_skipped(clock: list[float]) -> None:
     _, kept, _ = tried(clock, {name: cost for name, cost in COSTS.items() if name != "narrow"})
-    assert kept.waist == "block:0"
+    assert kept.split == "block:0"
 
 
 @pytest.mark.parametrize(
@@ -233,17 +234,17 @@ def test_a_known_row_prefix_is_proven_again() -> None:
         kept, report = with_known_row_prefix(
             engine(build), partial(engine, build), SAMPLES, Tuning(split, split_report=found)
         )
-        assert (kept.waist, report.applied) == (kept_split, bool(kept_split))
+        assert (kept.split, report.applied) == (kept_split, bool(kept_split))
         assert ("measured" if kept_split else "differs by") in report.reason
 
 
 def test_whatever_fails_leaves_the_whole_graph(clock: list[float]) -> None:
     session = open_session(graph_of(layers), SessionOptions())
     whole = timed(COSTS, clock, session)
-    whole.at_waist = raises  # type: ignore[method-assign]
+    whole.split_at = raises  # type: ignore[method-assign]
     kept, report = with_row_prefix(whole, session.graph, BINDING, SAMPLES)
     assert (kept, report.applied, report.reason) == (whole, False, "no tensor narrow:0")
 
 
-def raises(waist: str, spread: Spread = one_by_one, more: Sequence[str] = ()) -> SessionEngine:  # noqa: ARG001
-    raise ValueError(f"no tensor {waist}")
+def raises(split: str, run_prefix: PrefixRunner = row_by_row, extra_feeds: Sequence[str] = ()) -> SessionEngine:  # noqa: ARG001
+    raise ValueError(f"no tensor {split}")

@@ -319,8 +319,8 @@ class Place(EchoEngine):
         self.places.append(("run", threading.get_ident()))
         return super().run(rows)
 
-    def run_alone(self, rows: Rows) -> Rows:
-        self.places.append(("run_alone", threading.get_ident()))
+    def run_inline(self, rows: Rows) -> Rows:
+        self.places.append(("run_inline", threading.get_ident()))
         return super().run(rows)
 
 
@@ -336,7 +336,7 @@ def test_an_inline_batch_is_over_when_start_returns_and_no_thread_saw_it() -> No
     runner.close()
     assert [digests(piece) for piece in results(reports[0])] == [[crc32(b"a"), crc32(b"b")], [crc32(b"c")]]
     assert reports[0].device == "cpu:0"
-    assert engine.places == [("run_alone", threading.get_ident())]
+    assert engine.places == [("run_inline", threading.get_ident())]
 
 
 def test_a_large_picture_goes_to_the_thread_even_where_the_engine_is_quick() -> None:

@@ -35,7 +35,7 @@ class Doubler:
         self.spec = spec
         self.passes: tuple[PassReport, ...] = ()
         self.calls: list[int] = []
-        self.waist = ""
+        self.split = ""
         self.meanwhile = meanwhile
         self.is_closed = False
 
@@ -94,7 +94,7 @@ def test_a_call_that_is_to_run_alone_stays_in_its_callers_thread_whatever_its_si
     places: list[int] = []
     threaded, single = Doubler(), Doubler(meanwhile=lambda _: places.append(threading.get_ident()))
     sharded = engine(threaded, single)
-    answer = sharded.run_alone(rows([1, 2, 3, 4]))
+    answer = sharded.run_inline(rows([1, 2, 3, 4]))
     sharded.close()
     assert list(answer.columns["y"]) == [2, 4, 6, 8]
     assert (threaded.calls, single.calls, places) == ([], [4], [threading.get_ident()])
@@ -268,7 +268,7 @@ def test_a_piece_is_as_large_as_it_brings_something(call_s: float, row_s: float,
 def test_with_a_row_prefix_a_piece_is_what_a_core_had_of_the_first_long_call() -> None:
     ticks = itertools.count()
     single = Doubler()
-    single.waist = "layer:0"
+    single.split = "layer:0"
     sharded = engine(Doubler(), single)
     report = sharded.tune([rows([1])], timer=partial(time_both, clock=lambda: float(next(ticks))))
     sharded.close()
@@ -281,7 +281,7 @@ def test_with_a_row_prefix_no_larger_call_is_made_than_the_first_long_one() -> N
     time = FakeTime()
     threaded = Doubler(meanwhile=lambda images: time.spend(0.06 + 0.002 * images))
     single = Doubler(meanwhile=lambda images: time.spend((0.03 + 0.001 * images) / 2))
-    single.waist = "layer:0"
+    single.split = "layer:0"
     sharded = engine(threaded, single)
     sharded.tune([rows([1])], timer=time.timer)
     sharded.close()

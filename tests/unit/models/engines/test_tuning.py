@@ -34,7 +34,7 @@ from tests import savedmodels
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from darkroom.models.loaded import LoadedModel
+    from darkroom.models.engine import LoadedModel
 
 OPTIONS = SessionOptions(intra_op_threads=2, inter_op_threads=-1)
 NAME = "serving_default"

@@ -1,4 +1,4 @@
-"""The decode, above all at a reduced scale: the same bits for small pictures, nearly the same pixels for large ones."""
+"""Decoding, mainly at a reduced scale: the same bits for small pictures, nearly the same pixels for large ones."""
 
 import io
 from pathlib import Path
@@ -10,8 +10,9 @@ from PIL import Image
 
 from darkroom.models.engine import Screener
 from darkroom.models.engines.open import load_model
-from darkroom.models.export.decode import RESIZE_METHODS, TF1_BILINEAR, decode
-from darkroom.models.export.export import Recipe, export_image_model, signature_of
+from darkroom.models.export.decode import decode
+from darkroom.models.export.export import export_image_model, signature_of
+from darkroom.models.export.recipe import RESIZE_METHODS, TF1_BILINEAR, Recipe
 from darkroom.models.rows import Rows
 from darkroom.models.runtime.tensorflow import tf
 from darkroom.models.saved_model.reader import read_meta_graph

@@ -1,4 +1,4 @@
-"""The exported graph against the same recipe done by hand, on pictures of many kinds."""
+"""The exported graph, compared with the same recipe computed step by step, on pictures of many kinds."""
 
 import io
 from base64 import b64encode, urlsafe_b64encode
@@ -11,14 +11,13 @@ import tensorflow as tf
 from PIL import Image
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
-from darkroom.models.export.decode import TF1_BILINEAR
 from darkroom.models.export.export import (
-    Recipe,
     export_from_reference,
     export_image_model,
     load_reference,
     signature_of,
 )
+from darkroom.models.export.recipe import TF1_BILINEAR, Recipe
 from darkroom.models.export.zoo import ExportFailed
 
 SIZE = (6, 5)

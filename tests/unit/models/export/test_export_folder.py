@@ -1,6 +1,7 @@
-"""The version folder: whole or not at all, and the same each time."""
+"""The version folder is written completely or not at all, and is the same each time."""
 
 import hashlib
+import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,8 @@ from typing import Any
 import pytest
 import tensorflow as tf
 
-from darkroom.models.export.export import Recipe, export_image_model, version_folder
+from darkroom.models.export.export import export_image_model, version_folder
+from darkroom.models.export.recipe import Recipe
 from darkroom.models.export.zoo import ExportFailed
 
 RECIPE = Recipe(size=(4, 4))
@@ -140,3 +142,18 @@ def test_two_processes_train_and_export_the_same_bytes(tmp_path: Path) -> None:
     for name in ("one", "two"):
         subprocess.run([sys.executable, "-c", PROGRAM, str(tmp_path / name)], check=True, capture_output=True)
     assert content(tmp_path / "one") == content(tmp_path / "two")
+
+
+def test_the_recipe_is_imported_without_tensorflow_and_the_functions_bring_it() -> None:
+    program = (
+        "import sys; from darkroom.models.export import Recipe; assert 'tensorflow' not in sys.modules; "
+        "from darkroom.models.export import export_from_reference, export_image_model, load_reference; "
+        "assert 'tensorflow' in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_package_has_no_other_names() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'nosuch'"):
+        importlib.import_module("darkroom.models.export").nosuch  # noqa: B018 - it raises

@@ -1,4 +1,4 @@
-"""The registry of the models that ship, and the models themselves."""
+"""The registry of the zoo, and its models."""
 
 from base64 import urlsafe_b64encode
 from importlib import import_module

@@ -1,4 +1,4 @@
-"""The part of a graph that judges a row: found in every form of graph, trusted only when it judges rightly."""
+"""The nodes that check a row: found in every form of graph, and used only if they are right."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,14 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from darkroom.models.engine import Screener
+from darkroom.models.engine import LoadedModel, Screener
 from darkroom.models.engines.open import load_model
-from darkroom.models.graph.decoding_ops import find_cut
-from darkroom.models.loaded import LoadedModel
-from darkroom.models.rewriting.rewriter import open_session
-from darkroom.models.rewriting.verify import misjudges
+from darkroom.models.graph.decoding_ops import find_decoding_nodes
+from darkroom.models.rewriting.verify import screen_fault
 from darkroom.models.rows import Rows
-from darkroom.models.runtime.session import Binding, SessionEngine
+from darkroom.models.runtime.session import Binding, SessionEngine, open_session
 from darkroom.models.runtime.tensorflow import SessionOptions, tf
 from darkroom.models.spec import SignatureSpec, TensorSpec
 from tests import savedmodels
@@ -44,14 +42,14 @@ def screener(built: Built, build: Build) -> tuple[LoadedModel, Screener]:
 @pytest.mark.parametrize(
     "build", [savedmodels.classic, classic_inside, savedmodels.pictures, map_defun, savedmodels.decoders]
 )
-def test_the_guilty_rows_of_every_form_of_graph_are_named(built: Built, build: Build) -> None:
+def test_the_invalid_rows_of_every_form_of_graph_are_found(built: Built, build: Build) -> None:
     model, engine = screener(built, build)
     faults = engine.screen(Rows({"images": [GOOD[0], SHORT, GOOD[1], b"no picture", b""]}))
     assert [fault is not None for fault in faults] == [False, True, False, True, True]
     model.close()
 
 
-def test_a_guilty_example_is_named(built: Built) -> None:
+def test_an_invalid_example_is_found(built: Built) -> None:
     example = tf.train.Example()
     example.features.feature["b"].float_list.value.extend([1.0, 2.0])
     good = example.SerializeToString()
@@ -80,24 +78,24 @@ def graph_of(build: Callable[[Any], Any]) -> Any:
     return graph.as_graph_def()
 
 
-def test_a_judge_behind_a_layer_makes_no_cut() -> None:
+def test_a_decoding_op_behind_a_layer_is_refused() -> None:
     def build(x: Any) -> Any:
         lengths = tf.cast(tf.strings.length(x), tf.float32)[:, None]
         return tf.strings.to_number(tf.strings.as_string(tf.matmul(lengths, [[1.0]])))
 
     with pytest.raises(ValueError, match="behind MatMul"):
-        find_cut(graph_of(build), ["x:0"], ["y:0"])
+        find_decoding_nodes(graph_of(build), ["x:0"], ["y:0"])
 
 
-def test_a_judge_that_the_outputs_do_not_need_is_left_out() -> None:
+def test_a_decoding_op_that_the_outputs_do_not_need_is_left_out() -> None:
     def build(x: Any) -> Any:
         tf.io.decode_base64(x, name="unread")
         return tf.strings.to_number(x, name="read")
 
-    assert find_cut(graph_of(build), ["x:0"], ["y:0"]) == ("read",)
+    assert find_decoding_nodes(graph_of(build), ["x:0"], ["y:0"]) == ("read",)
 
 
-def test_a_judge_in_a_loop_within_a_loop_is_run_by_the_outer_exits() -> None:
+def test_a_decoding_op_in_a_loop_within_a_loop_is_run_by_the_outer_exits() -> None:
     tf.compat.v1.disable_control_flow_v2()
     try:
         graph_def = graph_of(
@@ -109,13 +107,13 @@ def test_a_judge_in_a_loop_within_a_loop_is_run_by_the_outer_exits() -> None:
         )
     finally:
         tf.compat.v1.enable_control_flow_v2()
-    cut = find_cut(graph_def, ["x:0"], ["y:0"])
+    nodes = find_decoding_nodes(graph_def, ["x:0"], ["y:0"])
     spec = SignatureSpec("s", (TensorSpec("x", "string", (None,)),), (TensorSpec("y", "float32", (None, 1)),))
-    engine = SessionEngine(spec, open_session(graph_def, SessionOptions()), Binding({"x": "x:0"}, {"y": "y:0"}, cut))
+    engine = SessionEngine(spec, open_session(graph_def, SessionOptions()), Binding({"x": "x:0"}, {"y": "y:0"}, nodes))
     assert [fault is None for fault in engine.screen(Rows({"x": [b"1", b"one", b"2"]}))] == [True, False, True]
 
 
-def test_a_cut_that_finds_everything_or_nothing_guilty_is_not_trusted() -> None:
+def test_a_screen_that_rejects_everything_or_nothing_is_not_used() -> None:
     def build(x: Any) -> Any:
         tf.strings.to_number(x, name="strict")
         tf.identity(x, name="lax")
@@ -124,10 +122,10 @@ def test_a_cut_that_finds_everything_or_nothing_guilty_is_not_trusted() -> None:
     session = open_session(graph_of(build), SessionOptions())
     spec = SignatureSpec("s", (TensorSpec("x", "string", (None,)),), (TensorSpec("y", "int32", (None,)),))
 
-    def verdict(cut: str, *singles: bytes) -> str:
-        engine = SessionEngine(spec, session, Binding({"x": "x:0"}, {"y": "y:0"}, (cut,)))
-        return misjudges(engine, [Rows({"x": [single]}) for single in singles])
+    def fault(node: str, *values: bytes) -> str:
+        engine = SessionEngine(spec, session, Binding({"x": "x:0"}, {"y": "y:0"}, (node,)))
+        return screen_fault(engine, [Rows({"x": [value]}) for value in values])
 
-    assert verdict("strict", b"1", b"one") == "it finds a good row guilty"
-    assert verdict("lax", b"1", b"2") == "it finds nothing wrong with a row that is cut short"
-    assert verdict("strict", b"1", b"2") == "the graph takes a row that it finds guilty"
+    assert fault("strict", b"1", b"one") == "it finds a good row guilty"
+    assert fault("lax", b"1", b"2") == "it finds nothing wrong with a row that is cut short"
+    assert fault("strict", b"1", b"2") == "the graph takes a row that it finds guilty"

@@ -1,4 +1,4 @@
-"""Calls taken out of a graph: the same values, the same names, the same effects."""
+"""Inlined calls: the same values, the same names, the same side effects."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 
 from darkroom.models.graph.inline import CALLS, inline_calls
-from darkroom.models.rewriting.rewriter import open_session
-from darkroom.models.runtime.session import make_callable
+from darkroom.models.runtime.session import make_callable, open_session
 from darkroom.models.runtime.tensorflow import SessionOptions, graph_pb2, tf
 
 

@@ -1,4 +1,4 @@
-"""An artifact as bytes: all of it comes back, and nothing that was cut or changed."""
+"""An artifact as bytes: it is read back complete, and truncated or changed bytes are refused."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -6,12 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from darkroom.models.cast import numpy_dtype
 from darkroom.models.engines.open import SessionOptions, open_artifact, prepare
 from darkroom.models.rewriting.artifact import MAGIC, Artifact, Damaged, dump, parse
 from darkroom.models.rows import Column, Rows
 from darkroom.models.runtime.session import objects
-from darkroom.models.spec import ModelSpec
+from darkroom.models.spec import ModelSpec, numpy_dtype
 from tests import savedmodels
 
 Build = Callable[[Path], Path]

@@ -1,4 +1,4 @@
-"""bfloat16: tried at load, its drift reported, refused where it moves an answer too far."""
+"""bfloat16 is tried at load, its drift is reported, and it is refused where it moves an answer too far."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -9,7 +9,7 @@ import pytest
 
 from darkroom.models.engine import PassReport
 from darkroom.models.engines.open import load_model
-from darkroom.models.graph.reachability import Reach
+from darkroom.models.graph.reachability import GraphTraits
 from darkroom.models.rewriting.bfloat16 import try_bf16
 from darkroom.models.rewriting.rewriter import Rewriter
 from darkroom.models.rows import Rows
@@ -66,7 +66,6 @@ class Frozen:
 def test_what_moves_an_answer_past_the_limit_is_refused_and_named(
     max_drift: float,
     applied: bool,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     with tf.Graph().as_default() as graph:
         x = tf.compat.v1.placeholder(tf.float32, [None, 4], name="x")
@@ -75,20 +74,17 @@ def test_what_moves_an_answer_past_the_limit_is_refused_and_named(
     spec = SignatureSpec("s", (TensorSpec("x", "float32", (None, 4)),), (TensorSpec("y", "float32", (None, 4)),))
     options = SessionOptions(bf16=True, max_drift=max_drift)
     engine = SessionEngine(spec, tf.compat.v1.Session(graph=graph), binding)
-    rewriting = Rewriter(Frozen(engine, graph.as_graph_def(), binding), {"s": spec}, {"s": Reach()}, options, ())
+    rewriter = Rewriter(Frozen(engine, graph.as_graph_def(), binding), {"s": spec}, {"s": GraphTraits()}, options, ())
     samples = {"s": [Rows({"x": np.full((1, 4), seed + 1.0, np.float32)}) for seed in range(3)]}
-    rewriting.settle(samples)
+    rewriter.apply_passes(samples)
 
     class Rounded(SessionEngine):
         def run(self, rows: Rows) -> Rows:
             return Rows({name: np.asarray(column) + 0.25 for name, column in super().run(rows).columns.items()})
 
-    monkeypatch.setattr(
-        "darkroom.models.rewriting.bfloat16.SessionEngine", Rounded
-    )  # a CPU without bfloat16 moves nothing
-    try_bf16(rewriting, {"s": spec}, samples, options)
-    found = rewriting.reports()["s"][-1]
+    try_bf16(rewriter, {"s": spec}, samples, options, make_engine=Rounded)  # a CPU without bfloat16 changes nothing
+    found = rewriter.reports()["s"][-1]
     assert (found.name, found.applied) == ("bf16", applied)
     assert "0.25" in found.reason
     assert ("over --max_drift=0" in found.reason) is not applied
-    rewriting.close()
+    rewriter.close()

@@ -1,4 +1,4 @@
-"""What a child is told, and what makes two of its works the same."""
+"""The job as a line of text, and its cache key."""
 
 from collections.abc import Callable
 from dataclasses import replace

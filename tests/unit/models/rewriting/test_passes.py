@@ -1,4 +1,4 @@
-"""The passes on graphs, one by one; and a wrong rewrite, which is caught, dropped and reported."""
+"""Each pass on graphs; and a wrong rewrite, which is found, dropped and reported."""
 
 import logging
 from collections.abc import Callable
@@ -13,14 +13,12 @@ from darkroom.models.engines.fakes import ECHO, EchoEngine
 from darkroom.models.engines.open import open_artifact, prepare
 from darkroom.models.engines.row_prefix import ROW_PREFIX
 from darkroom.models.engines.sharded import SHARD
-from darkroom.models.graph.reachability import Reach, prune, reach
-from darkroom.models.graph.string_flow import Mark, trace
-from darkroom.models.rewriting.passes import PASSES, Pass, Target, hoist_base64
+from darkroom.models.graph.reachability import GraphTraits
+from darkroom.models.rewriting.passes import PASSES, BoundSignature, Pass, hoist_base64
 from darkroom.models.rewriting.rewriter import Rewriter
 from darkroom.models.rows import Rows
 from darkroom.models.runtime.session import Binding
 from darkroom.models.runtime.tensorflow import SessionOptions, tf
-from darkroom.models.saved_model.reader import read_meta_graph, read_signatures
 from darkroom.models.spec import SignatureSpec, TensorSpec, Wire
 from tests import savedmodels
 
@@ -46,7 +44,7 @@ def decode(data: Any) -> Any:
 
 def hoist(graph_def: Any, **fetches: str) -> tuple[Any, str]:
     """The rewritten graph, and why it is not (empty where it is)."""
-    target = Target(SPEC, Binding({"images": "images:0"}, fetches))
+    target = BoundSignature(SPEC, Binding({"images": "images:0"}, fetches))
     hoisted, reasons = hoist_base64(graph_def, {"s": target}, {"s"})
     return hoisted, reasons.get("s", "")
 
@@ -54,7 +52,7 @@ def hoist(graph_def: Any, **fetches: str) -> tuple[Any, str]:
 def hoist_both(graph_def: Any, first: str, second: str, wanted: set[str]) -> tuple[Any, dict[str, str]]:
     """The same for two signatures with an image input each."""
     feeds = {"one": first, "two": second}
-    targets = {name: Target(SPEC, Binding({"images": source}, {})) for name, source in feeds.items()}
+    targets = {name: BoundSignature(SPEC, Binding({"images": source}, {})) for name, source in feeds.items()}
     return hoist_base64(graph_def, targets, wanted)
 
 
@@ -176,71 +174,6 @@ def test_looking_at_the_number_of_strings_is_not_looking_at_them() -> None:
     assert "DecodeBase64" not in ops(hoist(graph_of(build))[0])
 
 
-def test_a_picture_is_followed_through_ops_that_alter_the_text() -> None:
-    def build() -> None:
-        text = tf.strings.regex_replace(strings(), "^data:image/jpeg;base64,", "")
-        tf.map_fn(tf.io.decode_jpeg, tf.io.decode_base64(text), fn_output_signature=tf.uint8)
-
-    flow = trace(graph_of(build), ["images:0"])
-    assert [node.op for node in flow.pictures[Mark("images:0", decoded=True)]] == ["DecodeJpeg"]
-    assert "StaticRegexReplace" in flow.hoistable(["images:0"])["images:0"]
-
-
-def test_pruning_keeps_what_the_outputs_need_with_its_functions() -> None:
-    def build() -> None:
-        tf.map_fn(lambda x: x + 1, tf.compat.v1.placeholder(tf.float32, [None], name="x"), name="kept")
-        tf.map_fn(lambda x: x - 1, tf.compat.v1.placeholder(tf.float32, [None], name="y"), name="dropped")
-
-    graph_def = graph_of(build)
-    pruned = prune(graph_def, [next(node.name for node in graph_def.node if node.op == "TensorListStack") + ":0"])
-    assert "y" not in {node.name for node in pruned.node}
-    assert len(pruned.library.function) == len(graph_def.library.function) // 2 == 2
-
-
-@pytest.mark.parametrize(
-    ("function", "stateful", "mutates"),
-    [
-        (lambda x: tf.random.normal(tf.shape(x), seed=1), True, False),
-        (lambda x: tf.debugging.check_numerics(x, "no"), False, False),
-        (lambda x: tf.map_fn(lambda each: each * 2, x), False, False),
-        (lambda x: tf.raw_ops.Empty(shape=tf.shape(x), dtype=tf.float32), False, False),
-        (lambda x: tf.map_fn(lambda each: each + tf.random.uniform([], seed=1), x), True, False),
-        (lambda x: tf.raw_ops.Timestamp() + tf.cast(x, tf.float64), True, False),
-    ],
-    ids=["random", "a check", "a loop", "an allocation", "random inside a loop", "the time"],
-)
-def test_state_is_found_in_reach_and_harmless_ops_are_not_state(
-    function: Callable[[Any], Any], *, stateful: bool, mutates: bool
-) -> None:
-    def build() -> None:
-        tf.identity(function(tf.compat.v1.placeholder(tf.float32, [None])), name="y")
-
-    found = reach(graph_of(build), ["y:0"])
-    assert (bool(found.stateful), bool(found.mutates)) == (stateful, mutates)
-
-
-def test_state_that_the_outputs_do_not_reach_is_no_state() -> None:
-    def build() -> None:
-        tf.random.uniform([2], seed=1)
-        tf.identity(tf.compat.v1.placeholder(tf.float32, [None]), name="y")
-
-    assert reach(graph_of(build), ["y:0"]).stateful == ""
-
-
-def test_an_op_that_tensorflow_does_not_have_is_named() -> None:
-    graph_def = graph_of(lambda: tf.identity(strings(), name="y"))
-    graph_def.node.add(name="z", op="MyOwnOp", input=["y"])
-    assert reach(graph_def, ["z:0"]).missing == ("MyOwnOp",)
-
-
-def test_a_tf1_variable_that_is_assigned_is_found(built: Built) -> None:
-    meta_graph = read_meta_graph(built(savedmodels.classic))
-    specs, _ = read_signatures(meta_graph)
-    outputs = [tensor.source for tensor in specs["serving_default"].outputs]
-    assert reach(meta_graph.graph_def, outputs).mutates == ""
-    assert "Assign" in reach(meta_graph.graph_def, ["weights/Assign:0"]).mutates
-
-
 def doubles(graph_def: Any, *_: object) -> tuple[Any, dict[str, str]]:
     """A wrong rewrite: the softmax of the classes is taken of twice their logits."""
     changed = type(graph_def)()
@@ -319,10 +252,10 @@ class Unfreezable:
 
 
 def test_a_model_that_cannot_be_frozen_is_served_as_it_is() -> None:
-    rewriting = Rewriter(Unfreezable(), {"s": ECHO}, {"s": Reach()}, OPTIONS, PASSES)
-    rewriting.settle({"s": [Rows({"images": [b"a"]}), Rows({"images": [b"bb"]})]})
-    freeze, _, hoisted, _ = rewriting.reports()["s"]
+    rewriter = Rewriter(Unfreezable(), {"s": ECHO}, {"s": GraphTraits()}, OPTIONS, PASSES)
+    rewriter.apply_passes({"s": [Rows({"images": [b"a"]}), Rows({"images": [b"bb"]})]})
+    freeze, _, hoisted, _ = rewriter.reports()["s"]
     assert freeze.reason == "it cannot be frozen: Cannot create a tensor proto whose content is larger than 2GB."
     assert (hoisted.applied, hoisted.reason) == (False, "the graph is not frozen")
-    assert isinstance(rewriting.engine("s"), EchoEngine)
-    assert (rewriting.serialized(), rewriting.bindings) == (b"", {})
+    assert isinstance(rewriter.engine("s"), EchoEngine)
+    assert (rewriter.serialized(), rewriter.bindings) == (b"", {})

@@ -1,4 +1,4 @@
-"""A GPU's memory as TensorFlow counts it; a CPU has none to tell of, and TensorFlow isn't even imported for it."""
+"""GPU memory as TensorFlow counts it. For a CPU nothing is returned, and TensorFlow isn't imported."""
 
 import subprocess
 import sys

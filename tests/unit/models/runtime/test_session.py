@@ -1,4 +1,4 @@
-"""What goes into a session and what comes back: bytes untouched, errors told apart, options as they were given."""
+"""A session gets and returns the same bytes, errors keep their kind, and options arrive."""
 
 from typing import Any
 
@@ -6,9 +6,16 @@ import numpy as np
 import pytest
 
 from darkroom.models.errors import InvalidInput, LoadFailed, OutOfMemory, PredictFailed
-from darkroom.models.rewriting.rewriter import open_session
 from darkroom.models.rows import Rows
-from darkroom.models.runtime.session import MAX_CALLABLES, Binding, SessionEngine, clean, translate, unfeed
+from darkroom.models.runtime.session import (
+    MAX_CALLABLES,
+    Binding,
+    SessionEngine,
+    clean,
+    fetched_column,
+    open_session,
+    translate,
+)
 from darkroom.models.runtime.tensorflow import SessionOptions, tf
 from darkroom.models.spec import SignatureSpec, TensorSpec, Wire
 
@@ -39,7 +46,7 @@ def test_strings_keep_their_trailing_zero_bytes() -> None:
 
 @pytest.mark.parametrize("value", [b"ab\x00", np.float32(0.5), np.array(0.5, np.float32), np.array(b"x", object)])
 def test_a_scalar_output_is_an_array_without_dimensions(value: Any) -> None:
-    column = unfeed(value)
+    column = fetched_column(value)
     assert isinstance(column, np.ndarray)
     assert column.shape == ()
     assert column[()] == (value[()] if isinstance(value, np.ndarray) else value)

@@ -1,4 +1,4 @@
-"""tf.Examples out of plain values, compared with what TensorFlow's own parser reads."""
+"""Serialized tf.Examples, compared with what TensorFlow's own parser reads."""
 
 import math
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Recorded requests: read off the wire format, and used as warm-up rows where the signature takes them."""
+"""Recorded requests: parsed from a TFRecord file, and used as warm-up rows where the signature takes them."""
 
 from base64 import urlsafe_b64encode
 from collections.abc import Callable
@@ -7,6 +7,7 @@ from shutil import copytree
 from typing import Any
 
 import numpy as np
+import pytest
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
 from darkroom.models.engines.open import load_model
@@ -112,6 +113,31 @@ def test_what_the_signature_does_not_take_is_left_out(tmp_path: Path) -> None:
     found = recorded_rows(tmp_path, {"serving_default": NUMBERS})
     assert [x_of(rows) for rows in found["serving_default"]] == [good.tolist()]
     assert set(found) == {"serving_default"}
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        b"\x0b",  # a group that never ends
+        b"\x0f",  # wire type 7
+        b"\x80" * 20,  # a number that never ends
+        b"\x32" + b"\xff" * 9 + b"\x01rest",  # predict_log of 2**64 - 1 bytes
+        b"\x32\x7fshort",  # predict_log that is cut off
+        b"\x32\x02\x08\x01",  # predict_log without a request
+        b"\x30\x01",  # predict_log as a number
+        b"\x0b" * 100_000,  # groups in groups
+    ],
+)
+def test_a_hostile_record_is_left_out_with_a_warning(
+    record: bytes, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    good = np.ones((1, 4), np.float32)
+    write(tmp_path, record, log(x=good))
+    found = recorded_rows(tmp_path, {"serving_default": NUMBERS})
+    assert [x_of(rows) for rows in found["serving_default"]] == [good.tolist()]
+    (line,) = caplog.messages
+    assert line.startswith("a recorded warm-up request is left out: ")
+    assert len(line) < 300
 
 
 def test_a_damaged_file_gives_what_comes_before_the_damage(tmp_path: Path) -> None:

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from darkroom.models.engine import LoadedModel
 from darkroom.models.engines.fakes import fake_model
 from darkroom.models.errors import LoadFailed
-from darkroom.models.loaded import LoadedModel
 from darkroom.models.versions.folder import FolderSource, locate, versions
 
 LONG_AGO = 3600.0  # the source's clock ahead of the file system's: every change is long ago

@@ -22,7 +22,7 @@ from tests import vclock
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping
 
-    from darkroom.models.loaded import LoadedModel
+    from darkroom.models.engine import LoadedModel
 
 
 class Disk:

@@ -1,4 +1,4 @@
-"""The torch reader on checkpoints written here byte by byte: healthy, hostile and cut short."""
+"""The torch reader on checkpoints written here byte by byte: valid, hostile and truncated."""
 
 import pickle
 import struct
@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from darkroom.models.export.zoo.torch_checkpoint import CheckpointError, parse_tensors, read_tensors
+from darkroom.models.export.zoo.torch_checkpoint import CheckpointError, parse_tensors
 
 MAGIC: Final = 0x1950A86A20F9469CFC6C
 FACTS: Final = {"protocol_version": 1001, "little_endian": True, "type_sizes": {"short": 2, "int": 4, "long": 4}}
@@ -66,14 +66,12 @@ def one(offset: int, shape: tuple[int, ...], strides: tuple[int, ...]) -> np.nda
     return parse_tensors(checkpoint(state, {"a": VALUES}))["weight"]
 
 
-def test_tensors_come_back_by_name_and_in_order(tmp_path: Path) -> None:
+def test_tensors_come_back_by_name_and_in_order() -> None:
     state = state_dict(
         weight=tensor(storage("a", "FloatStorage", 12), 0, (3, 4), (4, 1)),
         steps=tensor(storage("b", "LongStorage", 1), 0, (), ()),
     )
-    path = tmp_path / "weights.pth"
-    path.write_bytes(checkpoint(state, {"b": np.array([7], "<i8"), "a": VALUES}))
-    tensors = read_tensors(path)
+    tensors = parse_tensors(checkpoint(state, {"b": np.array([7], "<i8"), "a": VALUES}))
     assert list(tensors) == ["weight", "steps"]
     np.testing.assert_array_equal(tensors["weight"], VALUES.reshape(3, 4))
     assert tensors["steps"].shape == ()

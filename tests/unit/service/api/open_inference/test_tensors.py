@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
-from darkroom.models.cast import numpy_dtype
 from darkroom.models.errors import InvalidInput
+from darkroom.models.spec import numpy_dtype
 from darkroom.service.api.open_inference import tensors
 from darkroom.service.errors import CodecError
 from darkroom.service.predict import codec

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from darkroom.models.runtime.hiding import hiding
+from darkroom.models.runtime.tensorflow import hide_packages
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -18,16 +18,16 @@ def test_a_hidden_package_is_not_found_inside_and_imports_after(
 ) -> None:
     (tmp_path / "a_module_of_this_test.py").write_text("VALUE = 1\n")
     monkeypatch.syspath_prepend(str(tmp_path))
-    with hiding("a_module_of_this_test"), pytest.raises(ImportError):
+    with hide_packages("a_module_of_this_test"), pytest.raises(ImportError):
         importlib.import_module("a_module_of_this_test")
     assert importlib.import_module("a_module_of_this_test").VALUE == 1
-    with hiding("a_module_of_this_test"):  # it is there already
+    with hide_packages("a_module_of_this_test"):  # it is there already
         assert importlib.import_module("a_module_of_this_test").VALUE == 1
     del sys.modules["a_module_of_this_test"]
 
 
 def test_a_block_that_fails_hides_no_longer() -> None:
-    with pytest.raises(RuntimeError), hiding("a_module_that_is_nowhere"):
+    with pytest.raises(RuntimeError), hide_packages("a_module_that_is_nowhere"):
         raise RuntimeError
     assert "a_module_that_is_nowhere" not in sys.modules
 

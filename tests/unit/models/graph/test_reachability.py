@@ -1,0 +1,76 @@
+"""Pruning, and the traits of what a signature needs."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from darkroom.models.graph.reachability import find_traits, prune
+from darkroom.models.runtime.tensorflow import tf
+from darkroom.models.saved_model.reader import read_meta_graph, read_signatures
+from tests import savedmodels
+
+Built = Callable[[Callable[[Path], Path]], Path]
+
+
+def graph_of(build: Callable[[], Any]) -> Any:
+    """The GraphDef of what `build` makes in an empty graph."""
+    with tf.Graph().as_default() as graph:
+        build()
+    return graph.as_graph_def()
+
+
+def test_pruning_keeps_what_the_outputs_need_with_its_functions() -> None:
+    def build() -> None:
+        tf.map_fn(lambda x: x + 1, tf.compat.v1.placeholder(tf.float32, [None], name="x"), name="kept")
+        tf.map_fn(lambda x: x - 1, tf.compat.v1.placeholder(tf.float32, [None], name="y"), name="dropped")
+
+    graph_def = graph_of(build)
+    pruned = prune(graph_def, [next(node.name for node in graph_def.node if node.op == "TensorListStack") + ":0"])
+    assert "y" not in {node.name for node in pruned.node}
+    assert len(pruned.library.function) == len(graph_def.library.function) // 2 == 2
+
+
+@pytest.mark.parametrize(
+    ("function", "stateful", "mutates"),
+    [
+        (lambda x: tf.random.normal(tf.shape(x), seed=1), True, False),
+        (lambda x: tf.debugging.check_numerics(x, "no"), False, False),
+        (lambda x: tf.map_fn(lambda each: each * 2, x), False, False),
+        (lambda x: tf.raw_ops.Empty(shape=tf.shape(x), dtype=tf.float32), False, False),
+        (lambda x: tf.map_fn(lambda each: each + tf.random.uniform([], seed=1), x), True, False),
+        (lambda x: tf.raw_ops.Timestamp() + tf.cast(x, tf.float64), True, False),
+    ],
+    ids=["random", "a check", "a loop", "an allocation", "random inside a loop", "the time"],
+)
+def test_state_that_the_outputs_need_is_found_and_harmless_ops_are_not_state(
+    function: Callable[[Any], Any], *, stateful: bool, mutates: bool
+) -> None:
+    def build() -> None:
+        tf.identity(function(tf.compat.v1.placeholder(tf.float32, [None])), name="y")
+
+    found = find_traits(graph_of(build), ["y:0"])
+    assert (bool(found.stateful), bool(found.mutates)) == (stateful, mutates)
+
+
+def test_state_that_the_outputs_do_not_need_is_no_state() -> None:
+    def build() -> None:
+        tf.random.uniform([2], seed=1)
+        tf.identity(tf.compat.v1.placeholder(tf.float32, [None]), name="y")
+
+    assert find_traits(graph_of(build), ["y:0"]).stateful == ""
+
+
+def test_an_op_that_tensorflow_does_not_have_is_named() -> None:
+    graph_def = graph_of(lambda: tf.identity(tf.compat.v1.placeholder(tf.string, [None]), name="y"))
+    graph_def.node.add(name="z", op="MyOwnOp", input=["y"])
+    assert find_traits(graph_def, ["z:0"]).missing == ("MyOwnOp",)
+
+
+def test_a_tf1_variable_that_is_assigned_is_found(built: Built) -> None:
+    meta_graph = read_meta_graph(built(savedmodels.classic))
+    specs, _ = read_signatures(meta_graph)
+    outputs = [tensor.source for tensor in specs["serving_default"].outputs]
+    assert find_traits(meta_graph.graph_def, outputs).mutates == ""
+    assert "Assign" in find_traits(meta_graph.graph_def, ["weights/Assign:0"]).mutates
