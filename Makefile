@@ -7,6 +7,10 @@ HOST ?= 127.0.0.1
 PORT ?= 8500
 ROUNDS ?= 3
 SECONDS ?= 8
+# A server and what is compared with it allocate by jemalloc where it is installed (Debian: libjemalloc2), as the image does.
+JEMALLOC := $(shell PATH=$$PATH:/sbin:/usr/sbin ldconfig -p 2>/dev/null | grep -o 'libjemalloc\.so\.2' | head -n 1)
+JEMALLOC_CONF := dirty_decay_ms:-1,oversize_threshold:0
+WITH_JEMALLOC := $(if $(JEMALLOC),env LD_PRELOAD="$(JEMALLOC) $$LD_PRELOAD" MALLOC_CONF="$${MALLOC_CONF:-$(JEMALLOC_CONF)}")
 
 .DEFAULT_GOAL := help
 .PHONY: help serve compiled models test test-compiled check format lint types fast coverage docs hostile clean requirements bench load
@@ -15,7 +19,7 @@ help:  ## what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 serve: $(VENV)/models.done $(MODELS)  ## set up if need be, then serve EfficientNet-Lite0 on 127.0.0.1:8500
-	@exec $(BIN)/darkroom serve --host=$(HOST) --port=$(PORT) --model_base_path=model/efficientnet_lite0
+	@exec $(WITH_JEMALLOC) $(BIN)/darkroom serve --host=$(HOST) --port=$(PORT) --model_base_path=model/efficientnet_lite0
 
 compiled: build/compiled/bin/darkroom  ## compile what a request passes through (a minute, a C compiler): a third less work
 	@build/compiled/bin/darkroom --version
@@ -56,8 +60,8 @@ load: $(VENV)/dev.done $(MODELS)  ## two minutes of Locust against a server it s
 
 # What serves each model best in the peers was found by trying; their environments are theirs alone (.bench/).
 bench: build/compiled/bin/darkroom $(MODELS) .bench/mosec.done .bench/mlserver.done  ## beside the limit and peers, into docs/benchmarks/ (ROUNDS=3 SECONDS=8; QUICK=--quick)
-	$(BIN)/python -m loadtest.bench model/efficientnet_lite0 --batch=8 --workers=2 --rounds=$(ROUNDS) --seconds=$(SECONDS) $(QUICK)
-	$(BIN)/python -m loadtest.bench model/digits --pictures=digits --batch=64 --workers=2 --own_workers=2 --interpreted --rounds=$(ROUNDS) --seconds=$(SECONDS) $(QUICK)
+	$(WITH_JEMALLOC) $(BIN)/python -m loadtest.bench model/efficientnet_lite0 --batch=8 --workers=2 --rounds=$(ROUNDS) --seconds=$(SECONDS) $(QUICK)
+	$(WITH_JEMALLOC) $(BIN)/python -m loadtest.bench model/digits --pictures=digits --batch=64 --workers=2 --own_workers=2 --interpreted --rounds=$(ROUNDS) --seconds=$(SECONDS) $(QUICK)
 
 requirements: $(VENV)/dev.done  ## pin requirements/*.in again, with hashes, for Python 3.11 to 3.13
 	for name in serve gpu models dev build bench-mosec bench-mlserver; do \

@@ -16,7 +16,7 @@ class Limits:
         max_batch_pixels: decoded pixels of one call; one row alone may be larger. 128 million, 384 MB as RGB: guess.
         max_queue_images: rows that wait. 1,024: guess, 7 s of EfficientNet-Lite0 on 2 cores.
         max_queue_bytes: encoded bytes that wait. 256 MiB: guess.
-        allowed_batch_sizes: ascending; a batch is padded up to one of them (XLA, cuDNN). Empty: any size.
+        allowed_batch_sizes: ascending; a batch is padded up to one of them (cuDNN). Empty: any size.
         max_inflight_batches: calls the runner may have at once. 1: safe anywhere; see `service/serving/inflight.py`.
         linger_s: how long the first entry may wait for company while the engine is free. 0: measured best for latency.
     """

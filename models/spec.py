@@ -291,17 +291,11 @@ def _check_kinds(raw: object, allowed: frozenset[type], name: str, word: str) ->
         at = next(at for at, leaf in enumerate(leaves) if type(leaf) not in allowed)
         if isinstance(leaves[at], list):
             raise _ragged(name)
-        where, index = _where(name, at, shape)
-        raise InvalidInput(f"{where}: expected {word}, got {type(leaves[at]).__name__}", input_name=name, index=index)
+        place = np.unravel_index(at, shape) if at < int(np.prod(shape)) else [at]  # () without dimensions
+        where = name + "".join(f"[{int(index)}]" for index in place)
+        row = int(place[0]) if len(place) else None
+        raise InvalidInput(f"{where}: expected {word}, got {type(leaves[at]).__name__}", input_name=name, index=row)
     return leaves, tuple(shape)
-
-
-def _where(name: str, at: int, shape: list[int]) -> tuple[str, int | None]:
-    """Returns the position of leaf number `at` as text, such as "x[2][0]", and its row."""
-    if not shape:
-        return name, None
-    place = [int(index) for index in np.unravel_index(at, shape)] if at < int(np.prod(shape)) else [at]
-    return name + "".join(f"[{index}]" for index in place), place[0]
 
 
 def _ragged(name: str) -> InvalidInput:

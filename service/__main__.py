@@ -11,7 +11,7 @@ import signal
 import sys
 from typing import TYPE_CHECKING
 
-from darkroom.models.runtime import allocator
+from darkroom.models.runtime import memory
 from darkroom.service.cli.check import DESCRIPTION as CHECK
 from darkroom.service.cli.check import add_check_flags
 from darkroom.service.cli.export import DESCRIPTION, add_export_flags, run_export
@@ -103,16 +103,13 @@ def _serve(parsed: argparse.Namespace) -> int:
     """`darkroom serve`."""
     settings = settings_from_flags(parsed)
     _ = settings.models  # a config file that can't be read stops the start here, with its problems
-    if settings.allocator != "system" and parsed.place is None:  # a worker has what its supervisor found
-        allocator.use_jemalloc()
-        if settings.allocator == "jemalloc" and not allocator.is_jemalloc():
-            raise BadSettingsError(["--allocator=jemalloc: not installed (Debian: apt-get install libjemalloc2)"])
     place = None if parsed.place is None else WorkerHandles.parse(parsed.place)
     set_up_logs(settings.effective_log_level, settings.log_format, worker=place and place.number)
     raise_open_files()
     if place is None:
         _log.info("settings that differ from the defaults", extra={"fields": settings.changed()})
-        _log.info("memory", extra={"fields": {"allocator": "jemalloc" if allocator.is_jemalloc() else "system"}})
+        allocator = {"allocator": "jemalloc"} if memory.is_jemalloc() else {"allocator": "system", "hint": memory.HINT}
+        _log.info("memory", extra={"fields": allocator})
         _log.debug("all settings", extra={"fields": settings.redacted()})
     if place is None and settings.workers > 1:
         return asyncio.run(_run_workers(settings))

@@ -24,7 +24,6 @@ from typing import TYPE_CHECKING
 
 import uvloop
 
-from darkroom.models.runtime import allocator
 from loadtest.bench import limit, report, steady, wrk
 from loadtest.bench import many_pictures as batches
 from loadtest.bench.contenders import (
@@ -304,5 +303,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    allocator.use_jemalloc()  # as the server does
     sys.exit(main())

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 import sys
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from darkroom.models.runtime import allocator
+from darkroom.models.runtime.memory import jemalloc_environment
 from loadtest.measure import processes
 from loadtest.traffic.answers import NoAnswer, post
 
@@ -28,7 +27,7 @@ PEERS = Path(__file__).parent / "peers"
 ENVIRONMENTS = Path(".bench")
 COMPILED = Path("build/compiled/bin/darkroom")  # `make compiled`
 
-# Peers allocate as they come, whatever the bench does itself; the tuned one as Darkroom does.
+# Peers allocate as they come, whatever the bench does itself; the tuned one as Darkroom does: by jemalloc if installed.
 TENSORFLOWS_OWN_MEMORY = {"LD_PRELOAD": "", "TF_ONEDNN_USE_SYSTEM_ALLOCATOR": "0"}
 
 
@@ -46,6 +45,7 @@ class Contender:
     predicted: Callable[[bytes], object]
     environment: Mapping[str, str] = field(default_factory=dict)
     needs: str = ""  # its environment under .bench/; empty: Darkroom's own
+    has_jemalloc: bool = False  # is started with it where it is installed
 
     @property
     def is_installed(self) -> bool:
@@ -94,9 +94,15 @@ def started(contender: Contender, folder: Path, version: Path, logs: Path) -> It
         port=port,
         ready_path=contender.ready_path,
         log=logs / f"{contender.name.replace(' ', '_')}.log",
-        environment={name: text.format(**values) for name, text in contender.environment.items()},
+        environment=_memory(contender) | {name: text.format(**values) for name, text in contender.environment.items()},
     ) as pid:
         yield Running(contender, port, pid)
+
+
+def _memory(contender: Contender) -> dict[str, str]:
+    """The variables that decide how a contender allocates."""
+    jemalloc = jemalloc_environment() if contender.has_jemalloc else {}
+    return jemalloc | {"TF_ONEDNN_USE_SYSTEM_ALLOCATOR": "1"} if jemalloc else TENSORFLOWS_OWN_MEMORY
 
 
 def _python(name: str) -> Path:
@@ -124,7 +130,7 @@ def _v2_predict(body: bytes) -> object:
     return next(output["data"] for output in json.loads(body)["outputs"] if output["name"] == "predict")
 
 
-def mosec(name: str, about: str, **tuning: str) -> Contender:
+def mosec(name: str, about: str, *, has_jemalloc: bool = False, **tuning: str) -> Contender:
     """Mosec with the model, tuned by the PEER_* variables of loadtest/bench/peers."""
     return Contender(
         name,
@@ -135,8 +141,9 @@ def mosec(name: str, about: str, **tuning: str) -> Contender:
         content_type="text/plain",
         encode=_base64,
         predicted=_predict,
-        environment={"PEER_MODEL": "{version}", **TENSORFLOWS_OWN_MEMORY, **tuning},
+        environment={"PEER_MODEL": "{version}", **tuning},
         needs="mosec",
+        has_jemalloc=has_jemalloc,
     )
 
 
@@ -151,6 +158,7 @@ INTERPRETED = Contender(
     content_type="image/jpeg",
     encode=_raw,
     predicted=_predict,
+    has_jemalloc=True,
 )
 
 DARKROOM = replace(
@@ -173,14 +181,13 @@ MOSEC = mosec("Mosec", "one worker, batches up to 64 within 1 ms, the signature 
 
 def tuned_mosec(workers: int, images: int) -> Contender:
     """Mosec with what serves one model best on one machine, found by trying, and TensorFlow's quicker call."""
-    memory = ", jemalloc" if allocator.is_jemalloc() else ""
+    memory = ", jemalloc" if jemalloc_environment() else ""
     return mosec(
         "Mosec, tuned",
         f"{workers} workers, batches up to {images} within 1 ms, the signature by a callable of a TF1 session{memory}",
         PEER_ENGINE="session",
         TF_ONEDNN_THREADPOOL_USE_CALLER_THREAD="1",  # as Darkroom's own (models/runtime/tensorflow.py)
-        TF_ONEDNN_USE_SYSTEM_ALLOCATOR="1" if allocator.is_jemalloc() else "0",  # and this
-        LD_PRELOAD=os.environ.get("LD_PRELOAD", ""),
+        has_jemalloc=True,
         PEER_WORKERS=str(workers),
         PEER_BATCH=str(images),
     )
@@ -199,7 +206,6 @@ def mlserver(images: int) -> Contender:
         predicted=_v2_predict,
         environment={
             "PEER_MODEL": "{version}",
-            **TENSORFLOWS_OWN_MEMORY,
             "PYTHONPATH": str(PEERS),
             "MLSERVER_HOST": "127.0.0.1",
             "MLSERVER_HTTP_PORT": "{port}",

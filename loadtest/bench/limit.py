@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from darkroom.models.engines.open import load_model
 from darkroom.models.rows import Rows
-from darkroom.models.runtime import allocator
 from darkroom.models.spec import Wire
 from darkroom.service.config.machine import usable_cores
 from loadtest.measure import machine
@@ -293,5 +292,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    allocator.use_jemalloc()  # as the server does
     sys.exit(main())

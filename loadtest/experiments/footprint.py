@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from darkroom.models.rewriting.job import Job
 from darkroom.models.rows import fill
-from darkroom.models.runtime import allocator
 from darkroom.models.runtime.memory import give_back
 from darkroom.models.versions.cache import Cache
 from darkroom.models.versions.loader import Loader
@@ -110,5 +109,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    allocator.use_jemalloc()  # as the server does
     sys.exit(main())

@@ -10,7 +10,7 @@ import time
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from darkroom.models.runtime import allocator
+from darkroom.models.runtime import memory
 from darkroom.service.config.machine import usable_cores
 
 _PACKAGES = ("tensorflow-cpu", "tensorflow", "sanic", "numpy")
@@ -55,7 +55,7 @@ def _versions() -> list[str]:
             found.append(f"{package} {version(package)}")
         except PackageNotFoundError:
             continue
-    return [*found, f"jemalloc {allocator.version()}"] if allocator.is_jemalloc() else found
+    return [*found, f"jemalloc {memory.jemalloc_version()}"] if memory.is_jemalloc() else found
 
 
 def _processor() -> str:

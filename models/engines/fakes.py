@@ -24,14 +24,14 @@ ECHO = SignatureSpec(
 
 
 class EchoEngine:
-    """Answers `length` (bytes) and `digest` (CRC-32) of each picture, int64[n] both: an answer tells whose it is."""
+    """Answers `length` (bytes) and `digest` (CRC-32) of each picture, both int64[n], so that an answer shows whose it is."""
 
     def __init__(self, spec: SignatureSpec = ECHO) -> None:
         self.spec = spec
         self.passes: tuple[PassReport, ...] = ()
 
     def run(self, rows: Rows) -> Rows:
-        """One value a row for each asked output."""
+        """One value a row for each output that is asked for."""
         pictures = list(rows.columns[self.spec.inputs[0].name])
         columns = {
             "digest": np.array([crc32(picture) for picture in pictures], dtype=np.int64),
@@ -43,8 +43,8 @@ class EchoEngine:
         """Nothing to free."""
 
 
-class _Around:
-    """An engine that does something before another one runs."""
+class _Wrapper:
+    """An engine that does something before `inner` runs."""
 
     def __init__(self, inner: Engine) -> None:
         self._inner = inner
@@ -61,7 +61,7 @@ class _Around:
         self._inner.close()
 
 
-class SlowEngine(_Around):
+class SlowEngine(_Wrapper):
     """Takes `seconds(n)` for a batch of n rows before `inner` runs; `sleep` is what waits."""
 
     def __init__(
@@ -72,13 +72,13 @@ class SlowEngine(_Around):
         self._sleep = sleep
 
     def run(self, rows: Rows) -> Rows:
-        """What `inner` answers, later."""
+        """What `inner` answers, after `seconds(n)`."""
         self._sleep(self._seconds(len(rows)))
         return self._inner.run(rows)
 
 
-class FailingEngine(_Around):
-    """Refuses a batch that holds a guilty picture, as a graph does: it says not which row it was."""
+class FailingEngine(_Wrapper):
+    """Refuses a batch with a guilty picture, as a graph does: the error does not say which row it was."""
 
     def __init__(self, inner: Engine, guilty: Callable[[bytes], bool]) -> None:
         super().__init__(inner)
@@ -97,7 +97,7 @@ class FailingEngine(_Around):
 
 
 class ScreeningEngine(FailingEngine):
-    """Refuses a guilty picture's batch as FailingEngine does, and tells afterwards which rows they were."""
+    """Refuses a batch with a guilty picture as FailingEngine does, and can tell afterwards which rows were guilty."""
 
     def screen(self, rows: Rows) -> list[InvalidInput | None]:
         """An error for each guilty picture, None for each other one."""
@@ -105,7 +105,7 @@ class ScreeningEngine(FailingEngine):
         return [InvalidInput("guilty picture") if self._guilty(picture) else None for picture in pictures]
 
 
-class BrokenEngine(_Around):
+class BrokenEngine(_Wrapper):
     """Raises `error` at every run."""
 
     def __init__(self, inner: Engine, error: BaseException) -> None:
@@ -113,11 +113,11 @@ class BrokenEngine(_Around):
         self._error = error
 
     def run(self, rows: Rows) -> Rows:  # noqa: ARG002 - the protocol's argument
-        """Never answers: raises the error that it was made with."""
+        """Never answers: raises `error`."""
         raise self._error
 
 
 def fake_model(engine: Engine | None = None, *, name: str = "fake", version: int = 1) -> LoadedModel:
-    """A model with one signature, served by `engine` (an EchoEngine by default)."""
+    """A model with one signature, run by `engine` (by default an EchoEngine)."""
     engine = engine or EchoEngine()
     return LoadedModel(ModelSpec(name, version, {engine.spec.name: engine.spec}), {engine.spec.name: engine})

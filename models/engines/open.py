@@ -1,28 +1,31 @@
-"""From an artifact to a model that answers: `load_model` is what the rest of the house calls."""
+"""Opens a model: from a SavedModel or an artifact to engines that answer. `load_model` does it all in this process."""
 
+import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
-from functools import partial
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from darkroom.models.engine import Engine, LoadedModel, PassReport
-from darkroom.models.engines.choices import Choice, Choices
-from darkroom.models.engines.devices import Device, resolve
-from darkroom.models.engines.joint import Joint
-from darkroom.models.engines.on_devices import cores_for, joints_for, options_on, put_fronts, session_on
-from darkroom.models.engines.row_prefix import with_known_waist, with_waist
-from darkroom.models.engines.sharded import SHARD, ShardedEngine, objection, shard
-from darkroom.models.engines.structure import structure_of
-from darkroom.models.engines.xla import compiled, refuse
+from darkroom.models.engines.cpu_decode import (
+    ConcatPoint,
+    DecodePool,
+    concat_points,
+    with_concat_points,
+    with_cpu_decode,
+)
+from darkroom.models.engines.devices import Device, place, resolve
+from darkroom.models.engines.row_prefix import with_known_row_prefix, with_row_prefix
+from darkroom.models.engines.sharded import SHARD, shard, why_not_sharded
+from darkroom.models.engines.tuning import Timer, Tuning, TuningCache, graph_key, time_both
 from darkroom.models.rewriting.artifact import Artifact
 from darkroom.models.rewriting.job import Job
 from darkroom.models.rewriting.prepare import load_failures, prepare, prepare_job, session_options
 from darkroom.models.rewriting.rewriter import BF16
 from darkroom.models.runtime.custom_ops import load_custom_ops
-from darkroom.models.runtime.session import Binding, SessionEngine, clean, open_beside
-from darkroom.models.runtime.tensorflow import SessionOptions
+from darkroom.models.runtime.session import Binding, SessionEngine, open_beside, open_session
+from darkroom.models.runtime.tensorflow import SessionOptions, graph_pb2
 from darkroom.models.saved_model.original import Original, open_original
 from darkroom.models.saved_model.reader import read_meta_graph
 
@@ -39,20 +42,18 @@ def load_model(
     session_config: Mapping[str, Any] | None = None,
     device: str = "auto",
     max_drift: float | None = None,
-    xla: bool = False,
 ) -> LoadedModel:
-    """The SavedModel at `path`, rewritten, verified and ready, all in this process; blocks for seconds.
+    """Rewrites, verifies and opens the SavedModel at `path`, all in this process. Blocks for seconds.
 
     Args:
         path: the version folder, with saved_model.pb in it.
         name: the model's name.
         version: the version's number.
         intra_op_threads: threads inside an op; 0: one a core. See SessionOptions.
-        inter_op_threads: threads for ops beside each other; 0: one a core, -1: none, the calling thread runs them.
-        session_config: Simple TensorFlow Serving's four session settings; they win.
-        max_drift: how far bfloat16 may move an output; None: it is not used.
+        inter_op_threads: threads that run ops at the same time; 0: one a core, -1: none, the calling thread runs them.
+        session_config: Simple TensorFlow Serving's four session settings; they win over the others.
         device: where it runs: `auto`, `cpu`, `cpu:N`, `gpu` or `gpu:0,1`; see models/engines/devices.py.
-        xla: XLA is tried, and kept where it is faster.
+        max_drift: how far bfloat16 may move an output; None: bfloat16 is not used.
 
     Raises:
         LoadFailed: it cannot be served; the message says why and names no path.
@@ -66,15 +67,17 @@ def load_model(
         dict(session_config or {}),
         device=device,
         max_drift=max_drift,
-        xla=xla,
     )
     return open_job(prepare_job(job), job)
 
 
-def open_job(artifact: Artifact, job: Job, choices: Choices | None = None) -> LoadedModel:
-    """A model that answers, out of the artifact of this job or of one with the same key.
+def open_job(artifact: Artifact, job: Job, cache: TuningCache | None = None) -> LoadedModel:
+    """Opens the artifact of this job, or of one with the same key.
 
-    `choices`: see `open_artifact`.
+    Args:
+        artifact: what `prepare` made.
+        job: the job.
+        cache: see `open_artifact`.
 
     Raises:
         LoadFailed: it cannot be served; the message says why and names no path.
@@ -82,9 +85,7 @@ def open_job(artifact: Artifact, job: Job, choices: Choices | None = None) -> Lo
     with load_failures():
         load_custom_ops(job.custom_op_paths)
         spec = replace(artifact.spec, name=job.name, version=job.version)
-        return open_artifact(
-            replace(artifact, spec=spec), session_options(job), resolve(job.device), xla=job.xla, choices=choices
-        )
+        return open_artifact(replace(artifact, spec=spec), session_options(job), resolve(job.device), cache=cache)
 
 
 def open_artifact(
@@ -92,147 +93,188 @@ def open_artifact(
     options: SessionOptions,
     devices: Sequence[Device] = (Device("cpu", 0),),
     *,
-    xla: bool = False,
-    choices: Choices | None = None,
+    cache: TuningCache | None = None,
+    timer: Timer = time_both,
 ) -> LoadedModel:
-    """A model that answers, with an engine on each device; `xla`: compiled where that pays.
+    """Opens a model with an engine for each signature and device, in the fastest way that is proven to answer the same.
 
-    What `choices` has of a graph of the same structure is taken over, else measured and put there.
+    The SavedModel itself is loaded only for signatures that could not be rewritten. Those have one engine, which runs
+    where TensorFlow places it, since a signature that keeps state must not exist twice.
 
-    The SavedModel itself is loaded only for signatures that could not be rewritten, and runs where TensorFlow puts it:
-    what keeps state must be one.
+    Args:
+        artifact: what `prepare` made.
+        options: how sessions are set up.
+        devices: where engines run.
+        cache: what was decided for graphs of the same key is taken from there; what is decided now is added.
+        timer: what compares two implementations.
     """
-    specs = artifact.spec.signatures
     rounds = any(report.name == BF16 and report.applied for reports in artifact.passes.values() for report in reports)
-    options = replace(options, bf16=rounds)
-    left = {name: spec for name, spec in specs.items() if name not in artifact.bindings}
-    joints = joints_for(artifact, options, devices)
-    sessions = (
-        {str(device): session_on(device, artifact, options, joints) for device in devices} if artifact.graph else {}
-    )
-    original: Original | None = None
-    if left:
-        first = options_on(devices[0], options)
-        original = open_original(artifact.source, read_meta_graph(artifact.source), left, first)
+    return _Opening(artifact, replace(options, bf16=rounds), devices, cache or TuningCache(), timer).open()
 
-    def engines(name: str) -> dict[str, Engine]:
-        passes = artifact.passes[name]
-        if original is not None and name in left:
-            return {str(devices[0]): original.engine(specs[name], passes)}
-        binding = artifact.bindings[name]
-        return {
-            device: SessionEngine(specs[name], session, binding, passes=passes) for device, session in sessions.items()
-        }
 
-    replicas = {name: engines(name) for name in specs}
-    others = _compile(replicas, artifact, options, devices, joints) if xla else []
-    narrow: Any = None
-    if artifact.graph:
-        with ThreadPoolExecutor(1) as passing:  # with it goes what oneDNN keeps for a thread
-            first = sessions[str(devices[0])]
-            trial = passing.submit(
-                _shard, replicas, artifact, options, devices, session=first, choices=choices or Choices()
+@dataclass(slots=True)
+class _Opening:
+    """One artifact on its way to a LoadedModel: a session a device, an engine a signature and device, the fastest kept.
+
+    Attributes:
+        engines: signature → device → its engine there, replaced as faster ones are found.
+        sessions: device → the session of the artifact's graph there; empty where no signature was rewritten.
+    """
+
+    artifact: Artifact
+    options: SessionOptions
+    devices: Sequence[Device]
+    cache: TuningCache
+    timer: Timer
+    engines: dict[str, dict[str, Engine]] = field(default_factory=dict)
+    sessions: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def cores(self) -> int:
+        """The cores that a session's calls may use."""
+        return self.options.intra_op_threads or os.cpu_count() or 1
+
+    @property
+    def graph_def(self) -> Any:
+        """The rewritten graph, parsed at each call so that it is not kept."""
+        return graph_pb2.GraphDef.FromString(self.artifact.graph)
+
+    @property
+    def tries_cpu_decode(self) -> bool:
+        """Whether a decode stage is tried: not on the one CPU, where the layers use the same cores and shards do better."""
+        return bool(self.artifact.graph) and tuple(self.devices) != (Device("cpu", 0),) and self.cores > 1
+
+    def open(self) -> LoadedModel:
+        """The model; see `open_artifact`."""
+        artifact = self.artifact
+        points = concat_points(self.graph_def, artifact.bindings.values(), self.cores) if self.tries_cpu_decode else {}
+        if artifact.graph:
+            self.sessions = {str(device): self.session_on(device, points) for device in self.devices}
+        original = self.open_engines()
+        single: Any = None
+        if artifact.graph:
+            with ThreadPoolExecutor(1) as thread:  # what oneDNN keeps for a thread goes with it
+                single = thread.submit(self.shard).result()
+        pool = self.decode_on_cpu(points) if self.tries_cpu_decode else None
+
+        def free() -> None:
+            for each in (pool, *self.sessions.values(), single, original):
+                if each is not None:
+                    each.close()
+
+        firsts = {name: next(iter(each.values())) for name, each in self.engines.items()}
+        return LoadedModel(artifact.spec, firsts, artifact.samples, free, self.engines)
+
+    def options_on(self, device: Device) -> SessionOptions:
+        """The options of a session on the device: one for a CPU sees no GPU."""
+        if device.kind == "gpu":
+            return self.options
+        return replace(self.options, cpu_devices=device.count, uses_gpus=False)
+
+    def session_on(self, device: Device, points: Mapping[str, ConcatPoint]) -> Any:
+        """A session of the graph, placed on the device, with the concatenation points of its decode stages."""
+        graph_def = place(self.graph_def, device, self.artifact.bindings.values())
+        if points:
+            graph_def = with_concat_points(graph_def, points.values(), device.path)
+        return open_session(graph_def, self.options_on(device))
+
+    def open_engines(self) -> Original | None:
+        """Fills `engines`; returns the SavedModel itself where some signatures could not be rewritten and need it."""
+        artifact, specs = self.artifact, self.artifact.spec.signatures
+        left = {name: spec for name, spec in specs.items() if name not in artifact.bindings}
+        original: Original | None = None
+        if left:
+            meta_graph = read_meta_graph(artifact.source)
+            original = open_original(artifact.source, meta_graph, left, self.options_on(self.devices[0]))
+        for name, spec in specs.items():
+            passes = artifact.passes[name]
+            if original is not None and name in left:
+                self.engines[name] = {str(self.devices[0]): original.engine(spec, passes)}
+            else:
+                self.engines[name] = {
+                    device: SessionEngine(spec, session, artifact.bindings[name], passes=passes)
+                    for device, session in self.sessions.items()
+                }
+        return original
+
+    def rewritten_on(self, device: str) -> dict[str, SessionEngine]:
+        """The engines of the rewritten signatures on a device that still run whole in its session."""
+        found = {name: self.engines[name].get(device) for name in self.artifact.bindings}
+        return {name: engine for name, engine in found.items() if isinstance(engine, SessionEngine)}
+
+    def shard(self) -> Any:
+        """Replaces engines by sharded ones that are faster; returns the session that those need besides, or None."""
+        first = self.devices[0]
+        threaded = self.rewritten_on(str(first))
+        if reason := why_not_sharded(self.devices, self.cores, len(self.artifact.graph)):
+            for engine in threaded.values():
+                engine.passes = (*engine.passes, PassReport(SHARD, applied=False, reason=reason))
+            return None
+        key = graph_key(self.artifact, self.options)
+        known = self.cache.get(key)
+        if all(name in known and not known[name].min_rows for name in threaded):
+            for name, engine in threaded.items():
+                engine.passes = (*engine.passes, *known[name].shard_reports)
+            return None
+        one_thread = replace(self.options_on(first), intra_op_threads=1, inter_op_threads=-1)
+        session = open_beside(self.sessions[str(first)], one_thread)
+        single, reports = self.single_threaded(threaded, session, known)
+        sharded = shard(threaded, single, self.artifact.samples, cores=self.cores, known=known, timer=self.timer)
+        tunings = dict(known)
+        for name, engine in threaded.items():
+            candidate = sharded.get(name)
+            shard_reports = tuple(report for report in engine.passes if report.name == SHARD)
+            found = Tuning(split_report=reports[name], shard_reports=shard_reports)
+            if candidate is not None:
+                candidate.passes = (*candidate.passes, reports[name])
+                self.engines[name][str(first)] = candidate
+                found = found._replace(
+                    split=candidate.split, min_rows=candidate.min_rows, piece_rows=candidate.piece_rows
+                )
+            tunings.setdefault(name, found)
+        self.cache.put(key, tunings)
+        if sharded:
+            return session
+        session.close()
+        return None
+
+    def single_threaded(
+        self, threaded: Mapping[str, SessionEngine], session: Any, known: Mapping[str, Tuning]
+    ) -> tuple[dict[str, SessionEngine], dict[str, PassReport]]:
+        """The signatures in a session without threads of its own, with a row prefix where that pays; and the reports."""
+        single, reports = {}, {}
+        for name, other in threaded.items():
+            binding, samples = self.artifact.bindings[name], self.artifact.samples[name]
+
+            def split_at(tensor: str, other: SessionEngine = other, binding: Binding = binding) -> SessionEngine:
+                return SessionEngine(other.spec, session, binding, passes=other.passes, split=tensor)
+
+            if name in known:
+                single[name], reports[name] = with_known_row_prefix(other, split_at, samples, known[name])
+            else:
+                single[name], reports[name] = with_row_prefix(
+                    split_at(""), session.graph, binding, samples, timer=self.timer
+                )
+        return single, reports
+
+    def decode_on_cpu(self, points: Mapping[str, ConcatPoint]) -> DecodePool | None:
+        """Replaces engines by faster ones that decode on the CPU's cores; returns the threads of those, or None."""
+        pool, is_used = DecodePool(self.cores), False
+        for device in self.devices:
+            split = with_cpu_decode(
+                self.rewritten_on(str(device)),
+                self.graph_def,
+                self.artifact.bindings,
+                self.artifact.samples,
+                pool,
+                points=points,
+                float_bytes=device.float_bytes,
+                timer=self.timer,
             )
-            narrow = trial.result()
-    fronts = put_fronts(replicas, artifact, options, devices, joints)
-
-    def free() -> None:
-        for each in (fronts, *sessions.values(), *others, narrow, original):
-            if each is not None:
-                each.close()
-
-    firsts = {name: next(iter(each.values())) for name, each in replicas.items()}
-    return LoadedModel(artifact.spec, firsts, artifact.samples, free, replicas)
-
-
-def _compile(
-    replicas: Mapping[str, dict[str, Engine]],
-    artifact: Artifact,
-    options: SessionOptions,
-    devices: Sequence[Device],
-    joints: Mapping[str, Joint],
-) -> list[Any]:
-    """Puts compiled engines in the place of those that they beat; the sessions that they need besides."""
-    for name in replicas.keys() - artifact.bindings.keys():
-        refuse({name: replicas[name][str(devices[0])]}, "the graph is not frozen")
-    sessions: list[Any] = []
-    for device in devices if artifact.bindings else ():
-        on_it = {name: replicas[name][str(device)] for name in artifact.bindings}
-        try:
-            session = session_on(device, artifact, replace(options, xla=True), joints)
-        except Exception as err:  # noqa: BLE001 - whatever TensorFlow raises, the plain graph still serves
-            refuse(on_it, f"TensorFlow refuses the graph: {clean(str(err))}")
-            continue
-        kept = compiled(on_it, session, artifact.bindings, artifact.samples, float_bytes=device.float_bytes)
-        for name, engine in kept.items():
-            replicas[name][str(device)] = engine
-        if kept:
-            sessions.append(session)
-        else:
-            session.close()
-    return sessions
-
-
-def _shard(
-    replicas: Mapping[str, dict[str, Engine]],
-    artifact: Artifact,
-    options: SessionOptions,
-    devices: Sequence[Device],
-    *,
-    session: Any,
-    choices: Choices,
-) -> Any:
-    """Puts sharded engines in the place of those that they beat; the session that they need besides, or None."""
-    device = str(devices[0])
-    wide = {name: each for name in artifact.bindings if isinstance(each := replicas[name].get(device), SessionEngine)}
-    cores = cores_for(options)
-    if reason := objection(devices, cores, len(artifact.graph)):
-        for engine in wide.values():
-            engine.passes = (*engine.passes, PassReport(SHARD, applied=False, reason=reason))
+            for name, engine in split.items():
+                self.engines[name][str(device)] = engine
+                is_used = True
+        if is_used:
+            return pool
+        pool.close()
         return None
-    structure = structure_of(artifact, options)
-    known = choices.of(structure)
-    if all(name in known and not known[name].least for name in wide):
-        for name, engine in wide.items():
-            engine.passes = (*engine.passes, *known[name].found_shards)
-        return None
-    one_thread = replace(options, intra_op_threads=1, inter_op_threads=-1)
-    beside = open_beside(session, options_on(devices[0], one_thread))
-    narrow, waists = _narrow(wide, artifact, beside, known)
-    sharded = shard(wide, narrow, artifact.samples, cores=cores, known=known)
-    for name, candidate in sharded.items():
-        candidate.passes = (*candidate.passes, waists[name])
-        replicas[name][device] = candidate
-    found = {name: _choice(each, sharded.get(name), waists[name]) for name, each in wide.items() if name not in known}
-    choices.keep(structure, {**known, **found})
-    if sharded:
-        return beside
-    beside.close()
-    return None
-
-
-def _narrow(
-    wide: Mapping[str, SessionEngine], artifact: Artifact, session: Any, known: Mapping[str, Choice]
-) -> tuple[dict[str, SessionEngine], dict[str, PassReport]]:
-    """The signatures in a session without threads of its own, with a waist where that pays, and what became of that."""
-    narrow, waists = {}, {}
-    for name, each in wide.items():
-        binding, samples = artifact.bindings[name], artifact.samples[name]
-        split_at = partial(_with, each, session, binding)
-        if name in known:
-            narrow[name], waists[name] = with_known_waist(each, split_at, samples, known[name])
-        else:
-            narrow[name], waists[name] = with_waist(split_at(), session.graph, binding, samples)
-    return narrow, waists
-
-
-def _with(wide: SessionEngine, session: Any, binding: Binding, waist: str = "") -> SessionEngine:
-    return SessionEngine(wide.spec, session, binding, passes=wide.passes, split=waist)
-
-
-def _choice(wide: SessionEngine, sharded: ShardedEngine | None, waist: PassReport) -> Choice:
-    """What was decided of a signature."""
-    shards = tuple(report for report in wide.passes if report.name == SHARD)
-    if sharded is None:
-        return Choice(found_waist=waist, found_shards=shards)
-    return Choice(sharded.waist, sharded.least, sharded.piece, waist, shards)

@@ -1,9 +1,10 @@
-"""The waist of a graph: a tensor that all rows pass through, and before which they are quicker one by one.
+"""Runs the first layers of a graph row by row, where that is quicker, and the rest for all rows together.
 
-The first layers of an image network have few weights and make much of each picture: 4.8 MB a row of EfficientNet-Lite0,
-which eight rows together send through the memory, and one row alone hardly. The last layers have the weights, and want
-many rows for each reading of them. Measured with TensorFlow 2.21 in one thread, milliseconds of its CPU, medians of one
-run: 8 rows 64.4 whole and 60.3 with a waist of 28x28x40; 16 rows 140 and 118; one row the same.
+The first layers of an image network have few weights and large activations: 4.8 MB a row of EfficientNet-Lite0. Eight
+rows together send those through main memory; one row alone mostly stays in the caches. The last layers have the
+weights, and gain from many rows for each time these are read. So the graph is split at a tensor through which all rows
+pass. Measured with TensorFlow 2.21 in one thread, milliseconds of its CPU time, medians of one run: 8 rows 64.4 whole
+and 60.3 split at a tensor of 28x28x40; 16 rows 140 and 118; one row the same.
 """
 
 import math
@@ -12,111 +13,114 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from darkroom.models.engine import PassReport
-from darkroom.models.engines.choices import Choice
-from darkroom.models.engines.tuning import in_turns
+from darkroom.models.engines.tuning import Timer, Tuning, time_both
 from darkroom.models.graph.decoding_ops import downstream, readers_of
 from darkroom.models.graph.reachability import node_name, reachable_names
 from darkroom.models.rewriting.verify import difference
 from darkroom.models.rows import Rows, fill
 from darkroom.models.runtime.session import Binding, SessionEngine, clean
 
-WAIST = "waist"  # the name of the pass
-ROWS = 8  # of the call that is looked at; more gain more
-WORTH = 1.03  # times as fast by the ops' times; less is not worth the second call
-LEAST = 1.0  # times as fast when tried: what else ran hides some of the gain, and larger calls gain more
-CALLS, ROUNDS = 3, 5  # to find it, and to try it: a large model takes a second for one
+ROW_PREFIX = "waist"  # the pass's name in metrics, metadata and logs
+ROWS = 8  # of the call that is measured; larger ones gain more
+MIN_PROMISE = 1.03  # times as fast by the ops' times; less is not worth the second call
+MIN_GAIN = 1.0  # times as fast when tried: background load hides some of the gain, and larger calls gain more
+CALLS, ROUNDS = 3, 5  # to find the split, and to try it: one call of a large model takes a second
 
 
-def with_waist(
-    whole: SessionEngine, graph: Any, binding: Binding, samples: Sequence[Rows]
+def with_row_prefix(
+    whole: SessionEngine, graph: Any, binding: Binding, samples: Sequence[Rows], *, timer: Timer = time_both
 ) -> tuple[SessionEngine, PassReport]:
-    """The engine with the waist that gains most, if it is proven and measured to gain; else as it is. Closes the other.
+    """The engine split where that gains most, if it is proven equal and measured quicker; else `whole`. Closes the other.
 
     Args:
         whole: a signature in a session without threads of its own.
         graph: the session's.
         binding: the signature's tensors in it.
         samples: single rows that it takes; the signature is row-wise.
+        timer: what compares the two.
     """
     if not (whole.spec.batched and samples):
-        return whole, PassReport(WAIST, applied=False, reason="its rows never share a call")
+        return whole, PassReport(ROW_PREFIX, applied=False, reason="its rows never share a call")
     try:
-        candidate = whole.split_at(_best(whole, graph, binding, samples))
+        candidate = whole.split_at(_best_split(whole, graph, binding, samples))
         reason = difference(whole, candidate, samples)
-        whole_s, parts_s = in_turns(whole.run, candidate.run, fill(samples, ROWS), rounds=ROUNDS)
+        whole_s, split_s = timer(whole.run, candidate.run, fill(samples, ROWS), rounds=ROUNDS)
     except Exception as err:  # noqa: BLE001 - whatever TensorFlow raises, the whole graph still serves
-        return whole, PassReport(WAIST, applied=False, reason=clean(str(err)))
-    gain = f"{whole_s / parts_s:.2f} times as fast at {ROWS} rows a core"
-    if reason or whole_s < LEAST * parts_s:
+        return whole, PassReport(ROW_PREFIX, applied=False, reason=clean(str(err)))
+    gain = f"{whole_s / split_s:.2f} times as fast at {ROWS} rows a core"
+    if reason or whole_s < MIN_GAIN * split_s:
         candidate.close()
-        return whole, PassReport(WAIST, applied=False, reason=reason or gain)
+        return whole, PassReport(ROW_PREFIX, applied=False, reason=reason or gain)
     whole.close()
-    return candidate, PassReport(WAIST, applied=True, reason=f"rows one by one up to {candidate.split}: {gain}")
+    return candidate, PassReport(ROW_PREFIX, applied=True, reason=f"rows one by one up to {candidate.split}: {gain}")
 
 
-def with_known_waist(
-    wide: SessionEngine, split_at: Callable[[str], SessionEngine], samples: Sequence[Rows], choice: Choice
+def with_known_row_prefix(
+    other: SessionEngine, split_at: Callable[[str], SessionEngine], samples: Sequence[Rows], tuning: Tuning
 ) -> tuple[SessionEngine, PassReport]:
-    """As `with_waist`, by what was measured of a graph of the same structure: proven here, but neither found nor timed.
+    """As `with_row_prefix`, by the tuning of a graph with the same key: proven again, but neither searched nor timed.
 
     Args:
-        wide: the signature in its other session, whose answers it must give.
-        split_at: makes it in the session without threads of its own, with that waist; empty: whole.
+        other: the signature in its other session, whose answers the result must give.
+        split_at: makes the signature in the session without threads, split at that tensor; empty: whole.
         samples: single rows that it takes.
-        choice: what was measured.
+        tuning: what was decided.
     """
     try:
-        candidate = split_at(choice.waist)
-        reason = difference(wide, candidate, samples) if choice.waist else ""
+        candidate = split_at(tuning.split)
+        reason = difference(other, candidate, samples) if tuning.split else ""
     except Exception as err:  # noqa: BLE001 - whatever TensorFlow raises, the whole graph still serves
-        return split_at(""), PassReport(WAIST, applied=False, reason=clean(str(err)))
+        return split_at(""), PassReport(ROW_PREFIX, applied=False, reason=clean(str(err)))
     if reason:
         candidate.close()
-        return split_at(""), PassReport(WAIST, applied=False, reason=reason)
-    return candidate, choice.found_waist
+        return split_at(""), PassReport(ROW_PREFIX, applied=False, reason=reason)
+    return candidate, tuning.split_report
 
 
-def _best(engine: SessionEngine, graph: Any, binding: Binding, samples: Sequence[Rows]) -> str:
-    """The tensor before which `ROWS` rows one by one save most of the time of all at once, by the times of the ops.
+def _best_split(engine: SessionEngine, graph: Any, binding: Binding, samples: Sequence[Rows]) -> str:
+    """The tensor up to which `ROWS` rows one by one save the most time, by the times of the ops.
 
-    A node that isn't run was made one with the next, and is no place to part them; nor is one that gives more of a row
-    than one before it did, since all that it gives is copied.
+    Skipped are nodes that do not run, since Grappler fused them with the next one, and tensors that are larger than an
+    earlier candidate, since the whole tensor is copied at the split.
 
     Raises:
-        ValueError: they save too little.
+        ValueError: the rows would save too little.
     """
+
+    def row_size(tensor: Any) -> float:
+        """The numbers in a row; infinite where that is not known, and for tensors that no layer gives."""
+        if not tensor.dtype.is_floating or not tensor.shape.rank:
+            return math.inf
+        return tensor.shape[1:].num_elements() or math.inf
+
     many_s = engine.nodes_of(fill(samples, ROWS), calls=CALLS)
     one_s = engine.nodes_of(samples[0], calls=ROWS * CALLS)
     saved_s = best_s = 0.0
-    best, least = "", math.inf
+    best, smallest = "", math.inf
     feeds, fetches = list(binding.feeds.values()), list(binding.fetches.values())
-    for waist, nodes in find_waists(graph.as_graph_def(), feeds, fetches):
+    for split, nodes in find_dominators(graph.as_graph_def(), feeds, fetches):
         saved_s += sum(many_s.get(name, 0.0) - ROWS * one_s.get(name, 0.0) for name in nodes)
-        size = _row_size(graph.get_tensor_by_name(f"{waist}:0"))
-        if size <= least and waist in many_s:
-            least = size
+        size = row_size(graph.get_tensor_by_name(f"{split}:0"))
+        if size <= smallest and split in many_s:
+            smallest = size
             if saved_s > best_s:
-                best, best_s = waist, saved_s
+                best, best_s = split, saved_s
     whole_s = sum(many_s.values())
-    if whole_s < WORTH * (whole_s - best_s):
+    if whole_s < MIN_PROMISE * (whole_s - best_s):
         raise ValueError(f"rows one by one would save {100 * best_s / whole_s:.0f} % of {ROWS} rows a core")
     return f"{best}:0"
 
 
-def _row_size(tensor: Any) -> float:
-    """The numbers in a row of a tensor; infinite where that isn't known, and for what no layer gives."""
-    if not tensor.dtype.is_floating or not tensor.shape.rank:
-        return math.inf
-    return tensor.shape[1:].num_elements() or math.inf
-
-
-def find_waists(graph_def: Any, feeds: Sequence[str], fetches: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
-    """The nodes whose first output all that is fed goes through, each with the nodes from the one before it up to it.
+def find_dominators(graph_def: Any, feeds: Sequence[str], fetches: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
+    """The nodes that dominate all outputs: every path from the inputs goes through the node's first output.
 
     Args:
-        graph_def: a graph whose calls are inlined; a TF1 loop is gone through once.
+        graph_def: a graph whose calls are inlined; a TF1 loop is walked once.
         feeds: tensor names.
-        fetches: tensor names; none of their nodes is a waist.
+        fetches: tensor names; their own nodes are never found.
+
+    Yields:
+        A node, and the nodes from the one before it up to it, in the order of the graph.
     """
     wanted, _ = reachable_names(graph_def, fetches)
     nodes = {node.name: node for node in graph_def.node if node.name in wanted}
@@ -125,23 +129,23 @@ def find_waists(graph_def: Any, feeds: Sequence[str], fetches: Sequence[str]) ->
     fed = downstream(map(node_name, feeds), forward) & nodes.keys()
     ends = set(map(node_name, fetches))
     inputs = {name: [tensor for tensor in nodes[name].input if node_name(tensor) in fed - back] for name in fed}
-    readers: dict[str, list[tuple[str, str]]] = defaultdict(list)  # node → who reads it, and which tensor
+    readers: dict[str, list[tuple[str, str]]] = defaultdict(list)  # node → its readers, and the tensor that each reads
     for name, tensors in inputs.items():
         for tensor in tensors:
             readers[node_name(tensor)].append((name, tensor))
     awaited = {name: len(tensors) for name, tensors in inputs.items()}
     ready = sorted(set(map(node_name, feeds)) & fed)
-    exits: list[str] = []  # of loops: after all that is in them
-    ways = len(ready)  # out of what was visited
+    exits: list[str] = []  # of loops: visited after all nodes of the loop
+    open_edges = len(ready)  # from visited nodes to nodes that are not visited yet
     since: list[str] = []
     while ready or exits:
         name = (ready or exits).pop()
         since.append(name)
-        ways += len(readers[name]) + (name in ends) - max(len(inputs[name]), 1)
+        open_edges += len(readers[name]) + (name in ends) - max(len(inputs[name]), 1)
         for reader, _ in readers[name]:
             awaited[reader] -= 1
             if not awaited[reader]:
                 (exits if nodes[reader].op == "Exit" else ready).append(reader)
-        if ways == len(readers[name]) and all(tensor in (name, f"{name}:0") for _, tensor in readers[name]):
+        if open_edges == len(readers[name]) and all(tensor in (name, f"{name}:0") for _, tensor in readers[name]):
             yield name, since
             since = []

@@ -73,17 +73,16 @@ def _decode(data: Any, recipe: Recipe, decoder: Decoder) -> Any:
     whole = partial(decoder, data, recipe.channels)
     if not recipe.reduced_scale:
         return whole()
+
+    def reduced() -> Any:
+        """Decodes a JPEG at the smallest scale at which no side is shorter than the model's."""
+        sides = tf.io.extract_jpeg_shape(data)[:2]  # from the header
+        times = tf.reduce_min(sides // tf.constant(recipe.size))  # the smaller of the two ratios to the model's sides
+        scaled = [partial(tf.io.decode_jpeg, data, recipe.channels, ratio) for ratio in _RATIOS]
+        return tf.switch_case(tf.reduce_sum(tf.cast(times >= tf.constant(_RATIOS), tf.int32)), [whole, *scaled])
+
     is_jpeg = tf.equal(tf.strings.substr(data, 0, len(_JPEG)), _JPEG)
-    return tf.cond(is_jpeg, lambda: _decode_reduced(data, recipe, whole), whole)
-
-
-def _decode_reduced(data: Any, recipe: Recipe, whole: Callable[[], Any]) -> Any:
-    """Decodes a JPEG at the smallest scale at which no side is shorter than the model's; the sides are in its header."""
-    sides = tf.io.extract_jpeg_shape(data)[:2]
-    times = tf.reduce_min(sides // tf.constant(recipe.size))  # the smaller of the two ratios to the model's sides
-    reduced = [partial(tf.io.decode_jpeg, data, recipe.channels, ratio) for ratio in _RATIOS]
-    branch = tf.reduce_sum(tf.cast(times >= tf.constant(_RATIOS), tf.int32))
-    return tf.switch_case(branch, [whole, *reduced])
+    return tf.cond(is_jpeg, reduced, whole)
 
 
 def _is_read_as_grey(data: Any) -> Any:

@@ -63,7 +63,14 @@ def export_image_model(
         classes = signature.structured_outputs["probability"].shape[1]
         if labels and len(labels) != classes:
             raise ExportFailed(f"{len(labels)} labels for {classes} classes")
-        _save(model, signature, folder)
+        # Only the function and the variables that it reads are saved, so that the SavedModel loads fast.
+        root = tf.Module()
+        if isinstance(model, tf.Module):
+            root.model = model  # keeps its tables and assets
+        root.variables_of_model = sorted(signature.graph.variables, key=lambda variable: str(variable.name))
+        tf.saved_model.save(root, str(folder), signatures={"serving_default": signature})
+        # The fingerprint has a random id, the only difference between two builds. Loaders do not need it.
+        (folder / "fingerprint.pb").unlink(missing_ok=True)
         texts = dict(extras or {})
         if labels:
             texts["labels.txt"] = "".join(f"{_one_line(label)}\n" for label in labels)
@@ -108,17 +115,6 @@ def signature_of(model: Callable[[Any], Any], recipe: Recipe) -> Any:
 
     signature = [tf.TensorSpec([None], tf.string, name="images")]
     return tf.function(serve, input_signature=signature, autograph=False).get_concrete_function()
-
-
-def _save(model: object, signature: Any, folder: Path) -> None:
-    """Saves the function and the variables that it reads, and nothing else of the model, so that it loads fast."""
-    root = tf.Module()
-    if isinstance(model, tf.Module):
-        root.model = model  # keeps its tables and assets
-    root.variables_of_model = sorted(signature.graph.variables, key=lambda variable: str(variable.name))
-    tf.saved_model.save(root, str(folder), signatures={"serving_default": signature})
-    # The fingerprint has a random id, the only difference between two builds. Loaders do not need it.
-    (folder / "fingerprint.pb").unlink(missing_ok=True)
 
 
 @contextmanager

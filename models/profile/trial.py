@@ -1,12 +1,11 @@
-"""One way of calling a signature, alone in a process of its own, timed when it is asked to.
+"""Times one way of calling a signature, alone in a process of its own, on request.
 
-The threads of the plain signature are the process's, sized once. So each way has a process, and the ways are timed in
-turn, round by round: what else the machine does falls on all of them alike.
+The plain signature uses the process's thread pools, which are sized once. So each way has a process, and the caller
+times the ways alternately, so that background load affects all of them equally.
 """
 
 import multiprocessing
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -16,17 +15,18 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 
 from darkroom.models.engine import PassReport
+from darkroom.models.engines.tuning import seconds_of
 from darkroom.models.errors import LoadFailed, ModelError, UnknownSignature
 from darkroom.models.rows import Rows, fill
 from darkroom.models.spec import SignatureSpec, Wire
 
 DEFAULT_SIGNATURE = "serving_default"
 MAX_INFLIGHT = 64
-END_TIMEOUT_S = 10.0  # guess: a child that still runs a call then is killed
+END_TIMEOUT_S = 10.0  # guess: a child that is still running a call then is killed
 
 
 class Way(NamedTuple):
-    """How a signature is called: as the engine does, or plainly, as `tf.saved_model.load` gives it."""
+    """How a signature is called: as the engine does with these threads, or plainly, as `tf.saved_model.load` returns it."""
 
     intra_op_threads: int = 0
     inter_op_threads: int = 0
@@ -38,17 +38,17 @@ class Way(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """What is tried: a version folder, one of its signatures, and the rows that make the batches."""
+    """What is timed: a version folder, one of its signatures, and the rows that make the batches."""
 
     path: Path
     signature: str = DEFAULT_SIGNATURE
-    pictures: tuple[bytes, ...] = ()  # what the batches are made of; empty: the engine's warm-up rows
+    pictures: tuple[bytes, ...] = ()  # the batches are made of these; empty: of the engine's warm-up rows
     custom_op_paths: tuple[Path, ...] = ()
-    story: "Story | None" = None  # what an engine made of it; the plain way needs it
+    loaded: "LoadedSignature | None" = None  # as an engine loaded it; the plain way needs it
 
 
-class Story(NamedTuple):
-    """What became of a signature at load."""
+class LoadedSignature(NamedTuple):
+    """A signature once it is loaded: what it wants, what the load-time passes came to, and single rows that it takes."""
 
     spec: SignatureSpec
     passes: tuple[PassReport, ...]
@@ -56,7 +56,7 @@ class Story(NamedTuple):
 
 
 class Trial:
-    """The parent's end: asks one process for timings. A context manager; the process ends with it."""
+    """A process that times one way, as its parent sees it. A context manager; the process ends with it."""
 
     def __init__(self, subject: Subject, way: Way) -> None:
         """Starts the process and waits until the model is loaded.
@@ -64,13 +64,13 @@ class Trial:
         Raises:
             LoadFailed: it cannot be loaded, or the process ended.
         """
-        context = multiprocessing.get_context("spawn")  # a fork of a process that has TensorFlow's threads hangs
+        context = multiprocessing.get_context("spawn")  # a fork of a process with TensorFlow's threads hangs
         self.way = way
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(theirs, subject, way), daemon=True)
         self._process.start()
         theirs.close()
-        self.story: Story = self._receive()
+        self.loaded: LoadedSignature = self._receive()
 
     def __enter__(self) -> Self:
         return self
@@ -79,16 +79,16 @@ class Trial:
         self.close()
 
     def seconds(self, images: int, inflight: int, repeats: int = 1) -> float:
-        """The wall time of a call of `images` rows: `inflight` threads at once make `repeats` of them each."""
+        """The seconds of a call of `images` rows, while each of `inflight` threads at once makes `repeats` of them."""
         return float(self._ask("seconds", images, inflight, repeats))
 
     def answer(self, images: int) -> Rows:
-        """What a call of `images` rows gives."""
+        """The answer to a call of `images` rows."""
         answer: Rows = self._ask("answer", images)
         return answer
 
     def difference(self, images: int, other: Rows) -> str:
-        """How `other`, an answer to the same call, differs from this way's beyond rounding; empty: in nothing."""
+        """How `other`, an answer to the same call, differs from this way's by more than rounding; empty: not at all."""
         return str(self._ask("difference", images, other))
 
     def close(self) -> None:
@@ -116,10 +116,10 @@ class Trial:
 
 
 def _serve(pipe: Connection, subject: Subject, way: Way) -> None:
-    """The child's end: loads, tells the story, then answers until the pipe is closed."""
+    """Runs in the child: loads, sends the LoadedSignature, then answers questions until the pipe is closed."""
     try:
         caller = _plain(subject) if way.is_plain else _engine(subject, way)
-        pipe.send(caller.story)
+        pipe.send(caller.loaded)
         while True:
             act, *arguments = pipe.recv()
             pipe.send(getattr(caller, act)(*arguments))
@@ -130,10 +130,10 @@ def _serve(pipe: Connection, subject: Subject, way: Way) -> None:
 
 
 class _Caller:
-    """Batches made of single rows, and the calls that take them."""
+    """Makes batches of single rows, and calls the signature with them. Its methods are what a Trial asks for."""
 
-    def __init__(self, story: Story, prepare: Callable[[Rows], Callable[[], Rows]]) -> None:
-        self.story = story
+    def __init__(self, loaded: LoadedSignature, prepare: Callable[[Rows], Callable[[], Rows]]) -> None:
+        self.loaded = loaded
         self._prepare = prepare
         self._calls: dict[int, Callable[[], Rows]] = {}
         self._threads = ThreadPoolExecutor(MAX_INFLIGHT)
@@ -145,12 +145,13 @@ class _Caller:
             for _ in range(repeats):
                 call()
 
-        started_s = time.perf_counter()
-        others = [self._threads.submit(make_them) for _ in range(inflight - 1)]
-        make_them()
-        for other in others:
-            other.result()
-        return (time.perf_counter() - started_s) / repeats
+        def in_all_threads() -> None:
+            others = [self._threads.submit(make_them) for _ in range(inflight - 1)]
+            make_them()
+            for other in others:
+                other.result()
+
+        return seconds_of(in_all_threads) / repeats
 
     def answer(self, images: int) -> Rows:
         return self._call(images)()
@@ -162,8 +163,7 @@ class _Caller:
 
     def _call(self, images: int) -> Callable[[], Rows]:
         if images not in self._calls:
-            singles = self.story.rows
-            self._calls[images] = self._prepare(fill(singles, images))
+            self._calls[images] = self._prepare(fill(self.loaded.rows, images))
         return self._calls[images]
 
 
@@ -182,38 +182,21 @@ def _engine(subject: Subject, way: Way) -> _Caller:
     engine = model.engines.get(subject.signature)
     if engine is None:
         raise UnknownSignature(subject.signature, list(model.engines))
-    rows = _single_rows(engine.spec, subject.pictures) or model.samples.get(subject.signature, ())
-    rows = rows or _untried_rows(engine.spec, subject.path)
-    return _Caller(Story(engine.spec, engine.passes, rows), lambda batch: lambda: engine.run(batch))
-
-
-def _plain(subject: Subject) -> _Caller:
-    """The usual way: text where the graph wants base64 (made beforehand, as a client would), every output fetched."""
-    from darkroom.models.runtime.custom_ops import load_custom_ops  # noqa: PLC0415 - as above
-    from darkroom.models.runtime.session import feed_value, fetched_column  # noqa: PLC0415 - as above
-    from darkroom.models.runtime.tensorflow import tf  # noqa: PLC0415 - as above
-
-    assert subject.story is not None  # noqa: S101 - the engine is tried first, and says what it is
-    spec = subject.story.spec
-    load_custom_ops(subject.custom_op_paths)
-    model = tf.saved_model.load(str(subject.path), tags=["serve"])
-    text = spec.image_input if spec.wire is Wire.BASE64 else None
-
-    def prepare(batch: Rows) -> Callable[[], Rows]:
-        function = model.signatures[spec.name]  # by way of the model: its variables live as long as it does
-        tensors = {
-            tensor.name: tf.constant(feed_value(batch.columns[tensor.name], tensor.name == text), tensor.dtype)
-            for tensor in spec.inputs
-        }
-        return lambda: Rows(
-            {name: fetched_column(np.asarray(value.numpy())) for name, value in function(**tensors).items()}
-        )
-
-    return _Caller(subject.story, prepare)
+    if subject.pictures:
+        if engine.spec.image_input is None or len(engine.spec.inputs) > 1:
+            raise LoadFailed("its input is not one picture a row: only generated rows can be used")
+        rows = tuple(Rows({engine.spec.image_input: [picture]}) for picture in subject.pictures)
+    else:
+        rows = model.samples.get(subject.signature, ()) or _untried_rows(engine.spec, subject.path)
+    return _Caller(LoadedSignature(engine.spec, engine.passes, rows), lambda batch: lambda: engine.run(batch))
 
 
 def _untried_rows(spec: SignatureSpec, path: Path) -> tuple[Rows, ...]:
-    """The likeliest rows for a signature that is not run at load: it keeps state, which ends with this process."""
+    """The likeliest rows for a signature that is not run at load, since it keeps state; here the process ends with it.
+
+    Raises:
+        LoadFailed: none can be generated.
+    """
     from darkroom.models.runtime.tensorflow import SessionOptions  # noqa: PLC0415 - as above
     from darkroom.models.saved_model.reader import read_meta_graph  # noqa: PLC0415 - as above
     from darkroom.models.saved_model.sample_rows import PictureMaker, candidates  # noqa: PLC0415 - as above
@@ -228,8 +211,26 @@ def _untried_rows(spec: SignatureSpec, path: Path) -> tuple[Rows, ...]:
     return tuple(found)
 
 
-def _single_rows(spec: SignatureSpec, pictures: Sequence[bytes]) -> tuple[Rows, ...]:
-    """One row of each picture."""
-    if pictures and (spec.image_input is None or len(spec.inputs) > 1):
-        raise LoadFailed("its input is not one picture a row: only generated rows can be used")
-    return tuple(Rows({str(spec.image_input): [picture]}) for picture in pictures)
+def _plain(subject: Subject) -> _Caller:
+    """The plain way. Base64, where the graph wants it, is made beforehand, as a client would; all outputs are fetched."""
+    from darkroom.models.runtime.custom_ops import load_custom_ops  # noqa: PLC0415 - as above
+    from darkroom.models.runtime.session import feed_value, fetched_column  # noqa: PLC0415 - as above
+    from darkroom.models.runtime.tensorflow import tf  # noqa: PLC0415 - as above
+
+    assert subject.loaded is not None  # noqa: S101 - the engine is loaded first, and its process sends it
+    spec = subject.loaded.spec
+    load_custom_ops(subject.custom_op_paths)
+    model = tf.saved_model.load(str(subject.path), tags=["serve"])
+    text = spec.image_input if spec.wire is Wire.BASE64 else None
+
+    def prepare(batch: Rows) -> Callable[[], Rows]:
+        function = model.signatures[spec.name]  # through the model, which keeps its variables alive
+        tensors = {
+            tensor.name: tf.constant(feed_value(batch.columns[tensor.name], tensor.name == text), tensor.dtype)
+            for tensor in spec.inputs
+        }
+        return lambda: Rows(
+            {name: fetched_column(np.asarray(value.numpy())) for name, value in function(**tensors).items()}
+        )
+
+    return _Caller(subject.loaded, prepare)

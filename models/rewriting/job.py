@@ -14,7 +14,7 @@ from darkroom.models.errors import LoadFailed
 
 _SOURCES = Path(__file__).parents[1]
 _CPU = Path("/proc/cpuinfo")
-_NOT_IN_KEY = frozenset({"path", "name", "version", "device", "xla"})  # the artifact does not depend on these
+_NOT_IN_KEY = frozenset({"path", "name", "version", "device"})  # the artifact does not depend on these
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,6 @@ class Job:
     custom_op_paths: tuple[Path, ...] = ()
     max_drift: float | None = None  # largest change that bfloat16 may cause; None: bfloat16 is not tried
     device: str = "auto"  # see models/engines/devices.py; the artifact is the same for all devices
-    xla: bool = False  # XLA is tried where the artifact is opened; the artifact is the same without it
 
     def dump(self) -> str:
         """Returns the job as one line of JSON."""

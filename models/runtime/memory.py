@@ -1,16 +1,53 @@
-"""The memory of the process: what stays is kept out of the collector's way, what was freed goes back to the system."""
+"""The process's memory: what its allocator is, what it returns to the system, what the garbage collector may skip.
+
+jemalloc, preloaded by the image and by `make serve`, keeps each thread's memory its own. Without it, oneDNN in
+TensorFlow takes a call's buffers from one pool for all threads, so that one core soon writes what another has just
+written. Where two cores share no cache, that costs a sixth of the throughput. Measured on 2 cores of an EPYC that
+share a cache at some times and not at others, EfficientNet-Lite0, two calls of 8 pictures at once, pictures a second
+with a shared cache and without: TensorFlow's pool 176 and 149, jemalloc 178 and 164 to 174
+(docs/decisions/0027-allocator.md).
+"""
 
 import ctypes
 import gc
+import os
+from ctypes.util import find_library
 from functools import cache
 
-from darkroom.models.runtime import allocator
+# Free memory is kept until `give_back`, and each arena serves buffers of all sizes. By its own default jemalloc returns
+# what was free for 10 s, and the wrong pages: 4,400 page faults a picture of 12 megapixels, 46 pictures/s instead of 61.
+MALLOC_CONF = "dirty_decay_ms:-1,oversize_threshold:0"
+PURGE_ALL = b"arena.4096.purge"  # 4096: of all arenas (MALLCTL_ARENAS_ALL)
+HINT = (
+    "for more throughput start it with jemalloc (Debian: libjemalloc2): "
+    f"LD_PRELOAD=libjemalloc.so.2 MALLOC_CONF={MALLOC_CONF} darkroom serve ..."
+)
+
+
+def is_jemalloc() -> bool:
+    """Whether this process allocates by jemalloc."""
+    return hasattr(ctypes.CDLL(None), "mallctl")
+
+
+def jemalloc_version() -> str:
+    """The version of the jemalloc in use, as "5.3.0"; empty where the C library allocates."""
+    if not is_jemalloc():
+        return ""
+    told, size = ctypes.c_char_p(), ctypes.c_size_t(ctypes.sizeof(ctypes.c_char_p))
+    ctypes.CDLL(None).mallctl(b"version", ctypes.byref(told), ctypes.byref(size), None, ctypes.c_size_t(0))
+    return (told.value or b"").decode().partition("-")[0]
+
+
+def jemalloc_environment() -> dict[str, str]:
+    """The variables with which a child process allocates by jemalloc, as this one or as installed; {} where it is not."""
+    library = os.environ.get("LD_PRELOAD") if is_jemalloc() else find_library("jemalloc")
+    return {"LD_PRELOAD": library, "MALLOC_CONF": os.environ.get("MALLOC_CONF", MALLOC_CONF)} if library else {}
 
 
 def freeze() -> None:
-    """Takes all that was made until now out of future collections: without it each walks what TensorFlow imported.
+    """Excludes all objects that exist now from future collections, each of which would walk all that TensorFlow imported.
 
-    To be called before a model is opened: the graph of one that was frozen is never freed whole (measured on
+    Call it before a model is opened: the graph of a frozen model is never freed completely (measured on
     EfficientNet-Lite0: 35 MB of it stayed).
     """
     gc.collect()
@@ -18,15 +55,17 @@ def freeze() -> None:
 
 
 def give_back() -> None:
-    """Returns freed memory to the system; to be called in a thread, after a model was closed.
+    """Returns freed memory to the system. Call it in a thread, after a model was closed.
 
-    Measured on EfficientNet-Lite0: 640 MB resident after close, the same after a collection, 353 MB after malloc_trim,
-    which takes 20 to 60 ms and leaves the interpreter to others meanwhile. C libraries without it keep what they have.
+    Measured on EfficientNet-Lite0 with the C library's allocator: 640 MB resident after close, the same after a
+    collection, 353 MB after malloc_trim, which takes 20 to 60 ms and does not hold the GIL. C libraries without
+    malloc_trim keep what they have.
     """
     gc.collect()
     if (trim := _malloc_trim()) is not None:
         trim(0)
-    allocator.give_back()
+    if is_jemalloc():
+        ctypes.CDLL(None).mallctl(PURGE_ALL, None, None, None, ctypes.c_size_t(0))
 
 
 @cache

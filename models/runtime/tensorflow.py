@@ -21,9 +21,9 @@ os.environ.setdefault("TF_OVERRIDE_GLOBAL_THREADPOOL", "1")
 # and waits. Measured on 2 cores, a lone row of EfficientNet-Lite0 with a thread a core: 5.0 ms instead of 6.7.
 os.environ.setdefault("TF_ONEDNN_THREADPOOL_USE_CALLER_THREAD", "1")
 
-from darkroom.models.runtime.allocator import is_jemalloc
+from darkroom.models.runtime.memory import is_jemalloc
 
-# With jemalloc, the buffers of a call come from malloc instead of oneDNN's own pool: see models/runtime/allocator.py.
+# With jemalloc, the buffers of a call come from malloc instead of oneDNN's own pool: see models/runtime/memory.py.
 if is_jemalloc():
     os.environ.setdefault("TF_ONEDNN_USE_SYSTEM_ALLOCATOR", "1")
 
@@ -87,7 +87,6 @@ class SessionOptions:
     per_process_gpu_memory_fraction: float = 0.0  # from 0 to 1; 0: no limit
     bf16: bool = False  # oneDNN computes convolutions and matrix products in bfloat16
     max_drift: float = 0.0  # largest change of an output value that bfloat16 may cause
-    xla: bool = False  # Grappler fuses no ops and moves no data: XLA cannot compile the kernels that it makes
     cpu_devices: int = 1  # number of logical devices that the CPU is divided into
     uses_gpus: bool = True  # False: the session uses no GPU, even if there is one
 
@@ -119,8 +118,6 @@ class SessionOptions:
         if not self.uses_gpus:
             config.device_count["GPU"] = 0
         rewrites = config.graph_options.rewrite_options
-        if self.xla:
-            rewrites.remapping = rewrites.layout_optimizer = type(rewrites).OFF
         if self.bf16:
             rewrites.auto_mixed_precision_onednn_bfloat16 = type(rewrites).ON
         config.gpu_options.allow_growth = self.allow_growth

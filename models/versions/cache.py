@@ -1,4 +1,4 @@
-"""Artifacts on disk, by key: a folder of the server's own, bounded, with whole files only."""
+"""A cache of artifacts on disk, by key, in a folder of the server's own: bounded, and never with part of a file."""
 
 import fcntl
 import logging
@@ -14,13 +14,13 @@ _log = logging.getLogger("darkroom.models")
 _SUFFIX = ".artifact"
 _TEMPORARY = ".part"
 _LOCK = ".lock"
-_ABANDONED_S = 3600.0  # guess: no file takes so long to be written
+_ABANDONED_S = 3600.0  # guess: writing one file never takes so long
 
 
 class Cache:
-    """A folder of files; what cannot be read or written is as if it were not there: a cache may always miss.
+    """A folder of files. A file that cannot be read or written counts as missing: a cache may always miss.
 
-    Only a folder that no other user can write to is used: what lies in it becomes a graph that this server runs.
+    Only a folder that no other user can write to is used, since its files become graphs that this server runs.
     """
 
     def __init__(self, folder: Path, *, max_bytes: int) -> None:
@@ -29,31 +29,31 @@ class Cache:
         self._refused = ""
 
     def read(self, key: str) -> bytes | None:
-        """What was written under `key`; None where nothing was."""
+        """The data that was written under `key`; None where there is none."""
         try:
             self._check_owner()
             path = self._path(key)
             data = path.read_bytes()
-            os.utime(path)  # the last use decides what goes first
+            os.utime(path)  # the last use decides what is evicted first
         except OSError:
             return None
         return data
 
     def write(self, key: str, data: bytes) -> None:
-        """Keeps `data` under `key`, whole or not at all, and lets go the least used above the bound."""
+        """Keeps `data` under `key`, whole or not at all, and evicts the least recently used files above the bound."""
         try:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._check_owner()
             self._put(self._path(key), data)
             self._evict(self._path(key))
         except OSError as err:
-            self._tell(err.strerror or str(err))
+            self._warn(err.strerror or str(err))
 
     @contextmanager
     def turn(self, key: str) -> Iterator[bool]:
-        """Whether the caller may make what belongs under `key` now: one process at a time may, while this is held.
+        """Context manager: whether the caller may make the data for `key` now. While it is held, no other process may.
 
-        Where no lock can be had, for a folder that is not used or not written to, everybody may.
+        Where no lock can be taken, since the folder is not used or cannot be written to, every process may.
         """
         path = self._folder / (key + _LOCK)
         try:
@@ -66,15 +66,24 @@ class Cache:
             yield True
             return
         try:
-            yield (is_ours := _locks(lock))
+            yield (is_ours := self._take(lock))
         finally:
-            if is_ours:  # before the lock goes: who opens it anew finds what was made
+            if is_ours:  # before the lock is released: a process that opens the next lock finds the data
                 path.unlink(missing_ok=True)
             os.close(lock)
 
     def discard(self, key: str) -> None:
-        """Lets one go."""
+        """Deletes the data of `key`."""
         self._path(key).unlink(missing_ok=True)
+
+    @staticmethod
+    def _take(lock: int) -> bool:
+        """Locks an open file. The lock ends with the descriptor, and with the process."""
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as err:
+            return not isinstance(err, BlockingIOError)  # any other error: this file system has no locks
+        return True
 
     def _path(self, key: str) -> Path:
         return self._folder / (key + _SUFFIX)
@@ -86,7 +95,7 @@ class Cache:
                 part.flush()
                 Path(part.name).replace(path)
             except OSError:
-                Path(part.name).unlink(missing_ok=True)  # or a disk that is full would stay so
+                Path(part.name).unlink(missing_ok=True)  # or a full disk would stay full
                 raise
 
     def _check_owner(self) -> None:
@@ -105,17 +114,8 @@ class Cache:
             if kept_bytes > self._max_bytes:
                 path.unlink(missing_ok=True)
 
-    def _tell(self, reason: str) -> None:
-        """Says once why nothing is kept."""
+    def _warn(self, reason: str) -> None:
+        """Logs once why nothing is kept."""
         if reason != self._refused:
             self._refused = reason
             _log.warning("prepared models are not kept in --cache_dir: %s", reason)
-
-
-def _locks(descriptor: int) -> bool:
-    """Takes the lock of an open file; it goes with the descriptor, and with the process."""
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as err:
-        return not isinstance(err, BlockingIOError)  # else the file system has no locks
-    return True

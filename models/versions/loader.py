@@ -1,4 +1,4 @@
-"""Loads SavedModels for a server that goes on serving: prepared in a child process or found in the cache."""
+"""Loads SavedModels while the server is serving: from the cache, or prepared in a child process."""
 
 import contextlib
 import logging
@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from darkroom.models.engines.choices import Choices
+from darkroom.models.engines.tuning import TuningCache
 from darkroom.models.errors import LoadFailed, quote
 from darkroom.models.rewriting.child import REFUSED
 from darkroom.models.rewriting.job import Job
@@ -21,18 +21,18 @@ if TYPE_CHECKING:
     from darkroom.models.engine import LoadedModel
 
 _log = logging.getLogger("darkroom.models")
-TURN_S = 0.1  # guess: between two looks at what another process prepares
+POLL_S = 0.1  # guess: between two looks whether another process has prepared the model
 
 
 class Loader:
-    """Loads one version after another; each call blocks for seconds, and belongs in a thread."""
+    """Loads one version after another. Each call blocks for seconds, and belongs in a thread."""
 
     def __init__(self, cache: Cache, *, timeout_s: float) -> None:
         self._cache = cache
         self._timeout_s = timeout_s
         self._child: subprocess.Popen[bytes] | None = None
         self._is_stopped = False
-        self._choices = Choices()
+        self._tunings = TuningCache()
 
     def load(self, job: Job) -> "LoadedModel":
         """The version, ready to answer.
@@ -54,7 +54,7 @@ class Loader:
         return self._open(self._make(key, job), job)
 
     def _make(self, key: str, job: Job) -> bytes:
-        """The artifact, made here or, meanwhile, by another process that shares the cache."""
+        """The artifact, prepared here or by another process that shares the cache."""
         while True:
             with self._cache.turn(key) as is_ours:
                 data = self._cache.read(key)
@@ -62,12 +62,12 @@ class Loader:
                     data = self._prepare_whole(key, job)
             if data is not None:
                 return data
-            _import_tensorflow()  # while the other process's child is at work
+            _import_tensorflow()  # while the child of the other process is working
             self._check_stopped()
-            time.sleep(TURN_S)
+            time.sleep(POLL_S)
 
     def _prepare_whole(self, key: str, job: Job) -> bytes:
-        """The artifact that a child made of files that stayed as they were, kept in the cache."""
+        """The artifact that a child made of files that did not change meanwhile; kept in the cache."""
         try:
             data = self._prepare(job)
         except OSError as err:
@@ -78,7 +78,7 @@ class Loader:
         return data
 
     def stop(self) -> None:
-        """Ends the child that works now; what is being loaded fails, and so does what comes after."""
+        """Ends the child that is working. The load in progress fails, and so does every later one."""
         self._is_stopped = True
         if (child := self._child) is not None:
             child.kill()
@@ -87,17 +87,17 @@ class Loader:
         from darkroom.models.engines.open import open_job  # noqa: PLC0415 - as in `load`
         from darkroom.models.rewriting.artifact import parse  # noqa: PLC0415 - as in `load`
 
-        return open_job(parse(data, job.path), job, self._choices)
+        return open_job(parse(data, job.path), job, self._tunings)
 
     def _prepare(self, job: Job) -> bytes:
         """The artifact that a child made."""
         with subprocess.Popen(
             [sys.executable, "-m", "darkroom.models.rewriting.child"],
-            cwd=Path(__file__).parents[3],  # where this very code is found
+            cwd=Path(__file__).parents[3],  # so that the child imports this same code
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            start_new_session=True,  # Ctrl-C is the server's to hear
+            start_new_session=True,  # Ctrl-C goes to the server alone
         ) as child:
             self._child = child
             try:
@@ -107,15 +107,15 @@ class Loader:
                 child.kill()
 
     def _wait(self, child: subprocess.Popen[bytes], job: Job) -> bytes:
-        """What the child answers; its stdin stays open meanwhile, and so does it."""
+        """The child's answer. Its stdin stays open until then: a child whose stdin closes has lost its parent, and exits."""
         self._check_stopped()
-        leash, child.stdin = child.stdin, None
-        assert leash is not None  # noqa: S101 - asked for above
-        with leash:
-            with contextlib.suppress(BrokenPipeError):  # it ended already, and its status says how
-                leash.write(job.dump().encode() + b"\n")
-                leash.flush()
-            _import_tensorflow()  # while the child is at work
+        stdin, child.stdin = child.stdin, None
+        assert stdin is not None  # noqa: S101 - a pipe, see Popen above
+        with stdin:
+            with contextlib.suppress(BrokenPipeError):  # it has ended, and its status says how
+                stdin.write(job.dump().encode() + b"\n")
+                stdin.flush()
+            _import_tensorflow()  # while the child is working
             try:
                 out, said = child.communicate(timeout=self._timeout_s)
             except subprocess.TimeoutExpired as err:
@@ -134,8 +134,8 @@ class Loader:
 
 @cache
 def _import_tensorflow() -> None:
-    """Imports it once; all that it makes stays for as long as the process."""
-    import darkroom.models.engines.open  # noqa: F401, PLC0415 - seconds, in which a child can work
+    """Imports TensorFlow once, and takes its objects out of the garbage collector: they stay as long as the process."""
+    import darkroom.models.engines.open  # noqa: F401, PLC0415 - it takes seconds, while a child works
 
     freeze()
 
@@ -145,7 +145,7 @@ def _status(code: int) -> str:
 
 
 def _last_words(said: bytes) -> str:
-    """The line that tells most of what a dying process said."""
+    """The most telling line of what a dying process wrote."""
     lines = [line.strip() for line in said.decode("utf-8", "replace").splitlines() if line.strip()]
     telling = [line for line in lines if any(word in line for word in ("Check failed", "terminate called", "Error:"))]
     return "".join(f": {quote(line)}" for line in (telling or lines)[-1:])

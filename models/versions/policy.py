@@ -1,20 +1,23 @@
-"""Which versions to load and which to take away: a pure function of what is found, served and failing; no clock."""
+"""Decides which versions to load and which to unload: a pure function of what is found, served and failing. No clock."""
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple, Self
 
-from darkroom.models.versions.source import Found
+from darkroom.models.versions.folder import Found
 
+# TensorFlow Serving's five words for the state of a version.
+START, LOADING, AVAILABLE, UNLOADING, END = "START", "LOADING", "AVAILABLE", "UNLOADING", "END"
+STATES = (START, LOADING, AVAILABLE, UNLOADING, END)
 FIRST_RETRY_S = 10.0  # guess: a load costs seconds of a core; doubled at each failure
-MAX_RETRY_S = 900.0  # guess: a version that fails for an hour will hardly load a minute later
+MAX_RETRY_S = 900.0  # guess: a version that has failed for an hour will hardly load a minute later
 
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """Which of the versions that are found are to be served.
+    """Which of the found versions are to be served.
 
-    `specific` names them; where it is None, the `latest` newest are, and all where `latest` is None too.
+    `specific` names them. Where it is None, the `latest` newest are served; where that is None too, all are.
     """
 
     latest: int | None = None
@@ -22,10 +25,10 @@ class Policy:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """The policy of `all`, `latest`, `latest:N` or `specific:1,3`.
+        """The policy that `text` names: `all`, `latest`, `latest:N` or `specific:1,3`.
 
         Raises:
-            ValueError: none of them.
+            ValueError: it is none of these.
         """
         kind, _, rest = text.partition(":")
         if text == "all":
@@ -37,7 +40,7 @@ class Policy:
         raise ValueError("is all, latest, latest:N or specific:N,M,…")
 
     def pick(self, versions: Iterable[int]) -> list[int]:
-        """Those that are to be served, newest first."""
+        """The versions that are to be served, newest first."""
         newest_first = sorted(versions, reverse=True)
         if self.specific is not None:
             return [version for version in newest_first if version in self.specific]
@@ -45,7 +48,7 @@ class Policy:
 
 
 class Failure(NamedTuple):
-    """A version that did not load: what it looked like then, how often it failed, and when to try again."""
+    """A version that did not load: its stamp then, how often it has failed, and when to try again."""
 
     stamp: object
     tries: int
@@ -53,13 +56,13 @@ class Failure(NamedTuple):
 
     @classmethod
     def after(cls, earlier: "Failure | None", stamp: object, now_s: float) -> Self:
-        """The failure at `now_s` of a version that has failed before, or not (None); each wait is twice the last."""
+        """The failure at `now_s` of a version whose `earlier` failure, if any, is given. Each wait is twice the last."""
         tries = earlier.tries + 1 if earlier is not None and earlier.stamp == stamp else 1
         return cls(stamp, tries, now_s + min(FIRST_RETRY_S * 2 ** (tries - 1), MAX_RETRY_S))
 
 
 class Plan(NamedTuple):
-    """What to do: load these, newest first; take those away; some are still being written."""
+    """What to do: versions to load, newest first; versions to unload; wanted versions that are still being written."""
 
     loads: list[int]
     unloads: list[int]
@@ -75,10 +78,10 @@ def plan(
 ) -> Plan:
     """What to do now.
 
-    A version that fails, or is still being written, does not count: the policy picks among the others, so that an older
-    one goes on serving in its place. One that failed is tried again when its time has come, or when its files change.
-    Nothing is taken away before all that is wanted is served, and the last version never is: a folder that is emptied,
-    or whose disk is gone, looks the same as one that lost a version.
+    A version that fails or is still being written does not count: the policy picks among the others, so that an older
+    one goes on serving in its place. A version that failed is tried again at `retry_at_s`, or when its files change.
+    Nothing is unloaded before all wanted versions are served. The last version is never unloaded: a folder that was
+    emptied, or whose disk is gone, looks the same as one that lost a version.
     """
     usable = {version for version, each in found.items() if each.is_settled or version in served}
     failing = {v for v, failure in failures.items() if v in found and failure.stamp == found[v].stamp} - set(served)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from darkroom.models.errors import ModelError
 from darkroom.models.rows import Rows
 from darkroom.models.spec import Wire
-from darkroom.models.versions.locate import locate
+from darkroom.models.versions.folder import locate
 
 if TYPE_CHECKING:
     import argparse

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 from darkroom.models.errors import ModelError
 from darkroom.models.profile.sweep import choose, sweep, ways
 from darkroom.models.profile.trial import DEFAULT_SIGNATURE, Subject, Trial, Way
-from darkroom.models.runtime import allocator
-from darkroom.models.versions.locate import locate
+from darkroom.models.runtime import memory
+from darkroom.models.versions.folder import locate
 from darkroom.service.config.machine import usable_cores
 from darkroom.service.serving.warmup import sweep_sizes
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from darkroom.models.profile.sweep import Point
-    from darkroom.models.profile.trial import Story
+    from darkroom.models.profile.trial import LoadedSignature
 
 DESCRIPTION = """\
 Times a model's signature with each number of rows a call, each number of calls at once and each kind of thread pool,
@@ -58,7 +58,6 @@ def run_profile(parsed: argparse.Namespace) -> int:
     if min((*parsed.sizes, *parsed.inflight, parsed.max_batch_images)) < 1:
         print("darkroom: --sizes, --inflight and --max_batch_images start at 1", file=sys.stderr)
         return 2
-    allocator.use_jemalloc()  # as the server does
     try:
         _profile(parsed)
     except (ModelError, OSError, ImportError) as err:
@@ -81,11 +80,13 @@ def _profile(parsed: argparse.Namespace) -> None:
         trials: list[Trial] = []
         for way in ways(cores, compare=parsed.compare):
             trials.append(stack.enter_context(Trial(subject, way)))
-            subject = replace(subject, story=trials[0].story)
-        story = trials[0].story
-        sizes, inflights = _grid(parsed, cores, is_batched=story.spec.batched)
-        print(f"{name} version {version}, signature {parsed.signature!r}, {cores} cores")
-        print(_passes(story))
+            subject = replace(subject, loaded=trials[0].loaded)
+        loaded = trials[0].loaded
+        sizes, inflights = _grid(parsed, cores, is_batched=loaded.spec.batched)
+        print(
+            f"{name} version {version}, signature {parsed.signature!r}, {cores} cores, {'jemalloc' if memory.is_jemalloc() else 'no jemalloc'}"
+        )
+        print(_passes(loaded))
         differences = _differences(trials, sizes)  # before all else: a model that counts its calls is still at zero
         points = _measure(trials, sizes, inflights, parsed.seconds)
     chosen = choose(points)
@@ -94,7 +95,7 @@ def _profile(parsed: argparse.Namespace) -> None:
         print(f"answers to {images} rows beside the plain signature's: {difference or 'equal'}")
     if parsed.json:
         found = {"model": name, "version": version, "cores": cores, "signature": parsed.signature}
-        found |= {"passes": [report._asdict() for report in story.passes], "settings": _settings(points, chosen)}
+        found |= {"passes": [report._asdict() for report in loaded.passes], "settings": _settings(points, chosen)}
         found |= {"points": [_plain(point) for point in points], "differences": differences}
         parsed.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     if parsed.png:
@@ -126,9 +127,9 @@ def _differences(trials: Sequence[Trial], sizes: Sequence[int]) -> dict[int, str
     return {images: plain[0].difference(images, trials[0].answer(images)) for images in sizes} if plain else {}
 
 
-def _passes(story: Story) -> str:
+def _passes(loaded: LoadedSignature) -> str:
     return "passes: " + "; ".join(
-        report.name if report.applied else f"{report.name} not, {report.reason}" for report in story.passes
+        report.name if report.applied else f"{report.name} not, {report.reason}" for report in loaded.passes
     )
 
 

@@ -28,6 +28,12 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 PREFIX = "DARKROOM_"
+# Settings of earlier releases, and what became of each.
+REMOVED = {
+    "xla": "it made EfficientNet-Lite0 30 times slower, and the digits model no faster",
+    "single_flight": "no measurement spoke for it; identical pictures are each computed",
+    "allocator": "jemalloc is used where LD_PRELOAD names it, as the image and `make serve` do",
+}
 
 
 class Settings(BaseModel):
@@ -60,7 +66,6 @@ class Settings(BaseModel):
     device: str = Field("auto", pattern=r"^(auto|cpu(:[1-9][0-9]?)?|gpu(:[0-9]+(,[0-9]+)*)?)$", description="where models run: auto (every GPU, else the CPU), cpu, gpu, gpu:0,1; an engine on each; cpu:N makes N logical devices, for tests (precedent)")
     precision: Literal["fp32", "bf16"] = Field("fp32", description="bf16: convolutions in bfloat16 where the CPU has it; lossy, tried at load, refused past --max_drift (measured: 0.1 in one model)")
     max_drift: float = Field(0.05, ge=0, description="how far --precision=bf16 may move any float of an answer to the warm-up rows (guess)")
-    xla: bool = Field(False, description="compile the layers with XLA; tried at load for each signature, kept only where faster. every batch size is compiled when it first comes, so set few --allowed_batch_sizes (measured: off)")
     intra_op_threads: int = Field(0, ge=0, description="threads inside one TensorFlow op; 0 takes the cores that affinity and the container allow, shared out among the workers (precedent)")
     inter_op_threads: int = Field(-1, ge=-1, description="TensorFlow ops that run at once; -1 runs them in the calling thread, 0 lets TensorFlow choose (measured)")
 
@@ -78,7 +83,6 @@ class Settings(BaseModel):
     request_timeout_ms: float = Field(30_000.0, gt=0, description="deadline of a request that names none (guess)")
     drain_timeout_ms: float = Field(20_000.0, ge=0, description="how long a stopping server finishes what it accepted (Kubernetes' 30 s, less a margin)")
 
-    allocator: Literal["auto", "jemalloc", "system"] = Field("auto", description="auto: memory by jemalloc where it is installed (Debian: libjemalloc2), else as system does: the C library and TensorFlow's pool; jemalloc: nothing else (measured)")
     fast_lane: bool = Field(True, description="plain predict requests go past Sanic's request path; off only to compare (measured)")
     max_connections: int = Field(8192, ge=1, description="most connections at once; one more takes the place of an idle one, or gets 503 (guess)")
     read_timeout_ms: float = Field(60_000.0, gt=0, description="time a client has to send a request whole, also byte by byte; then 408 (precedent: nginx gives 60 s for the head)")
@@ -191,9 +195,15 @@ def read_settings(flags: Mapping[str, str], environment: Mapping[str, str]) -> S
         name.removeprefix(PREFIX).lower(): value for name, value in environment.items() if name.startswith(PREFIX)
     }
     problems = [
-        f"{PREFIX}{name.upper()}: there is no such setting" for name in sorted(from_environment) if name not in known
+        f"{PREFIX}{name.upper()} was removed: {REMOVED[name]}"
+        if name in REMOVED
+        else f"{PREFIX}{name.upper()}: there is no such setting"
+        for name in sorted(from_environment.keys() - known.keys())
     ]
-    values = {name: value for name, value in from_environment.items() if name in known} | dict(flags)
+    removed = REMOVED.keys() - known.keys()
+    problems += [f"--{name} was removed: {REMOVED[name]}" for name in sorted(flags.keys() & removed)]
+    values = {name: value for name, value in from_environment.items() if name in known}
+    values |= {name: value for name, value in flags.items() if name not in removed}
     try:
         settings = Settings.model_validate(values)
     except ValidationError as err:
@@ -221,9 +231,11 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
             metavar="BOOL" if is_switch else "VALUE",
             help=f"{field.description}{shown}".replace("%", "%%"),
         )
+    for name in REMOVED.keys() - Settings.model_fields.keys():
+        parser.add_argument(f"--{name}", default=argparse.SUPPRESS, nargs="?", const="true", help=argparse.SUPPRESS)
 
 
 def settings_from_flags(parsed: argparse.Namespace) -> Settings:
     """Settings from a parsed command line and this process's environment."""
-    flags = {name: value for name, value in vars(parsed).items() if name in Settings.model_fields}
+    flags = {name: value for name, value in vars(parsed).items() if name in Settings.model_fields or name in REMOVED}
     return read_settings(flags, os.environ)

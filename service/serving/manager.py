@@ -8,8 +8,8 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from darkroom.models.errors import LoadFailed, ModelError, UnknownModel, UnknownVersion
+from darkroom.models.versions.folder import GivenSource
 from darkroom.models.versions.policy import Failure, Plan, Policy, plan
-from darkroom.models.versions.source import GivenSource
 from darkroom.service.serving.model import Model
 from darkroom.service.serving.register import Register
 from darkroom.service.serving.servable import InThread, Servable, story
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping, Sequence
 
     from darkroom.models.engine import LoadedModel
-    from darkroom.models.versions.source import Found, Source
+    from darkroom.models.versions.folder import Found, Source
     from darkroom.service.config.settings import Settings
     from darkroom.service.serving.registry import Registry
     from darkroom.service.telemetry.metrics import Metrics

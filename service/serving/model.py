@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Hashable
 
+    from darkroom.models.versions.folder import Source
     from darkroom.models.versions.policy import Failure, Policy
-    from darkroom.models.versions.source import Source
     from darkroom.service.serving.servable import Servable
 
 

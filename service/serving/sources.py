@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import tempfile
 from pathlib import Path
@@ -10,19 +9,17 @@ from typing import TYPE_CHECKING
 
 from darkroom.models.rewriting.job import Job
 from darkroom.models.versions.cache import Cache
-from darkroom.models.versions.folder import FolderSource
+from darkroom.models.versions.folder import FolderSource, GivenSource
 from darkroom.models.versions.loader import Loader
 from darkroom.models.versions.policy import Policy
-from darkroom.models.versions.source import GivenSource
 from darkroom.service.config.machine import cores_each
 
 if TYPE_CHECKING:
     from darkroom.models.engine import LoadedModel
-    from darkroom.models.versions.source import Source
+    from darkroom.models.versions.folder import Source
     from darkroom.service.config.model_config import ModelEntry
     from darkroom.service.config.settings import Settings
 
-_log = logging.getLogger("darkroom.service")
 FAKE = "fake"  # --model_base_path=fake serves a model without TensorFlow
 SETTLED_INTERVALS = 2  # files that stood still for so many looks are whole
 
@@ -34,8 +31,6 @@ class Sources:
         self._settings = settings
         cache = Cache(settings.cache_dir or _user_cache(), max_bytes=settings.max_cache_bytes)
         self._loader = Loader(cache, timeout_s=settings.load_timeout_ms / 1000)
-        if settings.xla and not settings.allowed_batch_sizes:
-            _log.warning("--xla without --allowed_batch_sizes: requests wait while XLA compiles each new batch size")
 
     def of(self, entry: ModelEntry) -> Source:
         """The folder of a model's versions; or the model that needs neither a folder nor TensorFlow."""
@@ -66,7 +61,6 @@ class Sources:
             custom_op_paths=tuple(map(Path, entry.custom_op_paths)),
             max_drift=self._settings.max_drift if self._settings.precision == "bf16" else None,
             device=self._settings.device,
-            xla=self._settings.xla,
         )
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-START, LOADING, AVAILABLE, UNLOADING, END = "START", "LOADING", "AVAILABLE", "UNLOADING", "END"
-STATES = (START, LOADING, AVAILABLE, UNLOADING, END)
+from darkroom.models.versions.policy import AVAILABLE, END, LOADING, START, STATES, UNLOADING
+
+__all__ = ["AVAILABLE", "END", "LOADING", "NO_VERSION", "START", "STATES", "UNLOADING", "States", "VersionState"]
 NO_VERSION = 0  # stands for a model of which no version is found
 
 

@@ -1,10 +1,8 @@
-"""Which allocator a server runs with, and that it answers with either."""
+"""jemalloc: used where LD_PRELOAD names it, by workers too, and said in the log either way."""
 
 from __future__ import annotations
 
 import os
-import shutil
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -13,35 +11,61 @@ from zlib import crc32
 import httpx
 import pytest
 
-from darkroom.models.runtime import allocator
-from darkroom.service.__main__ import main
+from darkroom.models.runtime.memory import HINT, MALLOC_CONF, is_jemalloc, jemalloc_environment, jemalloc_version
 from tests.pictures import picture
 from tests.serving import Process
 
-HERE = allocator.installed()
+JEMALLOC = jemalloc_environment()
+SYSTEM = {"LD_PRELOAD": ""}
 pytestmark = pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="no /proc")
+needs_jemalloc = pytest.mark.skipif(not JEMALLOC, reason="jemalloc is not installed")
+
+
+def maps(pid: int) -> str:
+    return Path(f"/proc/{pid}/maps").read_text(encoding="utf-8")
+
+
+def children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("chosen", "workers"), [("auto", 1), ("jemalloc", 1), ("jemalloc", 2), ("system", 1)])
-def test_the_server_allocates_by_what_it_is_told(chosen: str, workers: int) -> None:
-    if chosen == "jemalloc" and not HERE:
-        pytest.skip("jemalloc is not installed")
+@needs_jemalloc
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_server_and_its_workers_allocate_by_what_is_preloaded_and_the_log_says_so(workers: int) -> None:
     data = picture(3)
-    process = Process("--model_base_path=fake", f"--allocator={chosen}", f"--workers={workers}")
+    process = Process("--model_base_path=fake", f"--workers={workers}", environment=JEMALLOC)
     try:
         url = process.wait_ready()
-        maps = Path(f"/proc/{process.process.pid}/maps").read_text(encoding="utf-8")
-        assert ("libjemalloc" in maps) == (chosen != "system" and HERE != "")
+        pid = process.process.pid
+        served_by = [pid, *children(pid)] if workers > 1 else [pid]
+        assert len(served_by) == (workers + 1 if workers > 1 else 1)
+        assert all("libjemalloc" in maps(each) for each in served_by)
         answer = httpx.post(url, content=data, headers={"Content-Type": "image/png"})
         assert answer.json()["digest"] == [crc32(data)]
     finally:
         process.stop()
+    (line,) = (line for line in process.lines if "darkroom.service: memory" in line or '"memory"' in line)
+    assert "jemalloc" in line
+    assert HINT not in line
+
+
+@pytest.mark.slow
+def test_a_server_without_jemalloc_says_how_to_have_it() -> None:
+    process = Process("--model_base_path=fake", "--log_format=text", environment=SYSTEM)
+    try:
+        process.wait_ready()
+        assert "libjemalloc" not in maps(process.process.pid)
+    finally:
+        process.stop()
+    (line,) = (line for line in process.lines if "allocator" in line)
+    assert "system" in line
+    assert f"LD_PRELOAD=libjemalloc.so.2 MALLOC_CONF={MALLOC_CONF}" in line
 
 
 FAULTS = """
 import ctypes, resource
-from darkroom.models.runtime import allocator
+from darkroom.models.runtime.memory import give_back, jemalloc_version
 libc = ctypes.CDLL(None)
 libc.malloc.restype = ctypes.c_void_p
 def faults(times):
@@ -52,63 +76,21 @@ def faults(times):
         libc.free(buffer)
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 first, kept = faults(1), faults(10)
-allocator.give_back()
-print(first, kept, faults(1), allocator.version())
+give_back()
+print(first, kept, faults(1), jemalloc_version())
 """
 
 
-@pytest.mark.skipif(not HERE, reason="jemalloc is not installed")
+@needs_jemalloc
 def test_a_large_buffer_s_pages_are_kept_for_the_next_one_until_they_are_given_back() -> None:
-    environment = os.environ | {"LD_PRELOAD": HERE, "MALLOC_CONF": allocator.KEPT}
-    told = subprocess.run([sys.executable, "-c", FAULTS], env=environment, capture_output=True, text=True, check=True)
+    told = subprocess.run(
+        [sys.executable, "-c", FAULTS], env=os.environ | JEMALLOC, capture_output=True, text=True, check=True
+    )
     *faults, version = told.stdout.split()
     first, kept, given_back = map(int, faults)
     assert kept < min(first, given_back)
     assert version.startswith("5.")
 
 
-def test_a_server_that_cannot_have_what_it_is_told_says_so(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(allocator, "is_jemalloc", lambda: False)
-    monkeypatch.setattr(allocator, "installed", lambda: "")
-    monkeypatch.delenv("LD_PRELOAD", raising=False)
-    assert main(["serve", "--model_base_path=fake", "--allocator=jemalloc"]) == 2
-    assert "--allocator=jemalloc: not installed" in capsys.readouterr().err
-
-
-def test_a_library_that_cannot_be_loaded_is_asked_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(allocator, "is_jemalloc", lambda: False)
-    monkeypatch.setattr(allocator, "installed", lambda: allocator.LIBRARY)
-    monkeypatch.setattr(os, "execv", lambda *command: started.append(command))
-    monkeypatch.setenv("LD_PRELOAD", "libother.so")
-    monkeypatch.setenv("MALLOC_CONF", "narenas:2")  # an operator's own, which stays
-    started: list[object] = []
-    allocator.use_jemalloc()
-    assert os.environ["LD_PRELOAD"] == f"{allocator.LIBRARY} libother.so"
-    assert os.environ["MALLOC_CONF"] == "narenas:2"
-    allocator.use_jemalloc()  # the process anew, without what it asked for
-    assert len(started) == 1
-
-
-@pytest.mark.skipif(not HERE, reason="jemalloc is not installed")
-def test_a_library_beside_the_packages_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    maps = "import re, sys; print(re.search(r'/.*libjemalloc.*', open('/proc/self/maps').read())[0])"
-    told = subprocess.run([sys.executable, "-c", maps], env={"LD_PRELOAD": HERE}, capture_output=True, check=True)
-    monkeypatch.setattr(allocator, "LIBRARY", "libjemalloc-of-the-image.so.0")
-    monkeypatch.setattr(sys, "prefix", str(tmp_path))
-    installed = allocator.installed
-    assert installed() == ""
-    place = tmp_path / "lib" / allocator.LIBRARY
-    place.parent.mkdir()
-    shutil.copy(told.stdout.decode().strip(), place)
-    assert installed() == str(place)
-
-
-def test_nothing_happens_where_there_is_no_jemalloc(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(allocator, "LIBRARY", "libjemalloc-that-is-not.so.0")
-    monkeypatch.setattr(os, "execv", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
-    monkeypatch.delenv("LD_PRELOAD", raising=False)
-    allocator.use_jemalloc()
-    assert "LD_PRELOAD" not in os.environ
-    assert allocator.installed() == ""
+def test_a_version_is_told_of_the_allocator_in_use_alone() -> None:
+    assert bool(jemalloc_version()) == is_jemalloc()

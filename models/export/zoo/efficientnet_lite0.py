@@ -21,7 +21,7 @@ from darkroom.models.export.zoo.torch_checkpoint import parse_tensors
 from darkroom.models.runtime.tensorflow import tf
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
 CLASSES: Final = 1000
@@ -68,13 +68,18 @@ def build(
     progress(f"efficientnet_lite0: reading the weights of {WEIGHTS_PACKAGE} {distribution(WEIGHTS_PACKAGE).version}")
     network = EfficientNetLite0(read_weights())
     progress("efficientnet_lite0: writing the SavedModel")
+    licences = []  # of the weights and labels: they must be distributed with them
+    for what, package in (("weights", WEIGHTS_PACKAGE), ("labels", LABELS_PACKAGE)):
+        dist = distribution(package)
+        texts = [path.read_text() for path in dist.files or () if path.name.startswith("LICENSE")]
+        licences.append(f"The {what} come from the Python package {package} {dist.version}:\n\n" + "\n".join(texts))
     return export_image_model(
         network,
         base_path,
         recipe(wire, reduced_scale=reduced_scale),
         version=version,
         labels=labels(),
-        extras={"NOTICE.txt": _notice()},
+        extras={"NOTICE.txt": "\n\n".join(licences)},
         force=force,
     )
 
@@ -107,7 +112,18 @@ class EfficientNetLite0:
     def __init__(self, weights: Mapping[str, np.ndarray]) -> None:
         self._weights = weights
         self._stem = self._conv("_conv_stem", "_bn0")
-        self._blocks = list(self._build_blocks())
+        self._blocks: list[_Block] = []
+        for stage in _STAGES:
+            for repeat in range(stage.repeats):
+                prefix = f"_blocks.{len(self._blocks)}."
+                block = _Block(
+                    expand=self._conv(f"{prefix}_expand_conv", f"{prefix}_bn0") if stage.expansion > 1 else None,
+                    depthwise=self._conv(f"{prefix}_depthwise_conv", f"{prefix}_bn1", is_depthwise=True),
+                    project=self._conv(f"{prefix}_project_conv", f"{prefix}_bn2"),
+                    stride=stage.stride if repeat == 0 else 1,
+                    has_shortcut=repeat > 0 or (stage.stride == 1 and stage.inputs == stage.outputs),
+                )
+                self._blocks.append(block)
         self._head = self._conv("_conv_head", "_bn1")
         self._dense = _variable(weights["_fc.weight"].T, "dense/kernel")
         self._bias = _variable(weights["_fc.bias"], "dense/bias")
@@ -119,20 +135,6 @@ class EfficientNetLite0:
             x = block(x)
         x = tf.nn.relu6(self._head(x, 1))
         return tf.nn.bias_add(tf.matmul(tf.reduce_mean(x, axis=[1, 2]), self._dense), self._bias)
-
-    def _build_blocks(self) -> Iterator[_Block]:
-        index = 0
-        for stage in _STAGES:
-            for repeat in range(stage.repeats):
-                prefix = f"_blocks.{index}."
-                yield _Block(
-                    expand=self._conv(f"{prefix}_expand_conv", f"{prefix}_bn0") if stage.expansion > 1 else None,
-                    depthwise=self._conv(f"{prefix}_depthwise_conv", f"{prefix}_bn1", is_depthwise=True),
-                    project=self._conv(f"{prefix}_project_conv", f"{prefix}_bn2"),
-                    stride=stage.stride if repeat == 0 else 1,
-                    has_shortcut=repeat > 0 or (stage.stride == 1 and stage.inputs == stage.outputs),
-                )
-                index += 1
 
     def _conv(self, conv: str, norm: str, *, is_depthwise: bool = False) -> _Conv:
         """Returns a convolution with the batch norm folded in.
@@ -184,13 +186,3 @@ class _Block(NamedTuple):
 def _variable(value: np.ndarray, name: str) -> Any:
     # A SavedModel can't hold a variable whose name starts with an underscore.
     return tf.Variable(value.astype(np.float32), trainable=False, name=name.lstrip("_"))
-
-
-def _notice() -> str:
-    """Returns the licences of the weights and labels, which must be distributed with them."""
-    parts = []
-    for what, package in (("weights", WEIGHTS_PACKAGE), ("labels", LABELS_PACKAGE)):
-        dist = distribution(package)
-        texts = [path.read_text() for path in dist.files or () if path.name.startswith("LICENSE")]
-        parts.append(f"The {what} come from the Python package {package} {dist.version}:\n\n" + "\n".join(texts))
-    return "\n\n".join(parts)

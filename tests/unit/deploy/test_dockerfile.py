@@ -12,6 +12,8 @@ from threading import Thread
 
 import pytest
 
+from darkroom.models.runtime.memory import MALLOC_CONF
+
 ROOT = Path(__file__).parents[3]
 DOCKERFILE = (ROOT / "deploy/Dockerfile").read_text(encoding="utf-8")
 STAGES: dict[str, tuple[str, str]] = {
@@ -85,7 +87,7 @@ def test_a_build_that_names_no_target_makes_the_server() -> None:
 
 
 def test_both_images_differ_in_their_packages_alone() -> None:
-    app = {"models": "/models", "app": "/opt/app"}
+    app = {"models": "/models", "app": "/opt/app", "jemalloc": "/opt/jemalloc"}
     assert folders("server") == {"trimmed": "/opt/darkroom", **app}
     assert folders("gpu") == {"gpu-trimmed": "/opt/darkroom", **app}
     for stage, name in (("trimmed", "serve"), ("gpu-trimmed", "gpu")):
@@ -93,6 +95,21 @@ def test_both_images_differ_in_their_packages_alone() -> None:
         assert "/build/trim.py && " in image(stage)
         assert "/build/warm_up.py" in image(stage)
         assert "/app.pth" in image(stage)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_both_images_preload_jemalloc_as_the_server_wants_it(target: str) -> None:
+    (variables,) = re.findall(r"^ENV (LD_PRELOAD=.*?[^\\])$", image(target), re.MULTILINE | re.DOTALL)
+    preload, conf = variables.replace("\\\n", " ").split()
+    assert preload == "LD_PRELOAD=/opt/jemalloc/libjemalloc.so.2"
+    assert conf == f"MALLOC_CONF={MALLOC_CONF}"
+    assert "cp -L /usr/lib/*/libjemalloc.so.2 /opt/jemalloc/\n" in STAGES["jemalloc"][1]
+
+
+def test_make_serve_preloads_jemalloc_where_it_is_installed() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    assert "@exec $(WITH_JEMALLOC) $(BIN)/darkroom serve" in makefile
+    assert f"JEMALLOC_CONF := {MALLOC_CONF}\n" in makefile
 
 
 def test_the_cache_s_folder_is_the_servers_alone() -> None:

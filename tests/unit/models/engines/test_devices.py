@@ -20,31 +20,24 @@ Built = Callable[[Build], Path]
 CPU = Device("cpu", 0)
 
 
-@pytest.fixture
-def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("darkroom.models.engines.devices.tf.config.list_physical_devices", lambda _: [])
-
-
-@pytest.mark.usefixtures("no_gpu")
 def test_the_devices_that_a_name_means_on_a_machine_without_gpus() -> None:
-    assert resolve("auto") == resolve("cpu") == resolve("cpu:1") == (CPU,)
+    assert resolve("auto", gpus=0) == resolve("cpu") == resolve("cpu:1") == (CPU,)
     assert resolve("cpu:2") == (Device("cpu", 0, 2), Device("cpu", 1, 2))
 
 
-def test_auto_takes_every_gpu_and_a_list_takes_those_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("darkroom.models.engines.devices.tf.config.list_physical_devices", lambda _: ["a", "b"])
-    assert resolve("auto") == resolve("gpu") == resolve("gpu:1,0") == (Device("gpu", 0, 2), Device("gpu", 1, 2))
-    assert resolve("gpu:1") == (Device("gpu", 1, 2),)
+def test_auto_takes_every_gpu_and_a_list_takes_those_named() -> None:
+    both = (Device("gpu", 0, 2), Device("gpu", 1, 2))
+    assert [resolve(wanted, gpus=2) for wanted in ("auto", "gpu", "gpu:1,0")] == [both] * 3
+    assert resolve("gpu:1", gpus=2) == (Device("gpu", 1, 2),)
     assert resolve("cpu") == (CPU,)
     with pytest.raises(LoadFailed, match="TensorFlow sees 2 GPUs"):
-        resolve("gpu:0,2")
+        resolve("gpu:0,2", gpus=2)
 
 
-@pytest.mark.usefixtures("no_gpu")
 @pytest.mark.parametrize("wanted", ["gpu", "gpu:0"])
 def test_a_gpu_that_is_not_there_is_refused(wanted: str) -> None:
     with pytest.raises(LoadFailed, match="TensorFlow sees no GPU"):
-        resolve(wanted)
+        resolve(wanted, gpus=0)
 
 
 @pytest.mark.parametrize("wanted", ["", "tpu", "cpu:0", "gpu:", "gpu:0,", "gpu:a"])

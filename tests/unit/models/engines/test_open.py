@@ -13,7 +13,7 @@ from PIL import Image
 
 from darkroom.models.engine import Engine, LoadedModel
 from darkroom.models.engines.open import load_model, prepare
-from darkroom.models.engines.row_prefix import WAIST
+from darkroom.models.engines.row_prefix import ROW_PREFIX
 from darkroom.models.engines.sharded import SHARD
 from darkroom.models.errors import InvalidInput, LoadFailed, PredictFailed
 from darkroom.models.rows import Rows, join
@@ -111,8 +111,8 @@ ALL_APPLIED = dict.fromkeys(("freeze", "inline", "hoist_base64", "screen"), "app
 
 
 def reasons(engine: Engine) -> dict[str, str]:
-    """What each pass came to; shards and waists aside, which the machine decides."""
-    passes = [report for report in engine.passes if report.name not in (SHARD, WAIST)]
+    """What each pass came to; shards and row prefixes aside, which the machine decides."""
+    passes = [report for report in engine.passes if report.name not in (SHARD, ROW_PREFIX)]
     return {report.name: "applied" if report.applied else report.reason for report in passes}
 
 

@@ -1,5 +1,6 @@
 """The runner's threads: every batch is answered once, every part with its own rows, whatever the engine does."""
 
+import math
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -14,8 +15,7 @@ from hypothesis import strategies as st
 
 from darkroom.models.engine import Engine, PassReport
 from darkroom.models.engines.fakes import ECHO, BrokenEngine, EchoEngine, FailingEngine, ScreeningEngine, SlowEngine
-from darkroom.models.engines.light import LIGHT_S, MAX_PIXELS
-from darkroom.models.engines.runner import Runner, RunReport
+from darkroom.models.engines.runner import INLINE_S, MAX_INLINE_PIXELS, InlineRule, Runner, RunReport
 from darkroom.models.errors import InvalidInput, OutOfMemory, PredictFailed
 from darkroom.models.rows import Rows
 from darkroom.models.spec import SignatureSpec
@@ -179,7 +179,7 @@ def test_a_callback_that_raises_does_not_end_the_thread() -> None:
     desk.runner.close()
 
 
-def test_threads_run_batches_beside_each_other() -> None:
+def test_threads_run_batches_at_the_same_time() -> None:
     both = threading.Barrier(2, timeout=LIMIT_S)
     desk = Desk(SlowEngine(EchoEngine(), float, sleep=lambda _: both.wait()), threads=2)
     for _ in range(2):
@@ -212,7 +212,7 @@ class Witness:
 def test_lone_batches_all_run_in_the_thread_that_was_busy_last_while_others_are_idle() -> None:
     witness = Witness()
     desk = Desk(witness, threads=4)
-    idle = desk.runner._line._idle  # whether a thread waits can be seen nowhere else
+    idle = desk.runner._queue._idle  # whether a thread waits can be seen nowhere else
     for n in range(10):
         end_s = time.monotonic() + LIMIT_S
         while len(idle) < 4 and time.monotonic() < end_s:
@@ -328,9 +328,9 @@ def small(*names: bytes) -> Rows:
     return Rows({"images": list(names)}, pixels=784)
 
 
-def test_a_light_batch_is_over_when_start_returns_and_no_thread_saw_it() -> None:
+def test_an_inline_batch_is_over_when_start_returns_and_no_thread_saw_it() -> None:
     engine = Place()
-    runner = Runner(engine, devices={"cpu:0": engine}, lone_s=LIGHT_S / 10)
+    runner = Runner(engine, devices={"cpu:0": engine}, lone_s=INLINE_S / 10)
     reports: list[RunReport] = []
     runner.start([(small(b"a", b"b"), 0, 2), (small(b"c"), 0, 1)], 1, reports.append)
     runner.close()
@@ -341,18 +341,18 @@ def test_a_light_batch_is_over_when_start_returns_and_no_thread_saw_it() -> None
 
 def test_a_large_picture_goes_to_the_thread_even_where_the_engine_is_quick() -> None:
     engine = Place()
-    runner = Runner(engine, lone_s=LIGHT_S / 10)
+    runner = Runner(engine, lone_s=INLINE_S / 10)
     reports: SimpleQueue[RunReport] = SimpleQueue()
-    runner.start([(Rows({"images": [b"a"]}, pixels=MAX_PIXELS + 1), 0, 1)], 0, reports.put)
+    runner.start([(Rows({"images": [b"a"]}, pixels=MAX_INLINE_PIXELS + 1), 0, 1)], 0, reports.put)
     assert reports.get(timeout=LIMIT_S).error is None
     runner.close()
     assert [way for way, _ in engine.places] == ["run"]
     assert engine.places[0][1] != threading.get_ident()
 
 
-def test_with_several_devices_nothing_is_light() -> None:
+def test_with_several_devices_nothing_is_run_inline() -> None:
     engines = {"cpu:0": Place(), "cpu:1": Place()}
-    runner = Runner(engines["cpu:0"], devices=engines, lone_s=LIGHT_S / 10)
+    runner = Runner(engines["cpu:0"], devices=engines, lone_s=INLINE_S / 10)
     reports: SimpleQueue[RunReport] = SimpleQueue()
     runner.start([(small(b"a"), 0, 1)], 0, reports.put)
     assert reports.get(timeout=LIMIT_S).error is None
@@ -362,9 +362,66 @@ def test_with_several_devices_nothing_is_light() -> None:
     assert ran[0][1] != threading.get_ident()
 
 
-def test_a_light_batch_that_fails_is_reported_like_any_other() -> None:
-    runner = Runner(FailingEngine(EchoEngine(), lambda _: True), lone_s=LIGHT_S / 10)
+def test_an_inline_batch_that_fails_is_reported_like_any_other() -> None:
+    runner = Runner(FailingEngine(EchoEngine(), lambda _: True), lone_s=INLINE_S / 10)
     reports: list[RunReport] = []
     runner.start([(small(b"a"), 0, 1)], 0, reports.append)
     runner.close()
     assert isinstance(reports[0].error, InvalidInput)
+
+
+QUICK_S = INLINE_S / 10
+
+
+def part(count: int = 1, pixels: int = 784) -> tuple[Rows, int, int]:
+    return Rows({"images": [b"x"] * count}, pixels=pixels), 0, count
+
+
+def test_few_small_pictures_for_a_quick_engine_are_run_inline() -> None:
+    rule = InlineRule(QUICK_S)
+    assert rule.allows([part(), part(4)], 5)
+    assert not rule.allows([part(), part(4)], 6), "padding takes time as well"
+
+
+def test_a_large_picture_is_not_run_inline_nor_are_many_small_ones_together() -> None:
+    rule = InlineRule(QUICK_S)
+    assert rule.allows([part(pixels=MAX_INLINE_PIXELS)], 0)
+    assert not rule.allows([part(pixels=MAX_INLINE_PIXELS + 1)], 0)
+    assert not rule.allows([part(pixels=MAX_INLINE_PIXELS), part(pixels=1)], 0)
+
+
+def test_pictures_of_unknown_size_are_not_run_inline() -> None:
+    assert not InlineRule(QUICK_S).allows([part(), part(pixels=0)], 0)
+
+
+def test_nothing_is_run_inline_for_a_slow_engine_however_often_it_is_asked() -> None:
+    for slow in (InlineRule(math.inf), InlineRule(2 * INLINE_S)):
+        assert not any(slow.allows([part()], 0) for _ in range(10_000))
+
+
+def test_larger_batches_are_run_inline_as_rows_turn_out_cheaper_together() -> None:
+    rule = InlineRule(QUICK_S)
+    assert not rule.allows([part(40)], 0)
+    for _ in range(50):
+        rule.learn(10, 10 * INLINE_S / 50)
+    assert rule.allows([part(40)], 0)
+    assert not rule.allows([part(60)], 0)
+
+
+def test_one_interruption_changes_little_and_a_bad_spell_is_forgotten() -> None:
+    rule = InlineRule(QUICK_S)
+    rule.learn(1, 3600.0)
+    assert rule.allows([part(8)], 0)
+    for _ in range(100):
+        rule.learn(1, 1.0)
+    assert not rule.allows([part()], 0)
+    assert any(rule.allows([part()], 0) for _ in range(10_000))
+
+
+@given(st.lists(st.tuples(st.integers(1, 64), st.floats(1e-6, 10)), max_size=50))
+def test_the_expected_time_of_a_row_stays_within_the_measured_ones(calls: list[tuple[int, float]]) -> None:
+    rule = InlineRule(QUICK_S)
+    for rows, seconds in calls:
+        rule.learn(rows, seconds)
+    quickest = min([QUICK_S, *(seconds / rows for rows, seconds in calls)])
+    assert not rule.allows([part(int(INLINE_S / quickest) + 2)], 0)

@@ -1,4 +1,4 @@
-"""A way of calling a signature in a process of its own: its story, its timings, its answers, its end."""
+"""A way of calling a signature in a process of its own: what it loaded, its timings, its answers, its end."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,7 +10,6 @@ import pytest
 from darkroom.models.errors import LoadFailed
 from darkroom.models.profile.trial import Subject, Trial, Way
 from darkroom.models.rows import Rows
-from darkroom.models.versions.locate import locate
 from tests import savedmodels
 from tests.pictures import picture
 from tests.unit.models.conftest import Build
@@ -23,11 +22,11 @@ def test_both_ways_take_the_same_rows_and_give_the_same_answer(built: Built) -> 
     pictures = tuple(picture(seed, kind="JPEG") for seed in range(3))
     subject = Subject(built(savedmodels.classic), pictures=pictures)
     with Trial(subject, Way(1, -1)) as engine:
-        assert [rows.columns["images"] for rows in engine.story.rows] == [[each] for each in pictures]
+        assert [rows.columns["images"] for rows in engine.loaded.rows] == [[each] for each in pictures]
         assert engine.seconds(2, 2, 2) > 0
         answer = engine.answer(4)
         assert len(answer) == 4
-        with Trial(replace(subject, story=engine.story), Way(is_plain=True)) as plain:
+        with Trial(replace(subject, loaded=engine.loaded), Way(is_plain=True)) as plain:
             assert plain.seconds(4, 1) > 0
             assert plain.difference(4, answer) == ""
             wrong = Rows(answer.columns | {"softmax": np.asarray(answer.columns["softmax"]) * 2})
@@ -41,14 +40,3 @@ def test_what_fails_in_the_process_is_told_here(built: Built, tmp_path: Path) ->
         Trial(Subject(built(savedmodels.classic), signature="other"), Way())
     with pytest.raises(LoadFailed, match="not one picture a row"):
         Trial(Subject(built(savedmodels.keys_and_features), pictures=(b"a",)), Way())
-
-
-def test_a_version_is_found_from_its_own_folder_and_from_the_models(tmp_path: Path) -> None:
-    for name in ("9", "10", "notes"):
-        (tmp_path / "dogs" / name).mkdir(parents=True)
-        (tmp_path / "dogs" / name / "saved_model.pb").touch()
-    assert locate(tmp_path / "dogs") == (tmp_path / "dogs" / "10", "dogs", 10)
-    assert locate(tmp_path / "dogs" / "9") == (tmp_path / "dogs" / "9", "dogs", 9)
-    assert locate(tmp_path / "dogs" / "notes") == (tmp_path / "dogs" / "notes", "notes", 1)
-    with pytest.raises(LoadFailed, match="cannot be listed"):
-        locate(tmp_path / "cats")

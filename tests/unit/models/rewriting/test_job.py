@@ -30,7 +30,7 @@ def test_the_place_the_name_and_the_number_of_a_version_do_not_matter(job: Job, 
 
 
 def test_what_is_settled_where_the_artifact_is_opened_does_not_matter(job: Job) -> None:
-    assert replace(job, device="cpu:2", xla=True).key() == job.key()
+    assert replace(job, device="cpu:2").key() == job.key()
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 from darkroom.models.engine import PassReport
 from darkroom.models.engines.fakes import ECHO, EchoEngine
 from darkroom.models.engines.open import open_artifact, prepare
-from darkroom.models.engines.row_prefix import WAIST
+from darkroom.models.engines.row_prefix import ROW_PREFIX
 from darkroom.models.engines.sharded import SHARD
 from darkroom.models.graph.reachability import GraphTraits
 from darkroom.models.rewriting.passes import PASSES, BoundSignature, Pass, hoist_base64
@@ -205,7 +205,7 @@ def answer(path: Path, passes: tuple[tuple[str, Pass], ...]) -> tuple[tuple[Pass
     (rows, *_) = model.samples["serving_default"]
     softmax = np.asarray(engine.run(rows).columns["softmax"])
     model.close()
-    the_machines = (SHARD, WAIST)
+    the_machines = (SHARD, ROW_PREFIX)
     return tuple(report for report in engine.passes if report.name not in the_machines), softmax
 
 

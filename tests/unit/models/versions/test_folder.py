@@ -9,7 +9,7 @@ import pytest
 from darkroom.models.engine import LoadedModel
 from darkroom.models.engines.fakes import fake_model
 from darkroom.models.errors import LoadFailed
-from darkroom.models.versions.folder import FolderSource, versions
+from darkroom.models.versions.folder import FolderSource, locate, versions
 
 LONG_AGO = 3600.0  # the source's clock ahead of the file system's: every change is long ago
 
@@ -115,3 +115,14 @@ def test_a_version_that_went_before_it_was_loaded_is_a_failed_load(tmp_path: Pat
     shutil.rmtree(tmp_path / "2")
     with pytest.raises(LoadFailed, match="gone"):
         folder.load(2)
+
+
+def test_a_version_is_found_from_its_own_folder_and_from_the_models(tmp_path: Path) -> None:
+    for name in ("9", "10", "notes"):
+        (tmp_path / "dogs" / name).mkdir(parents=True)
+        (tmp_path / "dogs" / name / "saved_model.pb").touch()
+    assert locate(tmp_path / "dogs") == (tmp_path / "dogs" / "10", "dogs", 10)
+    assert locate(tmp_path / "dogs" / "9") == (tmp_path / "dogs" / "9", "dogs", 9)
+    assert locate(tmp_path / "dogs" / "notes") == (tmp_path / "dogs" / "notes", "notes", 1)
+    with pytest.raises(LoadFailed, match="cannot be listed"):
+        locate(tmp_path / "cats")

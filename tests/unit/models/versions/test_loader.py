@@ -73,27 +73,29 @@ def test_the_child_sees_no_gpu(tmp_path: Path) -> None:
         assert child.stdout.read() == "-1"
 
 
-def test_what_two_load_at_once_is_prepared_once(
-    built: Callable[[Build], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_two_load_at_once_is_prepared_once(built: Callable[[Build], Path], tmp_path: Path) -> None:
     children: list[object] = []
-    prepare = Loader._prepare
 
-    def count(self: Loader, job: Job) -> bytes:
-        children.append(job)
-        return prepare(self, job)
+    class Counting(Loader):
+        """Notes each child."""
 
-    monkeypatch.setattr(Loader, "_prepare", count)
+        def _prepare(self, job: Job) -> bytes:
+            children.append(job)
+            return super()._prepare(job)
+
     job = Job(built(doubles), "m", 1)
     with ThreadPoolExecutor(3) as threads:
-        loaded = list(threads.map(lambda _: loader(tmp_path).load(job), range(3)))
+        cache = Cache(tmp_path, max_bytes=1 << 30)
+        loaded = list(threads.map(lambda _: Counting(cache, timeout_s=PLENTY_S).load(job), range(3)))
     assert len(children) == 1
     assert [path.suffix for path in tmp_path.iterdir()] == [".artifact"]
     for each in loaded:
         each.close()
 
 
-def test_who_waits_for_another_s_work_ends_with_its_server(built: Callable[[Build], Path], tmp_path: Path) -> None:
+def test_a_load_that_waits_for_another_process_ends_with_its_server(
+    built: Callable[[Build], Path], tmp_path: Path
+) -> None:
     job, waiting = Job(built(doubles), "m", 1), loader(tmp_path)
     with Cache(tmp_path, max_bytes=1).turn(job.key()) as is_ours, ThreadPoolExecutor(1) as threads:
         assert is_ours
@@ -103,7 +105,7 @@ def test_who_waits_for_another_s_work_ends_with_its_server(built: Callable[[Buil
             ended.result(PLENTY_S)
 
 
-def test_what_is_damaged_in_the_cache_is_made_anew(built: Callable[[Build], Path], tmp_path: Path) -> None:
+def test_what_is_damaged_in_the_cache_is_prepared_again(built: Callable[[Build], Path], tmp_path: Path) -> None:
     path = built(doubles)
     loader(tmp_path).load(Job(path, "m", 1)).close()
     (kept,) = tmp_path.iterdir()

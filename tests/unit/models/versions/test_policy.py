@@ -2,8 +2,8 @@
 
 import pytest
 
+from darkroom.models.versions.folder import Found
 from darkroom.models.versions.policy import FIRST_RETRY_S, MAX_RETRY_S, Failure, Plan, Policy, plan
-from darkroom.models.versions.source import Found
 
 ALL, LATEST = Policy(), Policy(latest=1)
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from darkroom.service.config.model_config import BadSettingsError
-from darkroom.service.config.settings import Settings, add_flags, read_settings
+from darkroom.service.config.settings import REMOVED, Settings, add_flags, read_settings, settings_from_flags
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -36,6 +36,19 @@ def test_all_problems_are_told_at_once_and_no_secret_with_them() -> None:
     assert "port: " in text
     assert "slo_ms: " in text
     assert "hunter2" not in text
+
+
+def test_a_setting_that_was_removed_says_what_became_of_it_as_a_flag_and_as_a_variable() -> None:
+    parser = argparse.ArgumentParser()
+    add_flags(parser)
+    assert "--xla" not in parser.format_help()
+    for command in (["--xla"], ["--xla=true"], ["--xla", "false"]):
+        with pytest.raises(BadSettingsError) as caught:
+            settings_from_flags(parser.parse_args(command))
+        assert caught.value.problems == (f"--xla was removed: {REMOVED['xla']}",)
+    with pytest.raises(BadSettingsError) as caught:
+        read_settings({}, {"DARKROOM_XLA": "0"})
+    assert caught.value.problems == (f"DARKROOM_XLA was removed: {REMOVED['xla']}",)
 
 
 @pytest.mark.parametrize(

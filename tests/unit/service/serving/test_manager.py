@@ -10,8 +10,8 @@ import pytest
 from darkroom.models.engines.fakes import BrokenEngine, EchoEngine, fake_model
 from darkroom.models.errors import LoadFailed, OutOfMemory, UnknownModel, UnknownVersion
 from darkroom.models.rows import Rows
+from darkroom.models.versions.folder import Found
 from darkroom.models.versions.policy import FIRST_RETRY_S, Policy
-from darkroom.models.versions.source import Found
 from darkroom.service.config.settings import Settings
 from darkroom.service.errors import NotReady
 from darkroom.service.serving.manager import ModelManager

@@ -1,4 +1,4 @@
-"""Sources: what the settings make of a job, and what they warn of."""
+"""Sources: what the settings make of a job."""
 
 from __future__ import annotations
 
@@ -16,30 +16,16 @@ if TYPE_CHECKING:
     from darkroom.models.rewriting.job import Job
 
 
-@pytest.mark.parametrize(
-    ("flags", "is_warned"),
-    [
-        ({}, False),
-        ({"xla": True}, True),
-        ({"xla": True, "allowed_batch_sizes": "1,8,32"}, False),
-    ],
-)
-def test_xla_without_few_batch_sizes_is_warned_of(
-    flags: dict[str, object], is_warned: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    Sources(Settings.model_validate({"cache_dir": tmp_path, **flags}))
-    assert ("--xla without --allowed_batch_sizes" in caplog.text) is is_warned
-
-
-@pytest.mark.parametrize("is_asked", [False, True])
-def test_a_job_asks_for_xla_where_the_settings_do(
-    is_asked: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("precision", "max_drift"), [("fp32", None), ("bf16", 0.02)])
+def test_a_job_may_round_to_bfloat16_where_the_settings_say_so(
+    precision: str, max_drift: float | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     jobs: list[Job] = []
     monkeypatch.setattr(Loader, "load", lambda _, job: jobs.append(job))
     version = tmp_path / "model" / "1"
     version.mkdir(parents=True)
     (version / "saved_model.pb").touch()
-    settings = Settings(cache_dir=tmp_path, model_base_path=version.parent, xla=is_asked)
+    given = {"cache_dir": tmp_path, "model_base_path": version.parent, "precision": precision, "max_drift": 0.02}
+    settings = Settings.model_validate(given)
     Sources(settings).of(settings.models[0]).load(1)
-    assert [job.xla for job in jobs] == [is_asked]
+    assert [job.max_drift for job in jobs] == [max_drift]
