@@ -6,6 +6,9 @@ from typing import NamedTuple, Self
 
 from darkroom.models.versions.source import Found
 
+# TensorFlow Serving's five words for the state of a version.
+START, LOADING, AVAILABLE, UNLOADING, END = "START", "LOADING", "AVAILABLE", "UNLOADING", "END"
+STATES = (START, LOADING, AVAILABLE, UNLOADING, END)
 FIRST_RETRY_S = 10.0  # guess: a load costs seconds of a core; doubled at each failure
 MAX_RETRY_S = 900.0  # guess: a version that fails for an hour will hardly load a minute later
 

@@ -6,7 +6,7 @@ from prometheus_client.exposition import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from darkroom.service.config.settings import Settings
-from darkroom.service.telemetry.metrics import Metrics
+from darkroom.service.telemetry.metrics import Metrics, ModelMetrics
 from darkroom.service.workers.merge_metrics import GAUGES, counts, merge
 from darkroom.service.workers.supervisor import Workers, worker_families
 
@@ -15,9 +15,9 @@ START_S = "process_start_time_seconds"
 
 def _worker(oks: int, *versions: int, state: str = "AVAILABLE") -> str:
     metrics = Metrics(version="1", tensorflow="2", memory_of=lambda _: {"now": 7})
-    for version in versions:
-        model = metrics.add_model("m", version, max_batch_images=4)
-        model.state = state
+    models = [ModelMetrics("m", version, max_batch_images=4) for version in versions]
+    metrics.show_versions(lambda: [(model, state) for model in models])
+    for model in models:
         for _ in range(oks):
             model.request_ended("ok", 2, 0.004)
         model.batch_images.observe(oks)
