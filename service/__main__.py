@@ -12,18 +12,12 @@ import sys
 from typing import TYPE_CHECKING
 
 from darkroom.models.runtime import allocator
-from darkroom.service.cli.check import DESCRIPTION as CHECK
-from darkroom.service.cli.check import add_check_flags
-from darkroom.service.cli.export import DESCRIPTION, add_export_flags, run_export
-from darkroom.service.cli.profile import DESCRIPTION as PROFILE
-from darkroom.service.cli.profile import add_profile_flags
-from darkroom.service.cli.token import DESCRIPTION as TOKEN
-from darkroom.service.cli.token import add_token_flags
+from darkroom.service.cli import check, export, profile, token
 from darkroom.service.config.machine import raise_open_files
 from darkroom.service.config.model_config import BadSettingsError
 from darkroom.service.config.settings import Settings, add_flags, settings_from_flags
 from darkroom.service.telemetry.logs import set_up_logs
-from darkroom.service.version import story
+from darkroom.service.version import version_line
 from darkroom.service.workers.peers import WorkerHandles
 
 if TYPE_CHECKING:
@@ -62,10 +56,11 @@ def _parser() -> argparse.ArgumentParser:
         prog="darkroom",
         description="Serves TensorFlow image models over HTTP. Batches requests; every caller gets its own answer.",
     )
-    parser.add_argument("--version", action="version", version=story())
+    parser.add_argument("--version", action="version", version=version_line())
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     serve = commands.add_parser(
         "serve",
+        usage="darkroom serve [-h] [--SETTING=VALUE ...]",
         help="serve models over HTTP",
         description="Serves models over HTTP. Every flag is also an environment variable: --max_queue_images is "
         "DARKROOM_MAX_QUEUE_IMAGES; the flag wins. Ctrl-C or SIGTERM stops it after it has answered what it accepted.",
@@ -73,30 +68,20 @@ def _parser() -> argparse.ArgumentParser:
     add_flags(serve)
     serve.add_argument("--worker", dest="handles", default=None, help=argparse.SUPPRESS)  # the supervisor sets it
     serve.set_defaults(run=_serve)
-    export = commands.add_parser(
-        "export",
-        help="build a SavedModel that takes pictures",
-        description=DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    add_export_flags(export)
-    export.set_defaults(run=run_export)
-    profile = commands.add_parser(
-        "profile",
-        help="find the settings that suit a model on this machine",
-        description=PROFILE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    add_profile_flags(profile)
-    check = commands.add_parser(
-        "check",
-        help="say what a SavedModel wants, and run one request",
-        description=CHECK,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    add_check_flags(check)
-    token = commands.add_parser("token", help="make a bearer token for --auth_tokens_file", description=TOKEN)
-    add_token_flags(token)
+    for name, command, summary in (
+        ("export", export, "build a SavedModel that takes images"),
+        ("profile", profile, "find the settings that suit a model on this machine"),
+        ("check", check, "describe a SavedModel and run a request"),
+        ("token", token, "make a bearer token for --auth_tokens_file"),
+    ):
+        command_parser = commands.add_parser(
+            name,
+            help=summary,
+            description=command.DESCRIPTION,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        command.add_flags(command_parser)
+        command_parser.set_defaults(run=command.run)
     return parser
 
 

@@ -13,23 +13,22 @@ from darkroom.service.config.tokens import Scope, new_token, parse_scopes
 if TYPE_CHECKING:
     import argparse
 
-DESCRIPTION = (
-    "Makes a bearer token. The token is printed once, on stdout. The line for the server's --auth_tokens_file, with the "
-    "token's SHA-256, goes to --file, or to stderr. A running server reads the file again when it has changed."
-)
+DESCRIPTION = """\
+Makes a bearer token. The token is printed once, on stdout. The line for the server's --auth_tokens_file, with the
+token's SHA-256, goes to --file, or to stderr. A running server reads the file again when it has changed.
+"""
 
 
-def add_token_flags(parser: argparse.ArgumentParser) -> None:
+def add_flags(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of `darkroom token`."""
     parser.add_argument("name", metavar="NAME", help="who gets the token; one word, for people who read the file")
     parser.add_argument(
         "--scopes", default="predict", metavar="LIST", help=f"comma-separated: {', '.join(Scope)} [predict]"
     )
     parser.add_argument("--file", type=Path, default=None, metavar="PATH", help="append the line to this file")
-    parser.set_defaults(run=run_token)
 
 
-def run_token(parsed: argparse.Namespace) -> int:
+def run(parsed: argparse.Namespace) -> int:
     """Prints a new token; appends its line to a file, or prints it on stderr.
 
     Raises:

@@ -119,8 +119,11 @@ class Registry:
 
     def story(self, model: str) -> str:
         """Why no version of a model is served, for people."""
-        told = [f"version {s.version} is {s.state}{s.message and ': '}{s.message}" for s in self.records(model)]
-        return "; ".join(told) or "nothing of it has been loaded yet"
+        reasons = [
+            s.message if s.version == NO_VERSION else f"version {s.version} is {s.state}{s.message and ': '}{s.message}"
+            for s in self.records(model)
+        ]
+        return "; ".join(reasons) or "nothing of it has been loaded yet"
 
     def exported(self) -> list[tuple[ModelMetrics, str]]:
         """The time series of each version that has some, and its state: what `/metrics` shows."""
