@@ -94,7 +94,7 @@ def _try(model: LoadedModel, signature: str, picture: bytes | None) -> list[str]
     if picture is not None and spec.image_input and len(spec.inputs) == 1:
         rows = Rows({spec.image_input: [picture]})
     if rows is None:
-        return ["  request none: no row could be generated that it accepts, or it keeps state and is not run here"]
+        return ["  request none could be generated that it accepts, or it keeps state and is not run here"]
     lines = ["  request " + _curl(model.spec.name, spec, rows)]
     started_s = time.perf_counter()
     answer = engine.run(rows)

@@ -297,7 +297,7 @@ class ModelManager:
         self._unregistered.add(servable)  # so that `close` finds it
         is_alone = not self._registry.targets() or not self._is_serving
         try:
-            await servable.open(beside=None if is_alone else model.inflight)
+            await servable.open(None if is_alone else model.inflight)
         except ModelError as err:
             await self._free(servable)
             self._fail(record, found, f"its warm-up failed: {err}")

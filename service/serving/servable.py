@@ -79,12 +79,12 @@ class Servable:
         self._metrics = metrics
         self._runners: list[Runner] = []
 
-    async def open(self, beside: Mapping[str, int] | None = None) -> None:
+    async def open(self, serving_inflight: Mapping[str, int] | None = None) -> None:
         """Warms up every signature and starts its batcher. It takes no request before this returns.
 
         Args:
-            beside: the calls in flight of each signature of the version that is serving; the warm-up then leaves it
-                most of the machine. None: nothing is serving.
+            serving_inflight: the calls in flight of each signature of the version that is serving; the warm-up then
+                leaves it most of the machine. None: nothing is serving.
 
         Raises:
             ModelError: a signature failed on its warm-up rows.
@@ -93,20 +93,20 @@ class Servable:
         loaded = self._loaded
         assert loaded is not None  # noqa: S101 - it is opened before it is closed
         for name, engine in loaded.engines.items():
-            self.targets[name] = await self._open(loaded, engine, beside)
+            self.targets[name] = await self._open(loaded, engine, serving_inflight)
         await self._in_thread(give_back)  # measured on EfficientNet-Lite0: opening it leaves 140 MB behind
         for target in self.targets.values():
             target.batcher.start()
             self._metrics.queues.append(target.batcher.stats)
         self._metrics.warmup_s.observe(time.monotonic() - started_s)
 
-    async def _open(self, loaded: LoadedModel, engine: Engine, beside: Mapping[str, int] | None) -> Target:
+    async def _open(self, loaded: LoadedModel, engine: Engine, serving_inflight: Mapping[str, int] | None) -> Target:
         """Warms up one signature, and makes its threads and its batcher."""
         settings, spec, model = self._settings, engine.spec, loaded.spec
-        findings = await self._warm_up(loaded, engine, beside)
+        findings = await self._warm_up(loaded, engine, serving_inflight)
         self.inflight[spec.name] = findings.inflight
-        told = {"model": model.name, "version": model.version, "signature": spec.name}
-        _log.info("warmed up", extra={"fields": told | findings.summary()})
+        fields = {"model": model.name, "version": model.version, "signature": spec.name}
+        _log.info("warmed up", extra={"fields": fields | findings.summary()})
         engines = loaded.engines_of(spec.name)
         runner = Runner(engine, threads=findings.inflight, devices=engines, lone_s=findings.lone_s)
         for device in engines:  # the first call blocks; a scrape on the event loop must not be the first
@@ -130,7 +130,9 @@ class Servable:
         passes = [report._asdict() for report in engine.passes]
         return Target(model, spec, batcher, self._metrics, passes, loaded.samples.get(spec.name, ()))
 
-    async def _warm_up(self, loaded: LoadedModel, engine: Engine, beside: Mapping[str, int] | None) -> Findings:
+    async def _warm_up(
+        self, loaded: LoadedModel, engine: Engine, serving_inflight: Mapping[str, int] | None
+    ) -> Findings:
         """Runs all engines of a signature, since each makes its own kernels. Returns the findings of the first."""
         settings, name = self._settings, engine.spec.name
         samples = loaded.samples.get(name, ())
@@ -138,8 +140,8 @@ class Servable:
         inflight = settings.max_inflight_batches
         warm: Callable[..., Findings] = partial(warm_up, cores=cores_each(settings.workers))
         rest_share = 0.0
-        if beside is not None:
-            inflight = inflight or beside.get(name, 1)
+        if serving_inflight is not None:
+            inflight = inflight or serving_inflight.get(name, 1)
             warm, rest_share = partial(warm_up_gently, sleep=time.sleep), REST
         findings: Findings = await self._in_thread(warm, engine, samples, sizes=sizes, inflight=inflight)
         engines = loaded.engines_of(name)
@@ -190,14 +192,14 @@ class Servable:
 def describe_loaded(loaded: LoadedModel) -> dict[str, object]:
     """The log fields of a version that was loaded: its signatures with wire form, devices and passes."""
     spec = loaded.spec
-    told: dict[str, object] = {"model": spec.name, "version": spec.version}
+    fields: dict[str, object] = {"model": spec.name, "version": spec.version}
     for name, engine in loaded.engines.items():
         applied = [report.name for report in engine.passes if report.applied]
         dropped = [f"{report.name} ({report.reason})" for report in engine.passes if not report.applied]
         devices = ",".join(loaded.engines_of(name))
         facts = f"wire={engine.spec.wire.value} batched={engine.spec.batched} devices={devices}"
-        told[name] = f"{facts} passes={applied} dropped={dropped}"
-    return told | ({"refused": spec.refused} if spec.refused else {})
+        fields[name] = f"{facts} passes={applied} dropped={dropped}"
+    return fields | ({"refused": spec.refused} if spec.refused else {})
 
 
 def _picture_hash(payload: object, row: int) -> Hashable:
