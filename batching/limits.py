@@ -13,19 +13,19 @@ class Limits:
     Attributes:
         max_batch_images: rows of one engine call. 32: precedent (Triton's and TF Serving's examples).
         max_batch_bytes: encoded bytes of one call; one row alone may be larger. 64 MiB: guess.
-        max_batch_pixels: decoded pixels of one call; one row alone may be larger. 128 million, 384 MB as RGB: guess.
-        max_queue_images: rows that wait. 1,024: guess, 7 s of EfficientNet-Lite0 on 2 cores.
-        max_queue_bytes: encoded bytes that wait. 256 MiB: guess.
+        max_batch_pixels: decoded pixels of one call; one row alone may be larger. 200 million, 600 MB as RGB: guess.
+        max_queue_images: rows that wait. 2,048: guess, 14 s of EfficientNet-Lite0 on 2 cores.
+        max_queue_bytes: encoded bytes that wait. 512 MiB: guess.
         allowed_batch_sizes: ascending; a batch is padded up to one of them (cuDNN). Empty: any size.
-        max_inflight_batches: calls the runner may have at once. 1: safe anywhere; see `service/serving/inflight.py`.
+        max_inflight_batches: calls the runner may have at once. 1: safe anywhere; see `service/serving/warmup.py`.
         linger_s: how long the first entry may wait for company while the engine is free. 0: measured best for latency.
     """
 
     max_batch_images: int = 32
     max_batch_bytes: int = 64 * _MEBIBYTE
-    max_batch_pixels: int = 128_000_000
-    max_queue_images: int = 1024
-    max_queue_bytes: int = 256 * _MEBIBYTE
+    max_batch_pixels: int = 200_000_000
+    max_queue_images: int = 2048
+    max_queue_bytes: int = 512 * _MEBIBYTE
     allowed_batch_sizes: tuple[int, ...] = ()
     max_inflight_batches: int = 1
     linger_s: float = 0.0

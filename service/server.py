@@ -1,4 +1,4 @@
-"""The process around the app: binds the port, prints how to ask, and stops in order."""
+"""One server process: listens, prints how to send a request, and stops in order."""
 
 from __future__ import annotations
 
@@ -31,23 +31,29 @@ if TYPE_CHECKING:
 
 
 class Server:
-    """One HTTP server on the running loop; `models` are served instead of those that the settings name.
+    """One HTTP server on the running event loop.
 
-    With a `place` it is one of several workers: it binds nothing, and its supervisor speaks for it.
+    Args:
+        settings: of the server.
+        models: served instead of the models that the settings name.
+        handles: makes it one of several workers: its supervisor listens, and prints for all of them.
+
+    Attributes:
+        url: under which this machine reaches the server; empty until `is_listening` is set.
     """
 
-    def __init__(self, settings: Settings, *models: LoadedModel, place: WorkerHandles | None = None) -> None:
+    def __init__(self, settings: Settings, *models: LoadedModel, handles: WorkerHandles | None = None) -> None:
         self._settings = settings
         self.loop = asyncio.get_running_loop()
         self._stopping = asyncio.Event()
         self.app: App = create_app(settings, *models)
         self.darkroom: Darkroom = self.app.ctx.darkroom
-        self._is_announced = False  # the supervisor knows what to print
+        self._is_announced = False  # the supervisor has the hint to print
         self._member: Member | None = None
-        if place is not None:
-            self.darkroom.peers = self._member = Member(place, self.darkroom.peers)
+        if handles is not None:
+            self.darkroom.peers = self._member = Member(handles, self.darkroom.peers)
         self.url = ""
-        self.is_listening = asyncio.Event()  # `url` is known
+        self.is_listening = asyncio.Event()
 
     @property
     def is_stopping(self) -> bool:
@@ -56,18 +62,18 @@ class Server:
 
     @property
     def failure(self) -> Exception | None:
-        """Why no model could be loaded."""
+        """Why no model could be loaded; None if that did not happen."""
         return self.darkroom.lifecycle.failure
 
     def stop(self) -> None:
-        """Begins the ordered stop; `run` returns when it is done."""
+        """Starts the ordered stop; `run` returns when it is done."""
         self._stopping.set()
 
     async def run(self) -> None:
-        """Serves until `stop`, or until the first load turns out a failure.
+        """Serves until `stop`, or until the first load fails.
 
         Raises:
-            OSError: the port can't be bound.
+            OSError: the address can't be bound.
         """
         server = await self._bind()
         try:
@@ -77,7 +83,7 @@ class Server:
             await self._close(server)
 
     async def _bind(self) -> AsyncioServer:
-        """Listens first, so that health and metrics answer while the models load."""
+        """Listens before the models load, so that health and metrics answer meanwhile."""
         settings, member = self._settings, self._member
         listener = listen(settings.host, settings.port) if member is None else member.listener
         server = await self.app.create_server(
@@ -87,7 +93,7 @@ class Server:
             backlog=BACKLOG,
             asyncio_server_kwargs={"start_serving": False},
         )
-        # Without it Sanic sends an empty alt-svc header: it thinks of HTTP/3 unless told otherwise.
+        # Without this Sanic assumes HTTP/3 and sends an empty alt-svc header.
         self.app.state.server_info.append(ApplicationServerInfo({"version": HTTP.VERSION_1}))
         if server is None:
             raise OSError("Sanic made no server")
@@ -96,38 +102,44 @@ class Server:
         if member is None:
             await server.start_serving()
         else:
-            await self._receive(member, server)
+            await self._join(member, server)
         await server.after_start()
         self.url = url_of(listener, is_tls=settings.enable_ssl)
         self.is_listening.set()
         return server
 
-    async def _receive(self, member: Member, server: AsyncioServer) -> None:
-        """Serves the connections that the supervisor hands over, as Sanic serves those that it accepts itself."""
+    async def _join(self, member: Member, server: AsyncioServer) -> None:
+        """Serves the connections that the supervisor passes, as Sanic serves those that it accepts itself."""
         protocol = FastLane if self._settings.fast_lane else Connection
         factory = partial(protocol, loop=self.loop, app=self.app, connections=server.connections)
         tls = _ssl_context(self._settings)
         opening: set[asyncio.Task[Any]] = set()
         lifecycle = self.darkroom.lifecycle
 
-        def take(connection: socket.socket) -> None:
+        async def open_connection(connection: socket.socket) -> None:
+            with suppress(OSError):  # the client is gone, or does not speak TLS
+                await self.loop.connect_accepted_socket(factory, connection, ssl=tls)
+
+        def on_connection(connection: socket.socket) -> None:
             connection.setblocking(False)
-            task = self.loop.create_task(_open(connection, factory, tls))
+            task = self.loop.create_task(open_connection(connection))
             opening.add(task)
             task.add_done_callback(opening.discard)
 
-        def report() -> dict[str, Any]:
+        def status() -> dict[str, Any]:
             is_ready = self._is_announced and lifecycle.takes_requests
             return {"is_ready": is_ready, "connections": len(server.connections) + len(opening)}
 
-        def known() -> None:
-            lifecycle.is_expected = True
+        def on_known_ready() -> None:
+            lifecycle.is_known_ready = True
 
-        lifecycle.is_expected = False
-        await member.open(take=take, report=report, known=known, leave=self.stop)
+        lifecycle.is_known_ready = False
+        await member.open(
+            on_connection=on_connection, status=status, on_known_ready=on_known_ready, on_supervisor_gone=self.stop
+        )
 
     async def _announce(self) -> None:
-        """Says where it listens at once, and what to type as soon as it can be answered; a worker tells only that."""
+        """Prints the address at once, and the hint when the models are loaded. A worker sends the hint to its supervisor."""
         member = self._member
         if member is None:
             print(f"darkroom: listening on {self.url}, loading models …", file=sys.stderr, flush=True)
@@ -138,27 +150,27 @@ class Server:
         stopping.cancel()
         if self.failure is not None:
             if member is not None:
-                member.tell({"ask": "failure", "text": str(self.failure)})
+                member.notify({"type": "failure", "text": str(self.failure)})
             self._stopping.set()
         elif not self.is_stopping:
-            hint = _how_to_ask(self.url, self.darkroom)
+            hint = _hint(self.url, self.darkroom)
             if member is None:
                 print(hint, file=sys.stderr, flush=True)
             else:
-                member.tell({"ask": "hint", "text": hint})
+                member.notify({"type": "hint", "text": hint})
                 self._is_announced = True
 
     async def _close(self, server: AsyncioServer) -> None:
-        """Drains, closes the port and idle connections, gives the busy ones their time, then frees the engines."""
+        """Drains, closes the listener and the idle connections, waits for the busy ones, then frees the engines."""
         if self._member is not None:
-            self._member.tell({"ask": "stand", "is_ready": False})
+            self._member.notify({"type": "readiness", "is_ready": False})
         await server.before_stop()
         if self._member is not None:
             self._member.refuse()
         await server.close()
         for connection in list(server.connections):
             connection.close_if_idle()
-        for _ in range(40):  # 2 s, a guess: the answers are made, this is for slow readers
+        for _ in range(40):  # 2 s (guess): the answers are ready, only slow clients still read them
             if not server.connections:
                 break
             await asyncio.sleep(0.05)
@@ -169,14 +181,8 @@ class Server:
             self._member.close()
 
 
-async def _open(connection: socket.socket, factory: Any, tls: ssl.SSLContext | None) -> None:
-    """Makes a connection of a socket; one that is gone, or doesn't speak TLS, is let go."""
-    with suppress(OSError):
-        await asyncio.get_running_loop().connect_accepted_socket(factory, connection, ssl=tls)
-
-
 def _ssl_context(settings: Settings) -> ssl.SSLContext | None:
-    """TLS from --secret_pem and --secret_key where --enable_ssl asks for it."""
+    """The TLS context of --secret_pem and --secret_key; None without --enable_ssl."""
     if not settings.enable_ssl:
         return None
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
@@ -184,8 +190,8 @@ def _ssl_context(settings: Settings) -> ssl.SSLContext | None:
     return context
 
 
-def _how_to_ask(url: str, darkroom: Darkroom) -> str:
-    """What is served, and a command that asks it."""
+def _hint(url: str, darkroom: Darkroom) -> str:
+    """The names of the served models, and a command that sends a request."""
     lines = [f"darkroom: ready, {url}/image_inference is the page, {url}/metrics the metrics"]
     for name in darkroom.registry.models():
         versions = ", ".join(map(str, darkroom.registry.versions(name)))

@@ -1,4 +1,4 @@
-"""Which Darkroom this is: its version, that of a package beside it, and whether it is compiled."""
+"""The version of Darkroom and of other packages, and whether the request path is compiled."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from darkroom.batching.scheduler import queue
 
 
 def version_of(*packages: str) -> str:
-    """The version of the first package that is installed; "unknown" where none is."""
+    """The version of the first of these packages that is installed; "unknown" if none is."""
     for package in packages:
         try:
             return version(package)
@@ -18,10 +18,10 @@ def version_of(*packages: str) -> str:
 
 
 def is_compiled() -> bool:
-    """Whether what a request passes through is machine code (setup.py, DARKROOM_COMPILED=1)."""
+    """Whether the modules of the request path are compiled (setup.py with DARKROOM_COMPILED=1)."""
     return not str(queue.__file__).endswith(".py")
 
 
-def story() -> str:
-    """Both, for people."""
+def version_line() -> str:
+    """The version and whether it is compiled, for people."""
     return f"darkroom {version_of('darkroom')}, {'compiled' if is_compiled() else 'interpreted'}"

@@ -64,7 +64,7 @@ def steps(folder: Path, seconds: float) -> list[Step]:
         model = loader.load(job)
     found.append(step("the model opened"))
     name, engine = next(iter(model.engines.items()))
-    findings = warm_up(engine, model.samples[name], sizes=sweep_sizes(MAX_IMAGES))
+    findings = warm_up(engine, model.samples[name], sizes=sweep_sizes(MAX_IMAGES), cores=usable_cores())
     found.append(step(f"warmed up, to {findings.ended_at or MAX_IMAGES} rows a call"))
     _run(engine, model.samples[name], seconds, findings.ended_at or MAX_IMAGES)
     found.append(step("run"))

@@ -1,1 +1,1 @@
-"""The commands beside `serve`: export, check, profile, and the tables of the docs."""
+"""The commands other than `serve`, one module each, with DESCRIPTION, `add_flags` and `run`; and the doc tables."""

@@ -1,4 +1,4 @@
-"""`darkroom check`: says what a SavedModel wants, how it would be served, what a request looks like, and runs one."""
+"""`darkroom check`: describes the signatures of a SavedModel and how they would be served, and runs a request."""
 
 from __future__ import annotations
 
@@ -22,35 +22,34 @@ if TYPE_CHECKING:
     from darkroom.models.spec import ModelSpec, SignatureSpec, TensorSpec
 
 DESCRIPTION = """\
-Loads a SavedModel as the server would and tells, for each of its signatures: inputs and outputs, what its pictures
-must be, whether requests may share a call, which load-time passes are in force and why others are not, what a request
-looks like, and what one gives.
+Loads a SavedModel as the server would. Prints for each signature: inputs and outputs, which image formats it accepts,
+whether requests may share an engine call, which load-time passes are in force and why others are not, an example
+request, and its answer.
 
-MODEL is a folder of numeric version folders (the newest is taken), or a version folder.
+MODEL is a folder of numeric version folders (the newest is used), or a version folder.
 """
 _WIRES = {
     Wire.BASE64: "the graph decodes URL-safe base64 itself; clients may send any base64, form-data or raw bytes",
-    Wire.BYTES: "the graph wants raw picture bytes; clients may send base64, form-data or raw bytes",
-    Wire.TENSOR: "no picture decoder is in reach of its strings: values go in as they are",
+    Wire.BYTES: "the graph takes raw image bytes; clients may send base64, form-data or raw bytes",
+    Wire.TENSOR: "no image decoder reads its strings: values are passed on unchanged",
 }
-SHOWN = 5  # values of a long answer
+SHOWN = 5  # of the values of a long answer
 
 
-def add_check_flags(parser: argparse.ArgumentParser) -> None:
-    """The command's arguments."""
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags of `darkroom check`."""
     parser.add_argument("model", type=Path, metavar="MODEL", help="folder of the model, or of one version")
-    parser.add_argument("--picture", type=Path, metavar="FILE", help="a picture to run, instead of a generated one")
+    parser.add_argument("--picture", type=Path, metavar="FILE", help="an image to run, instead of a generated one")
     parser.add_argument("--custom_op_paths", default="", help="comma-separated folders of *.so")
-    parser.set_defaults(run=run_check)
 
 
-def run_check(parsed: argparse.Namespace) -> int:
-    """Checks one model; returns 0 when every signature can be served, else 1."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # the pictures that are cut short to try the screen are no news
+def run(parsed: argparse.Namespace) -> int:
+    """Checks one model. Returns 0 if every signature can be served, else 1."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # the truncated test images would fill the log
     try:
         picture = parsed.picture.read_bytes() if parsed.picture else None
         folder, name, version = locate(parsed.model)
-        from darkroom.models.engines.open import load_model  # noqa: PLC0415 - as above
+        from darkroom.models.engines.open import load_model  # noqa: PLC0415 - as below
         from darkroom.models.runtime.custom_ops import load_custom_ops  # noqa: PLC0415 - TensorFlow takes seconds; --help need not wait
 
         load_custom_ops([Path(path) for path in parsed.custom_op_paths.split(",") if path])
@@ -69,7 +68,7 @@ def run_check(parsed: argparse.Namespace) -> int:
 
 
 def _describe(model: ModelSpec, engine: Engine) -> list[str]:
-    """What a signature is."""
+    """The lines that describe a signature."""
     spec = engine.spec
     lines = [f"signature {spec.name!r} ({spec.method_name})"]
     lines += [f"  input   {_tensor(tensor)}" for tensor in spec.inputs]
@@ -87,14 +86,14 @@ def _describe(model: ModelSpec, engine: Engine) -> list[str]:
 
 
 def _try(model: LoadedModel, signature: str, picture: bytes | None) -> list[str]:
-    """A request, and what it gives."""
+    """The lines of an example request, and of its answer."""
     engine = model.engines[signature]
     spec = engine.spec
     rows = next(iter(model.samples.get(signature, ())), None)
     if picture is not None and spec.image_input and len(spec.inputs) == 1:
         rows = Rows({spec.image_input: [picture]})
     if rows is None:
-        return ["  request none could be generated that it takes, or it keeps state and is not run here"]
+        return ["  request none could be generated that it accepts, or it keeps state and is not run here"]
     lines = ["  request " + _curl(model.spec.name, spec, rows)]
     started_s = time.perf_counter()
     answer = engine.run(rows)
@@ -103,7 +102,7 @@ def _try(model: LoadedModel, signature: str, picture: bytes | None) -> list[str]
 
 
 def _curl(name: str, spec: SignatureSpec, rows: Rows) -> str:
-    """A command that sends such a row to a server on this machine."""
+    """A curl command that sends such a row to a server on this machine."""
     head = "curl http://localhost:8500 -H 'Content-Type: application/json' -d "
     body: dict[str, Any] = {"model_name": name, "signature_name": spec.name}
     if spec.name == "serving_default":
@@ -116,7 +115,7 @@ def _curl(name: str, spec: SignatureSpec, rows: Rows) -> str:
 
 
 def _plain(column: Column) -> Any:
-    """JSON of a column; bytes as text."""
+    """A column as JSON-ready values; bytes as text."""
     values = column if isinstance(column, list) else column.tolist()
     return _text(values)
 
@@ -128,7 +127,7 @@ def _text(value: Any) -> Any:
 
 
 def _shown(column: Column) -> str:
-    """The first values of a column, and its shape."""
+    """The first values of a column and its shape, for people."""
     values = _plain(column)
     shape = (len(column),) if isinstance(column, list) else column.shape
     while isinstance(values, list) and values and isinstance(values[0], list):

@@ -1,4 +1,4 @@
-"""`darkroom profile`: finds the batch size, threads and calls at once that suit a model on this machine."""
+"""`darkroom profile`: finds the batch size, threads and calls in flight that suit a model on this machine."""
 
 from __future__ import annotations
 
@@ -26,35 +26,36 @@ if TYPE_CHECKING:
     from darkroom.models.profile.trial import LoadedSignature
 
 DESCRIPTION = """\
-Times a model's signature with each number of rows a call, each number of calls at once and each kind of thread pool,
-one process a pool, in turns; prints a table and the settings to serve it with. Run it on the machine that is to serve,
-and keep that quiet: what else runs there is measured too.
+Times a signature with several batch sizes, numbers of calls in flight and kinds of thread pool, one process per pool,
+alternately. Prints a table and the settings to serve the model with. Run it on the machine that will serve, while
+nothing else runs there: background load distorts the figures.
 
-MODEL is a folder of numeric version folders (the newest is taken), or a version folder.
+MODEL is a folder of numeric version folders (the newest is used), or a version folder.
 """
 
 
-WORTH = 0.9  # of the chosen throughput; guess: the server finds the best size below its limit by itself
+WORTH = 0.9  # of the chosen throughput (guess): the server itself finds the best size below its limit
 
 
-def add_profile_flags(parser: argparse.ArgumentParser) -> None:
-    """The command's arguments."""
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags of `darkroom profile`."""
     parser.add_argument("model", type=Path, metavar="MODEL", help="folder of the model, or of one version")
     parser.add_argument("--signature", default=DEFAULT_SIGNATURE, help=f"which signature [{DEFAULT_SIGNATURE}]")
     parser.add_argument("--max_batch_images", type=int, default=32, help="largest batch to try [32]")
     parser.add_argument("--sizes", type=_numbers, default=(), help="comma-separated batch sizes to try, instead")
-    parser.add_argument("--inflight", type=_numbers, default=(), help="comma-separated calls at once to try [1,2,4]")
-    parser.add_argument("--pictures", type=Path, help="folder of pictures to use, instead of generated ones")
-    parser.add_argument("--seconds", type=float, default=1.0, help="time to spend on each line of the table [1]")
+    parser.add_argument(
+        "--inflight", type=_numbers, default=(), help="comma-separated numbers of calls in flight to try [1,2,4]"
+    )
+    parser.add_argument("--pictures", type=Path, help="folder of images to use, instead of generated ones")
+    parser.add_argument("--seconds", type=float, default=1.0, help="time for each line of the table [1]")
     parser.add_argument("--compare", action="store_true", help="time the plain signature (tf.saved_model.load) too")
     parser.add_argument("--custom_op_paths", type=_paths, default=(), help="comma-separated folders of *.so")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure there")
-    parser.add_argument("--png", type=Path, metavar="FILE", help="draw them there (needs matplotlib)")
-    parser.set_defaults(run=run_profile)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures to this file")
+    parser.add_argument("--png", type=Path, metavar="FILE", help="draw the figures into this file (needs matplotlib)")
 
 
-def run_profile(parsed: argparse.Namespace) -> int:
-    """Profiles one model; returns 0 when it is done, 1 when it cannot be, 2 for a wrong call."""
+def run(parsed: argparse.Namespace) -> int:
+    """Profiles one model. Returns 0 on success, 1 on failure, 2 for wrong arguments."""
     if min((*parsed.sizes, *parsed.inflight, parsed.max_batch_images)) < 1:
         print("darkroom: --sizes, --inflight and --max_batch_images start at 1", file=sys.stderr)
         return 2
@@ -68,10 +69,10 @@ def run_profile(parsed: argparse.Namespace) -> int:
 
 def _profile(parsed: argparse.Namespace) -> None:
     if parsed.png:
-        import matplotlib as mpl  # noqa: PLC0415 - only a drawing needs it; better missed now than after the work
+        import matplotlib as mpl  # noqa: PLC0415 - only a drawing needs it; if it is missing, fail before the work
 
         mpl.use("agg")
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # the pictures that are cut short to try the screen are no news
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # the truncated test images would fill the log
     folder, name, version = locate(parsed.model)
     pictures = tuple(_pictures(parsed.pictures)) if parsed.pictures else ()
     subject = Subject(folder, parsed.signature, pictures, parsed.custom_op_paths)
@@ -82,15 +83,22 @@ def _profile(parsed: argparse.Namespace) -> None:
             trials.append(stack.enter_context(Trial(subject, way)))
             subject = replace(subject, loaded=trials[0].loaded)
         loaded = trials[0].loaded
-        sizes, inflights = _grid(parsed, cores, is_batched=loaded.spec.batched)
+        sizes = parsed.sizes or (sweep_sizes(parsed.max_batch_images) if loaded.spec.batched else (1,))
+        inflights = parsed.inflight or [calls for calls in (1, 2, 4) if calls <= cores]
         print(
             f"{name} version {version}, signature {parsed.signature!r}, {cores} cores, {'jemalloc' if memory.is_jemalloc() else 'no jemalloc'}"
         )
         print(_passes(loaded))
-        differences = _differences(trials, sizes)  # before all else: a model that counts its calls is still at zero
+        plain = [trial for trial in trials if trial.way.is_plain]
+        # Compare first: a model that counts its calls is still at zero.
+        differences = {n: plain[0].difference(n, trials[0].answer(n)) for n in sizes} if plain else {}
         points = _measure(trials, sizes, inflights, parsed.seconds)
     chosen = choose(points)
-    print(_advice(points, chosen))
+    flags = " ".join(f"--{name}={value}" for name, value in _settings(points, chosen).items())
+    print(
+        f"\nchosen: {chosen.images} rows a call, {chosen.inflight} at once, {chosen.way}: "
+        f"{chosen.throughput:,.0f} rows/s, {chosen.seconds * 1000:.2f} ms a call\nserve it with: {flags}"
+    )
     for images, difference in differences.items():
         print(f"answers to {images} rows beside the plain signature's: {difference or 'equal'}")
     if parsed.json:
@@ -99,17 +107,16 @@ def _profile(parsed: argparse.Namespace) -> None:
         found |= {"points": [_plain(point) for point in points], "differences": differences}
         parsed.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     if parsed.png:
-        draw(points, chosen, parsed.png, f"{name} version {version}, {cores} cores")
-
-
-def _grid(parsed: argparse.Namespace, cores: int, *, is_batched: bool) -> tuple[Sequence[int], Sequence[int]]:
-    """The batch sizes and the numbers of calls at once to try."""
-    sizes = parsed.sizes or (sweep_sizes(parsed.max_batch_images) if is_batched else (1,))
-    return sizes, parsed.inflight or [calls for calls in (1, 2, 4) if calls <= cores]
+        draw(
+            points,
+            chosen,
+            parsed.png,
+            f"{name} version {version}, {cores} cores, {'jemalloc' if memory.is_jemalloc() else 'no jemalloc'}",
+        )
 
 
 def _measure(trials: Sequence[Trial], sizes: Sequence[int], inflights: Sequence[int], seconds: float) -> list[Point]:
-    """Every point, printed line by line as it comes."""
+    """Measures every point, and prints each line of the table when it is complete."""
     names = [str(trial.way) for trial in trials]
     print("\nms a call, and rows a second:\n\n rows  calls" + "".join(f"{name:>24}" for name in names), flush=True)
     points: list[Point] = []
@@ -121,12 +128,6 @@ def _measure(trials: Sequence[Trial], sizes: Sequence[int], inflights: Sequence[
     return points
 
 
-def _differences(trials: Sequence[Trial], sizes: Sequence[int]) -> dict[int, str]:
-    """How the engine's answers differ from the plain signature's, by rows a call; nothing where that was not asked."""
-    plain = [trial for trial in trials if trial.way.is_plain]
-    return {images: plain[0].difference(images, trials[0].answer(images)) for images in sizes} if plain else {}
-
-
 def _passes(loaded: LoadedSignature) -> str:
     return "passes: " + "; ".join(
         report.name if report.applied else f"{report.name} not, {report.reason}" for report in loaded.passes
@@ -134,7 +135,7 @@ def _passes(loaded: LoadedSignature) -> str:
 
 
 def _settings(points: Sequence[Point], chosen: Point) -> dict[str, int]:
-    """The settings to serve with: the chosen pool and calls at once, and the largest batch that is not too slow."""
+    """The settings to serve with: the chosen pool and calls in flight, and the largest batch that is not too slow."""
     alike = [point for point in points if (point.way, point.inflight) == (chosen.way, chosen.inflight)]
     worth = [point.images for point in alike if point.throughput >= WORTH * chosen.throughput]
     return {
@@ -143,14 +144,6 @@ def _settings(points: Sequence[Point], chosen: Point) -> dict[str, int]:
         "intra_op_threads": chosen.way.intra_op_threads,
         "inter_op_threads": chosen.way.inter_op_threads,
     }
-
-
-def _advice(points: Sequence[Point], chosen: Point) -> str:
-    flags = " ".join(f"--{name}={value}" for name, value in _settings(points, chosen).items())
-    return (
-        f"\nchosen: {chosen.images} rows a call, {chosen.inflight} at once, {chosen.way}: "
-        f"{chosen.throughput:,.0f} rows/s, {chosen.seconds * 1000:.2f} ms a call\nserve it with: {flags}"
-    )
 
 
 def _plain(point: Point) -> dict[str, Any]:
@@ -164,7 +157,7 @@ def _plain(point: Point) -> dict[str, Any]:
 
 
 def draw(points: Sequence[Point], chosen: Point, path: Path, title: str) -> None:
-    """Throughput and latency against the batch size, one line a way and number of calls; the chosen point ringed."""
+    """Draws throughput and latency over the batch size, a line per pool and calls in flight; rings the chosen point."""
     from matplotlib import pyplot as plt  # noqa: PLC0415 - half a second that only a drawing pays
 
     figure, (upper, lower) = plt.subplots(2, 1, figsize=(7.5, 7.5), layout="constrained", sharex=True)
@@ -200,10 +193,10 @@ def _line(axes: Any, points: Sequence[Point], way: Way, inflight: int, value: Ca
 
 
 def _pictures(folder: Path) -> list[bytes]:
-    """The files of a folder, in the order of their names."""
+    """The images of a folder, in the order of their names."""
     pictures = [path.read_bytes() for path in sorted(folder.iterdir()) if path.suffix.lower() in _SUFFIXES]
     if not pictures:
-        raise FileNotFoundError(f"--pictures: {folder} has no picture ({', '.join(sorted(_SUFFIXES))})")
+        raise FileNotFoundError(f"--pictures: {folder} has no image ({', '.join(sorted(_SUFFIXES))})")
     return pictures
 
 

@@ -1,4 +1,4 @@
-"""The models to serve, as STS's config file names them; and how settings say what is wrong with them."""
+"""The model config file of Simple TensorFlow Serving (STS), and the error for wrong settings."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class BadSettingsError(ValueError):
-    """Settings that can't be served; `problems` lists all of them, one line each."""
+    """Wrong settings; `problems` lists every problem, one line each."""
 
     def __init__(self, problems: Sequence[str]) -> None:
         super().__init__("\n".join(problems))
@@ -23,23 +23,23 @@ class BadSettingsError(ValueError):
 
 
 def _split_numbers(value: object) -> object:
-    """A comma-separated string as a list; anything else unchanged for pydantic to judge."""
+    """A comma-separated string as a list; anything else unchanged, for pydantic to check."""
     return [part for part in value.split(",") if part.strip()] if isinstance(value, str) else value
 
 
 def _parse_json(value: object) -> object:
-    """A JSON string as its value; a text that isn't JSON raises ValueError, which pydantic reports with the field."""
+    """A JSON string as its value. For other text it raises ValueError, which pydantic reports with the field."""
     return json.loads(value or "{}") if isinstance(value, str) else value
 
 
 def _check_policy(text: str) -> str:
-    """The text of a policy as it came; one that is none raises ValueError."""
+    """The text unchanged, if it is a version policy; else it raises ValueError."""
     Policy.parse(text)
     return text
 
 
 def _lower(value: object) -> object:
-    """A word as STS read it: in small letters or all in capitals."""
+    """A word in lower case, since STS accepted both."""
     return value.lower() if isinstance(value, str) else value
 
 
@@ -52,7 +52,7 @@ VersionPolicy = Annotated[str, AfterValidator(_check_policy)]
 
 
 class ModelEntry(BaseModel):
-    """One model of `--model_config_file`, in STS's own words; keys it doesn't know are an error, not a surprise."""
+    """One model of `--model_config_file`, under the keys of STS. Unknown keys are an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
@@ -61,12 +61,18 @@ class ModelEntry(BaseModel):
     platform: str = "tensorflow"
     custom_op_paths: Paths = ()
     session_config: JsonObject = {}
-    model_version_policy: VersionPolicy | None = None  # None: the server's; new here, as the next one
+    model_version_policy: VersionPolicy | None = (
+        None  # None: the server's policy. STS does not have this key, nor the next
+    )
     version_labels: Labels = {}
 
 
 def read_model_config(path: Path) -> tuple[ModelEntry, ...]:
-    """The models of an STS config file `{"model_config_list": [{"name", "base_path", …}]}`."""
+    """The models of an STS config file `{"model_config_list": [{"name", "base_path", …}]}`.
+
+    Raises:
+        BadSettingsError: the file can't be read or has the wrong form, or a model can't be served.
+    """
     try:
         entries = json.loads(path.read_text(encoding="utf-8"))["model_config_list"]
         models = tuple(ModelEntry.model_validate(entry) for entry in entries)
@@ -91,7 +97,7 @@ def read_model_config(path: Path) -> tuple[ModelEntry, ...]:
 
 
 def explain(err: ValidationError) -> list[str]:
-    """One line a problem, in the words of the flags; a secret's value is never among them."""
+    """One line per problem, with the names of the flags. It never contains the value of a secret."""
     lines = []
     for problem in err.errors(include_url=False, include_context=False):
         where = ".".join(str(part) for part in problem["loc"])

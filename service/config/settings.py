@@ -1,4 +1,4 @@
-"""Every setting of the server, frozen and checked as a whole: one line each with its unit, its default and where that came from."""
+"""Every setting of the server: one line each, with its unit, its default and the origin of the default."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 
+from darkroom.batching.limits import Limits
 from darkroom.service.config.model_config import (
     BadSettingsError,
     JsonObject,
@@ -31,103 +32,93 @@ PREFIX = "DARKROOM_"
 # Settings of earlier releases, and what became of each.
 REMOVED = {
     "xla": "it made EfficientNet-Lite0 30 times slower, and the digits model no faster",
-    "single_flight": "no measurement spoke for it; identical pictures are each computed",
+    "single_flight": "no measurement spoke for it; identical images are each computed",
     "allocator": "jemalloc is used where LD_PRELOAD names it, as the image and `make serve` do",
 }
+LIMITS = Limits()  # the defaults of one batch and one queue, with their origins, stand in batching/limits.py
 
 
 class Settings(BaseModel):
-    """What the server does, decided before it starts and never changed after.
+    """The settings of one server. They do not change after the start.
 
     Each field is a flag (`--name=value`) and an environment variable (`DARKROOM_NAME`); the flag wins. The flags of Simple
-    TensorFlow Serving keep their names. Origins in the descriptions: STS = that server's default, precedent = what the
-    servers people come from do, measured = a figure in docs/, guess = a number to argue with.
+    TensorFlow Serving keep their names. Each description ends with the origin of the default: STS = the default of Simple
+    TensorFlow Serving, precedent = what similar servers do, measured = a figure in docs/, guess = a number to argue with.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
-    # A table, one line a setting.
+    # A table, one line per setting.
     # fmt: off
-    host: str = Field("0.0.0.0", description="address to listen on (STS)")  # noqa: S104 - a server in a container; auth and ports are the operator's
-    port: int = Field(8500, ge=0, le=65535, description="port to listen on; 0 picks a free one (STS)")
-    workers: int = Field(1, ge=1, le=64, description="processes behind the address, each with an event loop, queues and engines of its own; limits of queues, connections and bodies are each one's own (measured: 1, unless the model is small)")
-    worker_timeout_ms: float = Field(30_000.0, ge=0, description="a ready worker whose event loop stands still for so long is killed and replaced; 0: never (precedent: gunicorn)")
-    model_name: str = Field("default", min_length=1, description="name of the model of --model_base_path (STS)")
+    host: str = Field("0.0.0.0", description="address to listen on (STS)")  # noqa: S104 - a server in a container; the operator restricts access
+    port: int = Field(8500, ge=0, le=65535, description="port to listen on; 0 picks a free port (STS)")
+    workers: int = Field(1, ge=1, le=64, description="number of processes behind the address. Each has its own event loop, queues and engines; limits of queues, connections and bodies apply to each process (measured: 1, unless the model is small)")
+    worker_timeout_ms: float = Field(30_000.0, ge=0, description="a ready worker whose event loop does not run for this long is killed and replaced; 0: never (precedent: gunicorn)")
+    model_name: str = Field("default", min_length=1, description="name of the model in --model_base_path (STS)")
     model_base_path: Path = Field(Path("model"), description="folder of numeric version folders; `fake` serves a model without TensorFlow (STS)")
     model_platform: str = Field("tensorflow", description="kind of model; only tensorflow is served (STS)")
-    model_config_file: Path | None = Field(None, description="JSON file of several models, wins over --model_base_path (STS)")
+    model_config_file: Path | None = Field(None, description="JSON file that names several models; takes precedence over --model_base_path (STS)")
     custom_op_paths: Paths = Field((), description="comma-separated folders; every *.so in them is loaded before any model (STS)")
     session_config: JsonObject = Field({}, description="JSON: log_device_placement, allow_soft_placement, allow_growth, per_process_gpu_memory_fraction (STS)")
     model_version_policy: VersionPolicy = Field("all", description="which versions are served: all, latest, latest:N or specific:N,M (STS served all)")
-    version_labels: Labels = Field({}, description='JSON: names for versions, as {"stable": 1, "canary": 2} (precedent: TF Serving)')
-    cache_dir: Path | None = Field(None, description="folder for prepared models, of this user alone; default: darkroom in $XDG_CACHE_HOME or ~/.cache (precedent)")
-    max_cache_bytes: int = Field(4 << 30, ge=0, description="what --cache_dir may hold; the least used go first (guess)")
-    load_timeout_ms: float = Field(600_000.0, gt=0, description="how long the process that prepares a version may take (guess)")
-    device: str = Field("auto", pattern=r"^(auto|cpu(:[1-9][0-9]?)?|gpu(:[0-9]+(,[0-9]+)*)?)$", description="where models run: auto (every GPU, else the CPU), cpu, gpu, gpu:0,1; an engine on each; cpu:N makes N logical devices, for tests (precedent)")
-    precision: Literal["fp32", "bf16"] = Field("fp32", description="bf16: convolutions in bfloat16 where the CPU has it; lossy, tried at load, refused past --max_drift (measured: 0.1 in one model)")
-    max_drift: float = Field(0.05, ge=0, description="how far --precision=bf16 may move any float of an answer to the warm-up rows (guess)")
-    intra_op_threads: int = Field(0, ge=0, description="threads inside one TensorFlow op; 0 takes the cores that affinity and the container allow, shared out among the workers (precedent)")
-    inter_op_threads: int = Field(-1, ge=-1, description="TensorFlow ops that run at once; -1 runs them in the calling thread, 0 lets TensorFlow choose (measured)")
+    version_labels: Labels = Field({}, description='JSON: names for versions, for example {"stable": 1, "canary": 2} (precedent: TF Serving)')
+    cache_dir: Path | None = Field(None, description="folder for prepared models; only this user may have access. Default: darkroom in $XDG_CACHE_HOME or ~/.cache (precedent)")
+    max_cache_bytes: int = Field(4 << 30, ge=0, description="size limit of --cache_dir; the least recently used models are deleted first (guess)")
+    load_timeout_ms: float = Field(600_000.0, gt=0, description="time limit for the process that prepares a version (guess)")
+    device: str = Field("auto", pattern=r"^(auto|cpu(:[1-9][0-9]?)?|gpu(:[0-9]+(,[0-9]+)*)?)$", description="where models run: auto (every GPU, else the CPU), cpu, gpu, gpu:0,1. Each device gets an engine; cpu:N makes N logical devices, for tests (precedent)")
+    precision: Literal["fp32", "bf16"] = Field("fp32", description="bf16: convolutions run in bfloat16 if the CPU has it. Lossy; tested at load and refused beyond --max_drift (measured: 0.1 in one model)")
+    max_drift: float = Field(0.05, ge=0, description="how much --precision=bf16 may change any float in the answers to the warm-up rows (guess)")
+    intra_op_threads: int = Field(0, ge=0, description="threads inside one TensorFlow op; 0: the cores that CPU affinity and container quota allow, divided by --workers (precedent)")
+    inter_op_threads: int = Field(-1, ge=-1, description="TensorFlow ops that run at the same time; -1 runs them in the calling thread, 0 lets TensorFlow choose (measured)")
 
-    max_batch_images: int = Field(32, ge=1, description="most images in one engine call, fewer where the warm-up sees larger ones do worse; the scheduler looks for the best size below it (guess)")
-    max_batch_bytes: int = Field(64 << 20, ge=1, description="most encoded bytes in one engine call (guess)")
-    max_batch_pixels: int = Field(200_000_000, ge=1, description="most decoded pixels in one engine call: about 600 MB of RGB bytes (guess)")
-    allowed_batch_sizes: Numbers = Field((), description="comma-separated sizes to pad a batch up to; empty: no padding (precedent: TF Serving)")
-    max_inflight_batches: int = Field(0, ge=0, le=64, description="engine calls at once for one signature; 0 measures at warm-up (measured)")
-    batch_linger_ms: float = Field(0.0, ge=0, description="how long a batch may wait for company while the engine is idle (measured: 0)")
-    max_queue_images: int = Field(2048, ge=1, description="images that may wait for one signature; more are refused with 429 (guess)")
-    max_queue_bytes: int = Field(512 << 20, ge=1, description="encoded bytes that may wait for one signature (guess)")
-    slo_ms: float = Field(0.0, ge=0, description="promised latency; late work is refused or dropped; 0 promises nothing (precedent)")
-    isolation: bool = Field(True, description="bisect a batch that fails by a client's fault, so that only the guilty row fails; off only to compare (measured)")
-    single_flight: bool = Field(False, description="identical pictures in flight for one signature share one row (precedent: off)")
-    request_timeout_ms: float = Field(30_000.0, gt=0, description="deadline of a request that names none (guess)")
-    drain_timeout_ms: float = Field(20_000.0, ge=0, description="how long a stopping server finishes what it accepted (Kubernetes' 30 s, less a margin)")
+    max_batch_images: int = Field(LIMITS.max_batch_images, ge=1, description="largest number of images in one engine call; lower if the warm-up finds that larger batches do worse. The scheduler looks for the best size up to this limit (guess)")
+    max_batch_bytes: int = Field(LIMITS.max_batch_bytes, ge=1, description="largest number of encoded bytes in one engine call (guess)")
+    max_batch_pixels: int = Field(LIMITS.max_batch_pixels, ge=1, description="largest number of decoded pixels in one engine call: about 600 MB of RGB bytes (guess)")
+    allowed_batch_sizes: Numbers = Field((), description="comma-separated batch sizes; a batch is padded to the next one. Empty: no padding (precedent: TF Serving)")
+    max_inflight_batches: int = Field(0, ge=0, le=64, description="engine calls in flight for one signature; 0: the warm-up measures which number is best (measured)")
+    batch_linger_ms: float = Field(0.0, ge=0, description="how long a batch may wait for more requests while the engine is idle (measured: 0)")
+    max_queue_images: int = Field(LIMITS.max_queue_images, ge=1, description="images that may wait for one signature; further ones are refused with 429 (guess)")
+    max_queue_bytes: int = Field(LIMITS.max_queue_bytes, ge=1, description="encoded bytes that may wait for one signature; further ones are refused with 429 (guess)")
+    slo_ms: float = Field(0.0, ge=0, description="promised latency. Requests that would miss it are refused, and late ones are dropped; 0: nothing is promised (precedent)")
+    isolation: bool = Field(True, description="bisect a batch that fails because of a client's row, so that only this row's request fails; turn off only to compare (measured)")
+    single_flight: bool = Field(False, description="identical images in flight for one signature share one row (precedent: off)")
+    request_timeout_ms: float = Field(30_000.0, gt=0, description="deadline of a request that sets none (guess)")
+    drain_timeout_ms: float = Field(20_000.0, ge=0, description="how long a stopping server may take to answer accepted requests (Kubernetes' 30 s, less a margin)")
 
-    fast_lane: bool = Field(True, description="plain predict requests go past Sanic's request path; off only to compare (measured)")
-    max_connections: int = Field(8192, ge=1, description="most connections at once; one more takes the place of an idle one, or gets 503 (guess)")
-    read_timeout_ms: float = Field(60_000.0, gt=0, description="time a client has to send a request whole, also byte by byte; then 408 (precedent: nginx gives 60 s for the head)")
-    max_receiving_bytes: int = Field(1 << 30, ge=1 << 20, description="most bytes of all requests that are not whole yet; past it those over 64 KB get 503 (guess)")
-    max_body_bytes: int = Field(64 << 20, ge=8192, description="largest request body, also once inflated (guess)")
-    compress_answers: bool = Field(False, description="pack answers of 1 KB and more for clients that send Accept-Encoding: gzip or deflate (measured: off, in a fast network packing takes longer than it saves)")
-    max_images: int = Field(1024, ge=1, description="most images in one request (guess)")
+    fast_lane: bool = Field(True, description="plain predict requests bypass Sanic's request path; turn off only to compare (measured)")
+    max_connections: int = Field(8192, ge=1, description="connections at the same time. A further one replaces an idle connection, or gets 503 (guess)")
+    read_timeout_ms: float = Field(60_000.0, gt=0, description="time limit for receiving a complete request, even byte by byte; after it, 408 (precedent: nginx gives 60 s for the head)")
+    max_receiving_bytes: int = Field(1 << 30, ge=1 << 20, description="memory limit for partly received requests, all connections together. Above it, requests larger than 64 KB are refused with 503 (guess)")
+    max_body_bytes: int = Field(64 << 20, ge=8192, description="largest request body, also after decompression (guess)")
+    compress_answers: bool = Field(False, description="compress answers of 1 KB and more for clients that send Accept-Encoding: gzip or deflate (measured: off, in a fast network compression takes longer than it saves)")
+    max_images: int = Field(1024, ge=1, description="largest number of images in one request (guess)")
     max_image_bytes: int = Field(20 << 20, ge=1, description="largest encoded image (guess)")
     max_image_pixels: int = Field(50_000_000, ge=1, description="width x height of the largest image, read from its header (precedent: 50 MP cameras)")
 
-    enable_auth: bool = Field(False, description="ask for HTTP basic auth on everything but health (STS)")
-    auth_username: str = Field("admin", min_length=1, description="user of --enable_auth (STS)")
-    auth_password: SecretStr = Field(SecretStr(""), description="password of --enable_auth; there is no default (STS had one)")
-    auth_tokens_file: Path | None = Field(None, description="file of bearer tokens, hashed, made by `darkroom token`; asks for credentials on everything but health (precedent: none)")
+    enable_auth: bool = Field(False, description="require HTTP basic auth for everything except health (STS)")
+    auth_username: str = Field("admin", min_length=1, description="user name for --enable_auth (STS)")
+    auth_password: SecretStr = Field(SecretStr(""), description="password for --enable_auth; there is no default (STS had one)")
+    auth_tokens_file: Path | None = Field(None, description="file of hashed bearer tokens, made by `darkroom token`; credentials are then required for everything except health (precedent: none)")
     enable_ssl: bool = Field(False, description="serve HTTPS (STS)")
-    secret_pem: Path = Field(Path("secret.pem"), description="certificate of --enable_ssl (STS)")
-    secret_key: Path = Field(Path("secret.key"), description="private key of --enable_ssl (STS)")
-    enable_cors: bool = Field(False, description="let pages of other origins call this server (STS: true; a browser can then be made to)")
-    reload_models: bool = Field(True, description="follow the version folders while running (STS: true)")
-    reload_interval_ms: float = Field(1000.0, gt=0, description="how often the folders are looked into; one is loaded when its files stood still for two such times (precedent: TF Serving)")
+    secret_pem: Path = Field(Path("secret.pem"), description="certificate for --enable_ssl (STS)")
+    secret_key: Path = Field(Path("secret.key"), description="private key for --enable_ssl (STS)")
+    enable_cors: bool = Field(False, description="send CORS headers, so that pages from other origins may call this server. Off by default, because any web page could then use a visitor's browser to send requests (STS: true)")
+    reload_models: bool = Field(True, description="follow the version folders while the server runs (STS: true)")
+    reload_interval_ms: float = Field(1000.0, gt=0, description="how often the version folders are scanned. A version is loaded when its files have not changed for two intervals (precedent: TF Serving)")
     enable_b64_autoconvert: bool = Field(False, description='accepted for old start scripts; {"b64": ...} is always understood (STS)')
-    download_inference_images: bool = Field(False, description="accepted for old start scripts; nothing a client sends is ever written to disk (STS)")
+    download_inference_images: bool = Field(False, description="accepted for old start scripts; nothing that a client sends is ever written to disk (STS)")
 
-    log_level: LogLevel = Field("info", description="least important line that is logged: debug, info, warning, error or critical (STS)")
+    log_level: LogLevel = Field("info", description="least important level that is logged: debug, info, warning, error or critical (STS)")
     log_format: Literal["auto", "text", "json"] = Field("auto", description="auto: text on a terminal, JSON lines elsewhere (precedent)")
-    access_log: bool = Field(False, description="a line a request (measured: off, the metrics tell it for less)")
-    debug: bool = Field(False, description="log_level=debug (STS)")
+    access_log: bool = Field(False, description="log one line per request (measured: off, the metrics cost less)")
+    debug: bool = Field(False, description="same as --log_level=debug (STS)")
     # fmt: on
 
     @model_validator(mode="after")
     def _check_together(self) -> Self:
-        """The rules that need two fields; all that are broken are told at once."""
-        problems = [text for is_broken, text in self._rules() if is_broken]
-        try:
-            _ = self.auth_tokens_file and read_tokens(self.auth_tokens_file)
-        except (OSError, ValueError) as err:
-            problems.append(f"auth_tokens_file: {err}")
-        if problems:
-            raise ValueError("; ".join(problems))
-        return self
-
-    def _rules(self) -> list[tuple[bool, str]]:
-        """Each rule that spans fields: (is it broken, what to do about it)."""
+        """Checks the rules that need two fields, and reports all that are broken at once."""
         sizes = self.allowed_batch_sizes
-        return [
+        rules = [
             (
                 self.model_platform != "tensorflow",
                 f"model_platform: {self.model_platform!r} can't be served, only 'tensorflow'",
@@ -146,23 +137,31 @@ class Settings(BaseModel):
             (self.enable_ssl and not self.secret_pem.is_file(), f"secret_pem: no such file: {self.secret_pem}"),
             (self.enable_ssl and not self.secret_key.is_file(), f"secret_key: no such file: {self.secret_key}"),
         ]
+        problems = [text for is_broken, text in rules if is_broken]
+        try:
+            _ = self.auth_tokens_file and read_tokens(self.auth_tokens_file)
+        except (OSError, ValueError) as err:
+            problems.append(f"auth_tokens_file: {err}")
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
 
     @property
     def has_auth(self) -> bool:
-        """Whether callers are asked who they are."""
+        """Whether requests need credentials."""
         return self.enable_auth or self.auth_tokens_file is not None
 
     @property
     def effective_log_level(self) -> str:
-        """`log_level`, or `debug` where --debug asks for it."""
+        """`log_level`, or `debug` with --debug."""
         return "debug" if self.debug else self.log_level
 
     @cached_property
     def models(self) -> tuple[ModelEntry, ...]:
-        """The models to serve, read once: those of --model_config_file, else the one of --model_base_path.
+        """The models to serve: those of --model_config_file, which is read once, else the one of --model_base_path.
 
         Raises:
-            BadSettingsError: the file can't be read, isn't the JSON that STS reads, or names a platform that isn't served.
+            BadSettingsError: the file can't be read, has the wrong form, or names a platform that can't be served.
         """
         if self.model_config_file is None:
             entry = ModelEntry(
@@ -176,19 +175,19 @@ class Settings(BaseModel):
         return read_model_config(self.model_config_file)
 
     def changed(self) -> dict[str, Any]:
-        """The settings that were given, as `redacted`: what is printed at the start."""
+        """The settings that were given, as JSON-ready values with secrets as stars. Printed at the start."""
         return self.model_dump(mode="json", exclude_unset=True)
 
     def redacted(self) -> dict[str, Any]:
-        """The settings as JSON-ready values, secrets as stars."""
+        """All settings as JSON-ready values, with secrets as stars."""
         return self.model_dump(mode="json")
 
 
 def read_settings(flags: Mapping[str, str], environment: Mapping[str, str]) -> Settings:
-    """Settings from flags over DARKROOM_* variables over defaults.
+    """The settings from flags, DARKROOM_* variables and defaults, in this order of precedence.
 
     Raises:
-        BadSettingsError: with every problem at once: unknown DARKROOM_* names, values that don't parse, rules that are broken.
+        BadSettingsError: lists every problem: unknown DARKROOM_* names, values that can't be parsed, broken rules.
     """
     known = Settings.model_fields
     from_environment = {
@@ -200,10 +199,9 @@ def read_settings(flags: Mapping[str, str], environment: Mapping[str, str]) -> S
         else f"{PREFIX}{name.upper()}: there is no such setting"
         for name in sorted(from_environment.keys() - known.keys())
     ]
-    removed = REMOVED.keys() - known.keys()
-    problems += [f"--{name} was removed: {REMOVED[name]}" for name in sorted(flags.keys() & removed)]
+    problems += [f"--{name} was removed: {REMOVED[name]}" for name in sorted(flags.keys() & REMOVED.keys())]
     values = {name: value for name, value in from_environment.items() if name in known}
-    values |= {name: value for name, value in flags.items() if name not in removed}
+    values |= {name: value for name, value in flags.items() if name not in REMOVED}
     try:
         settings = Settings.model_validate(values)
     except ValidationError as err:
@@ -214,7 +212,7 @@ def read_settings(flags: Mapping[str, str], environment: Mapping[str, str]) -> S
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Adds a `--flag` for every field; values stay text for `read_settings` to judge, so that all problems are told at once."""
+    """Adds a `--flag` for every field. Values stay text, so that `read_settings` can report all problems at once."""
     for name, field in Settings.model_fields.items():
         is_switch = field.annotation is bool
         default = field.get_default(call_default_factory=True)
@@ -231,11 +229,11 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
             metavar="BOOL" if is_switch else "VALUE",
             help=f"{field.description}{shown}".replace("%", "%%"),
         )
-    for name in REMOVED.keys() - Settings.model_fields.keys():
+    for name in REMOVED:
         parser.add_argument(f"--{name}", default=argparse.SUPPRESS, nargs="?", const="true", help=argparse.SUPPRESS)
 
 
 def settings_from_flags(parsed: argparse.Namespace) -> Settings:
-    """Settings from a parsed command line and this process's environment."""
+    """The settings from a parsed command line and the environment of this process."""
     flags = {name: value for name, value in vars(parsed).items() if name in Settings.model_fields or name in REMOVED}
     return read_settings(flags, os.environ)

@@ -1,1 +1,1 @@
-"""Models over time: which versions there are, loading, warming up, serving and unloading them."""
+"""Models over time: loads, warms up, serves and unloads their versions."""

@@ -1,4 +1,4 @@
-"""The models of one server: loads, swaps and unloads their versions, as their sources and the operator want it."""
+"""The model manager: loads, swaps and unloads versions, as their sources, the version policy and the operator want."""
 
 from __future__ import annotations
 
@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from darkroom.models.errors import LoadFailed, ModelError, UnknownModel, UnknownVersion
 from darkroom.models.versions.folder import GivenSource
-from darkroom.models.versions.policy import Failure, Plan, Policy, plan
-from darkroom.service.serving.model import Model
-from darkroom.service.serving.register import Register
-from darkroom.service.serving.servable import InThread, Servable, story
+from darkroom.models.versions.policy import AVAILABLE, END, LOADING, START, UNLOADING, Failure, Plan, Policy, plan
+from darkroom.service.serving.registry import NO_VERSION
+from darkroom.service.serving.servable import InThread, Servable, describe_loaded
 from darkroom.service.serving.sources import Sources, policy_of
-from darkroom.service.serving.states import AVAILABLE, END, LOADING, NO_VERSION, START, UNLOADING, VersionState
+from darkroom.service.telemetry.metrics import ModelMetrics
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping, Sequence
@@ -22,55 +21,80 @@ if TYPE_CHECKING:
     from darkroom.models.engine import LoadedModel
     from darkroom.models.versions.folder import Found, Source
     from darkroom.service.config.settings import Settings
-    from darkroom.service.serving.registry import Registry
+    from darkroom.service.serving.registry import Registry, VersionRecord, VersionState
     from darkroom.service.telemetry.metrics import Metrics
 
 _log = logging.getLogger("darkroom.service")
 UNLOADED = "it was unloaded on request"
 
 
-class ModelManager:
-    """Every model and version of a server, from load to close. On the event loop; what blocks runs in a thread.
+class Model:
+    """One model: where its versions come from and whether they are wanted. Their records are in the registry.
 
-    One version is loaded at a time, whoever asks: two loads at once would take twice the memory and no less time.
+    Attributes:
+        is_wanted: False after it was unloaded on request.
+        inflight: the calls in flight of each signature, from the version that was loaded last.
+        trouble: why the last scan of its source failed; empty if it did not.
+    """
+
+    def __init__(self, name: str, source: Source, policy: Policy) -> None:
+        self.name = name
+        self.source = source
+        self.policy = policy
+        self.is_wanted = True
+        self.inflight: dict[str, int] = {}
+        self.trouble = ""
+
+
+class ModelManager:
+    """Loads and unloads every version of every model, from `load_all` to `close`. On the event loop.
+
+    What blocks runs in a thread. Only one version is loaded at a time: two loads at once would need twice the memory
+    and no less time.
+
+    Args:
+        settings: name the models, unless `know` or `give` did.
+        registry: takes the versions; requests read it.
+        metrics: shows the time series of the registry's versions from now on.
+        clock: in seconds.
+        in_thread: runs a function that blocks.
     """
 
     def __init__(
         self,
         settings: Settings,
-        catalogue: Registry,
+        registry: Registry,
         metrics: Metrics,
         *,
         clock: Callable[[], float] = time.monotonic,
         in_thread: InThread = asyncio.to_thread,
     ) -> None:
         self._settings = settings
-        self._catalogue = catalogue
-        self._states = catalogue.states
-        self._register = Register(catalogue.states, metrics, settings)
+        self._registry = registry
+        metrics.show_versions(registry.exported)
         self._clock = clock
         self._in_thread = in_thread
         self._sources = Sources(settings)
         self._models: dict[str, Model] = {}
-        self._is_serving = False  # the first load of all is over
+        self._is_serving = False  # the first load of all models is over
         self._is_stopping = False
-        self._change = asyncio.Lock()  # held while a version comes or goes
-        self._retiring: set[Servable] = set()  # not in the catalogue yet, or not any more
+        self._change = asyncio.Lock()  # held while a version is loaded or unloaded
+        self._unregistered: set[Servable] = set()  # being opened or freed
         self._changes: set[asyncio.Task[None]] = set()
 
     @property
     def are_healthy(self) -> bool:
         """Whether there is a model and every batcher is alive."""
-        targets = self._catalogue.targets()
+        targets = self._registry.targets()
         return bool(targets) and all(target.batcher.is_healthy for target in targets)
 
     def know(self, name: str, source: Source, policy: Policy) -> None:
-        """Names a model, in place of those of the settings; `load_all` serves it."""
+        """Adds a model, in place of those of the settings. `load_all` loads it."""
         self._models[name] = Model(name, source, policy)
-        self._states.know(name)
+        self._registry.know(name)
 
     def give(self, models: Sequence[LoadedModel]) -> None:
-        """Names models that are loaded already; see `know`."""
+        """Adds models that are loaded already; see `know`."""
         for name in dict.fromkeys(loaded.spec.name for loaded in models):
             versions = {
                 loaded.spec.version: lambda loaded=loaded: loaded for loaded in models if loaded.spec.name == name
@@ -78,117 +102,117 @@ class ModelManager:
             self.know(name, GivenSource(versions), Policy())
 
     async def load_all(self) -> None:
-        """Loads every model; one that fails is told and left out.
+        """Loads every model. One that fails is logged and left out.
 
-        A model that is still being written is waited for where nothing else can be served, and where nobody watches.
+        It waits for a model whose files are still being written, if nothing else can be served or nobody watches.
 
         Raises:
-            LoadFailed: none could be loaded; says why of each.
+            LoadFailed: no model could be loaded; says why of each.
         """
         if not self._models:
             for entry in self._settings.models:
                 self.know(entry.name, self._sources.of(entry), policy_of(entry, self._settings))
-                self._catalogue.label(entry.name, entry.version_labels)
+                self._registry.label(entry.name, entry.version_labels)
         while True:
             left = [(model, await self._follow(model)) for model in self._models.values()]
-            is_left = any(todo.unsettled and not model.served for model, todo in left)
-            if not is_left or (self._catalogue.targets() and self._settings.reload_models):
+            is_left = any(todo.unsettled and not self._registry.versions(model.name) for model, todo in left)
+            if not is_left or (self._registry.targets() and self._settings.reload_models):
                 break
             await asyncio.sleep(self._settings.reload_interval_ms / 1000)
-        if not self._catalogue.targets():
-            raise LoadFailed("; ".join(f"{self._place(name)}: {self._states.story(name)}" for name in self._models))
+        if not self._registry.targets():
+            # The operator reads this, who may know the folders.
+            folders = {entry.name: f" ({entry.base_path})" for entry in self._settings.models}
+            stories = [f"{name}{folders.get(name, '')}: {self._registry.story(name)}" for name in self._models]
+            raise LoadFailed("; ".join(stories))
         self._is_serving = True
 
     async def watch(self) -> None:
-        """Follows the sources for ever, every `--reload_interval_ms`."""
+        """Follows the sources forever, every `--reload_interval_ms`."""
         while True:
             await asyncio.sleep(self._settings.reload_interval_ms / 1000)
             for model in self._models.values():
                 await self._follow(model)
 
     async def load(self, name: str) -> None:
-        """Loads what the model's policy names, now: what is new, what failed before, and what changed where it lies.
+        """Loads what the version policy selects: new versions, failed ones, and those whose files changed.
 
-        A caller that is cancelled leaves; the load goes on.
+        Cancelling the caller does not stop the load.
 
         Raises:
             UnknownModel: the server was not started with such a model.
-            LoadFailed: a version could not be loaded; what is served goes on being served.
+            LoadFailed: a version could not be loaded; the versions that are served stay.
         """
-        await self._apart(self._load_now(self._find(name)))
+
+        async def load_now() -> None:
+            async with self._change:
+                model.is_wanted = True
+                for record in self._registry.records(name):
+                    record.failure = None
+                found = await self._scan(model)
+                for record in self._registry.records(name):
+                    now = found.get(record.version)
+                    if now is not None and record.servable is not None and record.stamp != now.stamp and now.is_settled:
+                        await self._load(model, record.version, now)
+                todo = await self._update(model)
+            if self._failures(model) or todo.unsettled or not self._registry.versions(name):
+                raise LoadFailed(self._registry.story(name))
+
+        model = self._find(name)
+        await self._complete(load_now())
 
     async def unload(self, name: str) -> None:
-        """Takes a model away: answers what it accepted, frees it, and keeps it away until `load`.
+        """Answers what the model accepted, frees it, and does not load it again until `load`.
 
-        A caller that is cancelled leaves; the model goes all the same.
+        Cancelling the caller does not stop the unload.
 
         Raises:
             UnknownModel: the server was not started with such a model.
         """
-        await self._apart(self._unload_now(self._find(name)))
 
-    async def _apart(self, change: Coroutine[Any, Any, None]) -> None:
-        """Waits for a change that nobody can leave half done."""
-        task = asyncio.create_task(change)
-        self._changes.add(task)
-        task.add_done_callback(self._changes.discard)
-        await asyncio.shield(task)
+        async def unload_now() -> None:
+            async with self._change:
+                model.is_wanted = False
+                versions = [each.version for each in self._registry.records(name) if each.servable or each.failure]
+                await asyncio.gather(*(self._retire(model, each) for each in list(self._registry.versions(name))))
+                for version in versions:
+                    record = self._registry.record(name, version)
+                    record.failure = None
+                    record.note(END, UNLOADED)
+            _log.info("model is unloaded on request", extra={"fields": {"model": name}})
 
-    async def _load_now(self, model: Model) -> None:
-        async with self._change:
-            model.is_wanted = True
-            model.failures.clear()
-            for version, found in (await self._scan(model)).items():
-                if version in model.served and model.served[version][0] != found.stamp and found.is_settled:
-                    await self._load(model, version, found)
-            todo = await self._update(model)
-        if model.failures or todo.unsettled or not model.served:
-            raise LoadFailed(self._states.story(model.name))
-
-    async def _unload_now(self, model: Model) -> None:
-        async with self._change:
-            model.is_wanted = False
-            versions = {*model.served, *model.failures}
-            await asyncio.gather(*(self._retire(model, version) for version in list(model.served)))
-            model.failures.clear()
-            for version in versions:
-                self._states.note(model.name, version, END, UNLOADED)
-        _log.info("model is unloaded on request", extra={"fields": {"model": model.name}})
+        model = self._find(name)
+        await self._complete(unload_now())
 
     def index(self) -> tuple[VersionState, ...]:
-        """Every version that is known of every model, newest first, with its state and what is wrong with it."""
-        return tuple(state for name in self._states.models() for state in self._states.of(name))
+        """The state of every version of every model, newest first."""
+        return tuple(state for name in self._registry.models() for state in self._registry.states(name))
 
     def label(self, name: str, labels: Mapping[str, int]) -> None:
-        """Sets the labels of a model in place of those it had.
+        """Sets the labels of a model; replaces the labels that it had.
 
         Raises:
             UnknownModel, UnknownVersion: there is no such model, or the version of a label is not served.
         """
-        model = self._find(name)
+        served = self._registry.versions(self._find(name).name)
         for version in labels.values():
-            if version not in model.served:
-                raise UnknownVersion(name, version, sorted(model.served))
-        self._catalogue.label(name, dict(labels))
+            if version not in served:
+                raise UnknownVersion(name, version, sorted(served))
+        self._registry.label(name, dict(labels))
 
     async def drain(self, timeout_s: float) -> None:
-        """Loads nothing more; answers what was accepted, `timeout_s` at most, refusing what is new."""
+        """Stops loading, refuses new requests and answers the accepted ones, for at most `timeout_s`."""
         self._is_stopping = True
         self._sources.stop()
         await asyncio.gather(*(servable.drain(timeout_s) for servable in self._servables()))
 
     def close(self) -> None:
-        """Ends the batchers, then the threads, then frees the engines; idempotent."""
+        """Closes the batchers, waits for the threads, then frees the engines; idempotent."""
         for servable in self._servables():
             servable.close()
 
     def _servables(self) -> list[Servable]:
-        return [s for model in self._models.values() for _, s in model.served.values()] + list(self._retiring)
-
-    def _place(self, name: str) -> str:
-        """A model for the one who started the server: he may know the folder."""
-        folders = {entry.name: entry.base_path for entry in self._settings.models}
-        return f"{name} ({folders[name]})" if name in folders else name
+        records = [record for name in self._models for record in self._registry.records(name)]
+        return [record.servable for record in records if record.servable is not None] + list(self._unregistered)
 
     def _find(self, name: str) -> Model:
         try:
@@ -196,104 +220,121 @@ class ModelManager:
         except KeyError:
             raise UnknownModel(name, tuple(self._models)) from None
 
+    def _failures(self, model: Model) -> dict[int, Failure]:
+        records = self._registry.records(model.name)
+        return {record.version: record.failure for record in records if record.failure is not None}
+
+    def _record(self, model: Model, version: int) -> VersionRecord:
+        """The record of a version, which `/metrics` shows from now on."""
+        record = self._registry.record(model.name, version)
+        if record.metrics is None:
+            slo_s, images = self._settings.slo_ms / 1000, self._settings.max_batch_images
+            record.metrics = ModelMetrics(model.name, version, slo_s=slo_s, max_batch_images=images)
+        return record
+
+    async def _complete(self, change: Coroutine[Any, Any, None]) -> None:
+        """Waits for a change; cancelling the caller does not cancel the change."""
+        task = asyncio.create_task(change)
+        self._changes.add(task)
+        task.add_done_callback(self._changes.discard)
+        await asyncio.shield(task)
+
     async def _follow(self, model: Model) -> Plan:
         async with self._change:
             return await self._update(model)
 
     async def _update(self, model: Model) -> Plan:
-        """Brings what is served in line with what is found, and tells what is left."""
+        """Loads and unloads until the served versions are those that the policy selects. Returns what is left."""
         todo = Plan([], [], [])
         if not model.is_wanted or self._is_stopping:
             return todo
         while found := await self._scan(model):
-            todo = plan(found, model.served, model.failures, model.policy, self._clock())
+            served = self._registry.versions(model.name)
+            todo = plan(found, served, self._failures(model), model.policy, self._clock())
             if not todo.loads:
                 await asyncio.gather(*(self._retire(model, version) for version in todo.unloads))
-                self._forget_gone(model, found)
+                for record in self._registry.records(model.name):
+                    if record.version not in found and record.servable is None:
+                        self._registry.forget(model.name, record.version)
                 for version in todo.unsettled:
-                    self._register.note(model.name, version, START, "its files are still being written")
+                    self._record(model, version).note(START, "its files are still being written")
                 break
             await self._load(model, todo.loads[0], found[todo.loads[0]])
         return todo
 
     async def _scan(self, model: Model) -> Mapping[int, Found]:
-        """What is found; nothing where the source cannot be looked into, which changes nothing of what is served."""
+        """The versions of the source. None if the source cannot be read, which changes nothing of what is served."""
         trouble = ""
         found: Mapping[int, Found] = {}
         try:
             found = await self._in_thread(model.source.scan)
         except LoadFailed as err:
             trouble = str(err)
+        served = self._registry.versions(model.name)
         if trouble and trouble != model.trouble:
-            fields = {"model": model.name, "reason": trouble, "still_served": sorted(model.served)}
+            fields = {"model": model.name, "reason": trouble, "still_served": sorted(served)}
             _log.error("a model's versions can't be looked for", extra={"fields": fields})
-        if trouble and not model.served:
-            self._register.note(model.name, NO_VERSION, END, trouble)
+        if trouble and not served:
+            self._record(model, NO_VERSION).note(END, trouble)
         model.trouble = trouble
         return found
 
     async def _load(self, model: Model, version: int, found: Found) -> None:
-        """Loads and warms one version, then puts it in the place of itself or beside the others; or notes why not."""
+        """Loads and warms up one version, then lets requests find it; or notes why that failed."""
         started_s = self._clock()
-        self._register.note(model.name, version, LOADING)
+        record = self._record(model, version)
+        record.note(LOADING)
         try:
             loaded = await self._in_thread(model.source.load, version)
         except LoadFailed as err:
-            self._fail(model, version, found, str(err))
+            self._fail(record, found, str(err))
             return
         load_s = self._clock() - started_s
-        metrics = self._register.metrics_of(model.name, version)
+        metrics = record.metrics
+        assert metrics is not None  # noqa: S101 - `_record` gave it some
         metrics.load_s.observe(load_s)
         servable = Servable(loaded, self._settings, metrics, in_thread=self._in_thread)
-        self._retiring.add(servable)  # so that `close` finds it
-        is_alone = not self._catalogue.targets() or not self._is_serving
+        self._unregistered.add(servable)  # so that `close` finds it
+        is_alone = not self._registry.targets() or not self._is_serving
         try:
-            await servable.open(beside=None if is_alone else model.inflight)
+            await servable.open(None if is_alone else model.inflight)
         except ModelError as err:
             await self._free(servable)
-            self._fail(model, version, found, f"its warm-up failed: {err}")
+            self._fail(record, found, f"its warm-up failed: {err}")
             return
         model.inflight |= servable.inflight
-        self._retiring.discard(servable)
-        _, before = model.served.get(version, (None, None))
-        model.served[version] = (found.stamp, servable)
-        model.failures.pop(version, None)
-        self._catalogue.add(model.name, version, servable.targets)
-        self._register.note(model.name, version, AVAILABLE)
+        self._unregistered.discard(servable)
+        before, record.servable = record.servable, servable
+        record.stamp, record.failure = found.stamp, None
+        self._registry.add(model.name, version, servable.targets)
+        record.note(AVAILABLE)
         fields = {"load_s": round(load_s, 2), "warmup_s": round(self._clock() - started_s - load_s, 2)}
-        _log.info("model is served", extra={"fields": story(loaded) | fields})
+        _log.info("model is served", extra={"fields": describe_loaded(loaded) | fields})
         if before is not None:
             await self._free(before)
 
-    def _fail(self, model: Model, version: int, found: Found, reason: str) -> None:
-        failure = Failure.after(model.failures.get(version), found.stamp, self._clock())
-        model.failures[version] = failure
-        if version in model.served:  # it was to be loaded anew; what was loaded before goes on
-            self._register.note(model.name, version, AVAILABLE, f"its new files can't be served: {reason}")
+    def _fail(self, record: VersionRecord, found: Found, reason: str) -> None:
+        record.failure = failure = Failure.after(record.failure, found.stamp, self._clock())
+        if record.servable is not None:  # its files changed; what was loaded before stays
+            record.note(AVAILABLE, f"its new files can't be served: {reason}")
         else:
-            self._register.note(model.name, version, END, reason)
-        fields = {"model": model.name, "version": version, "reason": reason}
+            record.note(END, reason)
+        fields = {"model": record.model, "version": record.version, "reason": reason}
         fields["next_try_s"] = round(failure.retry_at_s - self._clock())
         _log.error("model can't be served", extra={"fields": fields})
 
     async def _retire(self, model: Model, version: int) -> None:
-        """Takes a version out of the catalogue, then lets it finish what it accepted, then frees it."""
-        _, servable = model.served.pop(version)
-        self._catalogue.remove(model.name, version)
-        self._register.note(model.name, version, UNLOADING)
-        await self._free(servable)
-        self._register.forget(model.name, version)
+        """Hides a version from requests, lets it finish what it accepted, then frees and forgets it."""
+        record = self._registry.record(model.name, version)
+        self._registry.remove(model.name, version)
+        servable, record.servable = record.servable, None
+        record.note(UNLOADING)
+        if servable is not None:
+            await self._free(servable)
+        self._registry.forget(model.name, version)
         _log.info("version is unloaded", extra={"fields": {"model": model.name, "version": version}})
 
     async def _free(self, servable: Servable) -> None:
-        self._retiring.add(servable)
-        # Every entry it holds has a deadline at most so far away.
-        await servable.retire(self._settings.request_timeout_ms / 1000)
-        self._retiring.discard(servable)
-
-    def _forget_gone(self, model: Model, found: Mapping[int, Found]) -> None:
-        """Lets go what is neither found nor served."""
-        for state in self._states.of(model.name):
-            if state.version not in found and state.version not in model.served:
-                model.failures.pop(state.version, None)
-                self._register.forget(model.name, state.version)
+        self._unregistered.add(servable)
+        await servable.retire(self._settings.request_timeout_ms / 1000)  # no entry's deadline is further away
+        self._unregistered.discard(servable)

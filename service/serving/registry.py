@@ -1,87 +1,150 @@
-"""The catalogue: every (model, version, signature) that can be asked, each with its own batcher."""
+"""The registry: one record for each version of each model, and the views of them that requests read."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NamedTuple
 
 from darkroom.models.errors import UnknownLabel, UnknownModel, UnknownSignature, UnknownVersion
+from darkroom.models.versions.policy import START
 from darkroom.service.errors import NotReady
-from darkroom.service.serving.states import States
+from darkroom.service.serving.servable import Target
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Hashable
 
-    from darkroom.batching.batcher import Batcher
-    from darkroom.models.rows import Rows
-    from darkroom.models.spec import ModelSpec, SignatureSpec
+    from darkroom.models.versions.policy import Failure
+    from darkroom.service.serving.servable import Servable
     from darkroom.service.telemetry.metrics import ModelMetrics
 
-DEFAULT_MODEL = "default"  # STS's name for the one that a request need not name
+__all__ = ["DEFAULT_MODEL", "DEFAULT_SIGNATURE", "NO_VERSION", "Registry", "Target", "VersionRecord", "VersionState"]
+
+DEFAULT_MODEL = "default"  # the model of a request that names none (STS)
 DEFAULT_SIGNATURE = "serving_default"
+NO_VERSION = 0  # stands for a model of which no version was found
 MAX_REASON_CHARS = 1024  # guess: room for the reasons of a few versions
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Target:
-    """One signature of one version of one model, ready to be asked."""
+class VersionState(NamedTuple):
+    """The state of one version; `message` says why it is not served, where it should be."""
 
-    model: ModelSpec
-    spec: SignatureSpec
-    batcher: Batcher
-    metrics: ModelMetrics
-    passes: list[dict[str, Any]]  # what the load-time passes came to, as metadata tells it
-    samples: Sequence[Rows] = ()  # single rows that the signature took at warm-up
+    model: str
+    version: int
+    state: str
+    message: str
 
-    field: str = field(init=False)  # the input that messages name: the one that takes pictures, else the first
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "field", self.spec.image_input or self.spec.inputs[0].name)
+@dataclass(slots=True, eq=False)
+class VersionRecord:
+    """Everything that the server knows about one version of one model.
+
+    Attributes:
+        model: the model's name.
+        version: the version's number, or NO_VERSION.
+        state: one of `models.versions.policy.STATES`.
+        message: why it is not served, where it should be.
+        stamp: the stamp of its files when `servable` was loaded.
+        failure: the last load, where that failed; None otherwise.
+        servable: the loaded version; None while it is not served.
+        targets: the targets by signature; empty while it is not served. Set by `Registry.add` and `Registry.remove`.
+        metrics: its time series; None: `/metrics` does not show the version.
+    """
+
+    model: str
+    version: int
+    state: str = START
+    message: str = ""
+    stamp: Hashable = None
+    failure: Failure | None = None
+    servable: Servable | None = None
+    targets: dict[str, Target] = field(default_factory=dict)
+    metrics: ModelMetrics | None = None
+
+    def note(self, state: str, message: str = "") -> None:
+        """Sets the state; `message` says why the version is not served, where it should be."""
+        self.state = state
+        self.message = message
 
 
 class Registry:
-    """Who can be asked. Read by every request, changed only when a version comes or goes; on the loop's thread only.
+    """All versions of all models. Every request reads it; it changes only when a version does. On the event loop only.
+
+    The records are the only store. What requests read is derived from them at each change.
 
     Attributes:
-        states: tells of every version, also of those that cannot be asked.
-        sole: the one target that any request can mean; None where there are several, or none.
-        usual: the target of a request that names nothing; None where there is none, or not now.
+        sole: the only target, if there is exactly one; a request can mean no other.
+        usual: the target of a request that names no model, version and signature; None: it is not served now.
     """
 
     def __init__(self) -> None:
-        self.states = States()
-        self._models: dict[str, dict[int, dict[str, Target]]] = {}
+        self._records: dict[str, dict[int, VersionRecord]] = {}
         self._labels: dict[str, dict[str, int]] = {}
+        self._served: dict[str, dict[int, dict[str, Target]]] = {}  # derived: versions in rising order
         self.sole: Target | None = None
         self.usual: Target | None = None
 
+    def know(self, model: str) -> None:
+        """Makes a model known before anything is known about its versions."""
+        self._records.setdefault(model, {})
+        self._served.setdefault(model, {})
+
+    def record(self, model: str, version: int) -> VersionRecord:
+        """The record of a version; a new one in state START, if there was none."""
+        self.know(model)
+        return self._records[model].setdefault(version, VersionRecord(model, version))
+
+    def records(self, model: str) -> tuple[VersionRecord, ...]:
+        """The records of a model, newest version first; empty if it has none or is not known."""
+        return tuple(record for _, record in sorted(self._records.get(model, {}).items(), reverse=True))
+
+    def forget(self, model: str, version: int) -> None:
+        """Deletes the record of a version that is not served, and its time series with it; the model stays known."""
+        self._records.get(model, {}).pop(version, None)
+
     def add(self, model: str, version: int, targets: dict[str, Target]) -> None:
-        """Makes one version available under its signatures' names, whole or not at all."""
-        versions = dict(self._models.get(model, {}))
-        versions[version] = targets
-        self._models[model] = dict(sorted(versions.items()))
-        self._look()
+        """Lets requests find a version, all signatures at once; replaces the targets that it had."""
+        self.record(model, version).targets = targets
+        self._derive()
 
     def remove(self, model: str, version: int) -> dict[str, Target]:
-        """Takes one version away and returns what it had, for the caller to drain."""
-        targets = self._models.get(model, {}).pop(version, {})
-        self._look()
+        """Hides a version from requests. Returns its targets, for the caller to drain."""
+        record = self.record(model, version)
+        targets, record.targets = record.targets, {}
+        self._derive()
         return targets
 
+    def states(self, model: str) -> tuple[VersionState, ...]:
+        """The state of each version of a model, newest first; empty if it has none or is not known."""
+        return tuple(VersionState(model, each.version, each.state, each.message) for each in self.records(model))
+
+    def story(self, model: str) -> str:
+        """Why no version of a model is served, for people."""
+        reasons = [
+            s.message if s.version == NO_VERSION else f"version {s.version} is {s.state}{s.message and ': '}{s.message}"
+            for s in self.records(model)
+        ]
+        return "; ".join(reasons) or "nothing of it has been loaded yet"
+
+    def exported(self) -> list[tuple[ModelMetrics, str]]:
+        """The time series of each version that has some, and its state: what `/metrics` shows."""
+        records = [record for versions in self._records.values() for record in versions.values()]
+        return [(record.metrics, record.state) for record in records if record.metrics is not None]
+
     def label(self, model: str, labels: dict[str, int]) -> None:
-        """Sets the labels of a model, label to version, in place of those it had."""
+        """Sets the labels of a model, label to version; replaces the labels that it had."""
         self._labels[model] = dict(labels)
 
     def labels(self, model: str) -> dict[str, int]:
         """The labels of a model whose version is served."""
-        served = self._models.get(model, {})
+        served = self._served.get(model, {})
         return {label: version for label, version in self._labels.get(model, {}).items() if version in served}
 
     def labelled(self, model: str, label: str) -> int:
-        """The version that a label means.
+        """The version that a label names.
 
         Raises:
-            UnknownModel, UnknownLabel: there is none.
+            UnknownModel: there is no such model.
+            UnknownLabel: it has no such label, or the label's version is not served.
         """
         self.versions(model)
         labels = self.labels(model)
@@ -91,36 +154,34 @@ class Registry:
             raise UnknownLabel(model, label, tuple(labels)) from None
 
     def __contains__(self, model: str) -> bool:
-        """Whether there is a model of that name."""
-        return model in self._models or model in self.states.models()
+        """Whether there is a model of that name, served or not."""
+        return model in self._records
 
     def models(self) -> tuple[str, ...]:
-        """The names of the models, in the order they came; some may have no version to ask at the moment."""
-        return tuple(dict.fromkeys((*self.states.models(), *self._models)))
+        """The names of all models, in the order in which they became known; some may not be served now."""
+        return tuple(self._records)
 
     def versions(self, model: str) -> dict[int, dict[str, Target]]:
-        """The versions of a model that can be asked, rising; none while it loads, or where all of them failed.
+        """The targets of each version that is served, versions rising; empty while it loads, or if all loads failed.
 
         Raises:
-            UnknownModel: there is none of that name.
+            UnknownModel: there is no such model.
         """
         try:
-            return self._models[model]
+            return self._served[model]
         except KeyError:
-            if model in self.states.models():
-                return {}
             raise UnknownModel(model, self.models()) from None
 
     def version(self, model: str, version: int | None = None) -> dict[str, Target]:
-        """The signatures of one version; of the latest, the numeric maximum, where none is named.
+        """The targets of one version by signature; without `version`, those of the highest number.
 
         Raises:
-            UnknownModel, UnknownVersion: there is none.
-            NotReady: nothing of the model can be asked now; says why.
+            UnknownModel, UnknownVersion: there is none; lists those that exist.
+            NotReady: no version of the model is served now; says why.
         """
         versions = self.versions(model)
         if not versions:
-            raise NotReady(f"model {model!r} is not served: {self.states.story(model)}"[:MAX_REASON_CHARS])
+            raise NotReady(f"model {model!r} is not served: {self.story(model)}"[:MAX_REASON_CHARS])
         try:
             return versions[max(versions) if version is None else version]
         except KeyError:
@@ -130,8 +191,8 @@ class Registry:
         """The target of a request.
 
         Raises:
-            UnknownModel, UnknownVersion, UnknownSignature: there is none; each lists what there is.
-            NotReady: nothing of the model can be asked now.
+            UnknownModel, UnknownVersion, UnknownSignature: there is none; lists those that exist.
+            NotReady: no version of the model is served now; says why.
         """
         targets = self.version(model, version)
         try:
@@ -139,13 +200,17 @@ class Registry:
         except KeyError:
             raise UnknownSignature(signature, tuple(targets)) from None
 
-    def _look(self) -> None:
-        """Notes what most requests mean, so that they need not look it up."""
+    def targets(self) -> list[Target]:
+        """Every target that is served."""
+        return [t for versions in self._served.values() for named in versions.values() for t in named.values()]
+
+    def _derive(self) -> None:
+        """Derives what requests read, so that no request has to search the records."""
+        self._served = {
+            model: {version: record.targets for version, record in sorted(records.items()) if record.targets}
+            for model, records in self._records.items()
+        }
         targets = self.targets()
         self.sole = targets[0] if len(targets) == 1 else None
-        usual = self._models.get(DEFAULT_MODEL, {})
+        usual = self._served.get(DEFAULT_MODEL, {})
         self.usual = usual[max(usual)].get(DEFAULT_SIGNATURE) if usual else None
-
-    def targets(self) -> list[Target]:
-        """Every target."""
-        return [t for versions in self._models.values() for named in versions.values() for t in named.values()]

@@ -1,4 +1,4 @@
-"""From the settings' words to where a model's versions come from."""
+"""Makes the source of each model's versions from the settings."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     from darkroom.service.config.settings import Settings
 
 FAKE = "fake"  # --model_base_path=fake serves a model without TensorFlow
-SETTLED_INTERVALS = 2  # files that stood still for so many looks are whole
+SETTLED_INTERVALS = 2  # files that did not change for so many scans are complete
 
 
 class Sources:
-    """Makes the source of each model; they share one cache, and one child process at a time works for them."""
+    """Makes the sources. They share one cache, and one child process at a time prepares a version."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -33,9 +33,9 @@ class Sources:
         self._loader = Loader(cache, timeout_s=settings.load_timeout_ms / 1000)
 
     def of(self, entry: ModelEntry) -> Source:
-        """The folder of a model's versions; or the model that needs neither a folder nor TensorFlow."""
+        """The source of a model: its folder, or the fake model, which needs no folder and no TensorFlow."""
         if str(entry.base_path) == FAKE:
-            from darkroom.models.engines.fakes import fake_model  # noqa: PLC0415 - shipped, but seldom asked for
+            from darkroom.models.engines.fakes import fake_model  # noqa: PLC0415 - rarely used
 
             return GivenSource({1: lambda: fake_model(name=entry.name)})
 
@@ -47,7 +47,7 @@ class Sources:
         )
 
     def stop(self) -> None:
-        """Ends what is being prepared; what comes after fails."""
+        """Ends the preparation that is running; later ones fail."""
         self._loader.stop()
 
     def _job(self, entry: ModelEntry, path: Path, version: int) -> Job:
@@ -65,12 +65,12 @@ class Sources:
 
 
 def policy_of(entry: ModelEntry, settings: Settings) -> Policy:
-    """The model's own policy, else the server's."""
+    """The version policy of a model: its own, else the server's."""
     return Policy.parse(entry.model_version_policy or settings.model_version_policy)
 
 
 def _user_cache() -> Path:
-    """The XDG base directory specification's place for what can be made again; a user without a home has none."""
+    """The cache folder of the XDG base directory specification; a temporary folder if the user has no home."""
     try:
         return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "darkroom"
     except RuntimeError:

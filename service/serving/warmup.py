@@ -1,4 +1,8 @@
-"""Warm-up: runs an engine at every size before anyone asks, and tells the scheduler how long each took."""
+"""Warm-up: runs an engine at every batch size before the first request, and measures the service curve.
+
+It also chooses how many calls to have in flight, and the size past which larger batches do worse. Everything here
+blocks: it runs in a thread.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +15,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from darkroom.batching.scheduler.service_curve import size_classes
 from darkroom.models.rows import fill
-from darkroom.service.config.machine import cores_each
-from darkroom.service.serving.inflight import InflightChoice, best_of_each, choose_inflight
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -20,19 +22,25 @@ if TYPE_CHECKING:
     from darkroom.models.engine import Engine
     from darkroom.models.rows import Rows
 
-MIN_POINT_S = 0.05  # guess: a size is measured again until it took so long, or so often
+MIN_SIZE_S = 0.05  # guess: a size is measured until it took this long, within the rounds below
 MIN_ROUNDS, MAX_ROUNDS = 2, 11  # one time alone may be an outlier; the curve's median looks at 11
-PAST_BEST = 0.97  # guess: a size that does less than this share of the best one's rate is worse, not just noise
-REST = 2.0  # guess: the one that serves has the machine to itself for two thirds of the time
-TURNS = 3  # guess: more measurements of what is to be compared
-MAX_TRIED_INFLIGHT = 4  # guess: past it, threads inside TensorFlow do better than calls beside each other
+PAST_BEST = 0.97  # guess: a size with less than this share of the best rate is worse, and not just noise
+REST = 2.0  # guess: the version that is serving has the machine to itself for two thirds of the time
+TURNS = 3  # guess: additional measurements of what is compared
+MAX_TRIED_INFLIGHT = 4  # guess: above it, threads inside TensorFlow do better than concurrent calls
+# One more call must bring this much: it takes a core's share from the event loop, and latency (guess).
+INFLIGHT_GAIN = 1.05
+SECOND_CALL_SHARE = 0.97  # of the rate of one call; two calls at this rate are still preferred (guess)
 
 
 class Findings(NamedTuple):
-    """What the sweep found: the calls to have at once, and `(images, seconds)` of each call with that many.
+    """What the warm-up found.
 
-    `ended_at` is the size at which it ended since larger ones do worse; None: it ran all of them. `lone_s` is what one
-    row took at best.
+    Attributes:
+        inflight: the calls to have in flight.
+        seeds: `(images, seconds)` of each call that was measured with that many in flight.
+        ended_at: the size at which the sweep ended, because larger ones did worse; None: it ran all of them.
+        lone_s: the quickest call with a single row, in seconds.
     """
 
     inflight: int = 1
@@ -40,74 +48,145 @@ class Findings(NamedTuple):
     ended_at: int | None = None
     lone_s: float = math.inf
 
+    def summary(self) -> dict[str, object]:
+        """The log fields: the calls in flight, and the median milliseconds of a call by its rows."""
+        times: dict[int, list[float]] = {}
+        for images, seconds in self.seeds:
+            times.setdefault(images, []).append(seconds)
+        curve = {str(images): round(median(found) * 1000, 2) for images, found in sorted(times.items())}
+        return {"inflight": self.inflight, "call_ms": curve}
 
-class Point(NamedTuple):
-    """One measurement: `images` rows a call, with `inflight` calls at once, took `seconds`."""
+
+class Measurement(NamedTuple):
+    """One call with `images` rows, while `inflight` calls were in flight, took `seconds`."""
 
     inflight: int
     images: int
     seconds: float
 
 
-def warm_up(
-    engine: Engine, samples: Sequence[Rows], *, sizes: Sequence[int], inflight: int = 0, workers: int = 1
-) -> Findings:
-    """Runs `engine` at each of `sizes`, with each number of calls at once that is worth a try; blocks while it does.
+class InflightChoice(NamedTuple):
+    """A number of calls in flight, with the size that gave its best rate, and that rate."""
 
-    Where larger batches do worse the sweep ends, and the caller should make none: TensorFlow never gives back what the
+    inflight: int
+    images: int
+    images_per_s: float
+
+
+class CallTimer:
+    """Times the calls of one engine."""
+
+    def __init__(self, engine: Engine, clock: Callable[[], float] = time.monotonic) -> None:
+        self._engine = engine
+        self._clock = clock
+
+    def times(self, rows: Rows, rounds: int) -> list[float]:
+        """Seconds of each of `rounds` calls, one after the other."""
+        times = []
+        for _ in range(rounds):
+            started_s = self._clock()
+            self._engine.run(rows)
+            times.append(self._clock() - started_s)
+        return times
+
+    def time(self, rows: Rows) -> float:
+        """Seconds of one call."""
+        (seconds,) = self.times(rows, 1)
+        return seconds
+
+    def times_in(self, threads: ThreadPoolExecutor, rows: Rows, inflight: int, rounds: int) -> list[float]:
+        """Seconds of `rounds` calls in each of `inflight` threads; with several threads, the mean of each thread.
+
+        The mean, because concurrent calls queue inside the engine: a quick call follows a slow one.
+        """
+        each = threads.map(self.times, [rows] * inflight, [rounds] * inflight)
+        return [mean(found) for found in each] if inflight > 1 else next(each)
+
+    def times_in_turns(
+        self,
+        batches: dict[int, Rows],
+        candidates: Sequence[InflightChoice],
+        threads: Mapping[int, ThreadPoolExecutor],
+    ) -> list[Measurement]:
+        """Measures the candidates alternately, TURNS times each, so that background load affects all equally."""
+        found: list[Measurement] = []
+        for _ in range(TURNS):
+            for inflight, images, images_per_s in candidates:
+                rounds = _rounds(inflight * images / images_per_s)
+                times = self.times_in(threads[inflight], batches[images], inflight, rounds)
+                found += [Measurement(inflight, images, seconds) for seconds in times]
+        return found
+
+
+def warm_up(
+    engine: Engine,
+    samples: Sequence[Rows],
+    *,
+    sizes: Sequence[int],
+    inflight: int = 0,
+    cores: int = 1,
+    clock: Callable[[], float] = time.monotonic,
+) -> Findings:
+    """Runs `engine` at each of `sizes`, with each number of calls in flight that is worth a try.
+
+    The sweep ends where larger batches do worse, and the caller should then make none: TensorFlow never frees what the
     largest call took (measured on EfficientNet-Lite0: 490 MB of private memory for 32 rows twice at once, 120 for 8).
 
     Args:
-        engine: what to run; every size is run once before it is measured (kernels are made at the first call).
-        samples: single rows that the engine takes; none: nothing is run and nothing found.
-        sizes: rows a call; a signature that isn't batched is run with one row only.
-        inflight: calls at once; 0 tries 1, 2 and 4, up to the number of usable cores.
-        workers: processes that share those cores.
+        engine: what to run. Every size runs once before it is measured, because the first call makes the kernels.
+        samples: single rows that the engine accepts; if there are none, nothing runs.
+        sizes: rows per call, rising. A signature that isn't batched runs with one row only.
+        inflight: the calls in flight; 0 tries 1, 2 and 4, up to `cores`.
+        cores: the cores that the engine may use.
+        clock: in seconds.
     """
     if not samples:
         return Findings(inflight or 1)
+    timer = CallTimer(engine, clock)
     sizes = sizes if engine.spec.batched else (1,)
-    tried = [inflight] if inflight else [n for n in (1, 2, MAX_TRIED_INFLIGHT) if n <= cores_each(workers)]
+    tried = [inflight] if inflight else [n for n in (1, 2, MAX_TRIED_INFLIGHT) if n <= cores]
     batches = {size: fill(samples, size) for size in sizes}
-    points: list[Point] = []
+    found: list[Measurement] = []
     for calls in tried:
-        points += _sweep(engine, {size: batches[size] for size in _sizes_for(calls, sizes, points)}, calls)
-    chosen = inflight or _choose(engine, batches, points)
-    seeds = tuple((point.images, point.seconds) for point in points if point.inflight == chosen)
-    lone_s = min(point.seconds for point in points if point.images == min(sizes))
-    return Findings(chosen, seeds, _ended_at(sizes, [point.images for point in points]), lone_s)
-
-
-def summary(findings: Findings) -> dict[str, object]:
-    """What was found, for the log: the calls at once, and the milliseconds of a call by its rows."""
-    times: dict[int, list[float]] = {}
-    for images, seconds in findings.seeds:
-        times.setdefault(images, []).append(seconds)
-    curve = {str(images): round(median(found) * 1000, 2) for images, found in sorted(times.items())}
-    return {"inflight": findings.inflight, "call_ms": curve}
+        # If fewer calls ended early, then calls that together hold more rows than their largest one do worse still.
+        largest = max((each.images for each in found), default=max(sizes))
+        worth = [size for size in sizes if largest == max(sizes) or size * calls <= largest]
+        found += _sweep(timer, {size: batches[size] for size in worth}, calls)
+    chosen = inflight or _choose(timer, batches, found)
+    seeds = tuple((each.images, each.seconds) for each in found if each.inflight == chosen)
+    lone_s = min(each.seconds for each in found if each.images == min(sizes))
+    return Findings(chosen, seeds, _ended_at(sizes, [each.images for each in found]), lone_s)
 
 
 def warm_up_gently(
-    engine: Engine, samples: Sequence[Rows], *, sizes: Sequence[int], inflight: int, sleep: Callable[[float], None]
+    engine: Engine,
+    samples: Sequence[Rows],
+    *,
+    sizes: Sequence[int],
+    inflight: int,
+    sleep: Callable[[float], None],
+    clock: Callable[[], float] = time.monotonic,
 ) -> Findings:
-    """Runs `engine` at each of `sizes` beside one that serves: twice each, and never for more than a third of the time.
+    """Runs `engine` at each of `sizes` while another version is serving: twice each, in a third of the time at most.
 
-    As in `warm_up`, it ends where larger batches do worse, also when asked again.
+    It ends where larger batches do worse, as `warm_up` does, and measures again before it believes that.
 
     Args:
         engine: as for `warm_up`.
         samples: as for `warm_up`.
-        sizes: as for `warm_up`; smallest first, so that most of the kernels are made by the cheapest calls.
-        inflight: the calls at once to have, since none is tried here.
-        sleep: what waits between the calls.
+        sizes: as for `warm_up`. The smallest runs first, so that the cheapest calls make most of the kernels.
+        inflight: the calls to have in flight; no other number is tried.
+        sleep: waits between the calls.
+        clock: in seconds.
     """
+    timer = CallTimer(engine, clock)
     seeds: list[tuple[int, float]] = []
     rates: dict[int, float] = {}
 
     def measure(size: int) -> float:
         rows = fill(samples, size)
-        for _ in range(2):  # kernels are made at the first call
-            (seconds,) = _time_calls(engine, rows, 1)
+        for _ in range(2):  # the first call makes the kernels
+            seconds = timer.time(rows)
             sleep(REST * seconds)
         seeds.append((size, seconds))
         return size / max(seconds, 1e-9)
@@ -121,82 +200,69 @@ def warm_up_gently(
     return Findings(inflight, tuple(seeds), _ended_at(sizes, [images for images, _ in seeds]), lone_s)
 
 
-def meet_sizes(engine: Engine, samples: Sequence[Rows], sizes: Iterable[int], *, rest: Callable[[float], None]) -> None:
-    """Runs each of `sizes` once; blocks while it does.
+def run_sizes_once(
+    engine: Engine, samples: Sequence[Rows], sizes: Iterable[int], *, rest: Callable[[float], None]
+) -> None:
+    """Runs each of `sizes` once, so that no request has to wait while cuDNN searches its kernels for a new size.
 
-    On a GPU cuDNN looks for its kernels when a size first comes, and whoever comes with it waits. Measured on an H100
-    with EfficientNet-Lite0: 30 to 60 ms instead of 5 to 20, for all sizes up to 32 a second together.
+    Measured on an H100 with EfficientNet-Lite0: the first call of a size takes 30 to 60 ms instead of 5 to 20; all
+    sizes up to 32 take a second together.
 
     Args:
         engine: what to run.
-        samples: single rows that it takes.
-        sizes: rows a call.
-        rest: is called with the seconds of each call, after it.
+        samples: single rows that it accepts.
+        sizes: rows per call.
+        rest: called after each call with its seconds.
     """
+    timer = CallTimer(engine)
     for size in sizes if samples and engine.spec.batched else ():
-        (seconds,) = _time_calls(engine, fill(samples, size), 1)
-        rest(seconds)
+        rest(timer.time(fill(samples, size)))
 
 
 def sweep_sizes(max_batch_images: int, allowed: Sequence[int] = ()) -> tuple[int, ...]:
-    """The sizes worth measuring: those that are allowed, else the classes that the scheduler's curve tells apart."""
+    """The sizes worth measuring: the allowed ones, or the size classes of the scheduler's service curve."""
     return tuple(allowed) or size_classes(max_batch_images)
 
 
-def _sizes_for(inflight: int, sizes: Sequence[int], points: Sequence[Point]) -> list[int]:
-    """The sizes to run with `inflight` calls at once, after `points` of fewer calls.
+def choose_inflight(measured: Iterable[tuple[int, int, float]]) -> InflightChoice:
+    """The fewest calls in flight whose best rate no larger number beats by 5 %; two instead of one if 3 % are lost.
 
-    Where those ended early, calls that together hold more rows than the largest one alone would do worse still.
-    """
-    largest = max((point.images for point in points), default=max(sizes))
-    return [size for size in sizes if largest == max(sizes) or size * inflight <= largest]
-
-
-def _sweep(engine: Engine, batches: dict[int, Rows], inflight: int) -> list[Point]:
-    """Each size measured with `inflight` threads at work on it, until two sizes in a row are past the best one."""
-    points: list[Point] = []
-    rates: dict[int, float] = {}
-    with ThreadPoolExecutor(inflight, thread_name_prefix="warm-up") as threads:
-
-        def measure_again(sizes: Sequence[int]) -> dict[int, float]:
-            ways = [InflightChoice(inflight, size, inflight * rates[size]) for size in sizes]
-            again = _in_turns(engine, batches, ways, {inflight: threads})
-            points.extend(again)
-            return _rates(again)
-
-        for size, rows in batches.items():
-            started_s = time.monotonic()
-            threads.submit(engine.run, rows).result()  # with a thread goes what oneDNN keeps for it
-            rounds = _rounds(time.monotonic() - started_s) + inflight - 1
-            found = [Point(inflight, size, seconds) for seconds in _at_once(threads, engine, rows, inflight, rounds)]
-            points += found
-            rates |= _rates(found)
-            if _ends(rates, measure_again):
-                break
-    return points
-
-
-def _ends(rates: dict[int, float], measure_again: Callable[[Sequence[int]], dict[int, float]]) -> bool:
-    """Whether a sweep ends: the last two sizes do worse than the best one, and so when all three are measured again.
+    With one call in flight the engine idles between the calls, while answers are written and the next batch is made.
+    The measurements do not contain that time; a second call in flight fills it.
 
     Args:
-        rates: rows a second by size, in the order of the sweep; what was measured again takes its place.
-        measure_again: gives the rates of some sizes, measured beside each other.
+        measured: as for `best_of_each`.
+
+    Raises:
+        ValueError: nothing was measured.
     """
-    size, rate = next(reversed(rates.items()))
-    if size / rate <= MIN_POINT_S or not is_past_best([*rates.values()]):  # quicker calls are cheap, and mostly noise
-        return False
-    best_and_last = (max(rates, key=rates.__getitem__), *[*rates][-2:])
-    rates |= measure_again(best_and_last)
-    return is_past_best([rates[images] for images in best_and_last])
+    best = best_of_each(measured)
+    if not best:
+        raise ValueError("nothing was measured")
+    top = max(choice.images_per_s for choice in best.values())
+    fewest = next(choice for choice in best.values() if choice.images_per_s * INFLIGHT_GAIN >= top)
+    two = best.get(2)
+    if two and fewest.inflight == 1 and two.images_per_s >= SECOND_CALL_SHARE * fewest.images_per_s:
+        return two
+    return fewest
 
 
-def _rates(points: Iterable[Point]) -> dict[int, float]:
-    """Rows a second of one of the calls, by size; the quickest counts: what else the machine does only adds."""
-    quickest_s: dict[int, float] = {}
-    for point in points:
-        quickest_s[point.images] = min(point.seconds, quickest_s.get(point.images, math.inf))
-    return {images: images / max(seconds, 1e-9) for images, seconds in quickest_s.items()}
+def best_of_each(measured: Iterable[tuple[int, int, float]]) -> dict[int, InflightChoice]:
+    """The size with the best rate for each number of calls in flight, fewest calls first.
+
+    Args:
+        measured: (calls in flight, rows per call, seconds per call), in any order. If a pair was measured several
+            times, its median counts.
+    """
+    samples: dict[tuple[int, int], list[float]] = {}
+    for inflight, images, seconds in measured:
+        samples.setdefault((inflight, images), []).append(seconds)
+    best: dict[int, InflightChoice] = {}
+    for (inflight, images), times in sorted(samples.items()):
+        choice = InflightChoice(inflight, images, inflight * images / median(times))
+        if inflight not in best or choice.images_per_s > best[inflight].images_per_s:
+            best[inflight] = choice
+    return best
 
 
 def is_past_best(rates: Sequence[float]) -> bool:
@@ -204,61 +270,72 @@ def is_past_best(rates: Sequence[float]) -> bool:
     return len(rates) > 2 and max(rates[-2:]) < PAST_BEST * max(rates[:-2])
 
 
+def _sweep(timer: CallTimer, batches: dict[int, Rows], inflight: int) -> list[Measurement]:
+    """Measures each size in `inflight` threads, until two sizes in a row are past the best one."""
+    found: list[Measurement] = []
+    rates: dict[int, float] = {}
+    with ThreadPoolExecutor(inflight, thread_name_prefix="warm-up") as threads:
+
+        def measure_again(sizes: Sequence[int]) -> dict[int, float]:
+            candidates = [InflightChoice(inflight, size, inflight * rates[size]) for size in sizes]
+            again = timer.times_in_turns(batches, candidates, {inflight: threads})
+            found.extend(again)
+            return _rates(again)
+
+        for size, rows in batches.items():
+            first_s = threads.submit(timer.time, rows).result()  # in a thread of the pool: oneDNN caches per thread
+            times = timer.times_in(threads, rows, inflight, _rounds(first_s) + inflight - 1)
+            new = [Measurement(inflight, size, seconds) for seconds in times]
+            found += new
+            rates |= _rates(new)
+            if _ends(rates, measure_again):
+                break
+    return found
+
+
+def _choose(timer: CallTimer, batches: dict[int, Rows], found: Sequence[Measurement]) -> int:
+    """The calls to have in flight, chosen after the best size of each number was measured again in turns.
+
+    The sweep measures one number after the other; a machine that changes its pace meanwhile would decide.
+    """
+    candidates = [*best_of_each(found).values()]
+    if len(candidates) == 1:
+        return candidates[0].inflight
+    with ExitStack() as stack:
+        threads = {n: stack.enter_context(ThreadPoolExecutor(n, "warm-up")) for n, _, _ in candidates}
+        for inflight, images, _ in candidates:  # each thread makes its kernels
+            timer.times_in(threads[inflight], batches[images], inflight, 1)
+        return choose_inflight(timer.times_in_turns(batches, candidates, threads)).inflight
+
+
+def _ends(rates: dict[int, float], measure_again: Callable[[Sequence[int]], dict[int, float]]) -> bool:
+    """Whether a sweep ends: its last two sizes do worse than the best one, also when all three are measured again.
+
+    Args:
+        rates: rows per second by size, in the order of the sweep. Updated with what is measured again.
+        measure_again: returns the rates of some sizes, measured alternately.
+    """
+    size, rate = next(reversed(rates.items()))
+    if size / rate <= MIN_SIZE_S or not is_past_best([*rates.values()]):  # quicker calls are cheap, and mostly noise
+        return False
+    best_and_last = (max(rates, key=rates.__getitem__), *[*rates][-2:])
+    rates |= measure_again(best_and_last)
+    return is_past_best([rates[images] for images in best_and_last])
+
+
+def _rates(found: Iterable[Measurement]) -> dict[int, float]:
+    """Rows per second of one call by size. The quickest call counts, because background load only adds time."""
+    quickest_s: dict[int, float] = {}
+    for each in found:
+        quickest_s[each.images] = min(each.seconds, quickest_s.get(each.images, math.inf))
+    return {images: images / max(seconds, 1e-9) for images, seconds in quickest_s.items()}
+
+
 def _ended_at(sizes: Sequence[int], ran: Sequence[int]) -> int | None:
-    """The largest size that ran, where there were larger ones to run."""
+    """The largest size that ran, if there were larger ones to run."""
     return max(ran) if ran and max(ran) < max(sizes) else None
 
 
 def _rounds(first_s: float) -> int:
     """How often to measure a size whose first call took `first_s`."""
-    return max(MIN_ROUNDS, min(MAX_ROUNDS, int(MIN_POINT_S / max(first_s, 1e-6))))
-
-
-def _choose(engine: Engine, batches: dict[int, Rows], points: Sequence[Point]) -> int:
-    """The calls at once to have, after each number's best size had its turns."""
-    ways = [*best_of_each(points).values()]
-    if len(ways) == 1:
-        return ways[0].inflight
-    with ExitStack() as stack:
-        threads = {way.inflight: stack.enter_context(ThreadPoolExecutor(way.inflight, "warm-up")) for way in ways}
-        for way in ways:  # each thread makes its kernels
-            _at_once(threads[way.inflight], engine, batches[way.images], way.inflight, 1)
-        return choose_inflight(_in_turns(engine, batches, ways, threads)).inflight
-
-
-def _in_turns(
-    engine: Engine,
-    batches: dict[int, Rows],
-    ways: Sequence[InflightChoice],
-    threads: Mapping[int, ThreadPoolExecutor],
-) -> list[Point]:
-    """Each way measured TURNS times more, in turns.
-
-    The sweep measures one after the other, and a machine that changes its pace meanwhile would tell which is best.
-    """
-    points: list[Point] = []
-    for _ in range(TURNS):
-        for calls, images, images_per_s in ways:
-            rounds = _rounds(calls * images / images_per_s)
-            times = _at_once(threads[calls], engine, batches[images], calls, rounds)
-            points += [Point(calls, images, seconds) for seconds in times]
-    return points
-
-
-def _at_once(threads: ThreadPoolExecutor, engine: Engine, rows: Rows, inflight: int, rounds: int) -> list[float]:
-    """Seconds of each of `rounds` calls in a row; of calls at once, the mean of each thread.
-
-    Calls beside each other take turns inside the engine, a quick one after a slow one.
-    """
-    each = threads.map(_time_calls, [engine] * inflight, [rows] * inflight, [rounds] * inflight)
-    return [mean(found) for found in each] if inflight > 1 else next(each)
-
-
-def _time_calls(engine: Engine, rows: Rows, rounds: int) -> list[float]:
-    """Seconds of each of `rounds` calls in a row."""
-    times = []
-    for _ in range(rounds):
-        started_s = time.monotonic()
-        engine.run(rows)
-        times.append(time.monotonic() - started_s)
-    return times
+    return max(MIN_ROUNDS, min(MAX_ROUNDS, int(MIN_SIZE_S / max(first_s, 1e-6))))

@@ -1,1 +1,1 @@
-"""What the server tells its operator: metrics, histograms and logs."""
+"""Metrics and logs."""

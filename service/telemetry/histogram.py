@@ -1,4 +1,4 @@
-"""A histogram that the event loop writes without a lock, and the edges of every bucket there is."""
+"""A histogram that the event loop writes without a lock, and the bucket edges of all histograms."""
 
 from __future__ import annotations
 
@@ -19,13 +19,15 @@ SIGNED_EDGES = (-1, -0.3, -0.1, -0.03, -0.01, -0.003, -0.001, 0, 0.001, 0.003, 0
 
 
 class Histogram:
-    """One child of a histogram: counts a bucket, and their sum.
+    """One child of a histogram: the count of each bucket, and the sum of all values.
 
-    A value is noted first and counted later, with all others at once: 0.03 us and 0.04 where counting it on the spot
-    takes 0.5. What was noted is in every count that is read, but takes memory until then: `fold` is called often.
+    `observe` only appends a value to a list; `fold` counts the whole list at once. That takes 0.03 us and 0.04 us per
+    value; counting each value at once takes 0.5 us. Every read folds first. The list takes memory until then, so `fold`
+    must be called often.
 
     Attributes:
-        observe: notes one value.
+        edges: the upper edges of the buckets, rising.
+        observe: appends one value.
     """
 
     __slots__ = ("_counts", "_noted", "_total", "edges", "observe")
@@ -38,7 +40,7 @@ class Histogram:
         self.observe: Callable[[float], None] = self._noted.append
 
     def fold(self) -> None:
-        """Counts what was noted, each value into the bucket whose upper edge is the first that is not below it."""
+        """Counts the appended values, each in the first bucket whose upper edge is not below it."""
         if self._noted:
             values = np.array(self._noted)
             self._noted.clear()
@@ -47,12 +49,12 @@ class Histogram:
 
     @property
     def noted(self) -> int:
-        """How many values are not counted yet."""
+        """The number of values that are not counted yet."""
         return len(self._noted)
 
     @property
     def counts(self) -> list[int]:
-        """The values in each bucket, the one past the last edge included."""
+        """The number of values in each bucket; the last bucket has no upper edge."""
         self.fold()
         return self._counts.tolist()
 
@@ -63,7 +65,7 @@ class Histogram:
         return self._total
 
     def add_to(self, family: HistogramMetricFamily, labels: Sequence[str]) -> None:
-        """Adds this child, cumulated as Prometheus wants it."""
+        """Adds this child to a family, with cumulative buckets as Prometheus expects them."""
         buckets, running = [], 0
         for edge, count in zip((*map(str, map(float, self.edges)), "+Inf"), self.counts, strict=True):
             running += count
@@ -72,10 +74,10 @@ class Histogram:
 
 
 def with_slo(edges: Sequence[float], slo_s: float) -> tuple[float, ...]:
-    """The edges with the SLO among them, so that the share of answers inside it is read exactly."""
+    """The edges and the SLO, so that the share of answers within the SLO is exact."""
     return tuple(sorted({*edges, slo_s})) if slo_s else tuple(edges)
 
 
 def batch_edges(max_images: int) -> tuple[int, ...]:
-    """1, 2, 4, … and the largest batch."""
+    """1, 2, 4, … and `max_images`."""
     return tuple(sorted({1 << bit for bit in range(max_images.bit_length())} | {max_images}))

@@ -1,4 +1,4 @@
-"""Logs: text on a terminal, one JSON object a line elsewhere; never a picture, never a secret."""
+"""Logs: text on a terminal, else one JSON object per line. They never contain an image or a secret."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 
 class JsonLines(logging.Formatter):
-    """A record as one JSON line: time (UTC), level, logger, message, the fields that came with it, the traceback."""
+    """Formats a record as one JSON line: time (UTC), level, logger, message, its `fields`, the traceback."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """One line, whatever the message holds."""
+        """One line, also if the message contains line ends."""
         line = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
@@ -30,12 +30,12 @@ class JsonLines(logging.Formatter):
             line["traceback"] = self.formatException(record.exc_info)
         try:
             return orjson.dumps(line, default=str).decode()
-        except TypeError:  # bytes of a client that are no UTF-8, as Python carries them in text
+        except TypeError:  # text with surrogates, from bytes of a client that are not UTF-8
             return json.dumps(line, default=str)
 
 
 class Text(logging.Formatter):
-    """A record for people: time, level where it matters, message, fields."""
+    """Formats a record for people: time, level if above info, message, fields."""
 
     def format(self, record: logging.LogRecord) -> str:
         """`12:34:56 message key=value`."""
@@ -46,7 +46,7 @@ class Text(logging.Formatter):
         return f"{at} {level}{record.getMessage()}{fields}{trace}"
 
 
-class Named(logging.Filter):
+class WorkerNumber(logging.Filter):
     """Adds the worker's number to the fields of every record."""
 
     def __init__(self, worker: int) -> None:
@@ -54,7 +54,7 @@ class Named(logging.Filter):
         self._worker = {"worker": worker}
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Lets every record pass."""
+        """Adds the number; drops no record."""
         record.fields = self._worker | getattr(record, "fields", {})
         return True
 
@@ -62,12 +62,19 @@ class Named(logging.Filter):
 def set_up_logs(
     level: str, style: Literal["auto", "text", "json"], stream: TextIO = sys.stderr, *, worker: int | None = None
 ) -> None:
-    """Points every logger of the process at `stream`; libraries speak from warning on. `worker`: which of several."""
+    """Sends all logs of this process to `stream`; those of libraries from level warning on.
+
+    Args:
+        level: the least important level that is logged.
+        style: auto is text on a terminal, JSON lines elsewhere.
+        stream: where to write.
+        worker: the number of this worker, if it is one of several.
+    """
     is_text = style == "text" or (style == "auto" and stream.isatty())
     handler = logging.StreamHandler(stream)
     handler.setFormatter(Text() if is_text else JsonLines())
     if worker is not None:
-        handler.addFilter(Named(worker))
+        handler.addFilter(WorkerNumber(worker))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)

@@ -1,8 +1,8 @@
-"""The metrics, under the names of docs/metrics.md. Written by the event loop's thread only, so without locks.
+"""The metrics, under the names of docs/metrics.md. Only the event loop's thread writes them, so there are no locks.
 
-prometheus_client's own children cost 1 to 2 µs an observation (a mutex each) and more when looked up by label; a
-request makes about eleven. Here an observation is noted and counted later (`service/telemetry/histogram.py`), and
-prometheus_client does what it is best at: collecting and printing.
+prometheus_client's own metrics cost 1 to 2 µs per observation (a mutex each), and more if they are looked up by label;
+a request makes about eleven. Here an observation is appended to a list and counted later (`telemetry/histogram.py`).
+prometheus_client only collects and prints.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from prometheus_client.registry import Collector
 from darkroom.batching.batch import Reason
 from darkroom.batching.observer import Observer
 from darkroom.models.runtime.gpu_memory import device_memory
+from darkroom.models.versions.policy import STATES
 from darkroom.service.errors import TABLE
-from darkroom.service.serving.states import START, STATES
 from darkroom.service.telemetry.histogram import (
     LATENCY_EDGES,
     LOAD_EDGES,
@@ -46,10 +46,11 @@ STAGES = ("parse", "decode", "inspect", "collate", "execute", "split", "serializ
 OUTCOMES = ("ok", *sorted({verdict.outcome for verdict in TABLE.values()} | {"cancelled"}))
 POISONS = ("base64", "format", "pixels", "bytes", "graph")
 MODEL_LABELS = ("model", "version")
+FROM_REQUEST_TO_ANSWER = "From the complete request to its answer."
 
 
 class RouteMetrics:
-    """The answers of one route."""
+    """The histograms of one route."""
 
     def __init__(self) -> None:
         self.duration = Histogram(LATENCY_EDGES)
@@ -59,13 +60,13 @@ class RouteMetrics:
 
 
 class ModelMetrics(Observer):
-    """What one model version did; its batchers' observer. It goes when the version goes."""
+    """The time series of one model version, and the observer of its batchers. It lives as long as the version."""
 
     def __init__(self, model: str, version: int, *, slo_s: float = 0.0, max_batch_images: int = 1) -> None:
         self.labels = (model, str(version))
         self.slo_s = slo_s
         latency = with_slo(LATENCY_EDGES, slo_s)
-        # From 0 on: a series that begins with its first event hides that event from rate().
+        # Start at 0: a series that begins with its first event hides that event from rate().
         self.requests: Counter[str] = Counter(dict.fromkeys(OUTCOMES, 0))
         self.images: Counter[str] = Counter(dict.fromkeys(OUTCOMES, 0))
         self.device_batches: Counter[str] = Counter()
@@ -83,13 +84,12 @@ class ModelMetrics(Observer):
         self.warmup_s = Histogram(LOAD_EDGES)
         often = (self.duration, self.queue_wait, self.execution, self.batch_images, self.wait_error)
         self.histograms = (*often, *self.stages.values())
-        self.state = START
         self.wire = "tensor"
         self.passes: dict[str, bool] = {}
         self.queues: list[Callable[[], QueueStats]] = []
 
     def request_ended(self, outcome: str, images: int, duration_s: float) -> None:
-        """Counts one request that named this model, whatever became of it."""
+        """Counts one request for this version; `outcome` says how it ended."""
         self.requests[outcome] += 1
         self.images[outcome] += images
         self.duration.observe(duration_s)
@@ -101,7 +101,7 @@ class ModelMetrics(Observer):
         self.padding_images += batch.padding
 
     def ran(self, batch: Batch, report: BatchReport) -> None:  # noqa: ARG002 - the observer's signature
-        """Takes the runner's times, and where it ran."""
+        """Observes the times of one engine call, and counts it for its device."""
         if device := getattr(report, "device", ""):  # the scheduler knows of no devices
             self.device_batches[device] += 1
         self.execution.observe(report.execute_s)
@@ -111,15 +111,15 @@ class ModelMetrics(Observer):
         stages["split"].observe(report.split_s)
 
     def retried(self, batch: Batch) -> None:  # noqa: ARG002 - the observer's signature
-        """Counts one more call that the isolation of a guilty row cost."""
+        """Counts one more engine call made by the bisection of a failed batch."""
         self.batch_retries += 1
 
     def guilty(self, error: BaseException) -> None:  # noqa: ARG002 - the observer's signature
-        """Counts a picture that the graph refused."""
+        """Counts an image that the graph refused."""
         self.poison["graph"] += 1
 
     def predicted(self, error_s: float) -> None:
-        """Takes how far the predicted wait was off; positive means it waited longer."""
+        """Observes the error of the predicted wait, in seconds; positive: the entry waited longer."""
         self.wait_error.observe(error_s)
 
 
@@ -130,7 +130,7 @@ class Metrics(Collector):
         self, *, version: str, tensorflow: str, memory_of: Callable[[str], Mapping[str, int]] = device_memory
     ) -> None:
         self._memory_of = memory_of
-        self.models: dict[tuple[str, int], ModelMetrics] = {}
+        self._versions: Callable[[], Iterable[tuple[ModelMetrics, str]]] = tuple
         self.http_requests: Counter[tuple[str, str, int]] = Counter()
         self.routes: dict[str, RouteMetrics] = {}
         self.http_in_flight = 0
@@ -142,16 +142,9 @@ class Metrics(Collector):
         GCCollector(registry=self.registry)
         self.registry.register(self)
 
-    def add_model(self, model: str, version: int, *, slo_s: float = 0.0, max_batch_images: int = 1) -> ModelMetrics:
-        """The metrics of a model version, new unless they are there."""
-        key = (model, version)
-        if key not in self.models:
-            self.models[key] = ModelMetrics(model, version, slo_s=slo_s, max_batch_images=max_batch_images)
-        return self.models[key]
-
-    def forget_model(self, model: str, version: int) -> None:
-        """Takes the series of an unloaded version away."""
-        self.models.pop((model, version), None)
+    def show_versions(self, versions: Callable[[], Iterable[tuple[ModelMetrics, str]]]) -> None:
+        """Shows the series of the model versions that `versions` returns, each with its state, at every scrape."""
+        self._versions = versions
 
     def http_ended(
         self, route: str, method: str, code: int, *, duration_s: float, request_bytes: int, response_bytes: int
@@ -164,9 +157,9 @@ class Metrics(Collector):
         metrics.response_size.observe(response_bytes)
 
     def fold(self) -> None:
-        """Counts what the histograms have noted; to be called a few times a second."""
+        """Counts the observations that the histograms noted; to be called a few times a second."""
         self.loop_lag.fold()
-        owners: Iterable[RouteMetrics | ModelMetrics] = (*self.routes.values(), *self.models.values())
+        owners: list[RouteMetrics | ModelMetrics] = [*self.routes.values(), *(model for model, _ in self._versions())]
         for owner in owners:
             for histogram in owner.histograms:
                 histogram.fold()
@@ -176,103 +169,103 @@ class Metrics(Collector):
         return generate_latest(self.registry), CONTENT_TYPE_LATEST
 
     def collect(self) -> Iterator[Metric]:
-        """Every family, also those without a child yet, so that a dashboard can be checked against an idle server."""
-        yield from self._collect_http()
-        yield from self._collect_requests()
-        yield from self._collect_batches()
-        yield from self._collect_queues()
-        yield from self._collect_models()
-        yield self._device_memory()
+        """Every family, even if it has no child yet, so that a dashboard can be checked against an idle server."""
+        yield from self._collect_server()
+        versions = list(self._versions())
+        yield from _collect_counts([model for model, _ in versions])
+        yield from self._collect_gauges(versions)
 
-    def _collect_http(self) -> Iterator[Metric]:
+    def _collect_server(self) -> Iterator[Metric]:
+        """What no model version owns: HTTP, the event loop and the build."""
         requests = CounterMetricFamily(
             "darkroom_http_requests", "HTTP requests answered.", labels=("route", "method", "code")
         )
         for (route, method, code), count in self.http_requests.items():
             requests.add_metric((route, method, str(code)), count)
         yield requests
-        yield _gauge("darkroom_http_requests_in_flight", "HTTP requests being answered.", [((), self.http_in_flight)])
-        fast = CounterMetricFamily("darkroom_fast_lane_requests", "HTTP requests that went past Sanic.")
+        yield _gauge("darkroom_http_requests_in_flight", "HTTP requests in progress.", [((), self.http_in_flight)])
+        fast = CounterMetricFamily("darkroom_fast_lane_requests", "HTTP requests that bypassed Sanic.")
         fast.add_metric((), self.fast_lane_requests)
         yield fast
         routes = self.routes.items()
         for name, text, pick in (
-            ("darkroom_http_request_duration_seconds", "From the whole request to its answer.", attrgetter("duration")),
-            ("darkroom_http_request_size_bytes", "Bodies received.", attrgetter("request_size")),
-            ("darkroom_http_response_size_bytes", "Bodies sent.", attrgetter("response_size")),
+            ("darkroom_http_request_duration_seconds", FROM_REQUEST_TO_ANSWER, attrgetter("duration")),
+            ("darkroom_http_request_size_bytes", "Size of the request bodies.", attrgetter("request_size")),
+            ("darkroom_http_response_size_bytes", "Size of the response bodies.", attrgetter("response_size")),
         ):
             yield _histogram(name, text, (((route,), pick(metrics)) for route, metrics in routes), ("route",))
-        lag = "How much later than asked the event loop woke a timer."
+        lag = "How late the event loop ran a timer."
         yield _histogram("darkroom_event_loop_lag_seconds", lag, [((), self.loop_lag)], ())
-        build = GaugeMetricFamily("darkroom_build_info", "What runs here.", labels=("version", "tensorflow", "python"))
+        build = GaugeMetricFamily(
+            "darkroom_build_info", "Always 1; the labels are versions.", labels=("version", "tensorflow", "python")
+        )
         build.add_metric(self.build, 1)
         yield build
 
-    def _collect_requests(self) -> Iterator[Metric]:
-        models = list(self.models.values())
-        yield _counter("darkroom_requests", "Requests by how they ended.", "outcome", ((m, m.requests) for m in models))
-        yield _counter(
-            "darkroom_images", "Images by how their request ended.", "outcome", ((m, m.images) for m in models)
-        )
-        yield _counter("darkroom_poison_images", "Images that were refused.", "reason", ((m, m.poison) for m in models))
-        for name, text, pick in (
-            ("darkroom_request_duration_seconds", "From the whole request to its answer.", attrgetter("duration")),
-            ("darkroom_queue_wait_seconds", "From submit to the start of the engine's call.", attrgetter("queue_wait")),
-            ("darkroom_batch_execution_seconds", "One engine call.", attrgetter("execution")),
-            ("darkroom_batch_images", "Images in one engine call.", attrgetter("batch_images")),
-            ("darkroom_predicted_wait_error_seconds", "Waited less predicted.", attrgetter("wait_error")),
-            ("darkroom_model_load_seconds", "Loading one version.", attrgetter("load_s")),
-            ("darkroom_model_warmup_seconds", "Warming one version up.", attrgetter("warmup_s")),
-        ):
-            yield _histogram(name, text, ((m.labels, pick(m)) for m in models))
-        stages = (((*m.labels, stage), child) for m in models for stage, child in m.stages.items())
-        labels = (*MODEL_LABELS, "stage")
-        yield _histogram("darkroom_stage_duration_seconds", "Each stage of a request or batch.", stages, labels)
-
-    def _collect_batches(self) -> Iterator[Metric]:
-        models = list(self.models.values())
-        yield _counter("darkroom_batches", "Engine calls by why they went.", "reason", ((m, m.batches) for m in models))
-        on_devices = ((m, m.device_batches) for m in models)
-        yield _counter("darkroom_device_batches", "Engine calls by the device that ran them.", "device", on_devices)
-        for name, text, pick in (
-            ("darkroom_padding_images", "Rows added to reach an allowed batch size.", attrgetter("padding_images")),
-            ("darkroom_batch_retries", "Calls made to find a guilty row.", attrgetter("batch_retries")),
-        ):
-            family = CounterMetricFamily(name, text, labels=MODEL_LABELS)
-            for model in models:
-                family.add_metric(model.labels, pick(model))
-            yield family
-
-    def _collect_queues(self) -> Iterator[Metric]:
-        stats = [(m.labels, [read() for read in m.queues]) for m in self.models.values()]
+    def _collect_gauges(self, versions: Sequence[tuple[ModelMetrics, str]]) -> Iterator[Metric]:
+        """The present state of the model versions: queues, states, passes, and the memory of their devices."""
+        models = [model for model, _ in versions]
+        stats = [(m.labels, [read() for read in m.queues]) for m in models]
         for name, text, fold, field in (
-            ("darkroom_queue_images", "Images waiting.", sum, "images"),
-            ("darkroom_queue_bytes", "Encoded bytes waiting.", sum, "bytes"),
-            ("darkroom_queue_capacity_images", "Most that may wait.", sum, "capacity_images"),
-            ("darkroom_queue_oldest_age_seconds", "Age of the oldest that waits.", max, "oldest_age_s"),
-            ("darkroom_batch_target_images", "What a long queue is cut into.", max, "target_images"),
+            ("darkroom_queue_images", "Images that are waiting.", sum, "images"),
+            ("darkroom_queue_bytes", "Encoded bytes that are waiting.", sum, "bytes"),
+            ("darkroom_queue_capacity_images", "Images that may wait at most.", sum, "capacity_images"),
+            ("darkroom_queue_oldest_age_seconds", "Age of the oldest waiting entry.", max, "oldest_age_s"),
+            ("darkroom_batch_target_images", "Batch size for a long queue.", max, "target_images"),
         ):
             values = ((labels, fold(getattr(one, field) for one in queues)) for labels, queues in stats if queues)
             yield _gauge(name, text, values, MODEL_LABELS)
-        slos = ((m.labels, m.slo_s) for m in self.models.values())
-        yield _gauge("darkroom_slo_seconds", "The promised latency; 0 promises nothing.", slos, MODEL_LABELS)
-
-    def _collect_models(self) -> Iterator[Metric]:
-        models = list(self.models.values())
-        states = (((*m.labels, state), float(m.state == state)) for m in models for state in STATES)
-        yield _gauge("darkroom_model_state", "1 for the state it is in.", states, (*MODEL_LABELS, "state"))
+        slos = ((m.labels, m.slo_s) for m in models)
+        yield _gauge("darkroom_slo_seconds", "The promised latency; 0: none is promised.", slos, MODEL_LABELS)
+        states = (((*m.labels, state), float(now == state)) for m, now in versions for state in STATES)
+        yield _gauge("darkroom_model_state", "1 for the current state, else 0.", states, (*MODEL_LABELS, "state"))
         passes = (((*m.labels, name), float(is_on)) for m in models for name, is_on in m.passes.items())
-        text = "1 where a pass changed the graph and was verified."
+        text = "1 if a pass changed the graph and was verified."
         yield _gauge("darkroom_rewrite_applied", text, passes, (*MODEL_LABELS, "pass"))
         wires = (((*m.labels, m.wire), 1.0) for m in models)
-        yield _gauge("darkroom_model_info", "What a version's pictures are.", wires, (*MODEL_LABELS, "wire"))
+        text = "Always 1; `wire` says in which form the graph takes images."
+        yield _gauge("darkroom_model_info", text, wires, (*MODEL_LABELS, "wire"))
+        devices = sorted({device for m in models for device in m.device_batches})
+        sizes = (((device, kind), size) for device in devices for kind, size in self._memory_of(device).items())
+        text = "GPU memory that TensorFlow uses: current and peak. None for a CPU."
+        yield _gauge("darkroom_device_memory_bytes", text, sizes, ("device", "kind"))
 
-    def _device_memory(self) -> Metric:
-        """Asked now, of the devices that a version runs on."""
-        devices = sorted({device for m in self.models.values() for device in m.device_batches})
-        values = (((device, kind), size) for device in devices for kind, size in self._memory_of(device).items())
-        text = "What TensorFlow uses of a GPU's memory: now, and at most so far. None for a CPU."
-        return _gauge("darkroom_device_memory_bytes", text, values, ("device", "kind"))
+
+def _collect_counts(models: Sequence[ModelMetrics]) -> Iterator[Metric]:
+    """The counters and histograms of the model versions."""
+    for name, text, label, counts_of in (
+        ("darkroom_requests", "Requests by outcome.", "outcome", attrgetter("requests")),
+        ("darkroom_images", "Images by the outcome of their request.", "outcome", attrgetter("images")),
+        ("darkroom_poison_images", "Images that were refused.", "reason", attrgetter("poison")),
+        ("darkroom_batches", "Engine calls by the reason for dispatch.", "reason", attrgetter("batches")),
+        ("darkroom_device_batches", "Engine calls by device.", "device", attrgetter("device_batches")),
+    ):
+        family = CounterMetricFamily(name, text, labels=(*MODEL_LABELS, label))
+        for model in models:
+            for value, count in counts_of(model).items():
+                family.add_metric((*model.labels, value), count)
+        yield family
+    for name, text, pick in (
+        ("darkroom_request_duration_seconds", FROM_REQUEST_TO_ANSWER, attrgetter("duration")),
+        ("darkroom_queue_wait_seconds", "From submit to the start of the engine call.", attrgetter("queue_wait")),
+        ("darkroom_batch_execution_seconds", "One engine call.", attrgetter("execution")),
+        ("darkroom_batch_images", "Images in one engine call.", attrgetter("batch_images")),
+        ("darkroom_predicted_wait_error_seconds", "Actual wait minus predicted wait.", attrgetter("wait_error")),
+        ("darkroom_model_load_seconds", "Loading one version.", attrgetter("load_s")),
+        ("darkroom_model_warmup_seconds", "Warm-up of one version.", attrgetter("warmup_s")),
+    ):
+        yield _histogram(name, text, ((m.labels, pick(m)) for m in models))
+    stages = (((*m.labels, stage), child) for m in models for stage, child in m.stages.items())
+    labels = (*MODEL_LABELS, "stage")
+    yield _histogram("darkroom_stage_duration_seconds", "Each stage of a request or a batch.", stages, labels)
+    for name, text, pick in (
+        ("darkroom_padding_images", "Rows added to reach an allowed batch size.", attrgetter("padding_images")),
+        ("darkroom_batch_retries", "Engine calls made to find a guilty row.", attrgetter("batch_retries")),
+    ):
+        family = CounterMetricFamily(name, text, labels=MODEL_LABELS)
+        for model in models:
+            family.add_metric(model.labels, pick(model))
+        yield family
 
 
 def _histogram(
@@ -281,14 +274,6 @@ def _histogram(
     family = HistogramMetricFamily(name, text, labels=labels)
     for values, child in children:
         child.add_to(family, values)
-    return family
-
-
-def _counter(name: str, text: str, label: str, children: Iterable[tuple[ModelMetrics, Counter[str]]]) -> Metric:
-    family = CounterMetricFamily(name, text, labels=(*MODEL_LABELS, label))
-    for model, counts in children:
-        for value, count in counts.items():
-            family.add_metric((*model.labels, value), count)
     return family
 
 

@@ -1,1 +1,1 @@
-"""Several worker processes behind one address: the supervisor, its channel to each, and their metrics summed."""
+"""Several worker processes behind one address: their supervisor, the channels between them, and merged metrics."""

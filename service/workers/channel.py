@@ -1,4 +1,4 @@
-"""The line between a worker and its supervisor: either end asks, the other answers; JSON, one message a line."""
+"""The channel between a worker and its supervisor: requests and replies both ways, as JSON, one message per line."""
 
 from __future__ import annotations
 
@@ -12,88 +12,90 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Awaitable, Callable
 
-MAX_MESSAGE_BYTES = 64 << 20  # guess: an exposition of two versions has 100 KB
-NOBODY = 0  # waits for the answer to a question of this number
+MAX_MESSAGE_BYTES = 64 << 20  # guess: the metrics of two versions take 100 KB
+NO_REPLY = 0  # the number of a message that expects no reply
 
 
-class HungUp(Exception):
-    """The other end is not there any more."""
+class ChannelClosed(Exception):
+    """The other end of the channel is closed."""
 
 
 class Channel:
-    """One end of the line; `answer` is asked what the other end asks, and gives what JSON can say.
+    """One end of a channel. A message is a line `[number, is_reply, content]`.
 
-    `answer` must not raise: who is asked for something that can fail says so in its answer.
+    Args:
+        handle: receives each request of the other end and returns the reply, which must be JSON. It must not raise: a
+            request that can fail says so in its reply.
     """
 
-    def __init__(self, answer: Callable[[dict[str, Any]], Awaitable[Any]]) -> None:
-        self._answer = answer
+    def __init__(self, handle: Callable[[dict[str, Any]], Awaitable[Any]]) -> None:
+        self._handle = handle
         self._reader: asyncio.StreamReader | None = None
         self._writer: asyncio.StreamWriter | None = None
-        self._numbers = count(NOBODY + 1)
-        self._waiting: dict[int, asyncio.Future[Any]] = {}
-        self._answering: set[asyncio.Task[None]] = set()
+        self._numbers = count(NO_REPLY + 1)
+        self._pending: dict[int, asyncio.Future[Any]] = {}
+        self._handling: set[asyncio.Task[None]] = set()
 
     async def open(self, end: socket.socket) -> None:
-        """Takes `end` over; from now on the other end is told and asked, and hears it once it is open too."""
+        """Takes `end` over. Messages can be sent from now on; the other end reads them once it is open too."""
         self._reader, self._writer = await asyncio.open_unix_connection(sock=end, limit=MAX_MESSAGE_BYTES)
 
     async def run(self) -> None:
-        """Answers and hears answers until the other end is closed."""
+        """Reads messages until the other end is closed. An incomplete last line is dropped."""
         assert self._reader is not None  # noqa: S101 - it is open
         try:
             while (line := await self._reader.readline()).endswith(b"\n"):
-                self._hear(*orjson.loads(line))
+                self._receive(*orjson.loads(line))
         except ConnectionError:
-            pass  # it ended without a word
+            pass  # the other process ended
         finally:
             self.close()
 
     def close(self) -> None:
-        """Hangs up: who waits for an answer hears HungUp; idempotent."""
-        for task in self._answering:
+        """Closes this end; pending requests fail with ChannelClosed. Idempotent."""
+        for task in self._handling:
             task.cancel()
-        for future in self._waiting.values():
+        for future in self._pending.values():
             if not future.done():
-                future.set_exception(HungUp)
+                future.set_exception(ChannelClosed)
         if self._writer is not None:
             self._writer.close()
 
-    def tell(self, message: dict[str, Any]) -> None:
-        """Says what needs no answer; where nobody listens, nothing happens."""
-        self._send(NOBODY, message, is_answer=False)
+    def notify(self, message: dict[str, Any]) -> None:
+        """Sends a message that expects no reply; does nothing if the channel is closed."""
+        self._send(NO_REPLY, message, is_reply=False)
 
-    async def ask(self, question: dict[str, Any], timeout_s: float | None = None) -> Any:
-        """The answer.
+    async def request(self, message: dict[str, Any], timeout_s: float | None = None) -> Any:
+        """Sends a message and returns the reply.
 
         Raises:
-            HungUp: the other end is gone, or went before it answered.
-            TimeoutError: it did not answer in time.
+            ChannelClosed: the channel was closed before the reply came.
+            TimeoutError: no reply within `timeout_s`.
         """
         if self._writer is None or self._writer.is_closing():
-            raise HungUp
+            raise ChannelClosed
         number = next(self._numbers)
-        self._waiting[number] = asyncio.get_running_loop().create_future()
-        self._send(number, question, is_answer=False)
+        self._pending[number] = asyncio.get_running_loop().create_future()
+        self._send(number, message, is_reply=False)
         try:
             async with asyncio.timeout(timeout_s):
-                return await self._waiting[number]
+                return await self._pending[number]
         finally:
-            del self._waiting[number]
+            del self._pending[number]
 
-    def _hear(self, number: int, is_answer: bool, content: Any) -> None:  # noqa: FBT001 - a message's three parts
-        if not is_answer:
+    def _receive(self, number: int, is_reply: bool, content: Any) -> None:  # noqa: FBT001 - a message's three parts
+        if not is_reply:
             task = asyncio.create_task(self._reply(number, content))
-            self._answering.add(task)
-            task.add_done_callback(self._answering.discard)
-        elif number in self._waiting and not self._waiting[number].done():
-            self._waiting[number].set_result(content)
+            self._handling.add(task)
+            task.add_done_callback(self._handling.discard)
+        elif number in self._pending and not self._pending[number].done():
+            self._pending[number].set_result(content)
 
-    async def _reply(self, number: int, question: dict[str, Any]) -> None:
-        answer = await self._answer(question)
-        if number != NOBODY:
-            self._send(number, answer, is_answer=True)
+    async def _reply(self, number: int, message: dict[str, Any]) -> None:
+        reply = await self._handle(message)
+        if number != NO_REPLY:
+            self._send(number, reply, is_reply=True)
 
-    def _send(self, number: int, content: Any, *, is_answer: bool) -> None:
+    def _send(self, number: int, content: Any, *, is_reply: bool) -> None:
         if self._writer is not None and not self._writer.is_closing():
-            self._writer.write(orjson.dumps((number, is_answer, content)) + b"\n")
+            self._writer.write(orjson.dumps((number, is_reply, content)) + b"\n")

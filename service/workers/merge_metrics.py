@@ -1,4 +1,4 @@
-"""Several workers' expositions as one: counts are summed, gauges are what is true of all workers together."""
+"""Merges the expositions of several workers: counters and histograms are summed, gauges as `GAUGES` says."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator
 
 Key: TypeAlias = tuple[str, tuple[tuple[str, str], ...]]  # a sample's name and its labels
-Version: TypeAlias = tuple[str, str] | None  # a model's name, and the version's number
+Version: TypeAlias = tuple[str, str] | None  # the names of a model and of its version
 COUNTS = frozenset({"counter", "histogram"})
 KINDS = COUNTS | {"gauge"}
-# What two processes' values of a gauge come to. Every gauge stands here; a test compares.
+# How the values of two processes are merged. Every gauge is listed; a test compares.
 GAUGES: dict[str, Callable[[float, float], float]] = {
     "darkroom_http_requests_in_flight": add,
     "darkroom_build_info": max,
@@ -34,31 +34,31 @@ GAUGES: dict[str, Callable[[float, float], float]] = {
     "darkroom_device_memory_bytes": add,
     "process_virtual_memory_bytes": add,
     "process_resident_memory_bytes": add,
-    "process_start_time_seconds": min,  # the supervisor's
-    "darkroom_workers": max,  # only the supervisor tells it
+    "process_start_time_seconds": min,  # the supervisor is the oldest
+    "darkroom_workers": max,  # only the supervisor has it
     "process_open_fds": add,
     "process_max_fds": add,
 }
 
 
-def merge(expositions: Iterable[str], *, past: str = "") -> str:
-    """The exposition of all processes together.
+def merge(expositions: Iterable[str], *, ended: str = "") -> str:
+    """One exposition for all processes.
 
     Args:
-        expositions: what each process tells.
-        past: `counts` of the workers that are no more; they stay in the sums, so that no counter goes back. Of a
-            version that no worker knows any more they don't.
+        expositions: of each process.
+        ended: the `counts` of the workers that ended. They stay in the sums, so that no counter decreases, except for
+            versions that no worker has any more.
     """
     whole = _Sum()
     for text in expositions:
         whole.add(text)
     versions = whole.versions()
-    whole.add(past, versions=versions)
+    whole.add(ended, versions=versions)
     return whole.print()
 
 
 def counts(*expositions: str) -> str:
-    """The counters and histograms of these expositions, summed: what of a worker outlives it."""
+    """The sums of the counters and histograms of these expositions: what is kept of a worker that ended."""
     whole = _Sum()
     for text in expositions:
         whole.add(text, kinds=COUNTS)
@@ -66,14 +66,14 @@ def counts(*expositions: str) -> str:
 
 
 class _Sum(Collector):
-    """Families by name, each with its samples by key, in the order in which they came."""
+    """Merged families by name, each with its samples by key, in the order in which they were added."""
 
     def __init__(self) -> None:
         self._families: dict[str, Metric] = {}
         self._values: dict[str, dict[Key, float]] = {}
 
     def add(self, text: str, *, kinds: Collection[str] = KINDS, versions: Collection[Version] | None = None) -> None:
-        """Adds the samples of an exposition: those of families of these kinds, and of these versions; None: of all."""
+        """Merges the samples of an exposition in: families of these kinds, and these versions (None: all versions)."""
         for family in text_string_to_metric_families(text):
             if family.type not in kinds:
                 continue
@@ -86,17 +86,17 @@ class _Sum(Collector):
                     values[key] = fold(values[key], sample.value) if key in values else sample.value
 
     def versions(self) -> set[Version]:
-        """The model versions that samples are labelled with, and None for those of no version."""
+        """The model versions that samples are labelled with, and None for samples without a version."""
         return {None, *(_version(key) for values in self._values.values() for key in values)}
 
     def print(self) -> str:
-        """All of it as text."""
+        """The merged exposition as text."""
         registry = CollectorRegistry(auto_describe=False)
         registry.register(self)
         return generate_latest(registry).decode()
 
     def collect(self) -> Iterator[Metric]:
-        """The families with what their samples came to."""
+        """The merged families."""
         for name, family in self._families.items():
             for (sample, labels), value in self._values[name].items():
                 family.add_sample(sample, dict(labels), value)
@@ -104,6 +104,6 @@ class _Sum(Collector):
 
 
 def _version(key: Key) -> Version:
-    """The model and the version that a sample tells of."""
+    """The model version that a sample is labelled with, if any."""
     labels = dict(key[1])
     return (labels["model"], labels["version"]) if "model" in labels else None

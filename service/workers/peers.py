@@ -1,4 +1,4 @@
-"""The crew, all processes of one address: what a server asks of them all, be it alone or one of several workers."""
+"""What a server does in all processes of its address at once: `Alone` for a single process, `Member` for a worker."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from darkroom.models.errors import LoadFailed, ModelError
 from darkroom.service.errors import NotReady
-from darkroom.service.workers.channel import Channel, HungUp
+from darkroom.service.workers.channel import Channel, ChannelClosed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -20,83 +20,90 @@ if TYPE_CHECKING:
     from darkroom.service.telemetry.metrics import Metrics
 
 REPORT_S = 0.1  # guess: how old the supervisor's count of a worker's connections may be
-TAKES_A_TURN = 64  # guess: connections that are taken before others get their turn of the event loop
+CONNECTIONS_A_TURN = 64  # guess: connections that are taken before the event loop runs something else
 
 
 class Peers(Protocol):
-    """What reaches every process of the address, whichever of them was asked."""
+    """Reaches every process of the address, whichever of them got the request."""
 
     async def render(self) -> tuple[bytes, str]:
-        """The text exposition of all of them together, and its content type.
+        """The merged text exposition of all processes, and its content type.
 
         Raises:
             NotReady: the supervisor is gone.
         """
 
     async def load(self, name: str) -> None:
-        """As Repository.load, in all of them."""
+        """`ModelManager.load` in every process."""
 
     async def unload(self, name: str) -> None:
-        """As Repository.unload, in all of them."""
+        """`ModelManager.unload` in every process."""
 
     async def label(self, name: str, labels: Mapping[str, int]) -> None:
-        """As Repository.label, in all of them."""
+        """`ModelManager.label` in every process."""
 
 
 class Alone:
-    """The crew of one process."""
+    """The peers of a server with one process: only itself."""
 
-    def __init__(self, metrics: Metrics, repository: ModelManager) -> None:
+    def __init__(self, metrics: Metrics, manager: ModelManager) -> None:
         self._metrics = metrics
-        self._repository = repository
+        self._manager = manager
 
     async def render(self) -> tuple[bytes, str]:
         """The text exposition and its content type."""
         return self._metrics.render()
 
     async def load(self, name: str) -> None:
-        """As Repository.load."""
-        await self._repository.load(name)
+        """`ModelManager.load`."""
+        await self._manager.load(name)
 
     async def unload(self, name: str) -> None:
-        """As Repository.unload."""
-        await self._repository.unload(name)
+        """`ModelManager.unload`."""
+        await self._manager.unload(name)
 
     async def label(self, name: str, labels: Mapping[str, int]) -> None:
-        """As Repository.label."""
-        self._repository.label(name, labels)
+        """`ModelManager.label`."""
+        self._manager.label(name, labels)
 
 
 class WorkerHandles(NamedTuple):
-    """What a worker is started with: its number, and the descriptors that it inherits.
+    """The worker's number and the file descriptors that it inherits.
 
-    `listener` is the address, which it only names; connections come by `inbox`; `line` leads to the supervisor.
+    Attributes:
+        number: from 1 on.
+        listener: the listening socket. The worker only reads its address; the supervisor accepts.
+        connections: the socket over which the supervisor passes accepted connections.
+        channel: the worker's end of its channel to the supervisor.
     """
 
     number: int
     listener: int
-    inbox: int
-    line: int
+    connections: int
+    channel: int
 
     def __str__(self) -> str:
         return ":".join(map(str, tuple(self)))
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """The place of `str`."""
+        """The handles that `str` wrote."""
         return cls(*map(int, text.split(":")))
 
 
 class Member:
-    """One worker among several: its connections come from the supervisor, and what is asked of all goes to it."""
+    """One worker among several. It gets connections from the supervisor, and reaches the other workers through it.
 
-    def __init__(self, place: WorkerHandles, alone: Peers) -> None:
-        self.listener = socket.socket(fileno=place.listener)
-        self._inbox = socket.socket(fileno=place.inbox)
-        self._inbox.setblocking(False)
-        self._line = socket.socket(fileno=place.line)
+    It takes the sockets of `handles` over.
+    """
+
+    def __init__(self, handles: WorkerHandles, alone: Peers) -> None:
+        self.listener = socket.socket(fileno=handles.listener)
+        self._connections = socket.socket(fileno=handles.connections)
+        self._connections.setblocking(False)
+        self._channel_end = socket.socket(fileno=handles.channel)
         self._alone = alone
-        self._talk = Channel(self._answer)
+        self._channel = Channel(self._handle)
         self._tasks: list[asyncio.Task[None]] = []
         self._changes: set[asyncio.Task[None]] = set()
         self._taken = 0
@@ -104,97 +111,98 @@ class Member:
     async def open(
         self,
         *,
-        take: Callable[[socket.socket], object],
-        report: Callable[[], dict[str, Any]],
-        known: Callable[[], None],
-        leave: Callable[[], None],
+        on_connection: Callable[[socket.socket], object],
+        status: Callable[[], dict[str, Any]],
+        on_known_ready: Callable[[], None],
+        on_supervisor_gone: Callable[[], None],
     ) -> None:
-        """Begins to hear the supervisor.
+        """Starts to receive connections and messages from the supervisor.
 
         Args:
-            take: called with each connection that it hands over.
-            report: what it is to know of this worker; told when it has changed.
-            known: called when it has heard that this worker is ready: from then on connections go to those that are.
-            leave: called when it is gone.
+            on_connection: called with each connection that the supervisor passes.
+            status: `is_ready` and the number of `connections`; reported to the supervisor whenever it changes.
+            on_known_ready: called when the supervisor has learned that this worker is ready. From then on only ready
+                workers get connections.
+            on_supervisor_gone: called when the supervisor's end of the channel is closed.
         """
         loop = asyncio.get_running_loop()
-        loop.add_reader(self._inbox, self._receive, take)
-        await self._talk.open(self._line)
-        line = loop.create_task(self._talk.run())
-        line.add_done_callback(lambda _: leave())
-        self._tasks += [line, loop.create_task(self._keep_reporting(report, known))]
+        loop.add_reader(self._connections, self._receive, on_connection)
+        await self._channel.open(self._channel_end)
+        reading = loop.create_task(self._channel.run())
+        reading.add_done_callback(lambda _: on_supervisor_gone())
+        self._tasks += [reading, loop.create_task(self._keep_reporting(status, on_known_ready))]
 
     def refuse(self) -> None:
-        """Takes no connection any more; idempotent."""
-        asyncio.get_running_loop().remove_reader(self._inbox)
-        self._inbox.close()
+        """Takes no more connections; idempotent."""
+        asyncio.get_running_loop().remove_reader(self._connections)
+        self._connections.close()
 
     def close(self) -> None:
-        """Hangs up."""
+        """Closes the channel."""
         for task in self._tasks:
             task.cancel()
-        self._talk.close()
+        self._channel.close()
 
-    def tell(self, message: dict[str, Any]) -> None:
-        """Says something to the supervisor."""
-        self._talk.tell(message)
+    def notify(self, message: dict[str, Any]) -> None:
+        """Sends a message to the supervisor."""
+        self._channel.notify(message)
 
     async def render(self) -> tuple[bytes, str]:
-        """The exposition of all workers together, and its content type."""
-        text: str = await self._ask({"ask": "metrics"})
+        """The merged exposition of all workers, and its content type."""
+        text: str = await self._request({"type": "metrics"})
         return text.encode(), CONTENT_TYPE_LATEST
 
     async def load(self, name: str) -> None:
-        """As Repository.load, here and then in all others."""
-        await self._everywhere({"ask": "load", "name": name})
+        """`ModelManager.load`, here and then in all others."""
+        await self._change_all({"type": "load", "name": name})
 
     async def unload(self, name: str) -> None:
-        """As Repository.unload, here and then in all others."""
-        await self._everywhere({"ask": "unload", "name": name})
+        """`ModelManager.unload`, here and then in all others."""
+        await self._change_all({"type": "unload", "name": name})
 
     async def label(self, name: str, labels: Mapping[str, int]) -> None:
-        """As Repository.label, here and then in all others."""
-        await self._everywhere({"ask": "label", "name": name, "labels": dict(labels)})
+        """`ModelManager.label`, here and then in all others."""
+        await self._change_all({"type": "label", "name": name, "labels": dict(labels)})
 
-    async def _everywhere(self, change: dict[str, Any]) -> None:
-        """Makes a change that a caller who leaves can't leave half done."""
-        task = asyncio.create_task(self._spread(change))
+    async def _change_all(self, change: dict[str, Any]) -> None:
+        """Applies a change here, which may refuse it, and then in the others. Cancelling the caller does not stop it."""
+
+        async def spread() -> None:
+            failure = ""
+            try:
+                await self._apply(change)
+            except LoadFailed as err:  # one version of several failed; the others must get the same versions
+                failure = str(err)
+            failure = await self._request(change) or failure
+            if failure:
+                raise LoadFailed(failure)
+
+        task = asyncio.create_task(spread())
         self._changes.add(task)
         task.add_done_callback(self._changes.discard)
         await asyncio.shield(task)
 
-    async def _spread(self, change: dict[str, Any]) -> None:
-        """Makes a change here, where it may turn out to be none, and then has the others make it."""
-        failure = ""
+    async def _request(self, message: dict[str, Any]) -> Any:
         try:
-            await self._make(change)
-        except LoadFailed as err:  # a version of several; the others have to go as far
-            failure = str(err)
-        failure = await self._ask(change) or failure
-        if failure:
-            raise LoadFailed(failure)
-
-    async def _ask(self, question: dict[str, Any]) -> Any:
-        try:
-            return await self._talk.ask(question)
-        except HungUp:
+            return await self._channel.request(message)
+        except ChannelClosed:
             raise NotReady("the server is stopping") from None
 
-    async def _answer(self, question: dict[str, Any]) -> str:
-        """What the supervisor asks: the exposition, a pulse, or a change; of a change, why it failed, or nothing."""
-        if question["ask"] == "metrics":
+    async def _handle(self, message: dict[str, Any]) -> str:
+        """Replies to the supervisor: the exposition, nothing to a ping, or why a change failed (empty: it did not)."""
+        if message["type"] == "metrics":
             return (await self._alone.render())[0].decode()
-        if question["ask"] == "pulse":
+        if message["type"] == "ping":
             return ""
         try:
-            await self._make(question)
+            await self._apply(message)
         except ModelError as err:
             return str(err)
         return ""
 
-    async def _make(self, change: dict[str, Any]) -> None:
+    async def _apply(self, change: dict[str, Any]) -> None:
         name = change["name"]
-        match change["ask"]:
+        match change["type"]:
             case "load":
                 await self._alone.load(name)
             case "unload":
@@ -202,25 +210,25 @@ class Member:
             case _:
                 await self._alone.label(name, change["labels"])
 
-    async def _keep_reporting(self, report: Callable[[], dict[str, Any]], known: Callable[[], None]) -> None:
-        told: dict[str, Any] = {"is_ready": False}
+    async def _keep_reporting(self, status: Callable[[], dict[str, Any]], on_known_ready: Callable[[], None]) -> None:
+        sent: dict[str, Any] = {"is_ready": False}
         while True:
             await asyncio.sleep(REPORT_S)
-            news = report() | {"taken": self._taken}
-            if news["is_ready"] and not told["is_ready"]:
-                with suppress(HungUp):  # then this worker is leaving
-                    await self._talk.ask({"report": news})
-                    known()
-            elif news != told:
-                self._talk.tell({"report": news})
-            told = news
+            report = {"type": "report", "taken": self._taken} | status()
+            if report["is_ready"] and not sent["is_ready"]:
+                with suppress(ChannelClosed):  # then this worker is stopping
+                    await self._channel.request(report)
+                    on_known_ready()
+            elif report != sent:
+                self._channel.notify(report)
+            sent = report
 
-    def _receive(self, take: Callable[[socket.socket], object]) -> None:
-        """Takes what has come; a connection is a byte with a descriptor."""
+    def _receive(self, on_connection: Callable[[socket.socket], object]) -> None:
+        """Takes the connections that were passed; each is one byte with a file descriptor."""
         with suppress(BlockingIOError):
-            for _ in range(TAKES_A_TURN):
-                _, descriptors, _, _ = socket.recv_fds(self._inbox, 1, 1)
+            for _ in range(CONNECTIONS_A_TURN):
+                _, descriptors, _, _ = socket.recv_fds(self._connections, 1, 1)
                 if not descriptors:  # the supervisor is gone, or this process has no descriptor left
                     break
                 self._taken += 1
-                take(socket.socket(fileno=descriptors[0]))
+                on_connection(socket.socket(fileno=descriptors[0]))

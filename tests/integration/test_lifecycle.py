@@ -40,6 +40,15 @@ def test_a_server_tells_how_to_ask_it_and_ends_with_0_on_sigterm() -> None:
     assert "Traceback" not in text
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_sighup_changes_nothing(workers: int) -> None:
+    process = Process("--model_base_path=fake", f"--workers={workers}")
+    url = process.wait_ready()
+    process.process.send_signal(signal.SIGHUP)
+    assert httpx.post(url, files={"image": ("a", picture())}).status_code == 200
+    assert process.stop(signal.SIGTERM) == 0
+
+
 def test_settings_come_from_the_environment_too() -> None:
     with serving(environment={"DARKROOM_MODEL_BASE_PATH": "fake", "DARKROOM_MODEL_NAME": "echo"}) as url:
         assert httpx.get(url + "/v1/models/echo").status_code == 200

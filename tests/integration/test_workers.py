@@ -29,7 +29,7 @@ FAKE = "--model_base_path=fake"
 
 
 @contextmanager
-def _crew(*flags: str) -> Iterator[Process]:
+def _two_workers(*flags: str) -> Iterator[Process]:
     """A server of two workers that are ready; none of its processes is left behind."""
     process = Process("--workers=2", "--log_format=json", *(flags or (FAKE,)))
     try:
@@ -67,7 +67,7 @@ def _ask(client: httpx.Client) -> tuple[int, str]:
 
 
 def test_connections_that_stay_are_shared_out_evenly() -> None:
-    with _crew() as process, ExitStack() as stack:
+    with _two_workers() as process, ExitStack() as stack:
         clients = [stack.enter_context(httpx.Client(base_url=process.url)) for _ in range(6)]
         served = Counter(_ask(client)[1] for client in clients)
         assert list(served.values()) == [3, 3]
@@ -76,7 +76,7 @@ def test_connections_that_stay_are_shared_out_evenly() -> None:
 
 
 def test_a_scrape_by_either_worker_tells_what_all_of_them_did() -> None:
-    with _crew() as process, ExitStack() as stack:
+    with _two_workers() as process, ExitStack() as stack:
         clients = [stack.enter_context(httpx.Client(base_url=process.url)) for _ in range(2)]
         for times, client in zip((3, 5), clients, strict=True):
             assert {_ask(client)[0] for _ in range(times)} == {200}
@@ -90,7 +90,7 @@ def test_a_scrape_by_either_worker_tells_what_all_of_them_did() -> None:
 
 
 def test_a_worker_that_is_killed_takes_its_own_connections_along_and_is_replaced() -> None:
-    with _crew() as process, ExitStack() as stack:
+    with _two_workers() as process, ExitStack() as stack:
         url = process.url
         clients = [stack.enter_context(httpx.Client(base_url=url)) for _ in range(4)]
         words = [_ask(client)[1] for client in clients]
@@ -108,7 +108,7 @@ def test_a_worker_that_is_killed_takes_its_own_connections_along_and_is_replaced
 
 
 def test_a_worker_that_hangs_is_replaced_and_its_clients_hear_of_it() -> None:
-    with _crew(FAKE, "--worker_timeout_ms=1500") as process, ExitStack() as stack:
+    with _two_workers(FAKE, "--worker_timeout_ms=1500") as process, ExitStack() as stack:
         clients = [stack.enter_context(httpx.Client(base_url=process.url, timeout=60)) for _ in range(2)]
         words = [_ask(client)[1] for client in clients]
         hung = next(iter(_pids(process)))
@@ -140,7 +140,7 @@ def test_who_was_told_that_it_is_ready_is_served_whichever_worker_gets_the_next_
 
 
 def test_who_comes_while_a_worker_is_replaced_gets_one_that_is_ready() -> None:
-    with _crew() as process:
+    with _two_workers() as process:
         for pid in _pids(process):
             _end(pid, signal.SIGTERM)
             assert {httpx.get(process.url + "/v2/health/ready").status_code for _ in range(8)} == {200}
@@ -148,7 +148,7 @@ def test_who_comes_while_a_worker_is_replaced_gets_one_that_is_ready() -> None:
 
 
 def test_sigterm_ends_every_process_with_0_and_answers_what_was_accepted() -> None:
-    with _crew() as process, httpx.Client(base_url=process.url) as client:
+    with _two_workers() as process, httpx.Client(base_url=process.url) as client:
         assert _ask(client)[0] == 200
         pids = _pids(process)
         assert len(pids) == 2
@@ -158,13 +158,13 @@ def test_sigterm_ends_every_process_with_0_and_answers_what_was_accepted() -> No
 
 
 def test_workers_do_not_outlive_a_supervisor_that_is_killed() -> None:
-    with _crew() as process:
+    with _two_workers() as process:
         process.process.kill()
         _until(lambda: not any(map(_is_alive, _pids(process))))
 
 
 def test_what_the_operator_does_to_a_model_reaches_every_worker_also_those_that_come_later() -> None:
-    with _crew() as process, ExitStack() as stack:
+    with _two_workers() as process, ExitStack() as stack:
         clients = [stack.enter_context(httpx.Client(base_url=process.url)) for _ in range(2)]
         assert clients[0].put("/admin/models/default/labels", json={"stable": 1}).status_code == 200
         labelled = [client.get("/v1/models/default/labels/stable").status_code for client in clients]
@@ -181,7 +181,7 @@ def test_what_the_operator_does_to_a_model_reaches_every_worker_also_those_that_
 
 def test_workers_speak_tls(tmp_path: Path) -> None:
     pem, key = certificate(tmp_path)
-    with _crew(FAKE, "--enable_ssl", f"--secret_pem={pem}", f"--secret_key={key}") as process:
+    with _two_workers(FAKE, "--enable_ssl", f"--secret_pem={pem}", f"--secret_key={key}") as process:
         with socket.create_connection(("127.0.0.1", int(process.url.rsplit(":", 1)[1]))) as plain:
             plain.sendall(b"GET /health HTTP/1.1\r\n\r\n")
             with suppress(ConnectionResetError):

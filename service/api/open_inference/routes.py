@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 from darkroom.models.errors import InvalidInput
+from darkroom.models.versions.policy import AVAILABLE, LOADING, UNLOADING
 from darkroom.service.api.admin import check_operator
 from darkroom.service.api.open_inference.body import as_object
 from darkroom.service.api.open_inference.request import Infer, find
@@ -16,7 +17,7 @@ from darkroom.service.errors import NotReady
 from darkroom.service.http.middleware import call_of, json_response, reply_response
 from darkroom.service.predict import codec
 from darkroom.service.predict.predictor import Route
-from darkroom.service.serving.states import AVAILABLE, LOADING, NO_VERSION, UNLOADING
+from darkroom.service.serving.registry import NO_VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,8 +28,7 @@ if TYPE_CHECKING:
     from darkroom.models.spec import TensorSpec
     from darkroom.service.app import Darkroom
     from darkroom.service.http.middleware import App
-    from darkroom.service.serving.registry import Registry
-    from darkroom.service.serving.states import VersionState
+    from darkroom.service.serving.registry import Registry, VersionState
 
 NAME = "/v2/models/<name:str>"
 VERSION = "/v2/models/<name:str>/versions/<version:str>"

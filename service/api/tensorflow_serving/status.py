@@ -23,8 +23,7 @@ if TYPE_CHECKING:
     from darkroom.service.app import Darkroom
     from darkroom.service.config.settings import Settings
     from darkroom.service.http.middleware import App
-    from darkroom.service.serving.registry import Registry, Target
-    from darkroom.service.serving.states import VersionState
+    from darkroom.service.serving.registry import Registry, Target, VersionState
 
 
 def install(app: App, darkroom: Darkroom) -> None:
@@ -60,7 +59,7 @@ def _status(catalogue: Registry, address: Address, folders: Mapping[str, str]) -
     name, version = address.model, addresses.version_of(catalogue, address)
     if version is None:
         return describe_model(catalogue, name, folders)
-    states = [_describe_state(state) for state in catalogue.states.of(name) if state.version == version]
+    states = [_describe_state(state) for state in catalogue.states(name) if state.version == version]
     if not states:
         raise NotFound(f"Could not find version {version} of model {quote(name)}")
     return {"model_version_status": states}
@@ -130,7 +129,7 @@ def describe_model(catalogue: Registry, name: str, folders: Mapping[str, str]) -
         "model_signature": _describe_tensors(first) if first else None,
         "platform": "TensorFlow",
         "signatures": {key: _describe_signature(target) for key, target in targets.items()},
-        "model_version_status": [_describe_state(state) for state in catalogue.states.of(name)],
+        "model_version_status": [_describe_state(state) for state in catalogue.states(name)],
     }
 
 

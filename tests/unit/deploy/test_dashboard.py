@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from darkroom.service.telemetry.metrics import Metrics
+from darkroom.service.telemetry.metrics import Metrics, ModelMetrics
 from darkroom.service.workers.supervisor import worker_families
 
 ROOT = Path(__file__).parents[3]
@@ -24,7 +24,7 @@ SUFFIXES = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count"), 
 def exported() -> set[str]:
     """Every series name that a server can show."""
     metrics = Metrics(version="0", tensorflow="0")
-    metrics.add_model("model", 1)
+    metrics.show_versions(lambda: [(ModelMetrics("model", 1), "AVAILABLE")])
     families = [*metrics.registry.collect(), *worker_families(ready=1, absent=0, restarts=0)]
     return {family.name + suffix for family in families for suffix in SUFFIXES.get(family.type, ("",))}
 

@@ -27,9 +27,8 @@ def test_without_a_quota_affinity_decides(tmp_path: Path, text: str) -> None:
     assert usable_cores(tmp_path / "absent") == len(os.sched_getaffinity(0))
 
 
-def test_workers_share_the_cores_out_and_each_has_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("darkroom.service.config.machine.usable_cores", lambda: 8)
-    assert [cores_each(workers) for workers in (1, 2, 3, 8, 9)] == [8, 4, 2, 1, 1]
+def test_workers_share_the_cores_out_and_each_has_one() -> None:
+    assert [cores_each(workers, cores=8) for workers in (1, 2, 3, 8, 9)] == [8, 4, 2, 1, 1]
 
 
 def test_as_many_files_may_be_open_as_the_system_allows() -> None:

@@ -27,40 +27,40 @@ def target() -> Iterator[Target]:
 
 
 def test_the_latest_version_is_the_numeric_maximum_whatever_came_last(target: Target) -> None:
-    catalogue = Registry()
+    registry = Registry()
     old = Target(target.model, target.spec, target.batcher, target.metrics, [])
-    catalogue.add("m", 10, {"serving_default": target})
-    catalogue.add("m", 9, {"serving_default": old})
-    assert catalogue.find("m") is target
-    assert catalogue.find("m", 9) is old
-    assert list(catalogue.versions("m")) == [9, 10]
+    registry.add("m", 10, {"serving_default": target})
+    registry.add("m", 9, {"serving_default": old})
+    assert registry.find("m") is target
+    assert registry.find("m", 9) is old
+    assert list(registry.versions("m")) == [9, 10]
 
 
 def test_who_is_not_there_is_told_with_what_is(target: Target) -> None:
-    catalogue = Registry()
-    catalogue.add("m", 1, {"serving_default": target})
+    registry = Registry()
+    registry.add("m", 1, {"serving_default": target})
     with pytest.raises(UnknownModel, match="there are: m"):
-        catalogue.find("n")
+        registry.find("n")
     with pytest.raises(UnknownVersion, match="there are: 1"):
-        catalogue.find("m", 2)
+        registry.find("m", 2)
     with pytest.raises(UnknownSignature, match="there are: serving_default"):
-        catalogue.find("m", 1, "other")
+        registry.find("m", 1, "other")
 
 
 def test_a_version_that_was_removed_is_not_found_and_comes_back_to_its_owner(target: Target) -> None:
-    catalogue = Registry()
-    catalogue.add("m", 1, {"serving_default": target})
-    assert catalogue.remove("m", 1) == {"serving_default": target}
-    assert catalogue.targets() == []
+    registry = Registry()
+    registry.add("m", 1, {"serving_default": target})
+    assert registry.remove("m", 1) == {"serving_default": target}
+    assert registry.targets() == []
     with pytest.raises(NotReady, match="'m' is not served"):
-        catalogue.find("m")
+        registry.find("m")
 
 
 def test_a_known_model_that_can_not_be_asked_says_what_became_of_its_versions() -> None:
-    catalogue = Registry()
-    catalogue.states.note("m", 3, "END", "saved_model.pb is damaged")
-    catalogue.states.note("m", 4, "LOADING")
-    assert catalogue.models() == ("m",)
-    assert catalogue.versions("m") == {}
+    registry = Registry()
+    registry.record("m", 3).note("END", "saved_model.pb is damaged")
+    registry.record("m", 4).note("LOADING")
+    assert registry.models() == ("m",)
+    assert registry.versions("m") == {}
     with pytest.raises(NotReady, match=r"version 4 is LOADING; version 3 is END: saved_model\.pb is damaged"):
-        catalogue.find("m")
+        registry.find("m")

@@ -6,7 +6,7 @@ import pytest
 
 from darkroom.models.engines.fakes import EchoEngine, fake_model
 from darkroom.models.rows import Rows
-from darkroom.service.serving.servable import story
+from darkroom.service.serving.servable import describe_loaded
 from tests.pictures import picture
 from tests.serving import running
 
@@ -25,9 +25,9 @@ class Recorder(EchoEngine):
 
 def test_the_story_of_a_version_names_the_devices_of_each_signature() -> None:
     model = fake_model()
-    assert "batched=True devices=cpu:0 " in str(story(model)["serving_default"])
+    assert "batched=True devices=cpu:0 " in str(describe_loaded(model)["serving_default"])
     model.replicas = {"serving_default": dict.fromkeys(("gpu:0", "gpu:1"), model.engines["serving_default"])}
-    assert "batched=True devices=gpu:0,gpu:1 " in str(story(model)["serving_default"])
+    assert "batched=True devices=gpu:0,gpu:1 " in str(describe_loaded(model)["serving_default"])
 
 
 @pytest.mark.parametrize(

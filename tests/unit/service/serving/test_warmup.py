@@ -10,8 +10,8 @@ from darkroom.service.serving.warmup import (
     REST,
     TURNS,
     Findings,
-    meet_sizes,
-    summary,
+    choose_inflight,
+    run_sizes_once,
     sweep_sizes,
     warm_up,
     warm_up_gently,
@@ -44,7 +44,7 @@ def test_every_size_is_run_before_it_is_measured_and_none_is_empty() -> None:
 
 
 def test_an_engine_that_gains_by_two_calls_at_once_gets_them() -> None:
-    findings = warm_up(SlowEngine(EchoEngine(), lambda n: 0.002 * n), SAMPLES, sizes=(1, 2))
+    findings = warm_up(SlowEngine(EchoEngine(), lambda n: 0.002 * n), SAMPLES, sizes=(1, 2), cores=2)
     assert findings.inflight >= 2
 
 
@@ -68,10 +68,10 @@ def test_without_samples_nothing_is_run() -> None:
 def test_sizes_are_met_once_each_with_a_rest_after_each() -> None:
     engine = Recorder()
     rests: list[float] = []
-    meet_sizes(engine, SAMPLES, range(1, 6), rest=rests.append)
+    run_sizes_once(engine, SAMPLES, range(1, 6), rest=rests.append)
     assert engine.sizes == [1, 2, 3, 4, 5]
     assert len(rests) == 5
-    meet_sizes(engine, [], range(1, 6), rest=rests.append)
+    run_sizes_once(engine, [], range(1, 6), rest=rests.append)
     assert len(rests) == 5
 
 
@@ -81,52 +81,49 @@ def test_the_sizes_are_those_allowed_or_those_that_the_curve_tells_apart() -> No
 
 
 class Costly(Recorder):
-    """Takes `seconds[n]` of a clock that stands still otherwise; a size that isn't listed takes 1 s a row."""
+    """Takes `seconds[n]` of its own clock, which stands still otherwise; an unlisted size takes 1 s per row."""
 
-    def __init__(self, clock: list[float], seconds: dict[int, float]) -> None:
+    def __init__(self, seconds: dict[int, float]) -> None:
         super().__init__()
-        self._clock, self._seconds = clock, seconds
+        self.now_s = 0.0
+        self._seconds = seconds
+
+    def clock(self) -> float:
+        return self.now_s
 
     def run(self, rows: Rows) -> Rows:
-        self._clock[0] += self._seconds.get(len(rows), float(len(rows)))
+        self.now_s += self._seconds.get(len(rows), float(len(rows)))
         return super().run(rows)
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    now = [0.0]
-    monkeypatch.setattr("darkroom.service.serving.warmup.time.monotonic", lambda: now[0])
-    return now
 
 
 # Rows a second: 1, 1.25, 1.6, then worse and worse.
 BENT = {1: 1.0, 2: 1.6, 4: 2.5, 8: 6.0, 16: 14.0, 32: 30.0}
 
 
-def test_sizes_past_the_best_one_are_left_alone(clock: list[float]) -> None:
-    engine = Costly(clock, BENT)
-    findings = warm_up(engine, SAMPLES, sizes=tuple(BENT), inflight=1)
+def test_sizes_past_the_best_one_are_left_alone() -> None:
+    engine = Costly(BENT)
+    findings = warm_up(engine, SAMPLES, sizes=tuple(BENT), inflight=1, clock=engine.clock)
     assert set(engine.sizes) == {1, 2, 4, 8, 16}
     assert {images for images, _ in findings.seeds} == {1, 2, 4, 8, 16}
     assert findings.ended_at == 16
 
 
-def test_calls_too_quick_to_judge_are_all_run(clock: list[float]) -> None:
-    engine = Costly(clock, {size: seconds / 1000 for size, seconds in BENT.items()})
-    assert warm_up(engine, SAMPLES, sizes=tuple(BENT), inflight=1).ended_at is None
+def test_calls_too_quick_to_judge_are_all_run() -> None:
+    engine = Costly({size: seconds / 1000 for size, seconds in BENT.items()})
+    assert warm_up(engine, SAMPLES, sizes=tuple(BENT), inflight=1, clock=engine.clock).ended_at is None
     assert max(engine.sizes) == 32
 
 
-def test_beside_one_that_serves_they_are_left_alone_too(clock: list[float]) -> None:
-    engine = Costly(clock, BENT)
-    findings = warm_up_gently(engine, SAMPLES, sizes=tuple(BENT), inflight=2, sleep=lambda _: None)
+def test_beside_one_that_serves_they_are_left_alone_too() -> None:
+    engine = Costly(BENT)
+    findings = warm_up_gently(engine, SAMPLES, sizes=tuple(BENT), inflight=2, sleep=lambda _: None, clock=engine.clock)
     assert findings.ended_at == 16
     assert set(engine.sizes) == {1, 2, 4, 8, 16}
 
 
-def test_one_worse_size_is_not_past_the_best(clock: list[float]) -> None:
-    engine = Costly(clock, BENT | {8: 9.0, 16: 8.0, 32: 15.0})
-    warm_up(engine, SAMPLES, sizes=tuple(BENT), inflight=1)
+def test_one_worse_size_is_not_past_the_best() -> None:
+    engine = Costly(BENT | {8: 9.0, 16: 8.0, 32: 15.0})
+    warm_up(engine, SAMPLES, sizes=tuple(BENT), inflight=1, clock=engine.clock)
     assert max(engine.sizes) == 32
 
 
@@ -134,39 +131,33 @@ class Disturbed(Costly):
     """Slow until 8 rows were run three times."""
 
     def run(self, rows: Rows) -> Rows:
-        self._clock[0] += 20.0 * (len(rows) in {4, 8} and self.sizes.count(8) < 3)
+        self.now_s += 20.0 * (len(rows) in {4, 8} and self.sizes.count(8) < 3)
         return super().run(rows)
 
 
-def test_a_machine_that_was_slow_for_two_sizes_does_not_end_the_sweep(clock: list[float]) -> None:
-    engine = Disturbed(clock, {size: 1.0 + 0.5 * size for size in BENT})
-    findings = warm_up(engine, SAMPLES, sizes=tuple(BENT), inflight=1)
+def test_a_machine_that_was_slow_for_two_sizes_does_not_end_the_sweep() -> None:
+    engine = Disturbed({size: 1.0 + 0.5 * size for size in BENT})
+    findings = warm_up(engine, SAMPLES, sizes=tuple(BENT), inflight=1, clock=engine.clock)
     assert findings.ended_at is None
     assert set(engine.sizes) == set(BENT)
 
 
-def test_nor_does_one_whose_other_version_was_busy_then(clock: list[float]) -> None:
-    engine = Disturbed(clock, {size: 1.0 + 0.5 * size for size in BENT})
-    findings = warm_up_gently(engine, SAMPLES, sizes=tuple(BENT), inflight=1, sleep=lambda _: None)
+def test_nor_does_one_whose_other_version_was_busy_then() -> None:
+    engine = Disturbed({size: 1.0 + 0.5 * size for size in BENT})
+    findings = warm_up_gently(engine, SAMPLES, sizes=tuple(BENT), inflight=1, sleep=lambda _: None, clock=engine.clock)
     assert findings.ended_at is None
     assert set(engine.sizes) == set(BENT)
 
 
-def test_calls_at_once_hold_no_more_rows_together_than_the_largest_alone(
-    clock: list[float], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("darkroom.service.config.machine.usable_cores", lambda: 2)
-    engine = Costly(clock, BENT)
-    findings = warm_up(engine, SAMPLES, sizes=tuple(BENT))
+def test_calls_at_once_hold_no_more_rows_together_than_the_largest_alone() -> None:
+    engine = Costly(BENT)
+    findings = warm_up(engine, SAMPLES, sizes=tuple(BENT), cores=2, clock=engine.clock)
     alone = engine.sizes.index(16) + 1 + 2 + TURNS * 3 * 2  # its first call, the two that count; 4, 8 and 16 again
     assert max(engine.sizes[alone:]) <= 8
     assert findings.inflight in {1, 2}
 
 
-def test_a_machine_that_was_slow_while_one_number_of_calls_was_measured_does_not_choose(
-    clock: list[float], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("darkroom.service.config.machine.usable_cores", lambda: 2)
+def test_a_machine_that_was_slow_while_one_number_of_calls_was_measured_does_not_choose() -> None:
     sweeps = 3 + 7  # a first call and two; a first call and three of each thread
 
     class Swaying(Recorder):
@@ -174,24 +165,24 @@ def test_a_machine_that_was_slow_while_one_number_of_calls_was_measured_does_not
 
         def run(self, rows: Rows) -> Rows:
             with lock:
-                clock[0] += 3.0 if 3 <= len(self.sizes) < sweeps else 1.0
+                now_s[0] += 3.0 if 3 <= len(self.sizes) < sweeps else 1.0
                 return super().run(rows)
 
     lock = threading.Lock()
+    now_s = [0.0]
     engine = Swaying()
-    assert warm_up(engine, SAMPLES, sizes=(4,)).inflight == 2
+    assert warm_up(engine, SAMPLES, sizes=(4,), cores=2, clock=lambda: now_s[0]).inflight == 2
     assert len(engine.sizes) == sweeps + (1 + 2) + TURNS * (2 + 2 * 2)
 
 
 def test_what_was_found_is_told_in_a_line() -> None:
     findings = Findings(inflight=2, seeds=((8, 0.04), (1, 0.005), (1, 0.006), (1, 0.0056)))
-    assert summary(findings) == {"inflight": 2, "call_ms": {"1": 5.6, "8": 40.0}}
+    assert findings.summary() == {"inflight": 2, "call_ms": {"1": 5.6, "8": 40.0}}
 
 
-def test_of_calls_at_once_the_mean_counts_since_a_quick_one_lets_the_next_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_calls_at_once_the_mean_counts_since_a_quick_one_lets_the_next_wait() -> None:
     """Each thread has a clock of its own, on which calls take no time and 4 s in turn."""
     mine = threading.local()
-    monkeypatch.setattr("darkroom.service.serving.warmup.time.monotonic", lambda: getattr(mine, "now_s", 0.0))
 
     class Unsteady(EchoEngine):
         def run(self, rows: Rows) -> Rows:
@@ -199,6 +190,37 @@ def test_of_calls_at_once_the_mean_counts_since_a_quick_one_lets_the_next_wait(m
             mine.now_s = getattr(mine, "now_s", 0.0) + 4.0 * (mine.calls % 2)
             return super().run(rows)
 
-    findings = warm_up(Unsteady(), SAMPLES, sizes=(4,), inflight=2)
+    findings = warm_up(Unsteady(), SAMPLES, sizes=(4,), inflight=2, clock=lambda: getattr(mine, "now_s", 0.0))
     assert [images for images, _ in findings.seeds] == [4, 4]
     assert all(0 < seconds < 4 for _, seconds in findings.seeds)
+
+
+def test_the_number_with_the_best_rate_is_chosen() -> None:
+    measured = [(1, 1, 0.012), (1, 8, 0.055), (2, 1, 0.02), (2, 8, 0.08)]
+    choice = choose_inflight(measured)
+    assert choice == pytest.approx((2, 8, 200.0))
+
+
+def test_past_two_one_more_call_in_flight_must_bring_five_per_cent() -> None:
+    measured = [(2, 8, 0.0500), (4, 8, 0.0970)]
+    assert choose_inflight(measured).inflight == 2
+
+
+def test_a_second_call_fills_the_gaps_between_those_of_one_slot_unless_it_costs_more_than_three_per_cent() -> None:
+    assert choose_inflight([(1, 8, 0.0500), (2, 8, 0.1025)]).inflight == 2
+    assert choose_inflight([(1, 8, 0.0500), (2, 8, 0.1050)]).inflight == 1
+
+
+def test_the_best_size_may_differ_between_numbers() -> None:
+    measured = [(1, 8, 0.05), (1, 32, 0.3), (2, 8, 0.2), (2, 32, 0.2)]
+    assert choose_inflight(measured) == pytest.approx((2, 32, 320.0))
+
+
+def test_of_several_measurements_the_median_counts() -> None:
+    measured = [(1, 8, 0.05), (1, 8, 0.05), (1, 8, 9.0), (2, 8, 0.04), (2, 8, 0.2), (2, 8, 0.2)]
+    assert choose_inflight(measured).inflight == 1
+
+
+def test_nothing_measured_is_an_error() -> None:
+    with pytest.raises(ValueError, match="nothing was measured"):
+        choose_inflight([])

@@ -8,7 +8,13 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from darkroom.batching.stats import QueueStats
 from darkroom.service.telemetry.histogram import LATENCY_EDGES, Histogram
-from darkroom.service.telemetry.metrics import Metrics
+from darkroom.service.telemetry.metrics import Metrics, ModelMetrics
+
+
+def _shown(metrics: Metrics, *models: ModelMetrics) -> ModelMetrics:
+    """Has `metrics` show these, and returns the first."""
+    metrics.show_versions(lambda: [(model, "AVAILABLE") for model in models])
+    return models[0]
 
 
 def _samples(metrics: Metrics) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
@@ -22,7 +28,7 @@ def _samples(metrics: Metrics) -> dict[tuple[str, tuple[tuple[str, str], ...]], 
 
 def test_folding_counts_all_that_was_noted_and_keeps_none_of_it() -> None:
     metrics = Metrics(version="1", tensorflow="2")
-    model = metrics.add_model("m", 1)
+    model = _shown(metrics, ModelMetrics("m", 1))
     for _ in range(1000):
         metrics.http_ended("/", "POST", 200, duration_s=0.1, request_bytes=10, response_bytes=20)
         model.request_ended("ok", 1, 0.1)
@@ -49,7 +55,7 @@ def test_a_histogram_counts_each_value_in_the_first_bucket_that_holds_it(values:
 
 def test_what_is_written_can_be_read_by_prometheus_own_parser() -> None:
     metrics = Metrics(version="1", tensorflow="2")
-    model = metrics.add_model("m", 3, slo_s=0.12, max_batch_images=8)
+    model = _shown(metrics, ModelMetrics("m", 3, slo_s=0.12, max_batch_images=8))
     model.request_ended("ok", 2, 0.12)
     model.request_ended("queue_full", 1, 0.001)
     model.queues.append(lambda: QueueStats(5, 100, 64, 0.5, 1, 8))
@@ -69,9 +75,16 @@ def test_what_is_written_can_be_read_by_prometheus_own_parser() -> None:
 
 def test_a_version_that_goes_takes_its_series_along() -> None:
     metrics = Metrics(version="1", tensorflow="2")
-    metrics.add_model("m", 1).request_ended("ok", 1, 0.1)
-    metrics.add_model("m", 2)
-    metrics.forget_model("m", 1)
+    models = [(ModelMetrics("m", 1), "UNLOADING"), (ModelMetrics("m", 2), "AVAILABLE")]
+    metrics.show_versions(lambda: models)
+    models[0][0].request_ended("ok", 1, 0.1)
+    assert (
+        _samples(metrics)[
+            "darkroom_model_state", tuple(sorted({"model": "m", "version": "1", "state": "UNLOADING"}.items()))
+        ]
+        == 1
+    )
+    del models[0]
     versions = {dict(labels).get("version") for name, labels in _samples(metrics) if "model" in dict(labels)}
     assert versions == {"2"}
 
@@ -92,8 +105,10 @@ def test_a_gpu_that_a_version_runs_on_is_asked_at_each_scrape_for_its_memory() -
     metrics = Metrics(version="1", tensorflow="2", memory_of=memory_of)
     assert not [name for name, _ in _samples(metrics) if name == "darkroom_device_memory_bytes"]
     assert asked == []
-    for version, device in ((1, "gpu:0"), (2, "gpu:0"), (3, "cpu:0")):
-        metrics.add_model("m", version).device_batches[device] = 0
+    models = [ModelMetrics("m", version) for version in (1, 2, 3)]
+    _shown(metrics, *models)
+    for model, device in zip(models, ("gpu:0", "gpu:0", "cpu:0"), strict=True):
+        model.device_batches[device] = 0
     metrics.render()
     assert asked == ["cpu:0", "gpu:0"]
     found = {key: value for key, value in _samples(metrics).items() if key[0] == "darkroom_device_memory_bytes"}

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from darkroom.service.workers.channel import Channel, HungUp
+from darkroom.service.workers.channel import Channel, ChannelClosed
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -22,12 +22,12 @@ async def _echo(question: dict[str, Any]) -> Any:
 
 
 @asynccontextmanager
-async def _line() -> AsyncIterator[tuple[Channel, Channel]]:
-    """Both ends of a line, at which echoes sit."""
+async def _channel() -> AsyncIterator[tuple[Channel, Channel]]:
+    """Both ends of a channel, each of which replies with the request."""
     ends = Channel(_echo), Channel(_echo)
-    for talk, end in zip(ends, socket.socketpair(), strict=True):
-        await talk.open(end)
-    tasks = [asyncio.create_task(talk.run()) for talk in ends]
+    for channel, end in zip(ends, socket.socketpair(), strict=True):
+        await channel.open(end)
+    tasks = [asyncio.create_task(channel.run()) for channel in ends]
     try:
         yield ends
     finally:
@@ -37,9 +37,9 @@ async def _line() -> AsyncIterator[tuple[Channel, Channel]]:
 
 def test_both_ends_ask_at_once_and_each_hears_its_own_answers() -> None:
     async def run() -> None:
-        async with _line() as (one, other):
-            asked = [(talk, {"number": number}) for number in range(20) for talk in (one, other)]
-            answers = await asyncio.gather(*(talk.ask(question) for talk, question in asked))
+        async with _channel() as (one, other):
+            asked = [(channel, {"number": number}) for number in range(20) for channel in (one, other)]
+            answers = await asyncio.gather(*(channel.request(question) for channel, question in asked))
             assert answers == [question for _, question in asked]
 
     asyncio.run(run())
@@ -47,44 +47,52 @@ def test_both_ends_ask_at_once_and_each_hears_its_own_answers() -> None:
 
 def test_a_long_answer_comes_whole() -> None:
     async def run() -> None:
-        async with _line() as (one, _):
-            assert await one.ask({"text": "line\n" * 300_000}) == {"text": "line\n" * 300_000}
+        async with _channel() as (one, _):
+            assert await one.request({"text": "line\n" * 300_000}) == {"text": "line\n" * 300_000}
 
     asyncio.run(run())
 
 
 def test_who_waits_hears_that_the_other_end_is_gone_and_so_does_who_asks_later() -> None:
     async def run() -> None:
-        async with _line() as (one, other):
-            waiting = asyncio.create_task(one.ask({"wait": 1}))
-            await one.ask({})  # the question before is on its way
+        async with _channel() as (one, other):
+            waiting = asyncio.create_task(one.request({"wait": 1}))
+            await one.request({})  # the question before is on its way
             other.close()
-            with pytest.raises(HungUp):
+            with pytest.raises(ChannelClosed):
                 await waiting
-            with pytest.raises(HungUp):
-                await one.ask({})
-            one.tell({})
+            with pytest.raises(ChannelClosed):
+                await one.request({})
+            one.notify({})
 
     asyncio.run(run())
 
 
 def test_an_answer_that_comes_too_late_is_nobody_s() -> None:
     async def run() -> None:
-        async with _line() as (one, _):
+        async with _channel() as (one, _):
             with pytest.raises(TimeoutError):
-                await one.ask({"wait": 1}, timeout_s=0)
-            assert await one.ask({"next": 1}) == {"next": 1}
+                await one.request({"wait": 1}, timeout_s=0)
+            assert await one.request({"next": 1}) == {"next": 1}
 
     asyncio.run(run())
 
 
-def test_a_message_that_was_cut_off_is_no_message() -> None:
+def test_an_incomplete_last_message_is_dropped_and_the_channel_is_closed() -> None:
+    handled: list[dict[str, Any]] = []
+
+    async def handle(message: dict[str, Any]) -> None:
+        handled.append(message)
+
     async def run() -> None:
         here, there = socket.socketpair()
-        there.send(b'[1,false,{"ask"')
+        there.send(b'[1,false,{"half"')
         there.close()
-        talk = Channel(_echo)
-        await talk.open(here)
-        await talk.run()
+        channel = Channel(handle)
+        await channel.open(here)
+        await channel.run()
+        with pytest.raises(ChannelClosed):
+            await channel.request({})
 
     asyncio.run(run())
+    assert handled == []

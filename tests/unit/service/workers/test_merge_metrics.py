@@ -6,18 +6,18 @@ from prometheus_client.exposition import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from darkroom.service.config.settings import Settings
-from darkroom.service.telemetry.metrics import Metrics
+from darkroom.service.telemetry.metrics import Metrics, ModelMetrics
 from darkroom.service.workers.merge_metrics import GAUGES, counts, merge
-from darkroom.service.workers.supervisor import Workers, worker_families
+from darkroom.service.workers.supervisor import Supervisor, worker_families
 
 START_S = "process_start_time_seconds"
 
 
 def _worker(oks: int, *versions: int, state: str = "AVAILABLE") -> str:
     metrics = Metrics(version="1", tensorflow="2", memory_of=lambda _: {"now": 7})
-    for version in versions:
-        model = metrics.add_model("m", version, max_batch_images=4)
-        model.state = state
+    models = [ModelMetrics("m", version, max_batch_images=4) for version in versions]
+    metrics.show_versions(lambda: [(model, state) for model in models])
+    for model in models:
         for _ in range(oks):
             model.request_ended("ok", 2, 0.004)
         model.batch_images.observe(oks)
@@ -72,15 +72,15 @@ def test_one_worker_s_exposition_stays_as_it_is() -> None:
 
 def test_no_counter_goes_back_when_a_worker_is_gone_and_its_gauges_go_with_it() -> None:
     texts = [_worker(3, 1), _worker(2, 1)]
-    after = merge(texts[1:], past=counts("", texts[0]))
+    after = merge(texts[1:], ended=counts("", texts[0]))
     assert _value(after, "darkroom_requests_total", outcome="ok") == 5
     assert _value(after, "darkroom_http_requests_in_flight") == 2
-    again = merge(texts[1:], past=counts(counts(texts[0]), texts[0]))
+    again = merge(texts[1:], ended=counts(counts(texts[0]), texts[0]))
     assert _value(again, "darkroom_requests_total", outcome="ok") == 8
 
 
 def test_a_version_that_nobody_has_any_more_takes_its_past_along() -> None:
-    after = merge([_worker(2, 2)], past=counts(_worker(3, 1)))
+    after = merge([_worker(2, 2)], ended=counts(_worker(3, 1)))
     assert _value(after, "darkroom_requests_total", outcome="ok", version="1") is None
     assert _value(after, "darkroom_requests_total", outcome="ok", version="2") == 2
     assert _value(after, "darkroom_http_requests_total", route="/") == 2
@@ -88,7 +88,7 @@ def test_a_version_that_nobody_has_any_more_takes_its_past_along() -> None:
 
 def test_the_supervisor_s_own_families_stand_beside_them() -> None:
     async def own() -> str:
-        return generate_latest(Workers(Settings(workers=2), [])).decode()
+        return generate_latest(Supervisor(Settings(workers=2), [])).decode()
 
     whole = merge([asyncio.run(own()), _worker(1, 1), ""])
     assert _value(whole, "darkroom_workers", state="absent") == 2

@@ -1,4 +1,4 @@
-"""A worker among several: what it tells its supervisor, and when it is told that this was heard."""
+"""A worker among several: what it reports to its supervisor, and when it knows that the report has arrived."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from darkroom.service.workers.peers import Alone, Member, WorkerHandles
 async def _supervised(heard: asyncio.Event, let_go: asyncio.Event, known: asyncio.Event) -> None:
     """A member that is ready, and a supervisor that answers its report once it is let go."""
 
-    async def hear(message: dict[str, Any]) -> None:
-        if message["report"]["is_ready"]:
+    async def handle(message: dict[str, Any]) -> None:
+        if message["is_ready"]:
             heard.set()
             await let_go.wait()
 
-    line, its_line = socket.socketpair()
-    inbox, its_inbox = socket.socketpair()
-    supervisor = Channel(hear)
-    await supervisor.open(line)
+    end, end_of_worker = socket.socketpair()
+    passing, receiving = socket.socketpair()
+    supervisor = Channel(handle)
+    await supervisor.open(end)
     hearing = asyncio.create_task(supervisor.run())
-    place = WorkerHandles(1, socket.socket().detach(), its_inbox.detach(), its_line.detach())
-    member = Member(place, Alone(Metrics(version="1", tensorflow="2"), None))  # type: ignore[arg-type]  # nothing is loaded
+    handles = WorkerHandles(1, socket.socket().detach(), receiving.detach(), end_of_worker.detach())
+    member = Member(handles, Alone(Metrics(version="1", tensorflow="2"), None))  # type: ignore[arg-type]  # nothing is loaded
     await member.open(
-        take=lambda _: None,
-        report=lambda: {"is_ready": True, "connections": 0},
-        known=known.set,
-        leave=lambda: None,
+        on_connection=lambda _: None,
+        status=lambda: {"is_ready": True, "connections": 0},
+        on_known_ready=known.set,
+        on_supervisor_gone=lambda: None,
     )
     async with asyncio.timeout(10):
         await heard.wait()
@@ -40,7 +40,7 @@ async def _supervised(heard: asyncio.Event, let_go: asyncio.Event, known: asynci
     member.refuse()
     member.close()
     await hearing
-    inbox.close()
+    passing.close()
     member.listener.close()
 
 
