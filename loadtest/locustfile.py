@@ -22,12 +22,12 @@ from locust.contrib.fasthttp import ResponseContextManager
 from locust.env import Environment
 from locust.exception import RescheduleTask
 
-from loadtest.measure.server_timing import Explained
-from loadtest.measure.tally import number, table
+from loadtest.measure.server_timing import TimingStatistics
+from loadtest.measure.tables import number, table
 from loadtest.traffic.answers import Expectations, NoAnswer, error_text, expect
 from loadtest.traffic.pictures import (
     KINDS,
-    Body,
+    RequestBody,
     binary_body,
     cycle,
     form_body,
@@ -108,11 +108,11 @@ def read_mix(text: str) -> dict[str, float]:
     return weights
 
 
-class Run:
+class RunState:
     """The state of one test run; made at its start, read at its end."""
 
     payloads: Payloads | None = None
-    explained = Explained()
+    explained = TimingStatistics()
     kinds: tuple[str, ...] = ()
     weights: tuple[float, ...] = ()
 
@@ -126,22 +126,22 @@ def is_master(environment: Environment) -> bool:
 def prepare(environment: Environment, **_: Any) -> None:
     """Ask for each picture alone and make all bodies; without answers there is nothing to test."""
     options = environment.parsed_options
-    Run.explained = Explained()
+    RunState.explained = TimingStatistics()
     if is_master(environment):
         return  # its workers ask for themselves
     try:
         mix = read_mix(options.mix)
-        Run.kinds, Run.weights = tuple(mix), tuple(mix.values())
-        Run.payloads = Payloads(environment.host or "", options.pictures, options.model)
+        RunState.kinds, RunState.weights = tuple(mix), tuple(mix.values())
+        RunState.payloads = Payloads(environment.host or "", options.pictures, options.model)
     except (NoAnswer, KeyError, ValueError) as err:
         print(f"loadtest: cannot begin: {err}", file=sys.stderr)
         environment.process_exit_code = 2
         if environment.runner is not None:
             environment.runner.quit()
         return
-    known = ", ".join(f"{name} → {index}" for name, index in Run.payloads.expectations.table.items())
+    known = ", ".join(f"{name} → {index}" for name, index in RunState.payloads.expectations.table.items())
     print(f"loadtest: expected answers: {known}")
-    if not Run.payloads.expectations.tells_apart:
+    if not RunState.payloads.expectations.tells_apart:
         print("loadtest: the model gives every picture the same class: swapped answers cannot be seen", file=sys.stderr)
 
 
@@ -176,20 +176,20 @@ class PictureUser(FastHttpUser):
         if chance.random() < self.environment.parsed_options.broken_share:
             self.send_broken()
         else:
-            (kind,) = chance.choices(Run.kinds, Run.weights)
+            (kind,) = chance.choices(RunState.kinds, RunState.weights)
             self.send(NAMES[kind], chance.choice(self.payloads.bodies[kind]))
 
     @property
     def payloads(self) -> Payloads:
         """What the run sends; there since its start."""
-        if Run.payloads is None:
+        if RunState.payloads is None:
             raise RescheduleTask
-        return Run.payloads
+        return RunState.payloads
 
-    def send(self, name: str, body: Body) -> None:
+    def send(self, name: str, body: RequestBody) -> None:
         """One request, whose answer must be 200 and say of every picture what the server said of it alone."""
         with self.post(name, body) as answer:
-            Run.explained.add(name, (answer.headers or {}).get("Server-Timing"))
+            RunState.explained.add(name, (answer.headers or {}).get("Server-Timing"))
             if answer.status_code != 200:
                 answer.failure(f"{answer.status_code} {error_text(answer.content or b'')}")
             elif not self.payloads.expectations.agrees(body, answer.content):
@@ -206,7 +206,7 @@ class PictureUser(FastHttpUser):
             else:
                 answer.failure(f"{answer.status_code}, wanted 400 naming images[0]: {said}")
 
-    def post(self, name: str, body: Body) -> ResponseContextManager:
+    def post(self, name: str, body: RequestBody) -> ResponseContextManager:
         """A POST, answered into a context that decides whether it went well.
 
         With an arrival rate its time counts from its turn: what an earlier answer kept it waiting is not left out.
@@ -221,13 +221,13 @@ class PictureUser(FastHttpUser):
 @events.report_to_master.add_listener
 def report(data: dict[str, Any], **_: Any) -> None:
     """What the server told this worker since the last report."""
-    data["explained"], Run.explained = Run.explained.as_pairs(), Explained()
+    data["explained"], RunState.explained = RunState.explained.as_pairs(), TimingStatistics()
 
 
 @events.worker_report.add_listener
 def take_report(data: dict[str, Any], **_: Any) -> None:
     """What the server told a worker."""
-    Run.explained.merge(data["explained"])
+    RunState.explained.merge(data["explained"])
 
 
 @events.test_stop.add_listener
@@ -256,10 +256,10 @@ def tell(environment: Environment) -> None:
         latency = [number(seen.get_response_time_percentile(share)) for share in (0.5, 0.99)]
         server = [
             number(times[name].quantile_ms(share))
-            for times in (Run.explained.queue, Run.explained.execute)
+            for times in (RunState.explained.queue, RunState.explained.execute)
             for share in (0.5, 0.99)
         ]
-        batch = number(Run.explained.mean_batch(name))
+        batch = number(RunState.explained.mean_batch(name))
         rows.append([name, str(seen.num_requests), str(seen.num_failures), *latency, *server, batch])
     print(f"\n{table(heads, rows)}\n", flush=True)
 

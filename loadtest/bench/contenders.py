@@ -54,7 +54,7 @@ class Contender:
 
 
 @dataclass(frozen=True, slots=True)
-class Running:
+class RunningServer:
     """A contender that answers."""
 
     contender: Contender
@@ -81,7 +81,7 @@ class Running:
 
 
 @contextmanager
-def started(contender: Contender, folder: Path, version: Path, logs: Path) -> Iterator[Running]:
+def started(contender: Contender, folder: Path, version: Path, logs: Path) -> Iterator[RunningServer]:
     """The contender with a model, ready; ended with the block.
 
     Raises:
@@ -96,7 +96,7 @@ def started(contender: Contender, folder: Path, version: Path, logs: Path) -> It
         log=logs / f"{contender.name.replace(' ', '_')}.log",
         environment={name: text.format(**values) for name, text in contender.environment.items()},
     ) as pid:
-        yield Running(contender, port, pid)
+        yield RunningServer(contender, port, pid)
 
 
 def _python(name: str) -> Path:

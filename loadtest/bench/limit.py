@@ -26,9 +26,9 @@ from darkroom.models.runtime import allocator
 from darkroom.models.spec import Wire
 from darkroom.service.config.machine import usable_cores
 from loadtest.measure import machine
-from loadtest.measure.plain import PlainSignature
-from loadtest.measure.tally import number, table
-from loadtest.traffic.closedloop import show
+from loadtest.measure.plain_signature import PlainSignature
+from loadtest.measure.tables import number, table
+from loadtest.traffic.closed_loop import show
 from loadtest.traffic.pictures import KINDS, Picture, cycle, load
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ ENGINE, PLAIN = "engine", "plain signature"
 INTER_OP_THREADS = -1  # as the server's own default
 
 
-class Sample(NamedTuple):
+class EngineSample(NamedTuple):
     """One measurement: pictures a second, the median call and the processor's time a picture."""
 
     pictures_per_s: float
@@ -47,7 +47,7 @@ class Sample(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Point:
+class EnginePoint:
     """One way to call: `calls` at once with `images` pictures each. Medians of the rounds; rates are of pictures."""
 
     way: str
@@ -60,7 +60,7 @@ class Point:
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
+class SweepOptions:
     """What is measured."""
 
     sizes: tuple[int, ...]
@@ -69,7 +69,7 @@ class Options:
     rounds: int
 
 
-class Model:
+class MeasuredModel:
     """A model's engine and its plain signature; both stay loaded."""
 
     def __init__(self, folder: Path) -> None:
@@ -116,7 +116,7 @@ def version_folder(folder: Path) -> Path:
     return max(versions, key=lambda each: int(each.name))
 
 
-def measure(call: Callable[[], object], *, images: int, calls: int, seconds: float) -> Sample:
+def measure(call: Callable[[], object], *, images: int, calls: int, seconds: float) -> EngineSample:
     """`calls` threads that each make `call` again and again for `seconds`; a call that runs then is let finish.
 
     All pictures by all the time, not the threads' own rates together: where calls wait for each other, the first and
@@ -141,16 +141,18 @@ def measure(call: Callable[[], object], *, images: int, calls: int, seconds: flo
         thread.join()
     took_s, cpu_s = time.perf_counter() - started_s, time.process_time() - cpu_s
     every = [each for mine in times for each in mine]
-    return Sample(images * len(every) / took_s, statistics.median(every) * 1000, cpu_s * 1e6 / (images * len(every)))
+    return EngineSample(
+        images * len(every) / took_s, statistics.median(every) * 1000, cpu_s * 1e6 / (images * len(every))
+    )
 
 
 def sweep(
-    callers: Callable[[str, int], Callable[[], object]], options: Options, ways: Sequence[str] = (ENGINE, PLAIN)
-) -> list[Point]:
+    callers: Callable[[str, int], Callable[[], object]], options: SweepOptions, ways: Sequence[str] = (ENGINE, PLAIN)
+) -> list[EnginePoint]:
     """Every way, size and number of calls at once, in turn, `options.rounds` times after one uncounted call each."""
     keys = [(way, images, calls) for images in options.sizes for calls in options.calls for way in ways]
     made = {(way, images): callers(way, images) for way, images, _ in keys}
-    samples: dict[tuple[str, int, int], list[Sample]] = {key: [] for key in keys}
+    samples: dict[tuple[str, int, int], list[EngineSample]] = {key: [] for key in keys}
     for turn in range(options.rounds):
         for place, key in enumerate(keys):
             way, images, calls = key
@@ -162,23 +164,23 @@ def sweep(
     return [_point(key, found) for key, found in samples.items()]
 
 
-def merge(sweeps: Sequence[Sequence[Point]]) -> list[Point]:
+def merge(sweeps: Sequence[Sequence[EnginePoint]]) -> list[EnginePoint]:
     """The points of several sweeps as those of one that had all their rounds."""
-    same: dict[tuple[str, int, int], list[Sample]] = {}
+    same: dict[tuple[str, int, int], list[EngineSample]] = {}
     for point in (point for points in sweeps for point in points):
-        sample = Sample(point.pictures_per_s, point.call_ms, point.cpu_us)
+        sample = EngineSample(point.pictures_per_s, point.call_ms, point.cpu_us)
         same.setdefault((point.way, point.images, point.calls), []).append(sample)
     return [_point(key, samples) for key, samples in same.items()]
 
 
-def best(points: Iterable[Point], way: str = ENGINE) -> Point:
+def best(points: Iterable[EnginePoint], way: str = ENGINE) -> EnginePoint:
     """The point with the most pictures a second."""
     return max((point for point in points if point.way == way), key=lambda point: point.pictures_per_s)
 
 
-def _point(key: tuple[str, int, int], samples: Sequence[Sample]) -> Point:
+def _point(key: tuple[str, int, int], samples: Sequence[EngineSample]) -> EnginePoint:
     way, images, calls = key
-    return Point(
+    return EnginePoint(
         way,
         images,
         calls,
@@ -189,7 +191,7 @@ def _point(key: tuple[str, int, int], samples: Sequence[Sample]) -> Point:
     )
 
 
-def draw_table(points: Sequence[Point]) -> str:
+def draw_table(points: Sequence[EnginePoint]) -> str:
     """A line for each size and number of calls, both ways beside each other."""
     plain = {(point.images, point.calls): point for point in points if point.way == PLAIN}
     heads = (
@@ -212,7 +214,7 @@ def draw_table(points: Sequence[Point]) -> str:
     return table(heads, rows)
 
 
-def draw_plot(points: Sequence[Point], *, title: str, path: Path) -> None:
+def draw_plot(points: Sequence[EnginePoint], *, title: str, path: Path) -> None:
     """Pictures a second, and the time of a call, against pictures a call, as a PNG."""
     import matplotlib as mpl  # noqa: PLC0415 - half a second that only --png pays
 
@@ -274,8 +276,8 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measures, prints, writes; returns 0."""
     parsed = parse(arguments)
-    options = Options(parsed.sizes, parsed.calls, parsed.seconds, parsed.rounds)
-    model, pictures = Model(parsed.model), load(parsed.pictures)
+    options = SweepOptions(parsed.sizes, parsed.calls, parsed.seconds, parsed.rounds)
+    model, pictures = MeasuredModel(parsed.model), load(parsed.pictures)
     points = sweep(lambda way, images: model.caller(way, cycle(pictures, start=0, rows=images)), options)
     model.close()
     circumstances = machine.describe()

@@ -12,17 +12,17 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from loadtest.bench.limit import ENGINE, Options, best, merge, sweep
-from loadtest.traffic.closedloop import show
-from loadtest.traffic.connections import Pool, Reply, request_bytes
+from loadtest.bench.limit import ENGINE, SweepOptions, best, merge, sweep
+from loadtest.traffic.closed_loop import show
+from loadtest.traffic.connections import ConnectionPool, HttpResponse, request_bytes
 from loadtest.traffic.pictures import Picture, cycle, form_body, json_body, load
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from loadtest.bench.contenders import Running
-    from loadtest.bench.limit import Model, Point
-    from loadtest.traffic.pictures import Body
+    from loadtest.bench.contenders import RunningServer
+    from loadtest.bench.limit import EnginePoint, MeasuredModel
+    from loadtest.traffic.pictures import RequestBody
 
 CLIENTS = 4  # enough to keep two calls of the engine full while a body is read
 FEW_CLIENTS, MANY_ROWS = 2, 256  # of so many rows, four at once would wait for a slow machine past their deadline
@@ -33,17 +33,17 @@ LIMIT_CALLS = 2
 
 
 @dataclass(frozen=True, slots=True)
-class Case:
+class RequestCase:
     """A kind of request: `rows` pictures of `pictures` in one body."""
 
     name: str
     pictures: tuple[Picture, ...]
     rows: int
-    body: Callable[[tuple[Picture, ...]], Body]
+    body: Callable[[tuple[Picture, ...]], RequestBody]
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class CaseResult:
     """Medians of the rounds: pictures a second over HTTP and of the engine alone, and what one request took alone."""
 
     case: str
@@ -55,25 +55,25 @@ class Outcome:
 
 
 @dataclass(frozen=True, slots=True)
-class Round:
+class CaseRound:
     """One case in one round: pictures a second over HTTP, the engine by pictures a call, and a lone request."""
 
     pictures_per_s: float
-    engine: list[Point]
+    engine: list[EnginePoint]
     lone_s: float
 
 
-def cases(kind: str) -> list[Case]:
+def cases(kind: str) -> list[RequestCase]:
     """What is tried: many pictures in JSON and in a form, a 12-megapixel photograph, and sizes mixed in a request."""
     own = load(kind)
     large, small = (enlarged(load("photos")[0], LARGE_PIXELS),), load("digits")
     mixed = (*load("photos"), *small[:3], *large)
-    many = [Case(f"{rows} in JSON", own, rows, json_body) for rows in (1, 8, 32, 256)]
+    many = [RequestCase(f"{rows} in JSON", own, rows, json_body) for rows in (1, 8, 32, 256)]
     return [
         *many,
-        Case("32 in a form", own, 32, form_body),
-        Case("12 megapixels, 1 in a form", large, 1, form_body),
-        Case("28x28 to 12 megapixels, 8 in a form", mixed, 8, form_body),
+        RequestCase("32 in a form", own, 32, form_body),
+        RequestCase("12 megapixels, 1 in a form", large, 1, form_body),
+        RequestCase("28x28 to 12 megapixels, 8 in a form", mixed, 8, form_body),
     ]
 
 
@@ -85,11 +85,11 @@ def enlarged(picture: Picture, size: tuple[int, int]) -> Picture:
 
 
 async def compare(
-    server: Running, model: Model, tried: Sequence[Case], *, seconds: float, rounds: int
-) -> list[Outcome]:
+    server: RunningServer, model: MeasuredModel, tried: Sequence[RequestCase], *, seconds: float, rounds: int
+) -> list[CaseResult]:
     """Each case over HTTP and by the engine alone, in turn, round after round."""
-    pool = Pool("127.0.0.1", server.port, limit=CLIENTS)
-    found: dict[str, list[Round]] = {}
+    pool = ConnectionPool("127.0.0.1", server.port, limit=CLIENTS)
+    found: dict[str, list[CaseRound]] = {}
     for turn in range(rounds):
         for case in tried:
             show(f"round {turn + 1}/{rounds}  {case.name}")
@@ -99,24 +99,24 @@ async def compare(
             clients = FEW_CLIENTS if case.rows >= MANY_ROWS else CLIENTS
             rate = case.rows * await _rate(pool, request, seconds, clients)
             engine = await asyncio.to_thread(engine_alone, model, case.pictures, seconds)
-            found.setdefault(case.name, []).append(Round(rate, engine, lone_s))
+            found.setdefault(case.name, []).append(CaseRound(rate, engine, lone_s))
     await pool.close()
     show("")
     return [outcome(case, found[case.name]) for case in tried]
 
 
-def engine_alone(model: Model, pictures: tuple[Picture, ...], seconds: float) -> list[Point]:
+def engine_alone(model: MeasuredModel, pictures: tuple[Picture, ...], seconds: float) -> list[EnginePoint]:
     """What the engine does of these, two calls at once, a point for each number of pictures a call."""
     sizes = sorted({max(size, len(pictures) if size > 1 else 1) for size in LIMIT_SIZES})
-    options = Options(tuple(sizes), (LIMIT_CALLS,), seconds / len(sizes), 1)
+    options = SweepOptions(tuple(sizes), (LIMIT_CALLS,), seconds / len(sizes), 1)
     return sweep(lambda way, images: model.caller(way, cycle(pictures, start=0, rows=images)), options, (ENGINE,))
 
 
-def outcome(case: Case, rounds: Sequence[Round]) -> Outcome:
+def outcome(case: RequestCase, rounds: Sequence[CaseRound]) -> CaseResult:
     """The medians of `rounds`. The limit is the size that is best by its median, not whichever was lucky in each."""
     top = best(merge([each.engine for each in rounds]))
     pairs = zip((each.pictures_per_s for each in rounds), top.rounds_per_s, strict=True)
-    return Outcome(
+    return CaseResult(
         case.name,
         case.rows,
         median(each.pictures_per_s for each in rounds),
@@ -131,7 +131,7 @@ def rate_of(moments_s: Sequence[float]) -> float:
     return (len(moments_s) - 1) / (moments_s[-1] - moments_s[0])
 
 
-async def _lone_s(pool: Pool, request: bytes) -> float:
+async def _lone_s(pool: ConnectionPool, request: bytes) -> float:
     """The median of three requests, one after the other."""
     times = []
     for _ in range(3):
@@ -141,7 +141,7 @@ async def _lone_s(pool: Pool, request: bytes) -> float:
     return median(times)
 
 
-async def _rate(pool: Pool, request: bytes, seconds: float, clients: int) -> float:
+async def _rate(pool: ConnectionPool, request: bytes, seconds: float, clients: int) -> float:
     """Answers a second to a few clients that ask again at once, over `seconds` and a few answers at least."""
     moments_s: list[float] = []
     end_s = time.perf_counter() + seconds
@@ -156,8 +156,8 @@ async def _rate(pool: Pool, request: bytes, seconds: float, clients: int) -> flo
     return rate_of(moments_s[: len(moments_s) - clients + 1])
 
 
-async def _answer(pool: Pool, request: bytes) -> Reply:
-    waiter: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+async def _answer(pool: ConnectionPool, request: bytes) -> HttpResponse:
+    waiter: asyncio.Future[HttpResponse] = asyncio.get_running_loop().create_future()
     pool.ask(request, waiter.set_result)
     reply = await waiter
     if reply.status != 200:

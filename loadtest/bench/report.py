@@ -8,20 +8,20 @@ from typing import TYPE_CHECKING, Any
 
 from loadtest.bench.limit import best
 from loadtest.measure import machine
-from loadtest.measure.tally import number, table
+from loadtest.measure.tables import number, table
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from loadtest.bench.bench import Findings
-    from loadtest.bench.wrk import Heard
+    from loadtest.bench.comparison import BenchmarkResult
+    from loadtest.bench.wrk import WrkResult
 
 US = "Darkroom"
 FAR = 2.0  # times the best rate: a limit further off is told, not drawn
 
 
-def page(found: Findings, plots: Sequence[Path]) -> str:
+def page(found: BenchmarkResult, plots: Sequence[Path]) -> str:
     """The whole page."""
     who = "\n".join(f"* {name}: {about}" for name, about in found.contenders.items())
     parts = [
@@ -42,7 +42,7 @@ def page(found: Findings, plots: Sequence[Path]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _how(found: Findings) -> str:
+def _how(found: BenchmarkResult) -> str:
     return (
         "One picture a request over keep-alive connections by wrk, on the same cores. The contenders run at once and\n"
         f"are asked in turn; medians of {found.rounds} rounds of {found.seconds:g} s. Before the load, all gave every\n"
@@ -50,21 +50,21 @@ def _how(found: Findings) -> str:
     )
 
 
-def rate(heard: Sequence[Heard]) -> float:
+def rate(heard: Sequence[WrkResult]) -> float:
     """The median of the rounds' rates."""
     return median(each.per_s for each in heard)
 
 
-def ratio(ours: Sequence[Heard], theirs: Sequence[Heard]) -> float:
+def ratio(ours: Sequence[WrkResult], theirs: Sequence[WrkResult]) -> float:
     """The median of what each round's rates were to each other: a round's pace is in both."""
     return median(us.per_s / them.per_s if them.per_s else math.inf for us, them in zip(ours, theirs, strict=True))
 
 
-def throughput_table(found: Findings) -> str:
+def throughput_table(found: BenchmarkResult) -> str:
     """A line a contender, and the limit, which is pictures a second without HTTP."""
     heads = ["", *(str(count) for count in found.connections)]
     rows = [
-        [name, *(number(rate(found.heard[name, count])) for count in found.connections)] for name in found.contenders
+        [name, *(number(rate(found.rates[name, count])) for count in found.connections)] for name in found.contenders
     ]
     top = best(found.limit)
     beside = [number(median(found.beside[count])) for count in found.connections]
@@ -72,9 +72,9 @@ def throughput_table(found: Findings) -> str:
     return table(heads, rows)
 
 
-def ratio_table(found: Findings) -> str:
+def ratio_table(found: BenchmarkResult) -> str:
     """Darkroom's rates as multiples of each peer's and of the limit."""
-    heard = found.heard
+    heard = found.rates
     rows = []
     for us in (name for name in found.contenders if name.startswith(US)):
         for them in (name for name in found.contenders if not name.startswith(US)):
@@ -85,17 +85,17 @@ def ratio_table(found: Findings) -> str:
     return table(["", *(str(count) for count in found.connections)], rows)
 
 
-def share_of(heard: Sequence[Heard], limits_per_s: Sequence[float]) -> float:
+def share_of(heard: Sequence[WrkResult], limits_per_s: Sequence[float]) -> float:
     """The median of the rounds' rates as shares of the limit, each of the one measured right before."""
     return median(each.per_s / limit_per_s for each, limit_per_s in zip(heard, limits_per_s, strict=True))
 
 
-def details_table(found: Findings) -> str:
+def details_table(found: BenchmarkResult) -> str:
     """Latency, processor time, failures and memory."""
     heads = ("", "p50 ms", "p99 ms", "CPU ms a request", "failed", "memory after the run, MB proportional")
     rows = []
     for name in found.contenders:
-        heard = found.heard[name, found.middle]
+        heard = found.rates[name, found.middle]
         floats = (median(each.p50_ms for each in heard), median(each.p99_ms for each in heard))
         cpu = number(median(each.cpu_ms for each in heard), digits=3)
         failed = f"{median(each.failed for each in found.poisoned[name]):.1%}"
@@ -105,14 +105,14 @@ def details_table(found: Findings) -> str:
     return table(heads, rows)
 
 
-def _steady_words(found: Findings) -> str:
+def _steady_words(found: BenchmarkResult) -> str:
     return (
         f"Poisson arrivals at shares of {found.capacity_per_s:,.0f} requests/s, the capacity of the slower of the two\n"
         "beside this generator; milliseconds from the moment at which a request was due."
     )
 
 
-def steady_table(found: Findings) -> str:
+def steady_table(found: BenchmarkResult) -> str:
     """A line a rate and a contender."""
     heads = ("load", "requests/s", "server", "p50 ms", "p99 ms", "answered")
     rows = [
@@ -128,7 +128,7 @@ def steady_table(found: Findings) -> str:
     return table(heads, rows)
 
 
-def batches_table(found: Findings) -> str:
+def batches_table(found: BenchmarkResult) -> str:
     """A line a kind of request."""
     heads = ("pictures a request", "pictures/s", "the engine alone", "share", "a lone request, ms")
     rows = [
@@ -138,7 +138,7 @@ def batches_table(found: Findings) -> str:
     return table(heads, rows)
 
 
-def draw(found: Findings, folder: Path, name: str) -> list[Path]:
+def draw(found: BenchmarkResult, folder: Path, name: str) -> list[Path]:
     """Throughput against connections, latency against offered load, latency against batch: the paths of the PNGs."""
     plots = {"throughput": _draw_throughput}
     plots |= {"latency": _draw_latency} if found.latencies else {}
@@ -164,10 +164,10 @@ def _figure() -> Any:
     return plt.subplots(figsize=(7.5, 4.8), layout="constrained")
 
 
-def _draw_throughput(found: Findings, axes: Any) -> None:
+def _draw_throughput(found: BenchmarkResult, axes: Any) -> None:
     top = 0.0
     for name in found.contenders:
-        rates = [rate(found.heard[name, count]) for count in found.connections]
+        rates = [rate(found.rates[name, count]) for count in found.connections]
         top = max(top, *rates)
         axes.plot(found.connections, rates, marker="o", label=name, linewidth=2.6 if name.startswith(US) else 1.5)
     limits = [median(found.beside[count]) for count in found.connections]
@@ -181,7 +181,7 @@ def _draw_throughput(found: Findings, axes: Any) -> None:
     axes.minorticks_off()
 
 
-def _draw_latency(found: Findings, axes: Any) -> None:
+def _draw_latency(found: BenchmarkResult, axes: Any) -> None:
     for place, name in enumerate(dict.fromkeys(each.contender for each in found.latencies)):
         mine = [each for each in found.latencies if each.contender == name]
         offered = [each.offered_per_s for each in mine]
@@ -192,7 +192,7 @@ def _draw_latency(found: Findings, axes: Any) -> None:
     axes.set(xlabel="offered, requests/s", ylabel="ms from the intended arrival", yscale="log", xlim=(0, None))
 
 
-def _draw_batches(found: Findings, axes: Any) -> None:
+def _draw_batches(found: BenchmarkResult, axes: Any) -> None:
     many = [each for each in found.batches if each.case.endswith("in JSON")]
     rows = [each.rows for each in many]
     axes.plot(rows, [each.lone_ms for each in many], marker="o", label=f"{US}, a lone request")

@@ -15,7 +15,7 @@ from loadtest.measure import processes
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from loadtest.bench.contenders import Running
+    from loadtest.bench.contenders import RunningServer
 
 SCRIPT = Path(__file__).with_name("wrk.lua")
 BROKEN_EVERY = 100  # with poison, every hundredth picture is a truncated one
@@ -24,7 +24,7 @@ MISSING = "wrk is missing: `apt-get install wrk` (or `brew install wrk`), then r
 
 
 @dataclass(frozen=True, slots=True)
-class Heard:
+class WrkResult:
     """What came of one run. Times in milliseconds, rates a second; `failed` is the share of healthy requests."""
 
     per_s: float
@@ -35,7 +35,7 @@ class Heard:
 
 
 @dataclass(frozen=True, slots=True)
-class Ammunition:
+class WrkBodies:
     """The files that a contender's requests are made of: whole bodies, and a truncated picture's."""
 
     bodies: tuple[Path, ...]
@@ -47,7 +47,9 @@ def is_here() -> bool:
     return shutil.which("wrk") is not None
 
 
-def hit(server: Running, ammunition: Ammunition, *, connections: int, seconds: float, poison: bool = False) -> Heard:
+def run(
+    server: RunningServer, files: WrkBodies, *, connections: int, seconds: float, poison: bool = False
+) -> WrkResult:
     """Asks `server` over so many connections for so long (whole seconds, 1 at least).
 
     Raises:
@@ -56,7 +58,7 @@ def hit(server: Running, ammunition: Ammunition, *, connections: int, seconds: f
     every = BROKEN_EVERY if poison else 0
     # One thread: it feeds far more than a server on the same cores can answer, and leaves it the rest of them.
     load = ["wrk", "-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s", f"--timeout={TIMEOUT_S}s"]
-    asked = [server.contender.content_type, every, ammunition.broken, *ammunition.bodies]
+    asked = [server.contender.content_type, every, files.broken, *files.bodies]
     started_s = processes.cpu_s(server.pid)
     done = subprocess.run(  # noqa: S603 - our own words
         [*load, "-s", str(SCRIPT), server.url, "--", *map(str, asked)],
@@ -68,7 +70,7 @@ def hit(server: Running, ammunition: Ammunition, *, connections: int, seconds: f
     return read(done.stdout, cpu_s=processes.cpu_s(server.pid) - started_s, broken_every=every)
 
 
-def read(output: str, *, cpu_s: float, broken_every: int) -> Heard:
+def read(output: str, *, cpu_s: float, broken_every: int) -> WrkResult:
     """Figures out of what wrk printed.
 
     A broken picture must be refused, so refusals beyond the broken ones, of which every `broken_every`-th request is
@@ -84,11 +86,11 @@ def read(output: str, *, cpu_s: float, broken_every: int) -> Heard:
         raise RuntimeError(f"wrk failed: {output[-500:]}")
     said = json.loads(found[0].removeprefix("wrk "))
     if not said["requests"]:
-        return Heard(0.0, math.nan, math.nan, math.nan, failed=1.0)
+        return WrkResult(0.0, math.nan, math.nan, math.nan, failed=1.0)
     requests = said["requests"]
     broken = requests / broken_every if broken_every else 0.0
     failed = max(0.0, said["refused"] - broken) + said["lost"]
-    return Heard(
+    return WrkResult(
         per_s=requests / said["microseconds"] * 1e6,
         p50_ms=said["p50_us"] / 1000,
         p99_ms=said["p99_us"] / 1000,
@@ -97,7 +99,9 @@ def read(output: str, *, cpu_s: float, broken_every: int) -> Heard:
     )
 
 
-def arm(server: Running, pictures: Sequence[tuple[str, bytes]], broken: bytes, folder: Path) -> Ammunition:
+def write_bodies(
+    server: RunningServer, pictures: Sequence[tuple[str, bytes]], broken: bytes, folder: Path
+) -> WrkBodies:
     """Writes bodies, each with a name, into `folder`, where wrk reads them."""
     folder.mkdir(parents=True, exist_ok=True)
 
@@ -106,4 +110,4 @@ def arm(server: Running, pictures: Sequence[tuple[str, bytes]], broken: bytes, f
         path.write_bytes(data)
         return path
 
-    return Ammunition(tuple(write(name, data) for name, data in pictures), write("broken", broken))
+    return WrkBodies(tuple(write(name, data) for name, data in pictures), write("broken", broken))

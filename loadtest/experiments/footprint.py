@@ -24,7 +24,7 @@ from darkroom.models.versions.loader import Loader
 from darkroom.service.config.machine import usable_cores
 from darkroom.service.serving.warmup import sweep_sizes, warm_up
 from loadtest.measure import machine
-from loadtest.measure.tally import number, table
+from loadtest.measure.tables import number, table
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,7 +36,7 @@ MAX_CACHE_BYTES = 4 << 30
 MAX_IMAGES = 32  # the server's default
 
 
-class Step(NamedTuple):
+class MemoryStep(NamedTuple):
     """The process after one step, in MB: its anonymous memory, and its pages of files."""
 
     name: str
@@ -44,15 +44,15 @@ class Step(NamedTuple):
     files: float
 
 
-def step(name: str) -> Step:
+def step(name: str) -> MemoryStep:
     """This process now, with what was freed given back."""
     give_back()
     lines = Path("/proc/self/smaps_rollup").read_text().splitlines()[1:]
     sizes = {line.partition(":")[0]: int(line.split()[1]) * 1024 / 1e6 for line in lines}
-    return Step(name, sizes["Anonymous"], sizes["Rss"] - sizes["Anonymous"])
+    return MemoryStep(name, sizes["Anonymous"], sizes["Rss"] - sizes["Anonymous"])
 
 
-def steps(folder: Path, seconds: float) -> list[Step]:
+def steps(folder: Path, seconds: float) -> list[MemoryStep]:
     """Every step of a model's life, its first signature's calls of all sizes among them."""
     found = [step("the interpreter and our own modules")]
     with tempfile.TemporaryDirectory(prefix="footprint-") as kept:
@@ -82,7 +82,7 @@ def _run(engine: Engine, singles: Sequence[Rows], seconds: float, largest: int) 
             engine.run(fill(singles, size))
 
 
-def draw_table(found: Sequence[Step]) -> str:
+def draw_table(found: Sequence[MemoryStep]) -> str:
     """A line a step: MB then, and what it added to those before."""
     heads = ("after", "private, MB", "added", "files, MB", "together")
     rows = []

@@ -39,7 +39,7 @@ VALUES: list[object] = [
 ]  # fmt: skip
 
 
-class Request(NamedTuple):
+class HostileRequest(NamedTuple):
     """One request; `raw` is sent as it is, in place of the rest."""
 
     method: str = "POST"
@@ -61,54 +61,54 @@ def good_requests(text: str) -> list[tuple[str, dict[str, object]]]:
     ]
 
 
-def swapped_values(rng: random.Random) -> Request:
+def swapped_values(rng: random.Random) -> HostileRequest:
     """JSON in which a value, at any depth, is another."""
     path, body = rng.choice(good_requests(standard(rng.choice(PICTURES))))
     places = list(_places(body))
     holder, key = rng.choice(places)
     holder[key] = rng.choice(VALUES)
-    return Request(path=path, body=json.dumps(body).encode(), headers={"Content-Type": JSON})
+    return HostileRequest(path=path, body=json.dumps(body).encode(), headers={"Content-Type": JSON})
 
 
-def broken_json(rng: random.Random) -> Request:
+def broken_json(rng: random.Random) -> HostileRequest:
     """JSON with bytes changed, cut or doubled."""
     path, body = rng.choice(good_requests(standard(rng.choice(PICTURES))))
-    return Request(path=path, body=_broken(json.dumps(body).encode(), rng), headers={"Content-Type": JSON})
+    return HostileRequest(path=path, body=_broken(json.dumps(body).encode(), rng), headers={"Content-Type": JSON})
 
 
-def broken_pictures(rng: random.Random) -> Request:
+def broken_pictures(rng: random.Random) -> HostileRequest:
     """One raw picture with bytes changed or cut, most of them in its header."""
     data = rng.choice(PICTURES)
     body = _broken(data[:64], rng) + data[64:] if rng.random() < 0.7 else _broken(data, rng)
     path = rng.choice(["/", "/v1/models/default:predict"])
-    return Request(
+    return HostileRequest(
         path=path, body=body, headers={"Content-Type": rng.choice(["image/png", "application/octet-stream"])}
     )
 
 
-def broken_pictures_in_json(rng: random.Random) -> Request:
+def broken_pictures_in_json(rng: random.Random) -> HostileRequest:
     """Broken pictures beside good ones, with and without on_error."""
     images = [standard(_broken(data, rng) if rng.random() < 0.5 else data) for data in PICTURES]
     body = {"data": {"images": images}, "on_error": rng.choice(["fail", "per_image"])}
-    return Request(body=json.dumps(body).encode(), headers={"Content-Type": JSON})
+    return HostileRequest(body=json.dumps(body).encode(), headers={"Content-Type": JSON})
 
 
-def broken_compression(rng: random.Random) -> Request:
+def broken_compression(rng: random.Random) -> HostileRequest:
     """Compressed bodies, cut, changed, or of another encoding than they say."""
     path, body = rng.choice(good_requests(standard(PICTURES[0])))
     packed = _broken(gzip.compress(json.dumps(body).encode()), rng)
     encoding = rng.choice(["gzip", "gzip", "deflate", "br", "identity", "gzip, gzip"])
-    return Request(path=path, body=packed, headers={"Content-Type": JSON, "Content-Encoding": encoding})
+    return HostileRequest(path=path, body=packed, headers={"Content-Type": JSON, "Content-Encoding": encoding})
 
 
-def broken_forms(rng: random.Random) -> Request:
+def broken_forms(rng: random.Random) -> HostileRequest:
     """Form-data with bytes changed or cut."""
     head = b'--b\r\nContent-Disposition: form-data; name="images"; filename="a"\r\n\r\n'
     body = b"".join(head + rng.choice(PICTURES) + b"\r\n" for _ in range(3)) + b"--b--\r\n"
-    return Request(body=_broken(body, rng), headers={"Content-Type": FORM})
+    return HostileRequest(body=_broken(body, rng), headers={"Content-Type": FORM})
 
 
-def binary_tensors(rng: random.Random) -> Request:
+def binary_tensors(rng: random.Random) -> HostileRequest:
     """Binary tensors whose sizes and shapes lie."""
     size, shape = rng.choice([-1, 0, 3, 4, 10, 2**31, 2**63]), rng.choice([[1], [0], [-1], [2**40], [1, 1], []])
     tensor = {"name": "images", "shape": shape, "datatype": rng.choice(["BYTES", "FP32", "INT8", "X"])}
@@ -116,10 +116,10 @@ def binary_tensors(rng: random.Random) -> Request:
     length = rng.choice([len(head), 0, -1, len(head) + 5, 10**12])
     body = head + rng.randbytes(rng.choice([0, 3, 4, 10]))
     headers = {"Inference-Header-Content-Length": str(length), "Content-Type": "application/octet-stream"}
-    return Request(path="/v2/models/default/infer", body=body, headers=headers)
+    return HostileRequest(path="/v2/models/default/infer", body=body, headers=headers)
 
 
-def odd_addresses(rng: random.Random) -> Request:
+def odd_addresses(rng: random.Random) -> HostileRequest:
     """Methods and paths that nobody serves, or nearly."""
     words = [
         "v1",
@@ -139,10 +139,10 @@ def odd_addresses(rng: random.Random) -> Request:
         "",
     ]
     path = "/" + "/".join(rng.choices(words, k=rng.randint(0, 7))) + rng.choice(["", ":predict", "?x=%", "?top_k=x"])
-    return Request(rng.choice(["GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS"]), path, b"{}")
+    return HostileRequest(rng.choice(["GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS"]), path, b"{}")
 
 
-def broken_heads(rng: random.Random) -> Request:
+def broken_heads(rng: random.Random) -> HostileRequest:
     """Heads with bytes changed: lengths that lie, encodings that contradict each other, no HTTP at all."""
     lines = [
         rng.choice([b"POST / HTTP/1.1", b"POST / HTTP/9.9", b"GET", b"POST /\xff HTTP/1.1", b"\x00\x00"]),
@@ -150,20 +150,20 @@ def broken_heads(rng: random.Random) -> Request:
         rng.choice([b"Content-Length: 5", b"Content-Length: -5", b"Content-Length: 5\r\nContent-Length: 6", b"X: y"]),
         rng.choice([b"Transfer-Encoding: chunked", b"Transfer-Encoding: gzip", b"Expect: 100-continue", b": z", b"X"]),
     ]
-    return Request(raw=_broken(b"\r\n".join(lines) + b"\r\n\r\n" + b"5\r\nhello\r\n0\r\n\r\n", rng))
+    return HostileRequest(raw=_broken(b"\r\n".join(lines) + b"\r\n\r\n" + b"5\r\nhello\r\n0\r\n\r\n", rng))
 
 
-def odd_headers(rng: random.Random) -> Request:
+def odd_headers(rng: random.Random) -> HostileRequest:
     """A good request with a header that lies or makes no sense."""
     names = ["X-Darkroom-Deadline-Ms", "X-Darkroom-Priority", "Authorization", "Content-Type", "X-Request-Id"]
     headers = {
         "Content-Type": "image/png",
         rng.choice(names): rng.choice(["", "nan", "-1", "x" * 3000, "Basic %%", "a;b=c;;"]),
     }
-    return Request(body=PICTURES[0], headers=headers)
+    return HostileRequest(body=PICTURES[0], headers=headers)
 
 
-KINDS: dict[str, Callable[[random.Random], Request]] = {
+KINDS: dict[str, Callable[[random.Random], HostileRequest]] = {
     kind.__name__: kind
     for kind in (
         swapped_values, broken_json, broken_pictures, broken_pictures_in_json, broken_compression, broken_forms,
@@ -172,7 +172,7 @@ KINDS: dict[str, Callable[[random.Random], Request]] = {
 }  # fmt: skip
 
 
-class Tally(NamedTuple):
+class HostileResults(NamedTuple):
     """What became of the requests: answers by kind and status, and what must not be."""
 
     statuses: Counter[tuple[str, str]]
@@ -180,11 +180,11 @@ class Tally(NamedTuple):
     slowest: dict[str, float]
 
 
-def run(url: str, requests: int, seed: int, on_half: Callable[[], None]) -> Tally:
+def run(url: str, requests: int, seed: int, on_half: Callable[[], None]) -> HostileResults:
     """Sends them, one after another; `on_half` is called half way."""
     rng = random.Random(seed)  # noqa: S311 - to be repeated, not to be secret
-    tally = Tally(Counter(), [], {})
-    expected = _send(url, Request(body=PICTURES[0], headers={"Content-Type": "image/png"}))[1]
+    tally = HostileResults(Counter(), [], {})
+    expected = _send(url, HostileRequest(body=PICTURES[0], headers={"Content-Type": "image/png"}))[1]
     for number in range(requests):
         if number == requests // 2:
             on_half()
@@ -202,7 +202,7 @@ def run(url: str, requests: int, seed: int, on_half: Callable[[], None]) -> Tall
         if status != "closed" and not status.startswith(("2", "4")):
             tally.failures.append(f"{kind} number {number}: {status}: {repr(request)[:300]}")
         if number % 100 == 99:
-            good = _send(url, Request(body=PICTURES[0], headers={"Content-Type": "image/png"}))
+            good = _send(url, HostileRequest(body=PICTURES[0], headers={"Content-Type": "image/png"}))
             if good[0] != 200 or good[1] != expected:
                 tally.failures.append(f"the good request after number {number}: {good}")
     return tally
@@ -226,7 +226,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for attack in attacks():
         headers = {"Content-Type": attack.kind} | ({"Content-Encoding": attack.encoding} if attack.encoding else {})
         started_s = time.perf_counter()
-        status, _ = _send(parsed.url, Request(body=attack.body, headers=headers))
+        status, _ = _send(parsed.url, HostileRequest(body=attack.body, headers=headers))
         print(
             f"{attack.name} ({len(attack.body)} bytes): {status} in {(time.perf_counter() - started_s) * 1000:.1f} ms"
         )
@@ -241,7 +241,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 1 if tally.failures else 0
 
 
-def _send(url: str, request: Request) -> tuple[int, bytes]:
+def _send(url: str, request: HostileRequest) -> tuple[int, bytes]:
     """The status and the body of one answer, over a connection of its own.
 
     Raises:

@@ -25,22 +25,22 @@ from typing import TYPE_CHECKING, NamedTuple
 from loadtest.bench.contenders import INTERPRETED, started
 from loadtest.bench.limit import version_folder
 from loadtest.measure import machine, processes
-from loadtest.measure.tally import number, table
-from loadtest.traffic.closedloop import capacity, show
-from loadtest.traffic.connections import Pool, request_bytes
+from loadtest.measure.tables import number, table
+from loadtest.traffic.closed_loop import capacity, show
+from loadtest.traffic.connections import ConnectionPool, request_bytes
 from loadtest.traffic.pictures import KINDS, cycle, form_body, load
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from loadtest.bench.contenders import Running
+    from loadtest.bench.contenders import RunningServer
     from loadtest.traffic.pictures import Picture
 
 JEMALLOC = ("/usr/lib/x86_64-linux-gnu/libjemalloc.so.2", "/usr/lib/aarch64-linux-gnu/libjemalloc.so.2")
 KINDS_OF_MEMORY = ("TensorFlow's library", "other libraries", "heap and anonymous", "other files")
 
 
-class Variant(NamedTuple):
+class ServerVariant(NamedTuple):
     """Flags and variables that a server is started with."""
 
     name: str
@@ -49,17 +49,19 @@ class Variant(NamedTuple):
 
 
 VARIANTS = (
-    Variant("as it is"),
-    Variant("batches of 8", ("--max_batch_images=8",)),
-    Variant("one call at once", ("--max_inflight_batches=1",)),
-    Variant("MALLOC_ARENA_MAX=1", environment={"MALLOC_ARENA_MAX": "1"}),
-    Variant("mmap over 1 MB", environment={"MALLOC_MMAP_THRESHOLD_": "1048576", "MALLOC_TRIM_THRESHOLD_": "1048576"}),
-    Variant("jemalloc", environment={"LD_PRELOAD": next((path for path in JEMALLOC if Path(path).exists()), "")}),
+    ServerVariant("as it is"),
+    ServerVariant("batches of 8", ("--max_batch_images=8",)),
+    ServerVariant("one call at once", ("--max_inflight_batches=1",)),
+    ServerVariant("MALLOC_ARENA_MAX=1", environment={"MALLOC_ARENA_MAX": "1"}),
+    ServerVariant(
+        "mmap over 1 MB", environment={"MALLOC_MMAP_THRESHOLD_": "1048576", "MALLOC_TRIM_THRESHOLD_": "1048576"}
+    ),
+    ServerVariant("jemalloc", environment={"LD_PRELOAD": next((path for path in JEMALLOC if Path(path).exists()), "")}),
 )
 
 
 @dataclass(frozen=True, slots=True)
-class Size:
+class MemorySize:
     """A server and its children at one moment, in MB: resident, proportional, and the latter by kind."""
 
     resident: float
@@ -68,17 +70,17 @@ class Size:
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class VariantResult:
     """One variant: ready, after the run, and what it answered meanwhile, pictures a second."""
 
     variant: str
-    ready: Size
-    after: Size
+    ready: MemorySize
+    after: MemorySize
     single_per_s: float
     many_per_s: float
 
 
-def size_of(pid: int) -> Size:
+def size_of(pid: int) -> MemorySize:
     """The memory of a process and its descendants now."""
     kinds: Counter[str] = Counter()
     for each in processes.tree(pid):
@@ -88,7 +90,7 @@ def size_of(pid: int) -> Size:
             continue
     total = processes.memory(pid)
     megabytes = {kind: kinds[kind] / 1e6 for kind in KINDS_OF_MEMORY}
-    return Size(total.resident / 1e6, total.proportional / 1e6, megabytes)
+    return MemorySize(total.resident / 1e6, total.proportional / 1e6, megabytes)
 
 
 def breakdown(smaps: Iterable[str]) -> dict[str, int]:
@@ -114,19 +116,19 @@ def kind_of(path: str) -> str:
     return "other files"
 
 
-async def drive(server: Running, pictures: Sequence[Picture], seconds: float) -> tuple[float, float]:
+async def drive(server: RunningServer, pictures: Sequence[Picture], seconds: float) -> tuple[float, float]:
     """Pictures a second of 64 clients with one each, then of 4 clients with 32."""
     host = f"127.0.0.1:{server.port}"
     singles = [request_bytes(host, form_body((picture,))) for picture in pictures]
     many = [request_bytes(host, form_body(cycle(tuple(pictures), start=0, rows=32)))]
-    pool = Pool("127.0.0.1", server.port, limit=64)
+    pool = ConnectionPool("127.0.0.1", server.port, limit=64)
     single_per_s = await capacity(pool, singles, clients=64, seconds=seconds)
     many_per_s = 32 * await capacity(pool, many, clients=4, seconds=seconds)
     await pool.close()
     return single_per_s, many_per_s
 
 
-def measure(variant: Variant, model: Path, pictures: Sequence[Picture], seconds: float) -> Measured:
+def measure(variant: ServerVariant, model: Path, pictures: Sequence[Picture], seconds: float) -> VariantResult:
     """One server, from its start to its end."""
     contender = replace(
         INTERPRETED,
@@ -138,10 +140,10 @@ def measure(variant: Variant, model: Path, pictures: Sequence[Picture], seconds:
         server = stack.enter_context(started(contender, model, version_folder(model), logs))
         ready = size_of(server.pid)
         rates = asyncio.run(drive(server, pictures, seconds))
-        return Measured(variant.name, ready, size_of(server.pid), *rates)
+        return VariantResult(variant.name, ready, size_of(server.pid), *rates)
 
 
-def draw_table(rows: Iterable[Measured]) -> str:
+def draw_table(rows: Iterable[VariantResult]) -> str:
     """A line a variant; sizes in MB."""
     heads = ("", "ready, Pss", "after, Pss", "after, Rss", *KINDS_OF_MEMORY, "pictures/s by 1", "by 32")
     return table(

@@ -24,7 +24,7 @@ from darkroom.models.export.decode import RESIZE_METHODS, decode
 from darkroom.models.export.export import Recipe, signature_of
 from darkroom.models.runtime.tensorflow import tf
 from loadtest.measure import machine
-from loadtest.measure.tally import number, table
+from loadtest.measure.tables import number, table
 from loadtest.traffic.pictures import KINDS, load
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ RESIZES = ("bilinear", "area")  # the default, which takes points of the picture
 NOISE = 6.0  # of 255, the standard deviation: a guess at a telephone's; enlarged, a photograph has little of its own
 
 
-class Compared(NamedTuple):
+class DecodeComparison(NamedTuple):
     """Both decodes of one picture for one way of resizing; times are medians, differences of pixels of 0 to 255."""
 
     resize: str
@@ -57,7 +57,7 @@ def enlarged(data: bytes, pixels: int, quality: int) -> bytes:
     return out.getvalue()
 
 
-def compare(data: bytes, size: tuple[int, int], resize: str, rounds: int) -> Compared:
+def compare(data: bytes, size: tuple[int, int], resize: str, rounds: int) -> DecodeComparison:
     """Decodes the JPEG `data` plainly and at a reduced scale to `size`, height and width, in turn."""
     recipes = [
         Recipe(size=size, std=1.0, wire="bytes", answers="probability", resize=resize, reduced_scale=is_reduced)
@@ -74,7 +74,9 @@ def compare(data: bytes, size: tuple[int, int], resize: str, rounds: int) -> Com
     plain_ms, reduced_ms = (statistics.median(times) * 1e3 for times in taken_s)
     difference = np.abs(plain - reduced)
     height, width, _ = decode(tf.constant(data), recipes[1]).shape
-    return Compared(resize, plain_ms, reduced_ms, float(difference.mean()), float(difference.max()), (height, width))
+    return DecodeComparison(
+        resize, plain_ms, reduced_ms, float(difference.mean()), float(difference.max()), (height, width)
+    )
 
 
 def _caller(recipe: Recipe, data: bytes) -> Callable[[], np.ndarray[Any, np.dtype[np.float32]]]:
@@ -87,7 +89,7 @@ def _caller(recipe: Recipe, data: bytes) -> Callable[[], np.ndarray[Any, np.dtyp
     return lambda: np.asarray(signature(pictures)["probability"])
 
 
-def draw_table(rows: Sequence[Compared]) -> str:
+def draw_table(rows: Sequence[DecodeComparison]) -> str:
     """A line a way of resizing."""
     heads = ("resize", "plain, ms", "reduced, ms", "plain / reduced", "decoded to", "mean difference", "largest")
     return table(

@@ -23,9 +23,9 @@ from statistics import median
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from loadtest.measure import processes
-from loadtest.measure.tally import Times
-from loadtest.traffic.closedloop import show
-from loadtest.traffic.connections import Pool, Reply, request_bytes
+from loadtest.measure.latencies import LatencyHistogram
+from loadtest.traffic.closed_loop import show
+from loadtest.traffic.connections import ConnectionPool, HttpResponse, request_bytes
 from loadtest.traffic.pictures import json_body, load
 
 if TYPE_CHECKING:
@@ -37,13 +37,13 @@ SHARES = (0.5, 0.99)
 LATE_S = 300.0  # a version that is not served by then fails the run
 
 
-class Ask(NamedTuple):
+class TimedRequest(NamedTuple):
     """One request: which picture, when it was meant to leave and when it was answered, and with what."""
 
     picture: int
     intended_s: float
     done_s: float
-    reply: Reply
+    reply: HttpResponse
 
     @property
     def took_ms(self) -> float:
@@ -87,24 +87,24 @@ def _measure(options: argparse.Namespace, folder: Path) -> int:
     command += [f"--model_base_path={base}", "--reload_interval_ms=250", f"--cache_dir={folder / 'cache'}"]
     command += [] if options.cached else ["--max_cache_bytes=0"]  # one is kept: the other is always prepared anew
     with processes.running(command, port=port, ready_path="/v2/health/ready", log=folder / "log") as pid:
-        run = Run(options, base, port, pid)
+        run = SwapExperiment(options, base, port, pid)
         asyncio.run(run.go())
     return run.report()
 
 
-class Run:
+class SwapExperiment:
     """One server, asked at a steady rate while its versions change."""
 
     def __init__(self, options: argparse.Namespace, base: Path, port: int, pid: int) -> None:
         self._options = options
         self._base = base
         self._pid = pid
-        self._pool = Pool("127.0.0.1", port, limit=CONNECTIONS)
+        self._pool = ConnectionPool("127.0.0.1", port, limit=CONNECTIONS)
         bodies = [json_body((picture,)) for picture in load(options.pictures)]
         self._requests = [request_bytes(f"127.0.0.1:{port}", body) for body in bodies]
         self._question = f"GET /v1/models/default HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n\r\n".encode()
         self._expected: list[list[Any]] = []  # version → picture → its probabilities
-        self._asks: list[Ask] = []
+        self._asks: list[TimedRequest] = []
         self._windows: list[Window] = []
         self._resident_mb: list[float] = []
         self._is_over = False
@@ -156,9 +156,9 @@ class Run:
         """What the version that serves says of each picture, alone."""
         return [json.loads((await self._reply(request)).body)["probability"][0] for request in self._requests]
 
-    async def _reply(self, request: bytes) -> Reply:
+    async def _reply(self, request: bytes) -> HttpResponse:
         """The answer to one request."""
-        answered: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+        answered: asyncio.Future[HttpResponse] = asyncio.get_running_loop().create_future()
         self._pool.ask(request, answered.set_result)
         return await answered
 
@@ -174,8 +174,8 @@ class Run:
             self._pool.ask(self._requests[picture], partial(self._answered, picture, intended_s))
             number += 1
 
-    def _answered(self, picture: int, intended_s: float, reply: Reply) -> None:
-        self._asks.append(Ask(picture, intended_s, time.perf_counter(), reply))
+    def _answered(self, picture: int, intended_s: float, reply: HttpResponse) -> None:
+        self._asks.append(TimedRequest(picture, intended_s, time.perf_counter(), reply))
 
     def report(self) -> int:
         """Prints the figures; 1 where a request failed."""
@@ -194,7 +194,9 @@ class Run:
         """Prints how long answers took, swap by swap beside the quiet before it."""
         pairs = list(zip(self._windows[::2], self._windows[1::2], strict=True))
         for name, windows in (("no change", self._windows[::2]), ("during a swap", self._windows[1::2])):
-            late_ms = median(_ms(Times(ask.late_ms for ask in self._asks_of(window)), 0.99) for window in windows)
+            late_ms = median(
+                _ms(LatencyHistogram(ask.late_ms for ask in self._asks_of(window)), 0.99) for window in windows
+            )
             seconds = median(window.end_s - window.start_s for window in windows)
             shown = "  ".join(
                 f"p{share * 100:g} {median(self._quantile(window, share) for window in windows):.1f} ms"
@@ -206,14 +208,14 @@ class Run:
             ratios = [self._quantile(swap, share) / self._quantile(quiet, share) for quiet, swap in pairs]
             print(f"p{share * 100:g} of a swap / of the window before it: median {median(ratios):.2f}")
 
-    def _asks_of(self, window: Window) -> list[Ask]:
+    def _asks_of(self, window: Window) -> list[TimedRequest]:
         """The requests that were meant to leave in a window."""
         return [ask for ask in self._asks if window.start_s <= ask.intended_s < window.end_s]
 
     def _quantile(self, window: Window, share: float) -> float:
-        return _ms(Times(ask.took_ms for ask in self._asks_of(window)), share)
+        return _ms(LatencyHistogram(ask.took_ms for ask in self._asks_of(window)), share)
 
-    def _is_right(self, ask: Ask) -> bool:
+    def _is_right(self, ask: TimedRequest) -> bool:
         """Whether the answer is what one of the versions says."""
         if ask.reply.status != 200:
             return False
@@ -224,7 +226,7 @@ class Run:
         )
 
 
-def _ms(times: Times, share: float) -> float:
+def _ms(times: LatencyHistogram, share: float) -> float:
     """A quantile, in milliseconds; 1 of nothing, so that it divides."""
     return times.quantile_ms(share) or 1.0
 

@@ -25,7 +25,7 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 _PROC = Path("/proc")
 
 
-class Memory(NamedTuple):
+class ProcessMemory(NamedTuple):
     """Bytes of a process and all its children: resident, proportional (shared pages divided), and theirs alone."""
 
     resident: int
@@ -68,14 +68,14 @@ def wait_idle(pids: Sequence[int]) -> None:
             return
 
 
-def memory(pid: int) -> Memory:
+def memory(pid: int) -> ProcessMemory:
     """The memory of a process and its descendants, from smaps_rollup."""
     total = [0, 0, 0]
     for each in tree(pid):
         sizes = _rollup(each)
         for place, names in enumerate((("Rss",), ("Pss",), ("Private_Clean", "Private_Dirty"))):
             total[place] += sum(sizes.get(name, 0) for name in names)
-    return Memory(*total)
+    return ProcessMemory(*total)
 
 
 def _stat(pid: int) -> list[str]:

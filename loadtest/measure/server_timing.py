@@ -3,16 +3,16 @@
 from collections import Counter, defaultdict
 from typing import Any
 
-from loadtest.measure.tally import Times
+from loadtest.measure.latencies import LatencyHistogram
 from loadtest.traffic.answers import parse_timing
 
 
-class Explained:
+class TimingStatistics:
     """What `Server-Timing` said, by kind of request."""
 
     def __init__(self) -> None:
-        self.queue: defaultdict[str, Times] = defaultdict(Times)
-        self.execute: defaultdict[str, Times] = defaultdict(Times)
+        self.queue: defaultdict[str, LatencyHistogram] = defaultdict(LatencyHistogram)
+        self.execute: defaultdict[str, LatencyHistogram] = defaultdict(LatencyHistogram)
         self.batches: defaultdict[str, Counter[int]] = defaultdict(Counter)
 
     def add(self, name: str, header: str | None) -> None:

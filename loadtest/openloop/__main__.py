@@ -2,7 +2,7 @@
 
 import sys
 
-from loadtest.openloop.openloop import main
+from loadtest.openloop.generator import main
 
 if __name__ == "__main__":
     sys.exit(main())

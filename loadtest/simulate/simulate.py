@@ -16,12 +16,12 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from loadtest.simulate.simulation import ARRIVALS, EFFICIENTNET_LITE0, Options, compare, recorded
+from loadtest.simulate.simulation import ARRIVALS, EFFICIENTNET_LITE0, SimulationOptions, compare, recorded
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from loadtest.simulate.simulation import Result
+    from loadtest.simulate.simulation import PolicyResult
 
 LOADS = (0.25, 0.5, 0.7, 0.85, 1.0, 1.25, 1.5, 2.0, 3.0, 4.0)
 COLOURS = {
@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the comparison that the arguments describe."""
     asked = _parser().parse_args(arguments)
     started_s = time.perf_counter()
-    options = Options(
+    options = SimulationOptions(
         points=_points(asked.curve),
         arrivals=recorded(asked.recorded) if asked.recorded else ARRIVALS[asked.arrivals],
         slo_s=asked.slo_ms / 1000,
@@ -61,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def table(results: Sequence[Result]) -> str:
+def table(results: Sequence[PolicyResult]) -> str:
     """The results as text, policy by policy."""
     titles = ("policy", "offered/s", "goodput/s", "answered/s", "refused/s", "p50 ms", "p99 ms", "batch")
     lines = ["{:<20} {:>9} {:>9} {:>10} {:>9} {:>8} {:>8} {:>5}".format(*titles)]
@@ -75,7 +75,7 @@ def table(results: Sequence[Result]) -> str:
     return "\n".join(lines)
 
 
-def draw(results: Sequence[Result], options: Options, path: Path, *, what: str) -> None:
+def draw(results: Sequence[PolicyResult], options: SimulationOptions, path: Path, *, what: str) -> None:
     """Draws goodput and p99 against offered load."""
     import matplotlib as mpl  # noqa: PLC0415  a second that only a drawing pays
 
@@ -106,7 +106,7 @@ def draw(results: Sequence[Result], options: Options, path: Path, *, what: str) 
     plt.close(figure)
 
 
-def _finish_left(axes: Any, options: Options, top: float) -> None:
+def _finish_left(axes: Any, options: SimulationOptions, top: float) -> None:
     """The frame of the goodput panel."""
     capacity = options.capacity
     axes.plot([0, 1.15 * capacity], [0, 1.15 * capacity], color=PALE, linewidth=1, zorder=0)
@@ -122,7 +122,7 @@ def _finish_left(axes: Any, options: Options, top: float) -> None:
     )
 
 
-def _finish_right(axes: Any, options: Options, top: float) -> None:
+def _finish_right(axes: Any, options: SimulationOptions, top: float) -> None:
     """The frame of the latency panel."""
     slo_ms = options.slo_s * 1000
     axes.axhline(slo_ms, color=PALE, linestyle="--", zorder=0)
@@ -138,7 +138,7 @@ def _finish_right(axes: Any, options: Options, top: float) -> None:
     axes.yaxis.set_minor_formatter("")
 
 
-def _label(axes: Any, results: Sequence[Result], values: Sequence[float], top: float) -> None:
+def _label(axes: Any, results: Sequence[PolicyResult], values: Sequence[float], top: float) -> None:
     """Writes each policy's name beside the end of its line, moved apart where the ends meet."""
     ends = {row.policy: value for row, value in zip(results, values, strict=True)}
     last = -math.inf

@@ -46,7 +46,7 @@ class Machine:
 
 
 @dataclass(frozen=True)
-class Policy:
+class SchedulingPolicy:
     """What a server would be set to."""
 
     name: str
@@ -65,13 +65,13 @@ class Policy:
         return BatchQueue(self.limits, curve=curve, slo_s=self.slo_s)
 
 
-def policies(slo_s: float, window_s: float, images: int) -> tuple[Policy, ...]:
+def policies(slo_s: float, window_s: float, images: int) -> tuple[SchedulingPolicy, ...]:
     """The four that are compared: as servers are usually set, and as this one is by default."""
     return (
-        Policy("no batching", Limits(max_batch_images=1)),
-        Policy("fixed window", Limits(max_batch_images=images, linger_s=window_s)),
-        Policy("idle dispatch", Limits(max_batch_images=images), has_curve=True),
-        Policy("idle dispatch + SLO", Limits(max_batch_images=images), has_curve=True, slo_s=slo_s),
+        SchedulingPolicy("no batching", Limits(max_batch_images=1)),
+        SchedulingPolicy("fixed window", Limits(max_batch_images=images, linger_s=window_s)),
+        SchedulingPolicy("idle dispatch", Limits(max_batch_images=images), has_curve=True),
+        SchedulingPolicy("idle dispatch + SLO", Limits(max_batch_images=images), has_curve=True, slo_s=slo_s),
     )
 
 
@@ -119,7 +119,7 @@ ARRIVALS: dict[str, Callable[[float, random.Random], Iterator[float]]] = {
 
 
 @dataclass(frozen=True)
-class Options:
+class SimulationOptions:
     """What a comparison is made of."""
 
     points: dict[int, float]
@@ -138,7 +138,7 @@ class Options:
         return self.replicas * max(n / seconds for n, seconds in self.points.items())
 
 
-class Result(NamedTuple):
+class PolicyResult(NamedTuple):
     """What one policy made of one offered load; rates in pictures a second, times in seconds."""
 
     policy: str
@@ -215,7 +215,7 @@ class Simulation:
         heappush(self._events, (when_s, next(self._order), replica, batch))
 
 
-def measure(policy: Policy, times: Sequence[float], options: Options) -> Result:
+def measure(policy: SchedulingPolicy, times: Sequence[float], options: SimulationOptions) -> PolicyResult:
     """One policy under one load."""
     machine = Machine(options.points, random.Random(options.seed))  # noqa: S311  noise, not a secret
     simulation = Simulation([policy.queue(options.points) for _ in range(options.replicas)], machine)
@@ -223,7 +223,7 @@ def measure(policy: Policy, times: Sequence[float], options: Options) -> Result:
     latencies = sorted(simulation.latencies_s)
     in_time = sum(latency <= options.slo_s for latency in latencies)
     last = len(latencies) - 1
-    return Result(
+    return PolicyResult(
         policy.name,
         offered=len(times) / span_s,
         goodput=in_time / span_s,
@@ -235,7 +235,7 @@ def measure(policy: Policy, times: Sequence[float], options: Options) -> Result:
     )
 
 
-def compare(options: Options) -> list[Result]:
+def compare(options: SimulationOptions) -> list[PolicyResult]:
     """Every policy under every load; all of them see the same arrivals."""
     results = []
     for load in options.loads:

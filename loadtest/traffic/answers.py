@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from urllib.parse import urljoin, urlsplit
 
-from loadtest.traffic.pictures import Body, Picture, json_body
+from loadtest.traffic.pictures import Picture, RequestBody, json_body
 
 # `predict` is cut out of the text: reading 1,000 probabilities a row as JSON would cost more than the sending.
 _PREDICT = re.compile(rb'"predict"\s*:\s*\[([^\]]*)\]')
@@ -23,7 +23,7 @@ class NoAnswer(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Timing:
+class ServerTiming:
     """What `Server-Timing` said of one request. `queue_ms` and `execute_ms` are None where the header has none."""
 
     queue_ms: float | None = None
@@ -70,7 +70,7 @@ class Expectations:
     def __init__(self, table: dict[str, int]) -> None:
         self.table = table
 
-    def agrees(self, request: Body, answer: bytes) -> bool:
+    def agrees(self, request: RequestBody, answer: bytes) -> bool:
         """True when every row of the answer is the one that its picture got alone."""
         return READERS[request.dialect](answer) == tuple(self.table[name] for name in request.names)
 
@@ -118,8 +118,8 @@ def post(url: str, data: bytes, content_type: str, *, timeout_s: float) -> bytes
     return body
 
 
-def parse_timing(header: str | None) -> Timing:
-    """`queue;dur=1.2, execute;dur=3.4, batch;desc="8"` as a Timing; a metric that is missing or malformed is None."""
+def parse_timing(header: str | None) -> ServerTiming:
+    """`queue;dur=1.2, execute;dur=3.4, batch;desc="8"` as a ServerTiming; a metric that is missing or malformed is None."""
     found = {}
     for metric in (header or "").split(","):
         name, *parameters = (part.strip() for part in metric.split(";"))
@@ -127,7 +127,7 @@ def parse_timing(header: str | None) -> Timing:
             key, _, value = parameter.partition("=")
             found[f"{name}.{key.strip()}"] = value.strip().strip('"')
     images = _number(found.get("batch.desc"))
-    return Timing(
+    return ServerTiming(
         _number(found.get("queue.dur")), _number(found.get("execute.dur")), None if images is None else int(images)
     )
 

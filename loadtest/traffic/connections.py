@@ -12,13 +12,13 @@ from collections import deque
 from collections.abc import Callable
 from typing import NamedTuple, cast
 
-from loadtest.traffic.pictures import Body
+from loadtest.traffic.pictures import RequestBody
 
 _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d+)", re.IGNORECASE)
 _CLOSE = re.compile(rb"\r\nconnection:[ \t]*close", re.IGNORECASE)
 
 
-class Reply(NamedTuple):
+class HttpResponse(NamedTuple):
     """One answer: its status, its header lines as they came, its body, and when its request was written.
 
     Status 0: the connection broke. `written_s` is of `time.perf_counter()`, None where no connection took the request.
@@ -30,17 +30,17 @@ class Reply(NamedTuple):
     written_s: float | None
 
 
-NEVER_SENT = Reply(0, b"", b"", None)
-Done = Callable[[Reply], None]
+NEVER_SENT = HttpResponse(0, b"", b"", None)
+Done = Callable[[HttpResponse], None]
 
 
-def header(reply: Reply, name: str) -> str | None:
+def header(reply: HttpResponse, name: str) -> str | None:
     """One header of an answer, None where it has none."""
     found = re.search(rb"\r\n" + re.escape(name.encode()) + rb":[ \t]*([^\r]*)", reply.head, re.IGNORECASE)
     return found[1].decode("latin-1") if found else None
 
 
-def retry_after_s(reply: Reply) -> float | None:
+def retry_after_s(reply: HttpResponse) -> float | None:
     """The Retry-After of a refusal, None where it has none or a date."""
     try:
         return float(header(reply, "Retry-After") or "")
@@ -48,17 +48,17 @@ def retry_after_s(reply: Reply) -> float | None:
         return None
 
 
-def request_bytes(host: str, body: Body, headers: dict[str, str] | None = None, *, path: str = "/") -> bytes:
+def request_bytes(host: str, body: RequestBody, headers: dict[str, str] | None = None, *, path: str = "/") -> bytes:
     """A POST with a body, whole, to be written as often as wanted."""
     lines = {"Host": host, "Content-Type": body.content_type, "Content-Length": str(len(body.data)), **(headers or {})}
     head = "".join(f"{name}: {value}\r\n" for name, value in lines.items())
     return f"POST {path} HTTP/1.1\r\n{head}\r\n".encode() + body.data
 
 
-class Connection(asyncio.Protocol):
+class ClientConnection(asyncio.Protocol):
     """One connection: idle, or waiting for the answer to one request."""
 
-    def __init__(self, pool: "Pool") -> None:
+    def __init__(self, pool: "ConnectionPool") -> None:
         self._pool = pool
         self._buffer = bytearray()
         self._wanted_bytes = 0  # of head and body together; 0 while the head is not whole
@@ -92,7 +92,7 @@ class Connection(asyncio.Protocol):
     def _finish(self) -> None:
         end = self._buffer.find(b"\r\n\r\n")
         head, body = bytes(self._buffer[:end]), bytes(self._buffer[end + 4 : self._wanted_bytes])
-        reply = Reply(int(head[9:12]), head, body, self._written_s)
+        reply = HttpResponse(int(head[9:12]), head, body, self._written_s)
         del self._buffer[: self._wanted_bytes]
         self._wanted_bytes = 0
         done, self._done = self._done, None
@@ -109,7 +109,7 @@ class Connection(asyncio.Protocol):
         done, self._done = self._done, None
         self._pool.forget(self)
         if done is not None:
-            done(Reply(0, b"", b"", self._written_s))
+            done(HttpResponse(0, b"", b"", self._written_s))
 
     def close(self) -> None:
         """Give the connection up."""
@@ -117,13 +117,13 @@ class Connection(asyncio.Protocol):
             self._transport.abort()
 
 
-class Pool:
+class ConnectionPool:
     """At most `limit` connections to one server; requests beyond them wait here, in order, and their clock runs."""
 
     def __init__(self, host: str, port: int, *, limit: int) -> None:
         self.host, self.port, self._limit = host, port, limit
-        self._idle: list[Connection] = []  # the last used first: few connections stay warm, the others rest
-        self._all: set[Connection] = set()
+        self._idle: list[ClientConnection] = []  # the last used first: few connections stay warm, the others rest
+        self._all: set[ClientConnection] = set()
         self._opening = 0
         self._waiting: deque[tuple[bytes, Done]] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -154,7 +154,7 @@ class Pool:
     async def _open(self) -> None:
         try:
             _, connection = await asyncio.get_running_loop().create_connection(
-                lambda: Connection(self), self.host, self.port
+                lambda: ClientConnection(self), self.host, self.port
             )
         except OSError:
             self._opening -= 1
@@ -166,7 +166,7 @@ class Pool:
         self._is_empty.clear()
         self.take_back(connection)
 
-    def take_back(self, connection: Connection) -> None:
+    def take_back(self, connection: ClientConnection) -> None:
         """A connection is idle: it takes the request that has waited longest."""
         if self._waiting:
             request, done = self._waiting.popleft()
@@ -174,7 +174,7 @@ class Pool:
         else:
             self._idle.append(connection)
 
-    def forget(self, connection: Connection) -> None:
+    def forget(self, connection: ClientConnection) -> None:
         """A connection is gone."""
         self._all.discard(connection)
         if connection in self._idle:

@@ -1,6 +1,6 @@
 """Draw the ten small digits of `payloads/`: 28x28 grey JPEGs in Pillow's own font, so that they carry nobody's licence.
 
-    python loadtest/traffic/draw_digits.py loadtest/traffic/payloads
+    python -m loadtest.traffic.draw_digits loadtest/traffic/payloads
 
 The files are committed; this is how they came about. White ink on a black ground, as scikit-learn's digits are stored.
 """

@@ -23,7 +23,7 @@ class Picture:
 
 
 @dataclass(frozen=True, slots=True)
-class Body:
+class RequestBody:
     """One request, ready to send, and the names of the pictures in it, in row order.
 
     `dialect` says how its answer is read (`loadtest.traffic.answers.READERS`); `json_bytes` is the header
@@ -63,38 +63,38 @@ def cycle(pictures: tuple[Picture, ...], *, start: int, rows: int) -> tuple[Pict
     return tuple(pictures[(start + row) % len(pictures)] for row in range(rows))
 
 
-def json_body(pictures: tuple[Picture, ...], *, model: str = "default") -> Body:
+def json_body(pictures: tuple[Picture, ...], *, model: str = "default") -> RequestBody:
     """The JSON of `POST /`: `{"data": {"images": [base64, …]}}` in the URL-safe alphabet, which STS's clients send."""
     rows = [base64.urlsafe_b64encode(picture.data).decode() for picture in pictures]
     document = {"model_name": model, "data": {"images": rows}}
     data = json.dumps(document, separators=(",", ":")).encode()
-    return Body("application/json", data, tuple(picture.name for picture in pictures))
+    return RequestBody("application/json", data, tuple(picture.name for picture in pictures))
 
 
-def form_body(pictures: tuple[Picture, ...], *, model: str = "default") -> Body:
+def form_body(pictures: tuple[Picture, ...], *, model: str = "default") -> RequestBody:
     """The form of `POST /`: the first file is called `image`, the others `images`; raw bytes, no base64."""
     parts = [_part('name="model_name"', model.encode(), "text/plain")]
     for row, picture in enumerate(pictures):
         field = "image" if row == 0 else "images"
         parts.append(_part(f'name="{field}"; filename="{picture.name}.jpg"', picture.data, "image/jpeg"))
     data = b"".join(parts) + f"--{BOUNDARY}--\r\n".encode()
-    return Body(f"multipart/form-data; boundary={BOUNDARY}", data, tuple(picture.name for picture in pictures))
+    return RequestBody(f"multipart/form-data; boundary={BOUNDARY}", data, tuple(picture.name for picture in pictures))
 
 
-def raw_body(picture: Picture, *, model: str = "default") -> Body:
+def raw_body(picture: Picture, *, model: str = "default") -> RequestBody:
     """`POST /` whose body is the picture."""
-    return Body("image/jpeg", picture.data, (picture.name,), f"/?model_name={model}")
+    return RequestBody("image/jpeg", picture.data, (picture.name,), f"/?model_name={model}")
 
 
-def row_body(pictures: tuple[Picture, ...], *, model: str = "default") -> Body:
+def row_body(pictures: tuple[Picture, ...], *, model: str = "default") -> RequestBody:
     """TensorFlow Serving's row form: `{"instances": [{"b64": ...}, ...]}` in the standard alphabet."""
     rows = [{"b64": base64.b64encode(picture.data).decode()} for picture in pictures]
     data = json.dumps({"instances": rows}, separators=(",", ":")).encode()
     names = tuple(picture.name for picture in pictures)
-    return Body("application/json", data, names, f"/v1/models/{model}:predict", "tensorflow_serving")
+    return RequestBody("application/json", data, names, f"/v1/models/{model}:predict", "tensorflow_serving")
 
 
-def binary_body(pictures: tuple[Picture, ...], *, model: str = "default") -> Body:
+def binary_body(pictures: tuple[Picture, ...], *, model: str = "default") -> RequestBody:
     """The Open Inference Protocol's binary form: JSON, then each picture after its length; asks for `predict` alone."""
     tensor = b"".join(struct.pack("<I", len(picture.data)) + picture.data for picture in pictures)
     images = {"name": "images", "shape": [len(pictures)], "datatype": "BYTES"}
@@ -105,7 +105,7 @@ def binary_body(pictures: tuple[Picture, ...], *, model: str = "default") -> Bod
     head = json.dumps(document, separators=(",", ":")).encode()
     names = tuple(picture.name for picture in pictures)
     path = f"/v2/models/{model}/infer"
-    return Body("application/octet-stream", head + tensor, names, path, "open_inference", len(head))
+    return RequestBody("application/octet-stream", head + tensor, names, path, "open_inference", len(head))
 
 
 def _part(disposition: str, data: bytes, content_type: str) -> bytes:

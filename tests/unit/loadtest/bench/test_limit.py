@@ -10,8 +10,8 @@ import pytest
 from loadtest.bench.limit import (
     ENGINE,
     PLAIN,
-    Options,
-    Point,
+    EnginePoint,
+    SweepOptions,
     best,
     draw_plot,
     draw_table,
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def point(way: str, images: int, rate: float) -> Point:
-    return Point(way, images, calls=1, pictures_per_s=rate, call_ms=1.0, cpu_us=2.0, rounds_per_s=(rate,))
+def point(way: str, images: int, rate: float) -> EnginePoint:
+    return EnginePoint(way, images, calls=1, pictures_per_s=rate, call_ms=1.0, cpu_us=2.0, rounds_per_s=(rate,))
 
 
 def test_the_rate_counts_the_pictures_of_every_call_of_every_thread() -> None:
@@ -66,7 +66,7 @@ def test_the_points_take_turns_round_after_round() -> None:
     def caller(way: str, images: int) -> Callable[[], object]:
         return lambda: asked.append((way, images))
 
-    points = sweep(caller, Options(sizes=(1, 4), calls=(1,), seconds=1e-9, rounds=2))
+    points = sweep(caller, SweepOptions(sizes=(1, 4), calls=(1,), seconds=1e-9, rounds=2))
     turn = [(ENGINE, 1), (PLAIN, 1), (ENGINE, 4), (PLAIN, 4)]
     warmed = [each for key in turn for each in (key, key)]
     assert asked == warmed + turn

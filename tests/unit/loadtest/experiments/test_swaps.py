@@ -8,8 +8,8 @@ from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from loadtest.experiments.swaps import Ask, Run, Window
-from loadtest.traffic.connections import Reply
+from loadtest.experiments.swaps import SwapExperiment, TimedRequest, Window
+from loadtest.traffic.connections import HttpResponse
 
 if TYPE_CHECKING:
     import pytest
@@ -27,11 +27,11 @@ class Told:
     def ask(self, request: bytes, done: Done) -> None:
         self.asked.append(request)
         told = [{"version": version, "state": state} for version, state in self.states.pop(0).items()]
-        done(Reply(200, b"", json.dumps({"model_version_status": told}).encode(), 0.0))
+        done(HttpResponse(200, b"", json.dumps({"model_version_status": told}).encode(), 0.0))
 
 
-def run_of(pool: Any = None) -> Run:
-    run = Run(Namespace(pictures="digits", rate=100.0, swaps=1), Path("nowhere"), 1, 1)
+def run_of(pool: Any = None) -> SwapExperiment:
+    run = SwapExperiment(Namespace(pictures="digits", rate=100.0, swaps=1), Path("nowhere"), 1, 1)
     run._pool = pool
     return run
 
@@ -51,8 +51,8 @@ def test_times_count_from_when_a_request_was_due_and_tell_what_this_program_held
     run._expected = [[[1.0]]]
     run._windows = [Window(0.0, 1.0), Window(1.0, 2.0)]
     run._asks = [
-        Ask(0, 0.5, 0.502, Reply(200, b"", answer, 0.501)),
-        Ask(0, 1.5, 1.520, Reply(200, b"", answer, 1.515)),
+        TimedRequest(0, 0.5, 0.502, HttpResponse(200, b"", answer, 0.501)),
+        TimedRequest(0, 1.5, 1.520, HttpResponse(200, b"", answer, 1.515)),
     ]
     assert run.report() == 0
     quiet, late, swap, late_in_swap, *_ = capsys.readouterr().out.splitlines()[1:]
@@ -64,6 +64,6 @@ def test_an_answer_that_no_version_gives_fails_the_run(capsys: pytest.CaptureFix
     run = run_of()
     run._expected = [[[1.0]], [[2.0]]]
     run._windows = [Window(0.0, 1.0), Window(1.0, 2.0)]
-    run._asks = [Ask(0, 0.5, 0.6, Reply(200, b"", b'{"probability": [[1.5]]}', 0.5))]
+    run._asks = [TimedRequest(0, 0.5, 0.6, HttpResponse(200, b"", b'{"probability": [[1.5]]}', 0.5))]
     assert run.report() == 1
     assert "1 failed" in capsys.readouterr().out

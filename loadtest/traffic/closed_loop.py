@@ -5,14 +5,14 @@ import sys
 import time
 from collections.abc import Sequence
 
-from loadtest.traffic.connections import Pool, Reply, retry_after_s
+from loadtest.traffic.connections import ConnectionPool, HttpResponse, retry_after_s
 
 WARM_UP_S = 2.0  # not counted: the server's batch sizes settle
 SETTLE_S = 1.0  # before the next load, so that one's queue is not the next one's start
 BACK_OFF_S = 0.05  # of a client that was refused without a Retry-After
 
 
-async def capacity(pool: Pool, requests: Sequence[bytes], *, clients: int, seconds: float) -> float:
+async def capacity(pool: ConnectionPool, requests: Sequence[bytes], *, clients: int, seconds: float) -> float:
     """Answers per second to `clients` that each ask again as soon as they are answered; a refused one waits as told."""
     answered, is_over = 0, False
     start_s = time.perf_counter()
@@ -41,8 +41,8 @@ async def capacity(pool: Pool, requests: Sequence[bytes], *, clients: int, secon
     return rate
 
 
-async def _asked(pool: Pool, request: bytes) -> Reply:
-    answer: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+async def _asked(pool: ConnectionPool, request: bytes) -> HttpResponse:
+    answer: asyncio.Future[HttpResponse] = asyncio.get_running_loop().create_future()
     pool.ask(request, lambda reply: None if answer.done() else answer.set_result(reply))
     return await answer
 

@@ -1,6 +1,6 @@
 """What slow clients do to good ones: the p99 of 32 clients with and without 500 idle and 200 byte-a-second connections.
 
-    python -m loadtest.experiments.slow --url http://127.0.0.1:8500 --picture loadtest/traffic/payloads/digit_7.jpg
+    python -m loadtest.experiments.slow_clients --url http://127.0.0.1:8500 --picture loadtest/traffic/payloads/digit_7.jpg
 
 Rounds with and without alternate, so that a machine that changes its pace changes both. The good clients ask again as
 soon as they are answered; the slow ones send a byte of a head, or of a body, each second.
@@ -16,8 +16,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from loadtest.traffic.connections import Pool, Reply, request_bytes
-from loadtest.traffic.pictures import Body
+from loadtest.traffic.connections import ConnectionPool, HttpResponse, request_bytes
+from loadtest.traffic.pictures import RequestBody
 
 HEAD = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\nContent-Length: 5000\r\n\r\n"
 
@@ -25,7 +25,7 @@ HEAD = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\nContent-Lengt
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measures and prints; returns 1 where a good client was not answered, else 0."""
     parser = argparse.ArgumentParser(
-        prog="python -m loadtest.experiments.slow", description=(__doc__ or "").partition("\n")[0]
+        prog="python -m loadtest.experiments.slow_clients", description=(__doc__ or "").partition("\n")[0]
     )
     parser.add_argument("--url", default="http://127.0.0.1:8500", help="the server [http://127.0.0.1:8500]")
     parser.add_argument("--picture", type=Path, required=True, help="what the good clients send")
@@ -64,8 +64,10 @@ async def compare(parsed: argparse.Namespace) -> int:
 async def _good(parsed: argparse.Namespace) -> tuple[list[float], int]:
     """The seconds of each answer to the good clients, and how many were not answered with 200."""
     parts = urlsplit(parsed.url)
-    pool = Pool(parts.hostname or "", parts.port or 80, limit=parsed.clients)
-    request = request_bytes(parts.netloc, Body("image/jpeg", parsed.picture.read_bytes(), (parsed.picture.name,)))
+    pool = ConnectionPool(parts.hostname or "", parts.port or 80, limit=parsed.clients)
+    request = request_bytes(
+        parts.netloc, RequestBody("image/jpeg", parsed.picture.read_bytes(), (parsed.picture.name,))
+    )
     times_s: list[float] = []
     failures = 0
     end_s = time.perf_counter() + parsed.seconds
@@ -74,7 +76,7 @@ async def _good(parsed: argparse.Namespace) -> tuple[list[float], int]:
         nonlocal failures
         while time.perf_counter() < end_s:
             started_s = time.perf_counter()
-            answer: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+            answer: asyncio.Future[HttpResponse] = asyncio.get_running_loop().create_future()
             pool.ask(request, answer.set_result)
             if (await answer).status == 200:
                 times_s.append(time.perf_counter() - started_s)

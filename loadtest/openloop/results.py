@@ -5,13 +5,14 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from loadtest.measure.tally import Times, number, table
-from loadtest.traffic.answers import Timing
+from loadtest.measure.latencies import LatencyHistogram
+from loadtest.measure.tables import number, table
+from loadtest.traffic.answers import ServerTiming
 
-NOT_SAID = Timing()
+NOT_SAID = ServerTiming()
 
 
-class Kind(StrEnum):
+class AnswerKind(StrEnum):
     """How one request ended, as the client saw it."""
 
     OK = "ok"  # 200, the right answer
@@ -24,15 +25,15 @@ class Kind(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
+class RequestSample:
     """One request: times in seconds from the start of its rate."""
 
-    kind: Kind
+    kind: AnswerKind
     intended_s: float
     sent_s: float
     done_s: float
     retry_after_s: float | None = None
-    timing: Timing = NOT_SAID
+    timing: ServerTiming = NOT_SAID
 
     @property
     def latency_ms(self) -> float:
@@ -41,7 +42,7 @@ class Sample:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class RateFigures:
     """The figures of one rate. Rates are per second; a time is None where nothing had it."""
 
     multiple: float
@@ -66,18 +67,18 @@ class Row:
     lag_p99_ms: float | None  # the generator's own: how much later than meant a request was written
 
 
-def summary(samples: Sequence[Sample], *, multiple: float, seconds: float, slo_ms: float) -> Row:
+def summary(samples: Sequence[RequestSample], *, multiple: float, seconds: float, slo_ms: float) -> RateFigures:
     """The figures of one rate that lasted `seconds`."""
 
-    def of(*kinds: Kind) -> list[Sample]:
+    def of(*kinds: AnswerKind) -> list[RequestSample]:
         return [sample for sample in samples if sample.kind in kinds]
 
-    ok, refused = of(Kind.OK), of(Kind.REFUSED)
+    ok, refused = of(AnswerKind.OK), of(AnswerKind.REFUSED)
     in_time = [sample for sample in ok if not slo_ms or sample.latency_ms <= slo_ms]
-    latency = Times(sample.latency_ms for sample in ok)
+    latency = LatencyHistogram(sample.latency_ms for sample in ok)
     batches = [sample.timing.batch_images for sample in ok if sample.timing.batch_images is not None]
     waits = sorted(sample.retry_after_s for sample in refused if sample.retry_after_s is not None)
-    return Row(
+    return RateFigures(
         multiple=multiple,
         offered_per_s=len(samples) / seconds,
         sent=len(samples),
@@ -85,27 +86,27 @@ def summary(samples: Sequence[Sample], *, multiple: float, seconds: float, slo_m
         goodput_per_s=len(in_time) / seconds,
         ok_p50_ms=latency.quantile_ms(0.5),
         ok_p99_ms=latency.quantile_ms(0.99),
-        queue_p50_ms=Times(sample.timing.queue_ms for sample in ok if sample.timing.queue_ms is not None).quantile_ms(
-            0.5
-        ),
-        execute_p50_ms=Times(
+        queue_p50_ms=LatencyHistogram(
+            sample.timing.queue_ms for sample in ok if sample.timing.queue_ms is not None
+        ).quantile_ms(0.5),
+        execute_p50_ms=LatencyHistogram(
             sample.timing.execute_ms for sample in ok if sample.timing.execute_ms is not None
         ).quantile_ms(0.5),
         batch_mean=sum(batches) / len(batches) if batches else None,
         refused=len(refused),
-        refused_p50_ms=Times(sample.latency_ms for sample in refused).quantile_ms(0.5),
+        refused_p50_ms=LatencyHistogram(sample.latency_ms for sample in refused).quantile_ms(0.5),
         retry_after_p50_s=waits[len(waits) // 2] if waits else None,
         retry_after_missing=len(refused) - len(waits),
-        expired=len(of(Kind.EXPIRED)),
-        poison_named=len(of(Kind.POISON_NAMED)),
-        poison_missed=len(of(Kind.POISON_MISSED)),
-        wrong=len(of(Kind.WRONG)),
-        failed=len(of(Kind.FAILED)),
-        lag_p99_ms=Times((sample.sent_s - sample.intended_s) * 1000 for sample in samples).quantile_ms(0.99),
+        expired=len(of(AnswerKind.EXPIRED)),
+        poison_named=len(of(AnswerKind.POISON_NAMED)),
+        poison_missed=len(of(AnswerKind.POISON_MISSED)),
+        wrong=len(of(AnswerKind.WRONG)),
+        failed=len(of(AnswerKind.FAILED)),
+        lag_p99_ms=LatencyHistogram((sample.sent_s - sample.intended_s) * 1000 for sample in samples).quantile_ms(0.99),
     )
 
 
-def draw_table(rows: Iterable[Row]) -> str:
+def draw_table(rows: Iterable[RateFigures]) -> str:
     """The rows as a Markdown table."""
     heads = (
         "load", "offered/s", "ok/s", "goodput/s", "ok p50 ms", "ok p99 ms", "queue p50", "execute p50", "batch",
@@ -114,7 +115,7 @@ def draw_table(rows: Iterable[Row]) -> str:
     return table(heads, (_cells(row) for row in rows))
 
 
-def _cells(row: Row) -> tuple[str, ...]:
+def _cells(row: RateFigures) -> tuple[str, ...]:
     floats = (row.offered_per_s, row.ok_per_s, row.goodput_per_s, row.ok_p50_ms, row.ok_p99_ms, row.queue_p50_ms)
     more = (row.execute_p50_ms, row.batch_mean)
     last = (row.expired, row.poison_named, row.poison_missed, row.wrong, row.failed)
@@ -129,7 +130,7 @@ def _cells(row: Row) -> tuple[str, ...]:
     )
 
 
-def draw_plot(rows: Sequence[Row], *, slo_ms: float, title: str, path: Path) -> None:
+def draw_plot(rows: Sequence[RateFigures], *, slo_ms: float, title: str, path: Path) -> None:
     """Goodput, and latency of what was answered and what was refused, against the offered load, as a PNG."""
     import matplotlib as mpl  # noqa: PLC0415 - half a second that only --png pays
 

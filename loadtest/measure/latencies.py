@@ -1,4 +1,4 @@
-"""Counts times without keeping each one, and reads quantiles and tables from the counts. Standard library only."""
+"""A latency histogram: counts times instead of keeping each, and reads quantiles from the counts. Standard library only."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 STEP_MS = 0.05  # half a histogram bucket of the server's finest latency edge would be 0.5 ms; this is a tenth of that
 
 
-class Times:
+class LatencyHistogram:
     """Milliseconds, counted in steps of 0.05 ms, so that a run of any length takes the memory of its range."""
 
     def __init__(self, times_ms: Iterable[float] = ()) -> None:
@@ -46,24 +46,3 @@ class Times:
             if seen >= wanted:
                 return step * STEP_MS
         return None
-
-
-def number(value: float | None, *, digits: int = 1) -> str:
-    """A number for a table; a dash where there is none."""
-    return "-" if value is None else f"{value:,.{digits}f}"
-
-
-def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table with aligned columns: the first to the left, the others to the right."""
-    lines = [list(heads), *(list(row) for row in rows)]
-    widths = [max(3, *(len(line[column]) for line in lines)) for column in range(len(heads))]
-    rule = ["-" * width if column == 0 else "-" * (width - 1) + ":" for column, width in enumerate(widths)]
-
-    def draw(line: Sequence[str]) -> str:
-        cells = (
-            text.ljust(width) if place == 0 else text.rjust(width)
-            for place, (text, width) in enumerate(zip(line, widths, strict=True))
-        )
-        return "| " + " | ".join(cells) + " |"
-
-    return "\n".join([draw(lines[0]), draw(rule), *(draw(line) for line in lines[1:])])

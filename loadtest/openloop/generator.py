@@ -4,7 +4,7 @@
     python -m loadtest.openloop --slo_ms 250                      # measure, then 1, 2 and 4 times that
     python -m loadtest.openloop --rate 120 --multiples 1,4 --poison 0.01 --json out.json --png out.png
 
-Latency counts from the moment at which a request was meant to leave, not from when a connection was free for it: a
+LatencyResult counts from the moment at which a request was meant to leave, not from when a connection was free for it: a
 generator that waits for slow answers before it sends the next request would leave out just the ones that suffer
 (coordinated omission). Arrivals are Poisson, from a seed, so that two runs offer the same.
 """
@@ -19,72 +19,65 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 import uvloop
 
-from loadtest.openloop.outcome import Kind, Row, Sample, draw_plot, draw_table, summary
+from loadtest.openloop.results import AnswerKind, RateFigures, RequestSample, draw_plot, draw_table, summary
 from loadtest.traffic.answers import Expectations, NoAnswer, error_text, expect, parse_timing
-from loadtest.traffic.closedloop import SETTLE_S, capacity, show
-from loadtest.traffic.connections import Pool, Reply, header, request_bytes, retry_after_s
-from loadtest.traffic.pictures import KINDS, Body, Picture, cycle, json_body, load, truncated
+from loadtest.traffic.closed_loop import SETTLE_S, capacity, show
+from loadtest.traffic.connections import ConnectionPool, HttpResponse, header, request_bytes, retry_after_s
+from loadtest.traffic.pictures import KINDS, Picture, RequestBody, cycle, json_body, load, truncated
 
 MAX_REQUESTS = 1_000_000  # of one rate: its samples stay in memory, about 200 bytes each
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class PreparedRequest:
     """One request, ready to be written: its bytes, what is in it, and where its broken picture is, if it has one."""
 
     data: bytes
-    body: Body
+    body: RequestBody
     broken_row: int | None = None
 
 
-class Shots(Protocol):
+class RequestMix(NamedTuple):
     """The requests to choose from, all made before the first is sent."""
 
-    @property
-    def healthy(self) -> list[Request]:
-        """Those that must be answered."""
-
-    @property
-    def broken(self) -> list[Request]:
-        """Those with a broken picture, which must be refused."""
+    healthy: list[PreparedRequest]  # must be answered
+    broken: list[PreparedRequest]  # each has one broken picture and must be refused
 
 
-class Mix:
-    """Darkroom's own requests, as the options describe them."""
+def darkroom_mix(options: argparse.Namespace, host: str) -> RequestMix:
+    """Requests in Darkroom's own JSON, as the command line describes them."""
+    pictures, rows = load(options.pictures), options.rows
+    headers = {"X-Darkroom-Deadline-Ms": f"{options.deadline_ms:g}"} if options.deadline_ms else {}
 
-    def __init__(self, options: argparse.Namespace, host: str) -> None:
-        pictures, rows = load(options.pictures), options.rows
-        headers = {"X-Darkroom-Deadline-Ms": f"{options.deadline_ms:g}"} if options.deadline_ms else {}
-        groups = [cycle(pictures, start=start, rows=rows) for start in range(len(pictures))]
+    def make(group: tuple[Picture, ...], broken_row: int | None = None) -> PreparedRequest:
+        body = json_body(group, model=options.model)
+        return PreparedRequest(request_bytes(host, body, headers), body, broken_row)
 
-        def make(group: tuple[Picture, ...], broken_row: int | None = None) -> Request:
-            body = json_body(group, model=options.model)
-            return Request(request_bytes(host, body, headers), body, broken_row)
-
-        self.healthy = [make(group) for group in groups]
-        self.broken: list[Request] = []
-        for start, group in enumerate(groups):
-            row = start % rows
-            self.broken.append(make((*group[:row], truncated(group[row]), *group[row + 1 :]), row))
+    mix = RequestMix([], [])
+    for start in range(len(pictures)):
+        group, row = cycle(pictures, start=start, rows=rows), start % rows
+        mix.healthy.append(make(group))
+        mix.broken.append(make((*group[:row], truncated(group[row]), *group[row + 1 :]), row))
+    return mix
 
 
-def judge(request: Request, reply: Reply, expectations: Expectations) -> Kind:
+def judge(request: PreparedRequest, reply: HttpResponse, expectations: Expectations) -> AnswerKind:
     """How a request ended."""
     if reply.status in {429, 503}:
-        return Kind.REFUSED
+        return AnswerKind.REFUSED
     if reply.status == 504:
-        return Kind.EXPIRED
+        return AnswerKind.EXPIRED
     if request.broken_row is not None:
         is_named = reply.status == 400 and f"images[{request.broken_row}]" in error_text(reply.body)
-        return Kind.POISON_NAMED if is_named else Kind.POISON_MISSED
+        return AnswerKind.POISON_NAMED if is_named else AnswerKind.POISON_MISSED
     if reply.status != 200:
-        return Kind.FAILED
-    return Kind.OK if expectations.agrees(request.body, reply.body) else Kind.WRONG
+        return AnswerKind.FAILED
+    return AnswerKind.OK if expectations.agrees(request.body, reply.body) else AnswerKind.WRONG
 
 
 def arrivals_s(rate: float, seconds: float, chance: random.Random, *, is_poisson: bool) -> list[float]:
@@ -102,15 +95,17 @@ def arrivals_s(rate: float, seconds: float, chance: random.Random, *, is_poisson
 class OpenLoop:
     """Sends a mix at a rate and collects what became of every request."""
 
-    def __init__(self, pool: Pool, mix: Shots, expectations: Expectations, options: argparse.Namespace) -> None:
+    def __init__(
+        self, pool: ConnectionPool, mix: RequestMix, expectations: Expectations, options: argparse.Namespace
+    ) -> None:
         self._pool, self._mix, self._expectations, self._options = pool, mix, expectations, options
         self._chance = random.Random(options.seed)  # noqa: S311 - arrivals, no secrets
-        self._samples: list[Sample] = []
+        self._samples: list[RequestSample] = []
         self._start_s = 0.0
         self._unanswered = 0
         self._is_settled = asyncio.Event()
 
-    async def run(self, rate: float, name: str) -> list[Sample]:
+    async def run(self, rate: float, name: str) -> list[RequestSample]:
         """One rate, from its first arrival to its last answer, or --timeout_s after its last arrival."""
         options = self._options
         moments = arrivals_s(rate, options.seconds, self._chance, is_poisson=options.arrivals == "poisson")
@@ -143,30 +138,30 @@ class OpenLoop:
         is_broken = self._options.poison > 0 and self._chance.random() < self._options.poison
         request = self._chance.choice(self._mix.broken if is_broken else self._mix.healthy)
 
-        def done(reply: Reply) -> None:
+        def done(reply: HttpResponse) -> None:
             done_s = time.perf_counter() - self._start_s
             self._unanswered -= 1
             if not self._unanswered:
                 self._is_settled.set()
             kind = judge(request, reply, self._expectations)
-            timing = parse_timing(header(reply, "Server-Timing") if kind is Kind.OK else None)
-            retry_s = retry_after_s(reply) if kind is Kind.REFUSED else None
+            timing = parse_timing(header(reply, "Server-Timing") if kind is AnswerKind.OK else None)
+            retry_s = retry_after_s(reply) if kind is AnswerKind.REFUSED else None
             sent_s = done_s if reply.written_s is None else reply.written_s - self._start_s
-            self._samples.append(Sample(kind, intended_s, sent_s, done_s, retry_s, timing))
+            self._samples.append(RequestSample(kind, intended_s, sent_s, done_s, retry_s, timing))
 
         self._unanswered += 1
         self._pool.ask(request.data, done)
 
 
-async def run(options: argparse.Namespace) -> list[Row]:
+async def run(options: argparse.Namespace) -> list[RateFigures]:
     """The whole experiment: capacity unless it is given, then one rate after the other."""
     address = urlsplit(options.url)
     host, port = address.hostname or "127.0.0.1", address.port or 80
     expectations = await asyncio.to_thread(expect, options.url, load(options.pictures), model=options.model)
     if not expectations.tells_apart:
         show("the model gives every picture the same class: swapped answers cannot be seen\n")
-    mix = Mix(options, f"{host}:{port}")
-    pool = Pool(host, port, limit=options.connections)
+    mix = darkroom_mix(options, f"{host}:{port}")
+    pool = ConnectionPool(host, port, limit=options.connections)
     try:
         rate = options.rate or await measured_rate(pool, mix, options)
         return await offer(pool, mix, expectations, options, rate=rate)
@@ -174,7 +169,7 @@ async def run(options: argparse.Namespace) -> list[Row]:
         await pool.close()
 
 
-async def measured_rate(pool: Pool, mix: Mix, options: argparse.Namespace) -> float:
+async def measured_rate(pool: ConnectionPool, mix: RequestMix, options: argparse.Namespace) -> float:
     """The capacity, told on the screen.
 
     Raises:
@@ -191,10 +186,10 @@ async def measured_rate(pool: Pool, mix: Mix, options: argparse.Namespace) -> fl
 
 
 async def offer(
-    pool: Pool, mix: Mix, expectations: Expectations, options: argparse.Namespace, *, rate: float
-) -> list[Row]:
+    pool: ConnectionPool, mix: RequestMix, expectations: Expectations, options: argparse.Namespace, *, rate: float
+) -> list[RateFigures]:
     """Each multiple of the rate, one after the other; none where only the capacity was asked for."""
-    rows: list[Row] = []
+    rows: list[RateFigures] = []
     for multiple in () if options.capacity else options.multiples:
         loop = OpenLoop(pool, mix, expectations, options)
         samples = await loop.run(rate * multiple, f"{multiple:g}x")

@@ -25,8 +25,7 @@ from typing import TYPE_CHECKING
 import uvloop
 
 from darkroom.models.runtime import allocator
-from loadtest.bench import limit, report, steady, wrk
-from loadtest.bench import many_pictures as batches
+from loadtest.bench import latency, limit, many_pictures, report, wrk
 from loadtest.bench.contenders import (
     COMPILED,
     DARKROOM,
@@ -40,13 +39,13 @@ from loadtest.bench.contenders import (
 )
 from loadtest.measure import machine, processes
 from loadtest.traffic.answers import NoAnswer
-from loadtest.traffic.closedloop import show
+from loadtest.traffic.closed_loop import show
 from loadtest.traffic.pictures import KINDS, cycle, load, truncated
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from loadtest.bench.contenders import Running
+    from loadtest.bench.contenders import RunningServer
     from loadtest.traffic.pictures import Picture
 
 CONNECTIONS = (1, 16, 64, 256)
@@ -57,8 +56,8 @@ PEERS = ("mosec", "mosec_tuned", "mlserver")
 
 
 @dataclass(slots=True)
-class Findings:
-    """All that one benchmark found; `heard` and `poisoned` have one entry a round."""
+class BenchmarkResult:
+    """All that one benchmark found; `rates` and `poisoned` have one entry a round."""
 
     model: str
     circumstances: dict[str, str]
@@ -66,14 +65,14 @@ class Findings:
     connections: tuple[int, ...]
     rounds: int
     seconds: float
-    heard: dict[tuple[str, int], list[wrk.Heard]] = field(default_factory=dict)
-    poisoned: dict[str, list[wrk.Heard]] = field(default_factory=dict)
-    limit: list[limit.Point] = field(default_factory=list)
+    rates: dict[tuple[str, int], list[wrk.WrkResult]] = field(default_factory=dict)
+    poisoned: dict[str, list[wrk.WrkResult]] = field(default_factory=dict)
+    limit: list[limit.EnginePoint] = field(default_factory=list)
     beside: dict[int, list[float]] = field(default_factory=dict)  # the limit's rate right before Darkroom's rounds
     memory_mb: dict[str, float] = field(default_factory=dict)
     capacity_per_s: float = 0.0
-    latencies: list[steady.Latency] = field(default_factory=list)
-    batches: list[batches.Outcome] = field(default_factory=list)
+    latencies: list[latency.LatencyResult] = field(default_factory=list)
+    batches: list[many_pictures.CaseResult] = field(default_factory=list)
 
     @property
     def middle(self) -> int:
@@ -83,14 +82,14 @@ class Findings:
     def as_json(self) -> str:
         """Everything, for another program."""
         document = asdict(self)
-        document["heard"] = [
+        document["rates"] = [
             {"contender": name, "connections": count, "rounds": [asdict(each) for each in rounds]}
-            for (name, count), rounds in self.heard.items()
+            for (name, count), rounds in self.rates.items()
         ]
         return json.dumps(document, indent=1) + "\n"
 
 
-def line_up(options: argparse.Namespace) -> list[Contender]:
+def choose_contenders(options: argparse.Namespace) -> list[Contender]:
     """Who takes part: Darkroom, and the peers that are asked for and installed; says who is not."""
     made = {
         "mosec": MOSEC,
@@ -110,7 +109,7 @@ def line_up(options: argparse.Namespace) -> list[Contender]:
     return [DARKROOM, *(contender for contender in asked if contender.is_installed), *more]
 
 
-def agree(servers: Sequence[Running], pictures: Sequence[Picture]) -> dict[str, int]:
+def check_agreement(servers: Sequence[RunningServer], pictures: Sequence[Picture]) -> dict[str, int]:
     """The class of each picture, which every server must give.
 
     Raises:
@@ -125,7 +124,7 @@ def agree(servers: Sequence[Running], pictures: Sequence[Picture]) -> dict[str, 
     return expected
 
 
-def _ask_patiently(server: Running, picture: Picture) -> object:
+def _ask_patiently(server: RunningServer, picture: Picture) -> object:
     """What it says a picture is; one that still works off what wrk has left behind is asked again.
 
     Raises:
@@ -139,8 +138,12 @@ def _ask_patiently(server: Running, picture: Picture) -> object:
     return server.ask(picture)
 
 
-def hammer(
-    found: Findings, servers: Sequence[Running], model: limit.Model, options: argparse.Namespace, shots: Path
+def measure_throughput(
+    found: BenchmarkResult,
+    servers: Sequence[RunningServer],
+    model: limit.MeasuredModel,
+    options: argparse.Namespace,
+    folder: Path,
 ) -> None:
     """The rounds of wrk, each with all points of the limit first, and its best one again before Darkroom's turns.
 
@@ -152,21 +155,21 @@ def hammer(
     def caller(way: str, images: int) -> Callable[[], object]:
         return model.caller(way, cycle(pictures, start=0, rows=images))
 
-    def hit(server: Running, count: int, *, poison: bool = False) -> wrk.Heard:
+    def load_server(server: RunningServer, count: int, *, poison: bool = False) -> wrk.WrkResult:
         processes.wait_idle([each.pid for each in servers])
-        return wrk.hit(server, ammunition[server.contender.name], connections=count, seconds=seconds, poison=poison)
+        return wrk.run(server, bodies_of[server.contender.name], connections=count, seconds=seconds, poison=poison)
 
-    sweeps: list[list[limit.Point]] = []
-    ammunition = {}
+    sweeps: list[list[limit.EnginePoint]] = []
+    bodies_of = {}
     for server in servers:
         encode = server.contender.encode
         bodies = [(picture.name, encode(picture)) for picture in pictures]
-        ammunition[server.contender.name] = wrk.arm(server, bodies, encode(truncated(pictures[0])), shots)
-        wrk.hit(server, ammunition[server.contender.name], connections=found.middle, seconds=SETTLE_S)
+        bodies_of[server.contender.name] = wrk.write_bodies(server, bodies, encode(truncated(pictures[0])), folder)
+        wrk.run(server, bodies_of[server.contender.name], connections=found.middle, seconds=SETTLE_S)
 
     for turn in range(rounds):
         processes.wait_idle([each.pid for each in servers])
-        sweeps.append(limit.sweep(caller, limit.Options(options.sizes, (1, 2), limit_s, 1), (limit.ENGINE,)))
+        sweeps.append(limit.sweep(caller, limit.SweepOptions(options.sizes, (1, 2), limit_s, 1), (limit.ENGINE,)))
         top = limit.best(limit.merge(sweeps))
         for count in found.connections:
             processes.wait_idle([each.pid for each in servers])
@@ -176,29 +179,31 @@ def hammer(
             for server in servers:
                 name = server.contender.name
                 show(f"round {turn + 1}/{rounds}  {count} connections  {name}")
-                found.heard.setdefault((name, count), []).append(hit(server, count))
+                found.rates.setdefault((name, count), []).append(load_server(server, count))
         for server in servers:
             name = server.contender.name
             show(f"round {turn + 1}/{rounds}  1 % truncated pictures  {name}")
-            found.poisoned.setdefault(name, []).append(hit(server, found.middle, poison=True))
+            found.poisoned.setdefault(name, []).append(load_server(server, found.middle, poison=True))
     found.limit = limit.merge(sweeps)
 
 
-async def go_on(found: Findings, servers: Sequence[Running], model: limit.Model, options: argparse.Namespace) -> None:
+async def measure_open_loop_and_batches(
+    found: BenchmarkResult, servers: Sequence[RunningServer], model: limit.MeasuredModel, options: argparse.Namespace
+) -> None:
     """The open loop against the first peer, then Darkroom with many, large and mixed pictures."""
     pictures = load(options.pictures)
-    expected = agree(servers, pictures)
+    expected = check_agreement(servers, pictures)
     processes.wait_idle([each.pid for each in servers])
     if len(servers) > 1:
-        found.capacity_per_s, found.latencies = await steady.latencies(
+        found.capacity_per_s, found.latencies = await latency.latencies(
             servers, pictures, expected, seconds=found.seconds, rounds=found.rounds
         )
-    tried = batches.cases(options.pictures)
-    found.batches = await batches.compare(servers[0], model, tried, seconds=found.seconds, rounds=found.rounds)
+    tried = many_pictures.cases(options.pictures)
+    found.batches = await many_pictures.compare(servers[0], model, tried, seconds=found.seconds, rounds=found.rounds)
 
 
 @contextmanager
-def _all_started(contenders: Sequence[Contender], model: Path, folder: Path) -> Iterator[list[Running]]:
+def _all_started(contenders: Sequence[Contender], model: Path, folder: Path) -> Iterator[list[RunningServer]]:
     """The contenders with a model, one started after the other, their logs in `folder`; ended with the block."""
     version = limit.version_folder(model)
     with ExitStack() as stack:
@@ -209,14 +214,14 @@ def _all_started(contenders: Sequence[Contender], model: Path, folder: Path) -> 
         yield servers
 
 
-def run(options: argparse.Namespace) -> Findings:
+def run(options: argparse.Namespace) -> BenchmarkResult:
     """The whole benchmark.
 
     Raises:
         DidNotStart, NoAnswer, RuntimeError: a server or wrk failed; says which.
     """
-    contenders = line_up(options)
-    found = Findings(
+    contenders = choose_contenders(options)
+    found = BenchmarkResult(
         model=options.model.name,
         circumstances=machine.describe(),
         contenders={contender.name: contender.about for contender in contenders},
@@ -225,22 +230,22 @@ def run(options: argparse.Namespace) -> Findings:
         seconds=options.seconds,
     )
     show("loading the model for the limit")
-    model = limit.Model(options.model)
+    model = limit.MeasuredModel(options.model)
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         with _all_started(contenders, options.model, Path(folder)) as servers:
-            agree(servers, load(options.pictures))
-            hammer(found, servers, model, options, Path(folder))
+            check_agreement(servers, load(options.pictures))
+            measure_throughput(found, servers, model, options, Path(folder))
             for server in servers:
                 found.memory_mb[server.contender.name] = processes.memory(server.pid).proportional / 1e6
         # Anew: truncated pictures have left a peer that answers 408 for good (seen with Mosec 0.9.8).
         with _all_started(contenders[:2], options.model, Path(folder)) as servers:
             gc.freeze()  # a collection that walks all of TensorFlow stops the generator for a fifth of a second
-            uvloop.run(go_on(found, servers, model, options))
+            uvloop.run(measure_open_loop_and_batches(found, servers, model, options))
     model.close()
     return found
 
 
-def write(found: Findings, folder: Path, name: str) -> Path:
+def write(found: BenchmarkResult, folder: Path, name: str) -> Path:
     """The page, its plots and the figures as JSON; gives the page's path."""
     folder.mkdir(parents=True, exist_ok=True)
     plots = report.draw(found, folder, name)

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from statistics import median
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
-from loadtest.openloop.openloop import OpenLoop, Request, parse
-from loadtest.openloop.outcome import summary
+from loadtest.openloop.generator import OpenLoop, PreparedRequest, RequestMix, parse
+from loadtest.openloop.results import summary
 from loadtest.traffic.answers import Expectations
-from loadtest.traffic.closedloop import capacity, show
-from loadtest.traffic.connections import Pool, request_bytes
-from loadtest.traffic.pictures import Body
+from loadtest.traffic.closed_loop import capacity, show
+from loadtest.traffic.connections import ConnectionPool, request_bytes
+from loadtest.traffic.pictures import RequestBody
 
 if TYPE_CHECKING:
     from argparse import Namespace
     from collections.abc import Sequence
 
-    from loadtest.bench.contenders import Running
-    from loadtest.openloop.outcome import Row
+    from loadtest.bench.contenders import RunningServer
+    from loadtest.openloop.results import RateFigures
     from loadtest.traffic.pictures import Picture
 
 SHARES = (0.1, 0.25, 0.5, 0.75, 0.9)  # of the capacity of the slowest, with this generator beside it
@@ -26,15 +26,8 @@ CLIENTS = 64
 CONNECTIONS = 256
 
 
-class Shots(NamedTuple):
-    """The requests of one contender; none is broken."""
-
-    healthy: list[Request]
-    broken: list[Request]
-
-
 @dataclass(frozen=True, slots=True)
-class Latency:
+class LatencyResult:
     """What one server's callers waited at one rate; medians of the rounds, from the intended arrival."""
 
     contender: str
@@ -46,22 +39,27 @@ class Latency:
 
 
 async def latencies(
-    servers: Sequence[Running], pictures: Sequence[Picture], expected: dict[str, int], *, seconds: float, rounds: int
-) -> tuple[float, list[Latency]]:
+    servers: Sequence[RunningServer],
+    pictures: Sequence[Picture],
+    expected: dict[str, int],
+    *,
+    seconds: float,
+    rounds: int,
+) -> tuple[float, list[LatencyResult]]:
     """The capacity of the slowest, requests a second, and each server's latencies at the same shares of it."""
     options = parse(["--seconds", str(seconds), "--timeout_s", "60"])
     loops = {}
     for server in servers:
         host = f"127.0.0.1:{server.port}"
-        shots = Shots([_request(server, picture, host) for picture in pictures], [])
-        loops[server.contender.name] = (Pool("127.0.0.1", server.port, limit=CONNECTIONS), shots)
+        mix = RequestMix([_request(server, picture, host) for picture in pictures], [])
+        loops[server.contender.name] = (ConnectionPool("127.0.0.1", server.port, limit=CONNECTIONS), mix)
     rate = min([await _capacity(*loop, seconds) for loop in loops.values()])
-    rows: dict[tuple[str, float], list[Row]] = {}
+    rows: dict[tuple[str, float], list[RateFigures]] = {}
     for turn in range(rounds):
         for share in SHARES:
-            for name, (pool, shots) in loops.items():
+            for name, (pool, mix) in loops.items():
                 label = f"round {turn + 1}/{rounds}  {name}, {rate * share:.0f}/s"
-                row = await _offer(pool, shots, expected, options, rate=rate * share, label=label)
+                row = await _offer(pool, mix, expected, options, rate=rate * share, label=label)
                 rows.setdefault((name, share), []).append(row)
     for pool, _ in loops.values():
         await pool.close()
@@ -69,26 +67,26 @@ async def latencies(
     return rate, [_latency(name, share, rate * share, found) for (name, share), found in rows.items()]
 
 
-def _request(server: Running, picture: Picture, host: str) -> Request:
+def _request(server: RunningServer, picture: Picture, host: str) -> PreparedRequest:
     contender = server.contender
-    body = Body(contender.content_type, contender.encode(picture), (picture.name,))
-    return Request(request_bytes(host, body, path=contender.path), body)
+    body = RequestBody(contender.content_type, contender.encode(picture), (picture.name,))
+    return PreparedRequest(request_bytes(host, body, path=contender.path), body)
 
 
-async def _capacity(pool: Pool, shots: Shots, seconds: float) -> float:
-    return await capacity(pool, [request.data for request in shots.healthy], clients=CLIENTS, seconds=seconds)
+async def _capacity(pool: ConnectionPool, mix: RequestMix, seconds: float) -> float:
+    return await capacity(pool, [request.data for request in mix.healthy], clients=CLIENTS, seconds=seconds)
 
 
 async def _offer(
-    pool: Pool, shots: Shots, expected: dict[str, int], options: Namespace, *, rate: float, label: str
-) -> Row:
-    samples = await OpenLoop(pool, shots, Expectations(expected), options).run(rate, label)
+    pool: ConnectionPool, mix: RequestMix, expected: dict[str, int], options: Namespace, *, rate: float, label: str
+) -> RateFigures:
+    samples = await OpenLoop(pool, mix, Expectations(expected), options).run(rate, label)
     return summary(samples, multiple=1, seconds=options.seconds, slo_ms=0)
 
 
-def _latency(name: str, share: float, rate: float, rows: Sequence[Row]) -> Latency:
+def _latency(name: str, share: float, rate: float, rows: Sequence[RateFigures]) -> LatencyResult:
     p50_ms, p99_ms = (
         median([getattr(row, field) or float("nan") for row in rows]) for field in ("ok_p50_ms", "ok_p99_ms")
     )
     answered = sum(row.ok_per_s for row in rows) / sum(row.offered_per_s for row in rows)
-    return Latency(name, share, rate, p50_ms, p99_ms, answered)
+    return LatencyResult(name, share, rate, p50_ms, p99_ms, answered)
