@@ -15,8 +15,8 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from loadtest.bench.arguments import version_folder
 from loadtest.bench.contenders import INTERPRETED, started
-from loadtest.bench.limit import version_folder
 from loadtest.measure import processes
 
 if TYPE_CHECKING:

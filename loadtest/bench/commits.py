@@ -21,8 +21,8 @@ from statistics import median
 from typing import TYPE_CHECKING, NamedTuple
 
 from loadtest.bench import wrk
+from loadtest.bench.arguments import numbers, version_folder
 from loadtest.bench.contenders import COMPILED, DARKROOM, RunningServer, started
-from loadtest.bench.limit import numbers, version_folder
 from loadtest.measure import machine, processes
 from loadtest.measure.tables import number, table
 from loadtest.traffic.answers import NoAnswer

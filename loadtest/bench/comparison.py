@@ -26,6 +26,7 @@ import uvloop
 
 from darkroom.models.runtime import allocator
 from loadtest.bench import latency, limit, many_pictures, report, wrk
+from loadtest.bench.arguments import numbers, version_folder
 from loadtest.bench.contenders import (
     COMPILED,
     DARKROOM,
@@ -205,7 +206,7 @@ async def measure_open_loop_and_batches(
 @contextmanager
 def _all_started(contenders: Sequence[Contender], model: Path, folder: Path) -> Iterator[list[RunningServer]]:
     """The contenders with a model, one started after the other, their logs in `folder`; ended with the block."""
-    version = limit.version_folder(model)
+    version = version_folder(model)
     with ExitStack() as stack:
         servers = []
         for contender in contenders:
@@ -268,8 +269,8 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--workers", type=int, default=2, help="processes of tuned Mosec: likewise [2]")
     add("--own_workers", type=int, default=0, help="also Darkroom, tuned: so many workers, and --batch [0: not]")
     add("--interpreted", action="store_true", help="also Darkroom as it is without `make compiled`")
-    add("--connections", type=limit.numbers, default=CONNECTIONS, help="of wrk [1,16,64,256]")
-    add("--sizes", type=limit.numbers, default=(1, 2, 4, 8, 16, 32, 64), help="tried for the limit [1,2,4,8,16,32,64]")
+    add("--connections", type=numbers, default=CONNECTIONS, help="of wrk [1,16,64,256]")
+    add("--sizes", type=numbers, default=(1, 2, 4, 8, 16, 32, 64), help="tried for the limit [1,2,4,8,16,32,64]")
     add("--seconds", type=float, default=8.0, help="of one measurement [8]")
     add("--rounds", type=int, default=3, help="[3]")
     add("--quick", action="store_true", help="one round of a second each: that it works, not what it is worth")

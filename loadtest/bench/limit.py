@@ -25,6 +25,7 @@ from darkroom.models.rows import Rows
 from darkroom.models.runtime import allocator
 from darkroom.models.spec import Wire
 from darkroom.service.config.machine import usable_cores
+from loadtest.bench.arguments import numbers, version_folder
 from loadtest.measure import machine
 from loadtest.measure.plain_signature import PlainSignature
 from loadtest.measure.tables import number, table
@@ -100,20 +101,6 @@ class MeasuredModel:
     def close(self) -> None:
         """Frees the engine."""
         self._loaded.close()
-
-
-def version_folder(folder: Path) -> Path:
-    """The version folder: `folder` itself, or its highest number.
-
-    Raises:
-        SystemExit: there is none.
-    """
-    if (folder / "saved_model.pb").is_file() and folder.name.isdigit():
-        return folder
-    versions = [each for each in folder.glob("*") if each.name.isdigit() and (each / "saved_model.pb").is_file()]
-    if not versions:
-        raise SystemExit(f"{folder}: no version folder with a saved_model.pb in it")
-    return max(versions, key=lambda each: int(each.name))
 
 
 def measure(call: Callable[[], object], *, images: int, calls: int, seconds: float) -> EngineSample:
@@ -244,14 +231,6 @@ def draw_plot(points: Sequence[EnginePoint], *, title: str, path: Path) -> None:
     figure.suptitle(title)
     figure.savefig(path, dpi=110)
     plt.close(figure)
-
-
-def numbers(text: str) -> tuple[int, ...]:
-    """`1,2,4` as numbers of at least 1."""
-    values = tuple(int(part) for part in text.split(","))
-    if min(values) < 1:
-        raise ValueError(text)
-    return values
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:

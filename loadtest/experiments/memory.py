@@ -22,8 +22,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from loadtest.bench.arguments import version_folder
 from loadtest.bench.contenders import INTERPRETED, started
-from loadtest.bench.limit import version_folder
 from loadtest.measure import machine, processes
 from loadtest.measure.tables import number, table
 from loadtest.traffic.closed_loop import capacity, show

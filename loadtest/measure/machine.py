@@ -35,11 +35,11 @@ def describe(arguments: list[str] | None = None) -> dict[str, str]:
 def command(arguments: list[str]) -> str:
     """A command line as one would type it: `python -m loadtest.bench.limit model/digits`."""
     program, *rest = arguments
-    path = Path(program)
-    parts = (
-        path.parent.parts[path.parent.parts.index("loadtest") :] if "loadtest" in path.parts else (path.parent.name,)
-    )
-    module = ".".join(parts if path.stem == "__main__" else (*parts, path.stem))
+    path = Path(program).with_suffix("")
+    parts = path.parts
+    if "loadtest" in parts:
+        parts = parts[len(parts) - 1 - parts[::-1].index("loadtest") :]
+    module = ".".join(part for part in parts[-3:] if part != "__main__")
     return shlex.join(["python", "-m", module, *rest])
 
 

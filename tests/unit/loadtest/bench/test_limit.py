@@ -5,8 +5,6 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-import pytest
-
 from loadtest.bench.limit import (
     ENGINE,
     PLAIN,
@@ -18,13 +16,14 @@ from loadtest.bench.limit import (
     main,
     measure,
     sweep,
-    version_folder,
 )
 from tests.savedmodels import pictures
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+
+    import pytest
 
 
 def point(way: str, images: int, rate: float) -> EnginePoint:
@@ -97,17 +96,6 @@ def test_the_plot_is_a_png(tmp_path: Path) -> None:
     path = tmp_path / "limit.png"
     draw_plot([point(ENGINE, 1, 80), point(ENGINE, 8, 144), point(PLAIN, 8, 96)], title="a model", path=path)
     assert path.read_bytes().startswith(b"\x89PNG")
-
-
-def test_the_highest_version_of_a_folder_is_taken(tmp_path: Path) -> None:
-    for name in ("2", "10", "notes", "11"):
-        (tmp_path / name).mkdir()
-    for name in ("2", "10", "notes"):
-        (tmp_path / name / "saved_model.pb").touch()
-    assert version_folder(tmp_path) == tmp_path / "10"
-    assert version_folder(tmp_path / "2") == tmp_path / "2"
-    with pytest.raises(SystemExit, match="no version folder"):
-        version_folder(tmp_path / "11")
 
 
 def test_a_model_is_measured_from_its_folder_to_its_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,30 @@
+"""Arguments that several command lines share: lists of numbers, and a model's version folder. Imports no TensorFlow."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def numbers(text: str) -> tuple[int, ...]:
+    """`1,2,4` as numbers of at least 1."""
+    values = tuple(int(part) for part in text.split(","))
+    if min(values) < 1:
+        raise ValueError(text)
+    return values
+
+
+def version_folder(folder: Path) -> Path:
+    """The version folder: `folder` itself, or its highest number.
+
+    Raises:
+        SystemExit: there is none.
+    """
+    if (folder / "saved_model.pb").is_file() and folder.name.isdigit():
+        return folder
+    versions = [each for each in folder.glob("*") if each.name.isdigit() and (each / "saved_model.pb").is_file()]
+    if not versions:
+        raise SystemExit(f"{folder}: no version folder with a saved_model.pb in it")
+    return max(versions, key=lambda each: int(each.name))
