@@ -52,7 +52,7 @@ class LoadPoint(NamedTuple):
     connections: int
 
 
-Rates = dict[LoadPoint, dict[str, list[float]]]  # by side, requests/s of each round
+Results = dict[LoadPoint, dict[str, list[wrk.WrkResult]]]  # by side, one of each round
 
 
 def order(turn: int) -> tuple[str, ...]:
@@ -60,30 +60,34 @@ def order(turn: int) -> tuple[str, ...]:
     return SIDES if turn % 2 == 0 else SIDES[::-1]
 
 
-def ratio(sides: Mapping[str, Sequence[float]]) -> list[float]:
-    """new/old of each round, which the two sides measured one right after the other."""
-    return [new / old for old, new in zip(sides["old"], sides["new"], strict=True)]
+def rate_ratios(sides: Mapping[str, Sequence[wrk.WrkResult]]) -> list[float]:
+    """The rates' new/old of each round, in which one side was measured right after the other."""
+    return [new.per_s / old.per_s for old, new in zip(sides["old"], sides["new"], strict=True)]
 
 
-def draw_table(rates: Rates) -> str:
-    """A line for each load: the medians of both sides, and the median, smallest and largest ratio of the rounds."""
-    heads = ("model", "body", "connections", "old, requests/s", "new, requests/s", "new/old", "smallest", "largest")
+def draw_table(results: Results) -> str:
+    """A line for each load: both sides' median rates, the ratios of the rounds, and the ratio of CPU time a request.
+
+    CPU time says more than the rate where other programs take a part of the machine.
+    """
+    heads = ("model", "body", "connections", *(f"{side}, requests/s" for side in SIDES))
     rows = []
-    for point, sides in rates.items():
-        ratios = ratio(sides)
-        medians = [number(median(sides[side])) for side in SIDES]
-        told = [f"{value:.3f}" for value in (median(ratios), min(ratios), max(ratios))]
-        rows.append([point.model, point.body, str(point.connections), *medians, *told])
-    return table(heads, rows)
+    for point, sides in results.items():
+        ratios = rate_ratios(sides)
+        cpu = median(new.cpu_ms / old.cpu_ms for old, new in zip(sides["old"], sides["new"], strict=True))
+        rates = [number(median(result.per_s for result in sides[side])) for side in SIDES]
+        told = [f"{value:.3f}" for value in (median(ratios), min(ratios), max(ratios), cpu)]
+        rows.append([point.model, point.body, str(point.connections), *rates, *told])
+    return table((*heads, "new/old", "smallest", "largest", "CPU new/old"), rows)
 
 
-def compare(options: argparse.Namespace, folder: Path) -> Rates:
+def compare(options: argparse.Namespace, folder: Path) -> Results:
     """All models, rounds and sides.
 
     Raises:
         DidNotStart, NoAnswer, RuntimeError: a server did not start, answered wrongly or failed under load.
     """
-    rates: Rates = {}
+    results: Results = {}
     for model in options.models:
         pictures = load("digits" if model.name == "digits" else "photos")
         expected: dict[str, object] = {}
@@ -93,10 +97,10 @@ def compare(options: argparse.Namespace, folder: Path) -> Rates:
                 contender = _contender(side, getattr(options, side), folder)
                 with started(contender, model, version_folder(model), folder) as server:
                     check(server, pictures, options.bodies, expected)
-                    for point, per_s in _measure(server, model.name, pictures, options, folder).items():
-                        rates.setdefault(point, {"old": [], "new": []})[side].append(per_s)
+                    for point, result in _measure(server, model.name, pictures, options, folder).items():
+                        results.setdefault(point, {"old": [], "new": []})[side].append(result)
     show("")
-    return rates
+    return results
 
 
 def check(
@@ -133,9 +137,9 @@ def _as(server: RunningServer, body: str) -> RunningServer:
 
 def _measure(
     server: RunningServer, model: str, pictures: Sequence[Picture], options: argparse.Namespace, folder: Path
-) -> dict[LoadPoint, float]:
-    """Requests/s of one server at each kind of body and number of connections."""
-    rates = {}
+) -> dict[LoadPoint, wrk.WrkResult]:
+    """What wrk measured of one server with each kind of body and number of connections."""
+    results = {}
     for body in options.bodies:
         asked = _as(server, body)
         bodies = [(picture.name, asked.contender.encode(picture)) for picture in pictures]
@@ -146,8 +150,8 @@ def _measure(
             result = wrk.run(asked, files, connections=connections, seconds=options.seconds)
             if result.failed:
                 raise RuntimeError(f"{server.contender.name}: {result.failed:.1%} failed at {connections} connections")
-            rates[LoadPoint(model, body, connections)] = result.per_s
-    return rates
+            results[LoadPoint(model, body, connections)] = result
+    return results
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -185,13 +189,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     try:
         with tempfile.TemporaryDirectory(prefix="commits-") as folder:
-            rates = compare(options, Path(folder))
+            results = compare(options, Path(folder))
     except (processes.DidNotStart, NoAnswer, RuntimeError) as err:
         print(f"commits: {err}", file=sys.stderr)
         return 1
     circumstances = machine.describe() | {side: machine.commit(getattr(options, side)) for side in SIDES}
-    print(f"{machine.lines(circumstances)}\n\n{draw_table(rates)}")
-    smallest = min(median(ratio(sides)) for sides in rates.values())
+    print(f"{machine.lines(circumstances)}\n\n{draw_table(results)}")
+    smallest = min(median(rate_ratios(sides)) for sides in results.values())
     print(f"\nsmallest ratio: {smallest:.3f}")
     return 0 if smallest >= options.least else 1
 

@@ -7,13 +7,22 @@ from pathlib import Path
 
 import pytest
 
-from loadtest.bench.commits import LoadPoint, check, draw_table, main, order, parse, ratio
+from loadtest.bench.commits import LoadPoint, check, draw_table, main, order, parse, rate_ratios
 from loadtest.bench.contenders import DARKROOM, RunningServer
+from loadtest.bench.wrk import WrkResult
 from loadtest.traffic.answers import NoAnswer
 from loadtest.traffic.pictures import load
 from tests.unit.loadtest.pictureserver import PictureServer, serving
 
-RATES = {LoadPoint("digits", "raw", 64): {"old": [1000.0, 500.0, 1000.0], "new": [1100.0, 500.0, 900.0]}}
+
+def result(per_s: float, cpu_ms: float = 0.1) -> WrkResult:
+    return WrkResult(per_s, p50_ms=1.0, p99_ms=2.0, cpu_ms=cpu_ms, failed=0.0)
+
+
+SIDES = {
+    "old": [result(1000.0), result(500.0), result(1000.0)],
+    "new": [result(1100.0), result(500.0), result(900.0, cpu_ms=0.2)],
+}
 
 
 def running(server: PictureServer, name: str = "old") -> RunningServer:
@@ -25,13 +34,13 @@ def test_the_sides_take_turns_so_that_neither_is_always_first() -> None:
 
 
 def test_the_ratio_is_of_pairs_so_that_the_machines_pace_falls_out() -> None:
-    assert ratio({"old": [1000.0, 500.0], "new": [900.0, 550.0]}) == pytest.approx([0.9, 1.1])
+    assert rate_ratios(SIDES) == pytest.approx([1.1, 1.0, 0.9])
 
 
 def test_the_table_has_medians_and_the_span_of_the_ratios() -> None:
-    line = draw_table(RATES).splitlines()[-1]
+    line = draw_table({LoadPoint("digits", "raw", 64): SIDES}).splitlines()[-1]
     cells = [cell.strip() for cell in line.strip("|").split("|")]
-    assert cells == ["digits", "raw", "64", "1,000.0", "900.0", "1.000", "0.900", "1.100"]
+    assert cells == ["digits", "raw", "64", "1,000.0", "900.0", "1.000", "0.900", "1.100", "1.000"]
 
 
 def test_both_sides_must_give_every_picture_the_same_class_in_every_kind_of_body() -> None:
