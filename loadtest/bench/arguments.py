@@ -9,7 +9,11 @@ if TYPE_CHECKING:
 
 
 def numbers(text: str) -> tuple[int, ...]:
-    """`1,2,4` as numbers of at least 1."""
+    """Reads `1,2,4` as whole numbers.
+
+    Raises:
+        ValueError: one of them is no number of at least 1.
+    """
     values = tuple(int(part) for part in text.split(","))
     if min(values) < 1:
         raise ValueError(text)
@@ -17,10 +21,10 @@ def numbers(text: str) -> tuple[int, ...]:
 
 
 def version_folder(folder: Path) -> Path:
-    """The version folder: `folder` itself, or its highest number.
+    """Returns `folder` if it is a version folder, else its version folder with the highest number.
 
     Raises:
-        SystemExit: there is none.
+        SystemExit: it has none.
     """
     if (folder / "saved_model.pb").is_file() and folder.name.isdigit():
         return folder

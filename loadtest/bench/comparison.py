@@ -1,12 +1,12 @@
-"""Darkroom beside its physical limit and beside its peers: the same model and pictures, in turn, round after round.
+"""Compares Darkroom with its physical limit and with other servers: same model and pictures, in turn, in rounds.
 
     python -m loadtest.bench model/efficientnet_lite0 --batch 8 --workers 2
     python -m loadtest.bench model/digits --pictures digits --batch 64 --workers 2 --own_workers 2 --interpreted
     python -m loadtest.bench model/digits --pictures digits --quick
 
-Needs wrk, Darkroom compiled (`make compiled`), and the peers' environments, which `make bench` makes under .bench/; a
-peer without one is left out. All servers run at once and listen on loopback alone; they end with the command, whatever
-happens to it.
+Needs wrk, the compiled Darkroom (`make compiled`) and the other servers' environments, which `make bench` creates under
+.bench/; a server without its environment is left out. All servers run at the same time, listen on loopback only, and
+end with this program in any case.
 """
 
 from __future__ import annotations
@@ -50,15 +50,15 @@ if TYPE_CHECKING:
     from loadtest.traffic.pictures import Picture
 
 CONNECTIONS = (1, 16, 64, 256)
-MIDDLE = 64  # where processor time and failures are compared
-SETTLE_S = 2.0  # of uncounted load on each server before the first round, and before a server is asked again
-PATIENCE = 5  # seen: Mosec answers 408 for some seconds after 256 connections went away
+MIDDLE = 64  # connections at which CPU time and failures are compared
+SETTLE_S = 2.0  # of uncounted load on each server before the first round; also the wait before a server is asked again
+PATIENCE = 5  # attempts; Mosec answered 408 for some seconds after 256 connections were closed
 PEERS = ("mosec", "mosec_tuned", "mlserver")
 
 
 @dataclass(slots=True)
 class BenchmarkResult:
-    """All that one benchmark found; `rates` and `poisoned` have one entry a round."""
+    """Everything that one benchmark measured; `rates` and `poisoned` have one entry per round."""
 
     model: str
     circumstances: dict[str, str]
@@ -69,7 +69,9 @@ class BenchmarkResult:
     rates: dict[tuple[str, int], list[wrk.WrkResult]] = field(default_factory=dict)
     poisoned: dict[str, list[wrk.WrkResult]] = field(default_factory=dict)
     limit: list[limit.EnginePoint] = field(default_factory=list)
-    beside: dict[int, list[float]] = field(default_factory=dict)  # the limit's rate right before Darkroom's rounds
+    beside: dict[int, list[float]] = field(
+        default_factory=dict
+    )  # the engine's rate right before Darkroom's rounds, by connections
     memory_mb: dict[str, float] = field(default_factory=dict)
     capacity_per_s: float = 0.0
     latencies: list[latency.LatencyResult] = field(default_factory=list)
@@ -77,11 +79,11 @@ class BenchmarkResult:
 
     @property
     def middle(self) -> int:
-        """The number of connections at which details are told."""
+        """The number of connections at which details are reported."""
         return MIDDLE if MIDDLE in self.connections else max(self.connections)
 
     def as_json(self) -> str:
-        """Everything, for another program."""
+        """Returns everything as JSON, for another program."""
         document = asdict(self)
         document["rates"] = [
             {"contender": name, "connections": count, "rounds": [asdict(each) for each in rounds]}
@@ -91,7 +93,7 @@ class BenchmarkResult:
 
 
 def choose_contenders(options: argparse.Namespace) -> list[Contender]:
-    """Who takes part: Darkroom, and the peers that are asked for and installed; says who is not."""
+    """Returns Darkroom and the requested servers that are installed; prints which ones are not."""
     made = {
         "mosec": MOSEC,
         "mosec_tuned": tuned_mosec(options.workers, options.batch),
@@ -111,10 +113,10 @@ def choose_contenders(options: argparse.Namespace) -> list[Contender]:
 
 
 def check_agreement(servers: Sequence[RunningServer], pictures: Sequence[Picture]) -> dict[str, int]:
-    """The class of each picture, which every server must give.
+    """Returns the class of each picture, on which all servers must agree.
 
     Raises:
-        NoAnswer: one of them does not answer, or says something else.
+        NoAnswer: a server did not answer, or gave another class.
     """
     expected: dict[str, int] = {}
     for picture in pictures:
@@ -126,10 +128,10 @@ def check_agreement(servers: Sequence[RunningServer], pictures: Sequence[Picture
 
 
 def _ask_patiently(server: RunningServer, picture: Picture) -> object:
-    """What it says a picture is; one that still works off what wrk has left behind is asked again.
+    """Returns the class of a picture; asks again while the server is still busy with requests that wrk left behind.
 
     Raises:
-        NoAnswer: it did not answer in the end.
+        NoAnswer: it did not answer at the last attempt.
     """
     for _ in range(PATIENCE):
         try:
@@ -146,9 +148,10 @@ def measure_throughput(
     options: argparse.Namespace,
     folder: Path,
 ) -> None:
-    """The rounds of wrk, each with all points of the limit first, and its best one again before Darkroom's turns.
+    """Measures the engine's limit and each server with wrk, round after round, into `found`.
 
-    Nobody has a turn while another still works.
+    A round begins with all points of the limit; the best point is measured again before the servers at each number of
+    connections. Each measurement waits until all servers are idle.
     """
     rounds, seconds, pictures = found.rounds, found.seconds, load(options.pictures)
     limit_s = min(1.0, seconds)
@@ -191,7 +194,7 @@ def measure_throughput(
 async def measure_open_loop_and_batches(
     found: BenchmarkResult, servers: Sequence[RunningServer], model: limit.MeasuredModel, options: argparse.Namespace
 ) -> None:
-    """The open loop against the first peer, then Darkroom with many, large and mixed pictures."""
+    """Measures open-loop latency of Darkroom and the first other server, then Darkroom with many and large pictures."""
     pictures = load(options.pictures)
     expected = check_agreement(servers, pictures)
     processes.wait_idle([each.pid for each in servers])
@@ -205,7 +208,7 @@ async def measure_open_loop_and_batches(
 
 @contextmanager
 def _all_started(contenders: Sequence[Contender], model: Path, folder: Path) -> Iterator[list[RunningServer]]:
-    """The contenders with a model, one started after the other, their logs in `folder`; ended with the block."""
+    """Starts the servers one after the other, with their logs in `folder`; ends them with the block."""
     version = version_folder(model)
     with ExitStack() as stack:
         servers = []
@@ -216,10 +219,10 @@ def _all_started(contenders: Sequence[Contender], model: Path, folder: Path) -> 
 
 
 def run(options: argparse.Namespace) -> BenchmarkResult:
-    """The whole benchmark.
+    """Runs the whole benchmark.
 
     Raises:
-        DidNotStart, NoAnswer, RuntimeError: a server or wrk failed; says which.
+        DidNotStart, NoAnswer, RuntimeError: a server or wrk failed; the message says which.
     """
     contenders = choose_contenders(options)
     found = BenchmarkResult(
@@ -238,16 +241,16 @@ def run(options: argparse.Namespace) -> BenchmarkResult:
             measure_throughput(found, servers, model, options, Path(folder))
             for server in servers:
                 found.memory_mb[server.contender.name] = processes.memory(server.pid).proportional / 1e6
-        # Anew: truncated pictures have left a peer that answers 408 for good (seen with Mosec 0.9.8).
+        # New processes: after truncated pictures Mosec 0.9.8 answered nothing but 408.
         with _all_started(contenders[:2], options.model, Path(folder)) as servers:
-            gc.freeze()  # a collection that walks all of TensorFlow stops the generator for a fifth of a second
+            gc.freeze()  # a garbage collection over all of TensorFlow stops the load generator for 0.2 s
             uvloop.run(measure_open_loop_and_batches(found, servers, model, options))
     model.close()
     return found
 
 
 def write(found: BenchmarkResult, folder: Path, name: str) -> Path:
-    """The page, its plots and the figures as JSON; gives the page's path."""
+    """Writes the page, its plots and the figures as JSON; returns the path of the page."""
     folder.mkdir(parents=True, exist_ok=True)
     plots = report.draw(found, folder, name)
     (folder / f"{name}.json").write_text(found.as_json(), encoding="utf-8")
@@ -264,16 +267,18 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument
     add("model", type=Path, help="the model's folder")
     add("--pictures", choices=tuple(KINDS), default="photos", help="[%(default)s]")
-    add("--peers", type=_names, default=PEERS, help=f"which, of {','.join(PEERS)} [all]")
-    add("--batch", type=int, default=64, help="largest batch of who is tuned: try what serves this model best [64]")
-    add("--workers", type=int, default=2, help="processes of tuned Mosec: likewise [2]")
-    add("--own_workers", type=int, default=0, help="also Darkroom, tuned: so many workers, and --batch [0: not]")
-    add("--interpreted", action="store_true", help="also Darkroom as it is without `make compiled`")
+    add("--peers", type=_names, default=PEERS, help=f"other servers, of {','.join(PEERS)} [all]")
+    add(
+        "--batch", type=int, default=64, help="largest batch of the tuned servers: use the best one for this model [64]"
+    )
+    add("--workers", type=int, default=2, help="processes of tuned Mosec [2]")
+    add("--own_workers", type=int, default=0, help="also measure Darkroom with so many workers and --batch [0: no]")
+    add("--interpreted", action="store_true", help="also measure Darkroom without `make compiled`")
     add("--connections", type=numbers, default=CONNECTIONS, help="of wrk [1,16,64,256]")
     add("--sizes", type=numbers, default=(1, 2, 4, 8, 16, 32, 64), help="tried for the limit [1,2,4,8,16,32,64]")
     add("--seconds", type=float, default=8.0, help="of one measurement [8]")
     add("--rounds", type=int, default=3, help="[3]")
-    add("--quick", action="store_true", help="one round of a second each: that it works, not what it is worth")
+    add("--quick", action="store_true", help="one round of one second each: a check that it works, not a measurement")
     add("--out", type=Path, help="where the page, its plots and its JSON go [docs/benchmarks; --quick: .bench/quick]")
     options = parser.parse_args(arguments)
     if options.quick:
@@ -290,7 +295,7 @@ def _names(text: str) -> tuple[str, ...]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measures, prints, writes; 1 where a server fails, 2 where wrk is missing."""
+    """Measures, prints and writes; returns 1 if a server failed, 2 if wrk or the compiled server is missing."""
     options = parse(arguments)
     if not wrk.is_here():
         print(f"bench: {wrk.MISSING}", file=sys.stderr)

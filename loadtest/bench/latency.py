@@ -1,4 +1,4 @@
-"""Latency under a load that does not wait: several servers at the same arrival rates, in turn, in an open loop."""
+"""Latency of several servers under open-loop load: all get the same arrival rates, in turn."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
     from loadtest.openloop.results import RateFigures
     from loadtest.traffic.pictures import Picture
 
-SHARES = (0.1, 0.25, 0.5, 0.75, 0.9)  # of the capacity of the slowest, with this generator beside it
+SHARES = (0.1, 0.25, 0.5, 0.75, 0.9)  # of the slowest server's capacity, measured with this generator on the same cores
 CLIENTS = 64
 CONNECTIONS = 256
 
 
 @dataclass(frozen=True, slots=True)
 class LatencyResult:
-    """What one server's callers waited at one rate; medians of the rounds, from the intended arrival."""
+    """One server's latency at one rate, from the intended arrival; medians of the rounds."""
 
     contender: str
     share: float
@@ -46,7 +46,7 @@ async def latencies(
     seconds: float,
     rounds: int,
 ) -> tuple[float, list[LatencyResult]]:
-    """The capacity of the slowest, requests a second, and each server's latencies at the same shares of it."""
+    """Returns the slowest server's capacity in requests/s, and each server's latencies at the same shares of it."""
     options = parse(["--seconds", str(seconds), "--timeout_s", "60"])
     loops = {}
     for server in servers:

@@ -1,10 +1,10 @@
-"""The physical limit: what a model's engine does here without HTTP, over batch sizes and calls at once.
+"""The physical limit: pictures/s of a model's engine without HTTP, by pictures a call and calls at once.
 
     python -m loadtest.bench.limit model/efficientnet_lite0
     python -m loadtest.bench.limit model/digits --pictures digits --sizes 1,8,64,256 --png limit.png --json limit.json
 
-Beside it the plain way, the loaded signature called eagerly as TensorFlow's own guide does. All points take turns,
-round after round, so that a machine that changes its pace changes them all; a figure is the median of its rounds.
+For comparison it also calls the loaded signature eagerly, as TensorFlow's guide does. All points are measured in turn,
+round after round, so that background load affects all of them; each figure is the median of its rounds.
 """
 
 from __future__ import annotations
@@ -36,20 +36,20 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
 ENGINE, PLAIN = "engine", "plain signature"
-INTER_OP_THREADS = -1  # as the server's own default
+INTER_OP_THREADS = -1  # the server's default
 
 
 class EngineSample(NamedTuple):
-    """One measurement: pictures a second, the median call and the processor's time a picture."""
+    """One measurement: pictures a second, the median time of a call and the CPU time of a picture."""
 
     pictures_per_s: float
     call_ms: float
-    cpu_us: float  # of all threads of this process, a picture
+    cpu_us: float  # of all threads of this process, per picture
 
 
 @dataclass(frozen=True, slots=True)
 class EnginePoint:
-    """One way to call: `calls` at once with `images` pictures each. Medians of the rounds; rates are of pictures."""
+    """The medians of one way to call, with `calls` calls at once of `images` pictures each; rates count pictures."""
 
     way: str
     images: int
@@ -62,7 +62,7 @@ class EnginePoint:
 
 @dataclass(frozen=True, slots=True)
 class SweepOptions:
-    """What is measured."""
+    """The points of a sweep and the length of its measurements."""
 
     sizes: tuple[int, ...]
     calls: tuple[int, ...]
@@ -71,7 +71,7 @@ class SweepOptions:
 
 
 class MeasuredModel:
-    """A model's engine and its plain signature; both stay loaded."""
+    """A model's engine and its eagerly called signature, both loaded."""
 
     def __init__(self, folder: Path) -> None:
         path = version_folder(folder)
@@ -89,7 +89,7 @@ class MeasuredModel:
         self._plain = PlainSignature(path)
 
     def caller(self, way: str, pictures: Iterable[Picture]) -> Callable[[], object]:
-        """A call of one batch of these pictures, its input made beforehand, its answer taken as numpy."""
+        """Returns a call with one batch of these pictures: its input is prepared before, its answer is fetched as numpy."""
         data = [picture.data for picture in pictures]
         if way == ENGINE:
             rows = Rows({str(self._spec.image_input): data})
@@ -104,10 +104,11 @@ class MeasuredModel:
 
 
 def measure(call: Callable[[], object], *, images: int, calls: int, seconds: float) -> EngineSample:
-    """`calls` threads that each make `call` again and again for `seconds`; a call that runs then is let finish.
+    """Measures `calls` threads that each repeat `call` for `seconds`; calls that run at the end are finished.
 
-    All pictures by all the time, not the threads' own rates together: where calls wait for each other, the first and
-    the last have the engine to themselves, and 64 x 2 of EfficientNet-Lite0 for a second came out 7 % too fast.
+    The rate is all pictures divided by the whole time, not the sum of the threads' rates. Where calls wait for each
+    other, the first and the last one have the engine alone, and the sum was 7 % too high for EfficientNet-Lite0 with
+    64 pictures x 2 calls in one second.
     """
     times: list[list[float]] = [[] for _ in range(calls)]
     together = threading.Barrier(calls + 1)
@@ -136,7 +137,7 @@ def measure(call: Callable[[], object], *, images: int, calls: int, seconds: flo
 def sweep(
     callers: Callable[[str, int], Callable[[], object]], options: SweepOptions, ways: Sequence[str] = (ENGINE, PLAIN)
 ) -> list[EnginePoint]:
-    """Every way, size and number of calls at once, in turn, `options.rounds` times after one uncounted call each."""
+    """Measures every way, size and number of calls in turn, `options.rounds` times, after one uncounted call each."""
     keys = [(way, images, calls) for images in options.sizes for calls in options.calls for way in ways]
     made = {(way, images): callers(way, images) for way, images, _ in keys}
     samples: dict[tuple[str, int, int], list[EngineSample]] = {key: [] for key in keys}
@@ -145,14 +146,14 @@ def sweep(
             way, images, calls = key
             show(f"round {turn + 1}/{options.rounds}  {place + 1}/{len(keys)}  {way}, {images} x {calls}")
             if not turn:
-                made[way, images]()  # kernels are made at the first call
+                made[way, images]()  # the first call initializes kernels
             samples[key].append(measure(made[way, images], images=images, calls=calls, seconds=options.seconds))
     show("")
     return [_point(key, found) for key, found in samples.items()]
 
 
 def merge(sweeps: Sequence[Sequence[EnginePoint]]) -> list[EnginePoint]:
-    """The points of several sweeps as those of one that had all their rounds."""
+    """Returns the points of several sweeps as those of one sweep with all their rounds."""
     same: dict[tuple[str, int, int], list[EngineSample]] = {}
     for point in (point for points in sweeps for point in points):
         sample = EngineSample(point.pictures_per_s, point.call_ms, point.cpu_us)
@@ -161,7 +162,7 @@ def merge(sweeps: Sequence[Sequence[EnginePoint]]) -> list[EnginePoint]:
 
 
 def best(points: Iterable[EnginePoint], way: str = ENGINE) -> EnginePoint:
-    """The point with the most pictures a second."""
+    """Returns the point with the most pictures a second."""
     return max((point for point in points if point.way == way), key=lambda point: point.pictures_per_s)
 
 
@@ -179,7 +180,7 @@ def _point(key: tuple[str, int, int], samples: Sequence[EngineSample]) -> Engine
 
 
 def draw_table(points: Sequence[EnginePoint]) -> str:
-    """A line for each size and number of calls, both ways beside each other."""
+    """Returns a line for each size and number of calls, with both ways side by side."""
     plain = {(point.images, point.calls): point for point in points if point.way == PLAIN}
     heads = (
         "pictures a call",
@@ -202,8 +203,8 @@ def draw_table(points: Sequence[EnginePoint]) -> str:
 
 
 def draw_plot(points: Sequence[EnginePoint], *, title: str, path: Path) -> None:
-    """Pictures a second, and the time of a call, against pictures a call, as a PNG."""
-    import matplotlib as mpl  # noqa: PLC0415 - half a second that only --png pays
+    """Draws pictures a second and the time of a call by pictures a call, as a PNG."""
+    import matplotlib as mpl  # noqa: PLC0415 - takes half a second, only for --png
 
     mpl.use("agg")
     from matplotlib import pyplot as plt  # noqa: PLC0415 - after the choice of the backend
@@ -253,7 +254,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measures, prints, writes; returns 0."""
+    """Measures, prints and writes the figures; returns 0."""
     parsed = parse(arguments)
     options = SweepOptions(parsed.sizes, parsed.calls, parsed.seconds, parsed.rounds)
     model, pictures = MeasuredModel(parsed.model), load(parsed.pictures)

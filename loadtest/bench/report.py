@@ -1,4 +1,4 @@
-"""The page of a benchmark: its tables as Markdown, its plots as PNG."""
+"""The page of a benchmark: tables in Markdown and plots as PNG."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
     from loadtest.bench.wrk import WrkResult
 
 US = "Darkroom"
-FAR = 2.0  # times the best rate: a limit further off is told, not drawn
+FAR = 2.0  # times the best rate: a limit above that is written in the legend, not drawn
 
 
 def page(found: BenchmarkResult, plots: Sequence[Path]) -> str:
-    """The whole page."""
+    """Returns the whole page."""
     who = "\n".join(f"* {name}: {about}" for name, about in found.contenders.items())
     parts = [
-        f"# {found.model}: Darkroom beside its limit and its peers",
+        f"# {found.model}: Darkroom compared with its limit and with other servers",
         machine.lines(found.circumstances),
         _how(found),
         who,
@@ -34,7 +34,7 @@ def page(found: BenchmarkResult, plots: Sequence[Path]) -> str:
         ratio_table(found),
         "## At 64 connections",
         details_table(found),
-        "Failed: the share of whole pictures that got no answer while every hundredth picture was a truncated one.",
+        "Failed: the share of intact pictures that got no answer while every hundredth picture was truncated.",
         *([f"## Open loop\n\n{_steady_words(found)}", steady_table(found)] if found.latencies else []),
         *(["## Many, large and mixed pictures", batches_table(found)] if found.batches else []),
         "\n".join(f"![{path.stem}]({path.name})" for path in plots),
@@ -44,14 +44,14 @@ def page(found: BenchmarkResult, plots: Sequence[Path]) -> str:
 
 def _how(found: BenchmarkResult) -> str:
     return (
-        "One picture a request over keep-alive connections by wrk, on the same cores. The contenders run at once and\n"
-        f"are asked in turn; medians of {found.rounds} rounds of {found.seconds:g} s. Before the load, all gave every\n"
-        "picture the same class."
+        "One picture a request over keep-alive connections by wrk, on the same cores. All servers run at the same time and\n"
+        f"are loaded in turn; medians of {found.rounds} rounds of {found.seconds:g} s. Before the load, all servers gave\n"
+        "every picture the same class."
     )
 
 
 def rate(heard: Sequence[WrkResult]) -> float:
-    """The median of the rounds' rates."""
+    """Returns the median rate of the rounds."""
     return median(each.per_s for each in heard)
 
 
@@ -108,12 +108,12 @@ def details_table(found: BenchmarkResult) -> str:
 def _steady_words(found: BenchmarkResult) -> str:
     return (
         f"Poisson arrivals at shares of {found.capacity_per_s:,.0f} requests/s, the capacity of the slower of the two\n"
-        "beside this generator; milliseconds from the moment at which a request was due."
+        "with this generator on the same cores; milliseconds from the time at which a request was due."
     )
 
 
 def steady_table(found: BenchmarkResult) -> str:
-    """A line a rate and a contender."""
+    """Returns a line for each rate and server."""
     heads = ("load", "requests/s", "server", "p50 ms", "p99 ms", "answered")
     rows = [
         [
@@ -129,17 +129,17 @@ def steady_table(found: BenchmarkResult) -> str:
 
 
 def batches_table(found: BenchmarkResult) -> str:
-    """A line a kind of request."""
-    heads = ("pictures a request", "pictures/s", "the engine alone", "share", "a lone request, ms")
+    """Returns a line for each kind of request."""
+    heads = ("pictures a request", "pictures/s", "the engine alone", "share", "a single request, ms")
     rows = [
-        [each.case, number(each.pictures_per_s), number(each.limit_per_s), f"{each.share:.0%}", number(each.lone_ms)]
+        [each.case, number(each.pictures_per_s), number(each.limit_per_s), f"{each.share:.0%}", number(each.single_ms)]
         for each in found.batches
     ]
     return table(heads, rows)
 
 
 def draw(found: BenchmarkResult, folder: Path, name: str) -> list[Path]:
-    """Throughput against connections, latency against offered load, latency against batch: the paths of the PNGs."""
+    """Draws throughput by connections, latency by offered load and by batch; returns the paths of the PNGs."""
     plots = {"throughput": _draw_throughput}
     plots |= {"latency": _draw_latency} if found.latencies else {}
     plots |= {"batches": _draw_batches} if found.batches else {}
@@ -148,7 +148,7 @@ def draw(found: BenchmarkResult, folder: Path, name: str) -> list[Path]:
         figure, axes = _figure()
         drawer(found, axes)
         axes.grid(alpha=0.3)
-        figure.legend(loc="outside lower center", ncols=3, fontsize=9)  # beside the lines, never over one
+        figure.legend(loc="outside lower center", ncols=3, fontsize=9)  # outside, so that it never covers a line
         figure.suptitle(f"{found.model}, {found.circumstances['machine']}", fontsize=10)
         paths.append(folder / f"{name}-{kind}.png")
         figure.savefig(paths[-1], dpi=110)
@@ -156,7 +156,7 @@ def draw(found: BenchmarkResult, folder: Path, name: str) -> list[Path]:
 
 
 def _figure() -> Any:
-    import matplotlib as mpl  # noqa: PLC0415 - half a second that only a drawing pays
+    import matplotlib as mpl  # noqa: PLC0415 - takes half a second, only for drawing
 
     mpl.use("agg")
     from matplotlib import pyplot as plt  # noqa: PLC0415 - after the choice of the backend
@@ -171,7 +171,7 @@ def _draw_throughput(found: BenchmarkResult, axes: Any) -> None:
         top = max(top, *rates)
         axes.plot(found.connections, rates, marker="o", label=name, linewidth=2.6 if name.startswith(US) else 1.5)
     limits = [median(found.beside[count]) for count in found.connections]
-    is_far = min(limits) > FAR * top  # to draw it would press all others together
+    is_far = min(limits) > FAR * top  # a line far above would squeeze all others together
     if is_far:
         axes.plot([], [], color="0.4", linestyle="--", label=f"limit, not drawn: the engine alone, {min(limits):,.0f}")
     else:
@@ -195,7 +195,7 @@ def _draw_latency(found: BenchmarkResult, axes: Any) -> None:
 def _draw_batches(found: BenchmarkResult, axes: Any) -> None:
     many = [each for each in found.batches if each.case.endswith("in JSON")]
     rows = [each.rows for each in many]
-    axes.plot(rows, [each.lone_ms for each in many], marker="o", label=f"{US}, a lone request")
+    axes.plot(rows, [each.single_ms for each in many], marker="o", label=f"{US}, a single request")
     axes.plot(
         rows,
         [each.rows / each.limit_per_s * 1000 for each in many],

@@ -3,11 +3,11 @@
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-STEP_MS = 0.05  # half a histogram bucket of the server's finest latency edge would be 0.5 ms; this is a tenth of that
+STEP_MS = 0.05  # a tenth of half the finest bucket of the server's latency histogram
 
 
 class LatencyHistogram:
-    """Milliseconds, counted in steps of 0.05 ms, so that a run of any length takes the memory of its range."""
+    """Counts times in steps of 0.05 ms; its memory depends on their range, not on their number."""
 
     def __init__(self, times_ms: Iterable[float] = ()) -> None:
         self._counts: Counter[int] = Counter()
@@ -16,16 +16,16 @@ class LatencyHistogram:
             self.add(time_ms)
 
     def add(self, time_ms: float) -> None:
-        """Count one time."""
+        """Counts one time."""
         self._counts[round(time_ms / STEP_MS)] += 1
         self._sum_ms += time_ms
 
     def as_pairs(self) -> list[tuple[int, int]]:
-        """The counts by step, for `merge` in another process."""
+        """Returns the counts by step, for `merge` in another process."""
         return list(self._counts.items())
 
     def merge(self, pairs: Iterable[Sequence[int]]) -> None:
-        """Adds what `as_pairs` of another one gave."""
+        """Adds the counts that `as_pairs` of another histogram returned."""
         for step, count in pairs:
             self._counts[step] += count
             self._sum_ms += step * STEP_MS * count
@@ -35,11 +35,11 @@ class LatencyHistogram:
 
     @property
     def mean_ms(self) -> float | None:
-        """The mean, or None of nothing."""
+        """The mean; None if nothing was counted."""
         return self._sum_ms / len(self) if self._counts else None
 
     def quantile_ms(self, share: float) -> float | None:
-        """The smallest counted time that at least `share` of all times do not exceed; None of nothing."""
+        """Returns the smallest counted time that at least `share` of all times do not exceed; None if nothing was counted."""
         wanted, seen = share * len(self), 0
         for step in sorted(self._counts):
             seen += self._counts[step]

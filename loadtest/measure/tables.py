@@ -4,12 +4,12 @@ from collections.abc import Iterable, Sequence
 
 
 def number(value: float | None, *, digits: int = 1) -> str:
-    """A number for a table; a dash where there is none."""
+    """Formats a number for a table; None is a dash."""
     return "-" if value is None else f"{value:,.{digits}f}"
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table with aligned columns: the first to the left, the others to the right."""
+    """Returns a Markdown table; the first column is aligned to the left, the others to the right."""
     lines = [list(heads), *(list(row) for row in rows)]
     widths = [max(3, *(len(line[column]) for line in lines)) for column in range(len(heads))]
     rule = ["-" * width if column == 0 else "-" * (width - 1) + ":" for column, width in enumerate(widths)]

@@ -132,7 +132,7 @@ def _cells(row: RateFigures) -> tuple[str, ...]:
 
 def draw_plot(rows: Sequence[RateFigures], *, slo_ms: float, title: str, path: Path) -> None:
     """Goodput, and latency of what was answered and what was refused, against the offered load, as a PNG."""
-    import matplotlib as mpl  # noqa: PLC0415 - half a second that only --png pays
+    import matplotlib as mpl  # noqa: PLC0415 - takes half a second, only for --png
 
     mpl.use("agg")
     from matplotlib import pyplot as plt  # noqa: PLC0415 - after the choice of the backend

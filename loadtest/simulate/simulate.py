@@ -77,10 +77,10 @@ def table(results: Sequence[PolicyResult]) -> str:
 
 def draw(results: Sequence[PolicyResult], options: SimulationOptions, path: Path, *, what: str) -> None:
     """Draws goodput and p99 against offered load."""
-    import matplotlib as mpl  # noqa: PLC0415  a second that only a drawing pays
+    import matplotlib as mpl  # noqa: PLC0415 - takes a second, only for drawing
 
     mpl.use("Agg")
-    from matplotlib import pyplot as plt  # noqa: PLC0415  after the choice of the backend
+    from matplotlib import pyplot as plt  # noqa: PLC0415 - after the choice of the backend
 
     plt.rcParams.update({"font.size": 10.5, "axes.spines.top": False, "axes.spines.right": False})
     figure, (left, right) = plt.subplots(1, 2, figsize=(13, 5))

@@ -1,19 +1,22 @@
-"""A closed loop: clients that ask again as soon as they are answered. What a server can do, before it gets more."""
+"""Closed-loop load: clients that send the next request as soon as they are answered, to measure a server's capacity."""
 
 import asyncio
 import sys
 import time
 from collections.abc import Sequence
 
-from loadtest.traffic.connections import ConnectionPool, HttpResponse, retry_after_s
+from loadtest.traffic.connections import ConnectionPool, retry_after_s
 
-WARM_UP_S = 2.0  # not counted: the server's batch sizes settle
-SETTLE_S = 1.0  # before the next load, so that one's queue is not the next one's start
-BACK_OFF_S = 0.05  # of a client that was refused without a Retry-After
+WARM_UP_S = 2.0  # not counted: the server's batch sizes have to settle
+SETTLE_S = 1.0  # before the next load, so that it does not start with this one's queue
+BACK_OFF_S = 0.05  # wait of a client that was refused without a Retry-After
 
 
 async def capacity(pool: ConnectionPool, requests: Sequence[bytes], *, clients: int, seconds: float) -> float:
-    """Answers per second to `clients` that each ask again as soon as they are answered; a refused one waits as told."""
+    """Returns the answers per second to `clients` closed-loop clients; a refused client waits for its Retry-After.
+
+    Closes the connections of the pool.
+    """
     answered, is_over = 0, False
     start_s = time.perf_counter()
 
@@ -21,7 +24,7 @@ async def capacity(pool: ConnectionPool, requests: Sequence[bytes], *, clients: 
         nonlocal answered
         place = number
         while not is_over:
-            reply = await _asked(pool, requests[place % len(requests)])
+            reply = await pool.answer(requests[place % len(requests)])
             place += 1
             if reply.status != 200:
                 await asyncio.sleep(retry_after_s(reply) or BACK_OFF_S)
@@ -41,14 +44,8 @@ async def capacity(pool: ConnectionPool, requests: Sequence[bytes], *, clients: 
     return rate
 
 
-async def _asked(pool: ConnectionPool, request: bytes) -> HttpResponse:
-    answer: asyncio.Future[HttpResponse] = asyncio.get_running_loop().create_future()
-    pool.ask(request, lambda reply: None if answer.done() else answer.set_result(reply))
-    return await answer
-
-
 def show(text: str) -> None:
-    """One line of progress, over the last one on a terminal."""
+    """Shows one line of progress; on a terminal it replaces the previous one."""
     is_terminal = sys.stderr.isatty()
     sys.stderr.write(f"\r\x1b[K{text}" if is_terminal else f"{text}\n")
     sys.stderr.flush()

@@ -40,7 +40,7 @@ def findings() -> comparison.BenchmarkResult:
     found.memory_mb = {"Darkroom": 700.0, "Mosec": 1500.0}
     found.capacity_per_s = 1000.0
     found.latencies = [LatencyResult("Darkroom", 0.5, 500.0, p50_ms=1.0, p99_ms=3.0, answered=1.0)]
-    found.batches = [CaseResult("32 in JSON", 32, pictures_per_s=90.0, limit_per_s=100.0, share=0.9, lone_ms=300.0)]
+    found.batches = [CaseResult("32 in JSON", 32, pictures_per_s=90.0, limit_per_s=100.0, share=0.9, single_ms=300.0)]
     return found
 
 
@@ -149,4 +149,4 @@ def test_the_limit_of_a_case_is_the_size_that_is_best_by_its_median_not_the_luck
         CaseRound(80.0, engine({8: 100.0, 16: 60.0}), 0.2),
     ]
     found = outcome(RequestCase("32 in a form", (), 32, form_body), rounds)
-    assert found == CaseResult("32 in a form", 32, pictures_per_s=80.0, limit_per_s=100.0, share=0.9, lone_ms=200.0)
+    assert found == CaseResult("32 in a form", 32, pictures_per_s=80.0, limit_per_s=100.0, share=0.9, single_ms=200.0)
