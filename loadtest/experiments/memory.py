@@ -1,11 +1,11 @@
-"""What serving a model takes in memory, before and after a run, of what kind it is, and which settings change it.
+"""Memory of a server before and after a run, by kind, and with settings that change it.
 
     python -m loadtest.experiments.memory model/efficientnet_lite0
     python -m loadtest.experiments.memory model/efficientnet_lite0 --only "as it is" --only "batches of 8" --seconds 20
 
-Each variant is a server of its own, asked by 64 clients for a picture at a time and then by 4 for 32, one after the
-other. Proportional size (Pss) counts a page that processes share by its part; a page of a file that nobody else maps
-counts whole, and the kernel takes it back when it needs it.
+Each variant is a server of its own; the servers run one after the other. 64 clients send one picture at a time, then 4
+clients send 32. Proportional size (Pss) divides a page by the number of processes that share it. A page of a file counts
+too, although the kernel can reclaim it.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ KINDS_OF_MEMORY = ("TensorFlow's library", "other libraries", "heap and anonymou
 
 
 class ServerVariant(NamedTuple):
-    """Flags and variables that a server is started with."""
+    """The flags and environment variables that a server is started with."""
 
     name: str
     flags: tuple[str, ...] = ()
@@ -62,7 +62,7 @@ VARIANTS = (
 
 @dataclass(frozen=True, slots=True)
 class MemorySize:
-    """A server and its children at one moment, in MB: resident, proportional, and the latter by kind."""
+    """The memory of a server and its children at one time, in MB: resident, proportional, and proportional by kind."""
 
     resident: float
     proportional: float
@@ -71,7 +71,7 @@ class MemorySize:
 
 @dataclass(frozen=True, slots=True)
 class VariantResult:
-    """One variant: ready, after the run, and what it answered meanwhile, pictures a second."""
+    """One variant: its memory when ready and after the run, and its rates in pictures/s."""
 
     variant: str
     ready: MemorySize
@@ -81,12 +81,12 @@ class VariantResult:
 
 
 def size_of(pid: int) -> MemorySize:
-    """The memory of a process and its descendants now."""
+    """Returns the memory of a process and its descendants now."""
     kinds: Counter[str] = Counter()
     for each in processes.tree(pid):
         try:
             kinds.update(breakdown(Path(f"/proc/{each}/smaps").read_text().splitlines()))
-        except OSError:  # it ended meanwhile
+        except OSError:  # the process has ended
             continue
     total = processes.memory(pid)
     megabytes = {kind: kinds[kind] / 1e6 for kind in KINDS_OF_MEMORY}
@@ -94,7 +94,7 @@ def size_of(pid: int) -> MemorySize:
 
 
 def breakdown(smaps: Iterable[str]) -> dict[str, int]:
-    """Proportional bytes by kind of mapping."""
+    """Returns the proportional bytes by kind of mapping."""
     kinds: Counter[str] = Counter()
     path = ""
     for line in smaps:
@@ -108,7 +108,7 @@ def breakdown(smaps: Iterable[str]) -> dict[str, int]:
 
 
 def kind_of(path: str) -> str:
-    """The kind of a mapping by its path; none: anonymous memory, where malloc's large blocks and arenas are."""
+    """Returns the kind of a mapping by its path; without a path it is anonymous memory, which malloc uses."""
     if not path or path.startswith("["):
         return "heap and anonymous"
     if ".so" in path:
@@ -117,7 +117,7 @@ def kind_of(path: str) -> str:
 
 
 async def drive(server: RunningServer, pictures: Sequence[Picture], seconds: float) -> tuple[float, float]:
-    """Pictures a second of 64 clients with one each, then of 4 clients with 32."""
+    """Returns the pictures/s of 64 clients with one picture a request, and of 4 clients with 32."""
     host = f"127.0.0.1:{server.port}"
     singles = [request_bytes(host, form_body((picture,))) for picture in pictures]
     many = [request_bytes(host, form_body(cycle(tuple(pictures), start=0, rows=32)))]
@@ -129,7 +129,7 @@ async def drive(server: RunningServer, pictures: Sequence[Picture], seconds: flo
 
 
 def measure(variant: ServerVariant, model: Path, pictures: Sequence[Picture], seconds: float) -> VariantResult:
-    """One server, from its start to its end."""
+    """Measures one server from its start to its end."""
     contender = replace(
         INTERPRETED,
         command=(*INTERPRETED.command, *variant.flags),
@@ -144,7 +144,7 @@ def measure(variant: ServerVariant, model: Path, pictures: Sequence[Picture], se
 
 
 def draw_table(rows: Iterable[VariantResult]) -> str:
-    """A line a variant; sizes in MB."""
+    """Returns a line for each variant; sizes in MB."""
     heads = ("", "ready, Pss", "after, Pss", "after, Rss", *KINDS_OF_MEMORY, "pictures/s by 1", "by 32")
     return table(
         heads,
@@ -175,7 +175,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("model", type=Path, help="the model's folder")
     add("--pictures", choices=tuple(KINDS), default="photos", help="[%(default)s]")
     names = [variant.name for variant in VARIANTS]
-    add("--only", action="append", choices=names, help="a variant; may be said again [all]")
+    add("--only", action="append", choices=names, help="a variant; can be repeated [all]")
     add("--flags", default="", help="flags for every variant, such as --max_batch_images=16")
     add("--seconds", type=float, default=10.0, help="of each half of the run [%(default)s]")
     add("--json", type=Path, help="write the figures to this file")
@@ -183,7 +183,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measures, prints, writes; returns 0, or 1 where a server does not start."""
+    """Measures, prints and writes; returns 0, or 1 if a server does not start."""
     options = parse(arguments)
     pictures, rows = load(options.pictures), []
     for variant in VARIANTS:

@@ -1,4 +1,4 @@
-"""`python -m loadtest.openloop`: the program in `openloop.py`."""
+"""Runs `python -m loadtest.openloop`: the program in generator.py."""
 
 import sys
 

@@ -1,12 +1,12 @@
-"""Open-loop load: requests arrive at a fixed rate, whether or not the server keeps up, as from the world outside.
+"""Open-loop load: requests arrive at a fixed rate, whether or not the server keeps up, as from real clients.
 
-    python -m loadtest.openloop --capacity                        # measure what it can do, closed loop
-    python -m loadtest.openloop --slo_ms 250                      # measure, then 1, 2 and 4 times that
+    python -m loadtest.openloop --capacity                        # only measure the capacity, closed loop
+    python -m loadtest.openloop --slo_ms 250                      # measure it, then offer 1, 2 and 4 times as much
     python -m loadtest.openloop --rate 120 --multiples 1,4 --poison 0.01 --json out.json --png out.png
 
-LatencyResult counts from the moment at which a request was meant to leave, not from when a connection was free for it: a
-generator that waits for slow answers before it sends the next request would leave out just the ones that suffer
-(coordinated omission). Arrivals are Poisson, from a seed, so that two runs offer the same.
+Latency counts from the time at which a request was due, not from when a connection was free for it. A generator that
+waits for slow answers before it sends the next request leaves out exactly the requests that suffer (coordinated
+omission). Arrivals are a Poisson process with a seed, so that two runs offer the same load.
 """
 
 import argparse
@@ -35,7 +35,7 @@ MAX_REQUESTS = 1_000_000  # of one rate: its samples stay in memory, about 200 b
 
 @dataclass(frozen=True, slots=True)
 class PreparedRequest:
-    """One request, ready to be written: its bytes, what is in it, and where its broken picture is, if it has one."""
+    """One request, ready to be sent: its bytes, its content, and the row of its broken picture, if it has one."""
 
     data: bytes
     body: RequestBody
@@ -67,7 +67,7 @@ def darkroom_mix(options: argparse.Namespace, host: str) -> RequestMix:
 
 
 def judge(request: PreparedRequest, reply: HttpResponse, expectations: Expectations) -> AnswerKind:
-    """How a request ended."""
+    """Returns how a request ended, by the status and the content of its answer."""
     if reply.status in {429, 503}:
         return AnswerKind.REFUSED
     if reply.status == 504:
@@ -81,7 +81,7 @@ def judge(request: PreparedRequest, reply: HttpResponse, expectations: Expectati
 
 
 def arrivals_s(rate: float, seconds: float, chance: random.Random, *, is_poisson: bool) -> list[float]:
-    """When to send, in seconds from the start: as many moments as the rate makes of the time, in order."""
+    """Returns the arrival times of `rate` requests/s during `seconds`, in order, in seconds from the start."""
     moments: list[float] = []
     at_s = 0.0
     while len(moments) < MAX_REQUESTS:
@@ -93,7 +93,7 @@ def arrivals_s(rate: float, seconds: float, chance: random.Random, *, is_poisson
 
 
 class OpenLoop:
-    """Sends a mix at a rate and collects what became of every request."""
+    """Sends a mix of requests at a rate and collects the outcome of each one."""
 
     def __init__(
         self, pool: ConnectionPool, mix: RequestMix, expectations: Expectations, options: argparse.Namespace
@@ -106,7 +106,7 @@ class OpenLoop:
         self._is_settled = asyncio.Event()
 
     async def run(self, rate: float, name: str) -> list[RequestSample]:
-        """One rate, from its first arrival to its last answer, or --timeout_s after its last arrival."""
+        """Offers one rate; returns its samples after the last answer, or --timeout_s after the last arrival."""
         options = self._options
         moments = arrivals_s(rate, options.seconds, self._chance, is_poisson=options.arrivals == "poisson")
         self._samples, self._start_s = [], time.perf_counter()
@@ -125,7 +125,7 @@ class OpenLoop:
         return self._samples
 
     async def _settle(self) -> None:
-        """Wait for the last answers; what has none by then is told that its connection broke: FAILED."""
+        """Waits for the last answers; requests without one after --timeout_s count as FAILED."""
         if self._unanswered:
             self._is_settled.clear()
             try:
@@ -154,12 +154,12 @@ class OpenLoop:
 
 
 async def run(options: argparse.Namespace) -> list[RateFigures]:
-    """The whole experiment: capacity unless it is given, then one rate after the other."""
+    """Runs the whole experiment: measures the capacity unless --rate gives it, then offers one rate after the other."""
     address = urlsplit(options.url)
     host, port = address.hostname or "127.0.0.1", address.port or 80
     expectations = await asyncio.to_thread(expect, options.url, load(options.pictures), model=options.model)
     if not expectations.tells_apart:
-        show("the model gives every picture the same class: swapped answers cannot be seen\n")
+        show("the model gives every picture the same class: swapped answers cannot be noticed\n")
     mix = darkroom_mix(options, f"{host}:{port}")
     pool = ConnectionPool(host, port, limit=options.connections)
     try:
@@ -170,10 +170,10 @@ async def run(options: argparse.Namespace) -> list[RateFigures]:
 
 
 async def measured_rate(pool: ConnectionPool, mix: RequestMix, options: argparse.Namespace) -> float:
-    """The capacity, told on the screen.
+    """Measures and prints the capacity in requests/s.
 
     Raises:
-        NoAnswer: there is none.
+        NoAnswer: no request was answered with 200.
     """
     rate = await capacity(
         pool, [request.data for request in mix.healthy], clients=options.clients, seconds=options.seconds
@@ -188,7 +188,7 @@ async def measured_rate(pool: ConnectionPool, mix: RequestMix, options: argparse
 async def offer(
     pool: ConnectionPool, mix: RequestMix, expectations: Expectations, options: argparse.Namespace, *, rate: float
 ) -> list[RateFigures]:
-    """Each multiple of the rate, one after the other; none where only the capacity was asked for."""
+    """Offers each multiple of the rate, one after the other; none with --capacity."""
     rows: list[RateFigures] = []
     for multiple in () if options.capacity else options.multiples:
         loop = OpenLoop(pool, mix, expectations, options)
@@ -199,7 +199,7 @@ async def offer(
 
 
 def is_loopback(url: str) -> bool:
-    """Whether the address is this machine's own: `localhost`, 127.0.0.0/8 or ::1."""
+    """Returns whether the address is on this machine: `localhost`, 127.0.0.0/8 or ::1."""
     host = urlsplit(url).hostname or ""
     try:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
@@ -208,46 +208,52 @@ def is_loopback(url: str) -> bool:
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """The command line, checked."""
+    """Reads and checks the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m loadtest.openloop",
         description="Open-loop load at multiples of a server's capacity: goodput, p99, refusals, wrong answers.",
     )
     add = parser.add_argument
     add("--url", default="http://127.0.0.1:8500", help="the server [%(default)s]")
-    add("--allow_remote", action="store_true", help="let --url be another machine: only load what is yours")
+    add(
+        "--allow_remote",
+        action="store_true",
+        help="allow --url to be another machine; only load machines that are yours",
+    )
     add("--capacity", action="store_true", help="only measure the capacity, closed loop")
     add("--rate", type=float, default=0.0, help="requests/s that count as 1x; 0 measures the capacity first [0]")
     add("--multiples", type=numbers, default=(1.0, 2.0, 4.0), help="loads to offer, as multiples [1,2,4]")
     add("--seconds", type=float, default=15.0, help="how long each load, and the closed loop, lasts [%(default)s]")
     add("--slo_ms", type=float, default=0.0, help="what counts as goodput; 0: every right answer [0]")
-    add("--deadline_ms", type=float, default=0.0, help="send X-Darkroom-Deadline-Ms with each request; 0: do not [0]")
+    add(
+        "--deadline_ms", type=float, default=0.0, help="send X-Darkroom-Deadline-Ms with each request; 0: no header [0]"
+    )
     add("--poison", type=float, default=0.0, help="share of requests with one truncated JPEG in them [0]")
     add("--rows", type=int, default=1, help="pictures in a request [1]")
     add("--pictures", choices=tuple(KINDS), default="photos", help="[%(default)s]")
-    add("--model", default="default", help="model_name that is asked for [%(default)s]")
+    add("--model", default="default", help="model_name of the requests [%(default)s]")
     add("--arrivals", choices=("poisson", "constant"), default="poisson", help="[%(default)s]")
     add("--clients", type=int, default=32, help="clients of the closed loop [%(default)s]")
     add("--connections", type=int, default=1000, help="most connections at once [%(default)s]")
     add("--timeout_s", type=float, default=10.0, help="how long to wait for the last answers [%(default)s]")
-    add("--seed", type=int, default=1, help="of the arrivals and choices [%(default)s]")
+    add("--seed", type=int, default=1, help="seed of arrivals and choices [%(default)s]")
     add("--json", type=Path, help="write the figures to this file")
-    add("--png", type=Path, help="draw them into this file")
+    add("--png", type=Path, help="draw the figures into this file")
     options = parser.parse_args(arguments)
     if not options.allow_remote and not is_loopback(options.url):
-        parser.error(f"{options.url} is another machine: say --allow_remote if it is yours to load")
+        parser.error(f"{options.url} is another machine: pass --allow_remote if you may load it")
     if min(options.seconds, options.rows, options.clients, options.connections, *options.multiples) <= 0:
         parser.error("--seconds, --rows, --clients, --connections and --multiples must be above 0")
     return options
 
 
 def numbers(text: str) -> tuple[float, ...]:
-    """`1,2,4` as numbers."""
+    """Reads `1,2,4` as numbers."""
     return tuple(float(part) for part in text.split(","))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run, print the table, write the files; 1 where the server does not answer."""
+    """Runs, prints the table and writes the files; returns 1 if the server does not answer."""
     options = parse(arguments)
     try:
         rows = uvloop.run(run(options))

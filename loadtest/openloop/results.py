@@ -1,4 +1,4 @@
-"""What became of each rate of an open-loop run: samples in, a row of figures out, a table and a plot of the rows."""
+"""The results of an open-loop run: figures of each rate from its samples, and a table and a plot of them."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -13,20 +13,20 @@ NOT_SAID = ServerTiming()
 
 
 class AnswerKind(StrEnum):
-    """How one request ended, as the client saw it."""
+    """How one request ended for its client."""
 
     OK = "ok"  # 200, the right answer
-    WRONG = "wrong"  # 200, a neighbour's answer or none
+    WRONG = "wrong"  # 200, but another picture's answer or none
     REFUSED = "refused"  # 429 or 503
     EXPIRED = "expired"  # 504
-    POISON_NAMED = "poison_named"  # a broken picture got its 400, by index: as it must be
-    POISON_MISSED = "poison_missed"  # a broken picture got anything else but a refusal
+    POISON_NAMED = "poison_named"  # a broken picture got a 400 with its index, as it must
+    POISON_MISSED = "poison_missed"  # a broken picture got another answer, other than a refusal
     FAILED = "failed"  # any other status, or none
 
 
 @dataclass(frozen=True, slots=True)
 class RequestSample:
-    """One request: times in seconds from the start of its rate."""
+    """One request; times are seconds from the start of its rate."""
 
     kind: AnswerKind
     intended_s: float
@@ -37,19 +37,19 @@ class RequestSample:
 
     @property
     def latency_ms(self) -> float:
-        """From when it was meant to leave."""
+        """Latency from the time at which the request was due."""
         return (self.done_s - self.intended_s) * 1000
 
 
 @dataclass(frozen=True, slots=True)
 class RateFigures:
-    """The figures of one rate. Rates are per second; a time is None where nothing had it."""
+    """The figures of one rate. Rates are per second; a time is None if no request had it."""
 
     multiple: float
     offered_per_s: float
     sent: int
     ok_per_s: float
-    goodput_per_s: float  # right answers inside the SLO; without one, right answers
+    goodput_per_s: float  # right answers within the SLO; without an SLO, all right answers
     ok_p50_ms: float | None
     ok_p99_ms: float | None
     queue_p50_ms: float | None
@@ -64,11 +64,11 @@ class RateFigures:
     poison_missed: int
     wrong: int
     failed: int
-    lag_p99_ms: float | None  # the generator's own: how much later than meant a request was written
+    lag_p99_ms: float | None  # how late the generator wrote requests
 
 
 def summary(samples: Sequence[RequestSample], *, multiple: float, seconds: float, slo_ms: float) -> RateFigures:
-    """The figures of one rate that lasted `seconds`."""
+    """Returns the figures of one rate that lasted `seconds`."""
 
     def of(*kinds: AnswerKind) -> list[RequestSample]:
         return [sample for sample in samples if sample.kind in kinds]
@@ -107,7 +107,7 @@ def summary(samples: Sequence[RequestSample], *, multiple: float, seconds: float
 
 
 def draw_table(rows: Iterable[RateFigures]) -> str:
-    """The rows as a Markdown table."""
+    """Returns the rows as a Markdown table."""
     heads = (
         "load", "offered/s", "ok/s", "goodput/s", "ok p50 ms", "ok p99 ms", "queue p50", "execute p50", "batch",
         "refused", "refused p50", "Retry-After s", "expired", "poison 400", "poison other", "wrong", "failed", "lag",
@@ -131,7 +131,7 @@ def _cells(row: RateFigures) -> tuple[str, ...]:
 
 
 def draw_plot(rows: Sequence[RateFigures], *, slo_ms: float, title: str, path: Path) -> None:
-    """Goodput, and latency of what was answered and what was refused, against the offered load, as a PNG."""
+    """Draws goodput, and the latency of answers and refusals, by offered load, as a PNG."""
     import matplotlib as mpl  # noqa: PLC0415 - takes half a second, only for --png
 
     mpl.use("agg")

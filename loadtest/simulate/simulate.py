@@ -1,9 +1,9 @@
-"""Compares four scheduling policies in virtual time: a table, and a plot of goodput and p99 against offered load.
+"""Compares four scheduling policies in virtual time: a table, and a plot of goodput and p99 by offered load.
 
     python -m loadtest.simulate --out docs/benchmarks/simulated.png
 
-Ten seconds, no server, no TensorFlow: thousands of pictures a second on many replicas if you like. The machine is a
-curve, by default EfficientNet-Lite0 as measured on 2 cores; `--curve` takes another as JSON, {"rows": seconds, ...}.
+It takes ten seconds and needs neither a server nor TensorFlow, for any rate and number of replicas. The simulated machine
+is a service curve: by default EfficientNet-Lite0 as measured on 2 cores, or `--curve`, a JSON {"rows": seconds, ...}.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ NOTE: dict[str, Any] = {"textcoords": "offset points", "color": "#777777", "font
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the comparison that the arguments describe."""
+    """Runs the comparison, prints the table and draws the plot; returns 0."""
     asked = _parser().parse_args(arguments)
     started_s = time.perf_counter()
     options = SimulationOptions(
@@ -76,7 +76,7 @@ def table(results: Sequence[PolicyResult]) -> str:
 
 
 def draw(results: Sequence[PolicyResult], options: SimulationOptions, path: Path, *, what: str) -> None:
-    """Draws goodput and p99 against offered load."""
+    """Draws goodput and p99 by offered load."""
     import matplotlib as mpl  # noqa: PLC0415 - takes a second, only for drawing
 
     mpl.use("Agg")
@@ -107,7 +107,7 @@ def draw(results: Sequence[PolicyResult], options: SimulationOptions, path: Path
 
 
 def _finish_left(axes: Any, options: SimulationOptions, top: float) -> None:
-    """The frame of the goodput panel."""
+    """Draws axes and reference lines of the goodput panel."""
     capacity = options.capacity
     axes.plot([0, 1.15 * capacity], [0, 1.15 * capacity], color=PALE, linewidth=1, zorder=0)
     axes.annotate("all that is offered", (1.15 * capacity, 1.15 * capacity), (4, 0), **NOTE)
@@ -123,7 +123,7 @@ def _finish_left(axes: Any, options: SimulationOptions, top: float) -> None:
 
 
 def _finish_right(axes: Any, options: SimulationOptions, top: float) -> None:
-    """The frame of the latency panel."""
+    """Draws axes and reference lines of the latency panel."""
     slo_ms = options.slo_s * 1000
     axes.axhline(slo_ms, color=PALE, linestyle="--", zorder=0)
     axes.annotate(f"SLO {slo_ms:g} ms", (top / 2, slo_ms), (0, -10), **NOTE)
@@ -139,7 +139,7 @@ def _finish_right(axes: Any, options: SimulationOptions, top: float) -> None:
 
 
 def _label(axes: Any, results: Sequence[PolicyResult], values: Sequence[float], top: float) -> None:
-    """Writes each policy's name beside the end of its line, moved apart where the ends meet."""
+    """Writes each policy's name at the end of its line, moved apart where the ends are close."""
     ends = {row.policy: value for row, value in zip(results, values, strict=True)}
     last = -math.inf
     for name in sorted(ends, key=lambda name: ends[name]):
@@ -151,7 +151,7 @@ def _label(axes: Any, results: Sequence[PolicyResult], values: Sequence[float], 
 
 
 def _points(path: Path | None) -> dict[int, float]:
-    """The curve: seconds by rows."""
+    """Returns the service curve: seconds by rows."""
     if path is None:
         return EFFICIENTNET_LITE0
     return {int(rows): float(seconds) for rows, seconds in json.loads(path.read_text()).items()}
