@@ -1,1 +1,1 @@
-"""Throughput and latency of Darkroom: beside its physical limit, beside other model servers, commit by commit."""
+"""Throughput and latency of Darkroom, compared with its physical limit, with other servers, and between commits."""

@@ -26,7 +26,7 @@ from loadtest.bench.contenders import COMPILED, DARKROOM, RunningServer, started
 from loadtest.measure import machine, processes
 from loadtest.measure.tables import number, table
 from loadtest.traffic.answers import NoAnswer
-from loadtest.traffic.closed_loop import show
+from loadtest.traffic.closed_loop import show_progress
 from loadtest.traffic.pictures import json_body, load
 
 if TYPE_CHECKING:
@@ -93,13 +93,13 @@ def compare(options: argparse.Namespace, folder: Path) -> Results:
         expected: dict[str, object] = {}
         for turn in range(options.rounds):
             for side in order(turn):
-                show(f"{model.name}, round {turn + 1}/{options.rounds}: {side}")
+                show_progress(f"{model.name}, round {turn + 1}/{options.rounds}: {side}")
                 contender = _contender(side, getattr(options, side), folder)
                 with started(contender, model, version_folder(model), folder) as server:
                     check(server, pictures, options.bodies, expected)
                     for point, result in _measure(server, model.name, pictures, options, folder).items():
                         results.setdefault(point, {"old": [], "new": []})[side].append(result)
-    show("")
+    show_progress("")
     return results
 
 

@@ -40,7 +40,7 @@ from loadtest.bench.contenders import (
 )
 from loadtest.measure import machine, processes
 from loadtest.traffic.answers import NoAnswer
-from loadtest.traffic.closed_loop import show
+from loadtest.traffic.closed_loop import show_progress
 from loadtest.traffic.pictures import KINDS, cycle, load, truncated
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ class BenchmarkResult:
     rates: dict[tuple[str, int], list[wrk.WrkResult]] = field(default_factory=dict)
     poisoned: dict[str, list[wrk.WrkResult]] = field(default_factory=dict)
     limit: list[limit.EnginePoint] = field(default_factory=list)
-    beside: dict[int, list[float]] = field(
+    engine_per_s: dict[int, list[float]] = field(
         default_factory=dict
     )  # the engine's rate right before Darkroom's rounds, by connections
     memory_mb: dict[str, float] = field(default_factory=dict)
@@ -179,14 +179,14 @@ def measure_throughput(
             processes.wait_idle([each.pid for each in servers])
             call = caller(limit.ENGINE, top.images)
             sample = limit.measure(call, images=top.images, calls=top.calls, seconds=seconds)
-            found.beside.setdefault(count, []).append(sample.pictures_per_s)
+            found.engine_per_s.setdefault(count, []).append(sample.pictures_per_s)
             for server in servers:
                 name = server.contender.name
-                show(f"round {turn + 1}/{rounds}  {count} connections  {name}")
+                show_progress(f"round {turn + 1}/{rounds}  {count} connections  {name}")
                 found.rates.setdefault((name, count), []).append(load_server(server, count))
         for server in servers:
             name = server.contender.name
-            show(f"round {turn + 1}/{rounds}  1 % truncated pictures  {name}")
+            show_progress(f"round {turn + 1}/{rounds}  1 % truncated pictures  {name}")
             found.poisoned.setdefault(name, []).append(load_server(server, found.middle, poison=True))
     found.limit = limit.merge(sweeps)
 
@@ -213,7 +213,7 @@ def _all_started(contenders: Sequence[Contender], model: Path, folder: Path) -> 
     with ExitStack() as stack:
         servers = []
         for contender in contenders:
-            show(f"starting {contender.name}")
+            show_progress(f"starting {contender.name}")
             servers.append(stack.enter_context(started(contender, model, version, folder)))
         yield servers
 
@@ -233,7 +233,7 @@ def run(options: argparse.Namespace) -> BenchmarkResult:
         rounds=options.rounds,
         seconds=options.seconds,
     )
-    show("loading the model for the limit")
+    show_progress("loading the model for the limit")
     model = limit.MeasuredModel(options.model)
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         with _all_started(contenders, options.model, Path(folder)) as servers:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from loadtest.openloop.generator import OpenLoop, PreparedRequest, RequestMix, parse
 from loadtest.openloop.results import summary
 from loadtest.traffic.answers import Expectations
-from loadtest.traffic.closed_loop import capacity, show
+from loadtest.traffic.closed_loop import capacity, show_progress
 from loadtest.traffic.connections import ConnectionPool, request_bytes
 from loadtest.traffic.pictures import RequestBody
 
@@ -63,7 +63,7 @@ async def latencies(
                 rows.setdefault((name, share), []).append(row)
     for pool, _ in loops.values():
         await pool.close()
-    show("")
+    show_progress("")
     return rate, [_latency(name, share, rate * share, found) for (name, share), found in rows.items()]
 
 

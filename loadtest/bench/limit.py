@@ -29,7 +29,7 @@ from loadtest.bench.arguments import numbers, version_folder
 from loadtest.measure import machine
 from loadtest.measure.plain_signature import PlainSignature
 from loadtest.measure.tables import number, table
-from loadtest.traffic.closed_loop import show
+from loadtest.traffic.closed_loop import show_progress
 from loadtest.traffic.pictures import KINDS, Picture, cycle, load
 
 if TYPE_CHECKING:
@@ -144,11 +144,11 @@ def sweep(
     for turn in range(options.rounds):
         for place, key in enumerate(keys):
             way, images, calls = key
-            show(f"round {turn + 1}/{options.rounds}  {place + 1}/{len(keys)}  {way}, {images} x {calls}")
+            show_progress(f"round {turn + 1}/{options.rounds}  {place + 1}/{len(keys)}  {way}, {images} x {calls}")
             if not turn:
                 made[way, images]()  # the first call initializes kernels
             samples[key].append(measure(made[way, images], images=images, calls=calls, seconds=options.seconds))
-    show("")
+    show_progress("")
     return [_point(key, found) for key, found in samples.items()]
 
 
@@ -195,9 +195,9 @@ def draw_table(points: Sequence[EnginePoint]) -> str:
     rows = []
     for point in points:
         if point.way == ENGINE:
-            beside = plain[point.images, point.calls]
-            floats = (point.pictures_per_s, point.call_ms, point.cpu_us, beside.pictures_per_s, beside.call_ms)
-            gain = f"{point.pictures_per_s / beside.pictures_per_s:.2f}"
+            eager = plain[point.images, point.calls]
+            floats = (point.pictures_per_s, point.call_ms, point.cpu_us, eager.pictures_per_s, eager.call_ms)
+            gain = f"{point.pictures_per_s / eager.pictures_per_s:.2f}"
             rows.append([str(point.images), str(point.calls), *(number(value) for value in floats), gain])
     return table(heads, rows)
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from PIL import Image
 
 from loadtest.bench.limit import ENGINE, SweepOptions, best, merge, sweep
-from loadtest.traffic.closed_loop import show
+from loadtest.traffic.closed_loop import show_progress
 from loadtest.traffic.connections import ConnectionPool, HttpResponse, request_bytes
 from loadtest.traffic.pictures import Picture, cycle, form_body, json_body, load
 
@@ -92,7 +92,7 @@ async def compare(
     found: dict[str, list[CaseRound]] = {}
     for turn in range(rounds):
         for case in tried:
-            show(f"round {turn + 1}/{rounds}  {case.name}")
+            show_progress(f"round {turn + 1}/{rounds}  {case.name}")
             body = case.body(cycle(case.pictures, start=0, rows=case.rows))
             request = request_bytes(f"127.0.0.1:{server.port}", body)
             single_s = await _single_s(pool, request)
@@ -101,7 +101,7 @@ async def compare(
             engine = await asyncio.to_thread(engine_alone, model, case.pictures, seconds)
             found.setdefault(case.name, []).append(CaseRound(rate, engine, single_s))
     await pool.close()
-    show("")
+    show_progress("")
     return [outcome(case, found[case.name]) for case in tried]
 
 

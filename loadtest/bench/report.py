@@ -67,8 +67,8 @@ def throughput_table(found: BenchmarkResult) -> str:
         [name, *(number(rate(found.rates[name, count])) for count in found.connections)] for name in found.contenders
     ]
     top = best(found.limit)
-    beside = [number(median(found.beside[count])) for count in found.connections]
-    rows.append([f"limit: the engine, {top.images} x {top.calls}", *beside])
+    engine = [number(median(found.engine_per_s[count])) for count in found.connections]
+    rows.append([f"limit: the engine, {top.images} x {top.calls}", *engine])
     return table(heads, rows)
 
 
@@ -80,7 +80,7 @@ def ratio_table(found: BenchmarkResult) -> str:
         for them in (name for name in found.contenders if not name.startswith(US)):
             ratios = (ratio(heard[us, count], heard[them, count]) for count in found.connections)
             rows.append([f"{us} : {them}", *(f"{each:.2f}" for each in ratios)])
-        shares = (share_of(heard[us, count], found.beside[count]) for count in found.connections)
+        shares = (share_of(heard[us, count], found.engine_per_s[count]) for count in found.connections)
         rows.append([f"{us} : the limit", *(f"{each:.2f}" for each in shares)])
     return table(["", *(str(count) for count in found.connections)], rows)
 
@@ -170,7 +170,7 @@ def _draw_throughput(found: BenchmarkResult, axes: Any) -> None:
         rates = [rate(found.rates[name, count]) for count in found.connections]
         top = max(top, *rates)
         axes.plot(found.connections, rates, marker="o", label=name, linewidth=2.6 if name.startswith(US) else 1.5)
-    limits = [median(found.beside[count]) for count in found.connections]
+    limits = [median(found.engine_per_s[count]) for count in found.connections]
     is_far = min(limits) > FAR * top  # a line far above would squeeze all others together
     if is_far:
         axes.plot([], [], color="0.4", linestyle="--", label=f"limit, not drawn: the engine alone, {min(limits):,.0f}")

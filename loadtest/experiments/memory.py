@@ -26,7 +26,7 @@ from loadtest.bench.arguments import version_folder
 from loadtest.bench.contenders import INTERPRETED, started
 from loadtest.measure import machine, processes
 from loadtest.measure.tables import number, table
-from loadtest.traffic.closed_loop import capacity, show
+from loadtest.traffic.closed_loop import capacity, show_progress
 from loadtest.traffic.connections import ConnectionPool, request_bytes
 from loadtest.traffic.pictures import KINDS, cycle, form_body, load
 
@@ -189,14 +189,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for variant in VARIANTS:
         if (options.only and variant.name not in options.only) or variant.environment.get("LD_PRELOAD") == "":
             continue
-        show(f"starting: {variant.name}")
+        show_progress(f"starting: {variant.name}")
         try:
             flags = (*variant.flags, *options.flags.split())
             rows.append(measure(variant._replace(flags=flags), options.model, pictures, options.seconds))
         except processes.DidNotStart as err:
             print(f"memory: {variant.name}: {err}", file=sys.stderr)
             return 1
-    show("")
+    show_progress("")
     circumstances = machine.describe()
     print(f"{machine.lines(circumstances)}\n\n{draw_table(rows)}")
     if options.json:

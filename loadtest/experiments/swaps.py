@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from loadtest.measure import processes
 from loadtest.measure.latencies import LatencyHistogram
-from loadtest.traffic.closed_loop import show
+from loadtest.traffic.closed_loop import show_progress
 from loadtest.traffic.connections import ConnectionPool, HttpResponse, request_bytes
 from loadtest.traffic.pictures import json_body, load
 
@@ -123,7 +123,7 @@ class SwapExperiment:
             await asyncio.sleep(took_s)
             self._windows.append(Window(start_s, time.perf_counter()))
             took_s = await self._swap(number)
-            show(f"swap {number - 1}/{self._options.swaps}  resident {self._resident_mb[-1]:.0f} MB")
+            show_progress(f"swap {number - 1}/{self._options.swaps}  resident {self._resident_mb[-1]:.0f} MB")
         self._is_over = True
         await asking
         await asyncio.sleep(1.0)

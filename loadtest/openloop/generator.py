@@ -26,7 +26,7 @@ import uvloop
 
 from loadtest.openloop.results import AnswerKind, RateFigures, RequestSample, draw_plot, draw_table, summary
 from loadtest.traffic.answers import Expectations, NoAnswer, error_text, expect, parse_timing
-from loadtest.traffic.closed_loop import SETTLE_S, capacity, show
+from loadtest.traffic.closed_loop import SETTLE_S, capacity, show_progress
 from loadtest.traffic.connections import ConnectionPool, HttpResponse, header, request_bytes, retry_after_s
 from loadtest.traffic.pictures import KINDS, Picture, RequestBody, cycle, json_body, load, truncated
 
@@ -118,7 +118,9 @@ class OpenLoop:
                 sent += 1
             if now_s - told_s >= 1:
                 told_s = now_s
-                show(f"{name}  {now_s:3.0f}/{options.seconds:.0f} s  sent {sent}  answered {len(self._samples)}")
+                show_progress(
+                    f"{name}  {now_s:3.0f}/{options.seconds:.0f} s  sent {sent}  answered {len(self._samples)}"
+                )
             if sent < len(moments):
                 await asyncio.sleep(max(0.0, moments[sent] - (time.perf_counter() - self._start_s)))
         await self._settle()
@@ -159,7 +161,7 @@ async def run(options: argparse.Namespace) -> list[RateFigures]:
     host, port = address.hostname or "127.0.0.1", address.port or 80
     expectations = await asyncio.to_thread(expect, options.url, load(options.pictures), model=options.model)
     if not expectations.tells_apart:
-        show("the model gives every picture the same class: swapped answers cannot be noticed\n")
+        show_progress("the model gives every picture the same class: swapped answers cannot be noticed\n")
     mix = darkroom_mix(options, f"{host}:{port}")
     pool = ConnectionPool(host, port, limit=options.connections)
     try:
@@ -178,7 +180,7 @@ async def measured_rate(pool: ConnectionPool, mix: RequestMix, options: argparse
     rate = await capacity(
         pool, [request.data for request in mix.healthy], clients=options.clients, seconds=options.seconds
     )
-    show("")
+    show_progress("")
     if not rate:
         raise NoAnswer(f"{options.url}: not one 200 in {options.seconds:g} s")
     print(f"capacity: {rate:.1f} requests/s with {options.clients} clients, {options.rows} picture(s) a request")
@@ -194,7 +196,7 @@ async def offer(
         loop = OpenLoop(pool, mix, expectations, options)
         samples = await loop.run(rate * multiple, f"{multiple:g}x")
         rows.append(summary(samples, multiple=multiple, seconds=options.seconds, slo_ms=options.slo_ms))
-    show("")
+    show_progress("")
     return rows
 
 

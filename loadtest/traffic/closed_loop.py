@@ -33,7 +33,7 @@ async def capacity(pool: ConnectionPool, requests: Sequence[bytes], *, clients: 
 
     clients_running = [asyncio.ensure_future(client(number)) for number in range(clients)]
     while (left_s := start_s + WARM_UP_S + seconds - time.perf_counter()) > 0:
-        show(f"capacity  {left_s:3.0f} s left  answered {answered}")
+        show_progress(f"capacity  {left_s:3.0f} s left  answered {answered}")
         await asyncio.sleep(min(1.0, left_s))
     is_over = True
     measured_s = time.perf_counter() - start_s - WARM_UP_S
@@ -44,7 +44,7 @@ async def capacity(pool: ConnectionPool, requests: Sequence[bytes], *, clients: 
     return rate
 
 
-def show(text: str) -> None:
+def show_progress(text: str) -> None:
     """Shows one line of progress; on a terminal it replaces the previous one."""
     is_terminal = sys.stderr.isatty()
     sys.stderr.write(f"\r\x1b[K{text}" if is_terminal else f"{text}\n")

@@ -14,7 +14,7 @@ from mlserver.types import InferenceRequest, InferenceResponse
 from saved_model import open_model
 
 
-class PictureModel(MLModel):  # type: ignore[misc]  # MLServer is not installed beside Darkroom
+class PictureModel(MLModel):  # type: ignore[misc]  # MLServer is not installed here
     """Calls the model once for each batch that MLServer made."""
 
     async def load(self) -> bool:

@@ -18,7 +18,7 @@ WAIT_MS = int(os.environ.get("PEER_WAIT_MS", "1"))
 WORKERS = int(os.environ.get("PEER_WORKERS", "1"))
 
 
-class Classifier(Worker):  # type: ignore[misc]  # Mosec is not installed beside Darkroom
+class Classifier(Worker):  # type: ignore[misc]  # Mosec is not installed here
     """A worker that answers one row per request, `{output: [value]}`, as Darkroom does."""
 
     def __init__(self) -> None:

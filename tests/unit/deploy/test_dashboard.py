@@ -1,4 +1,4 @@
-"""The dashboard and the alerts ask only for what the server exports, and the dashboard is what its source says."""
+"""Dashboard and alerts use only metrics that the server exports, and the dashboard's JSON is up to date."""
 
 import json
 import re

@@ -36,7 +36,7 @@ def findings() -> comparison.BenchmarkResult:
         found.rates["Mosec", count] = [heard(1000.0 * count), heard(500.0 * count)]
     found.poisoned = {"Darkroom": [heard(1.0)] * 2, "Mosec": [heard(1.0, failed=0.6), heard(1.0, failed=0.62)]}
     found.limit = [EnginePoint(ENGINE, 8, 2, pictures_per_s=4500.0, call_ms=1.0, cpu_us=1.0, rounds_per_s=(4500.0,))]
-    found.beside = {1: [4500.0, 2250.0], 64: [4500.0, 2250.0]}
+    found.engine_per_s = {1: [4500.0, 2250.0], 64: [4500.0, 2250.0]}
     found.memory_mb = {"Darkroom": 700.0, "Mosec": 1500.0}
     found.capacity_per_s = 1000.0
     found.latencies = [LatencyResult("Darkroom", 0.5, 500.0, p50_ms=1.0, p99_ms=3.0, answered=1.0)]

@@ -78,7 +78,7 @@ def test_the_best_point_is_the_one_with_the_most_pictures() -> None:
     assert best(points, PLAIN).pictures_per_s == 900
 
 
-def test_the_table_puts_both_ways_beside_each_other() -> None:
+def test_the_table_has_both_ways_side_by_side() -> None:
     line = draw_table([point(ENGINE, 8, 144), point(PLAIN, 8, 96)]).splitlines()[-1]
     assert [cell.strip() for cell in line.strip("|").split("|")] == [
         "8",

@@ -19,7 +19,7 @@ PARENT = "import subprocess, sys; p = subprocess.Popen([sys.executable, *sys.arg
 
 
 def is_alive(pid: int) -> bool:
-    """Whether it runs; what was killed stays in the table until whoever inherited it asks."""
+    """Whether it runs; a killed process stays in the process table as a zombie until its parent waits for it."""
     status = Path(f"/proc/{pid}/status")
     return status.exists() and "zombie" not in status.read_text()
 
