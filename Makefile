@@ -1,4 +1,4 @@
-# The one truth: the README's commands, CI and the pre-commit hook call these targets.
+# The README's commands, CI and the pre-commit hook all call these targets.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -15,98 +15,98 @@ WITH_JEMALLOC := $(if $(JEMALLOC),env LD_PRELOAD="$(JEMALLOC) $$LD_PRELOAD" MALL
 .DEFAULT_GOAL := help
 .PHONY: help serve compiled models test test-compiled check format lint types fast coverage docs hostile clean requirements bench load
 
-help:  ## what can be made
+help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 serve: $(VENV)/models.done $(MODELS)  ## set up if need be, then serve EfficientNet-Lite0 on 127.0.0.1:8500
 	@exec $(WITH_JEMALLOC) $(BIN)/darkroom serve --host=$(HOST) --port=$(PORT) --model_base_path=model/efficientnet_lite0
 
-compiled: build/compiled/bin/darkroom  ## compile what a request passes through (a minute, a C compiler): a third less work
+compiled: build/compiled/bin/darkroom  ## compile the request path (takes a minute and a C compiler; a third less CPU a request)
 	@build/compiled/bin/darkroom --version
 
-models: $(MODELS)  ## build the models that ship into model/
+models: $(MODELS)  ## build the models that ship, into model/
 
-test: $(VENV)/dev.done $(MODELS)  ## set up if need be, then run every test
+test: $(VENV)/dev.done $(MODELS)  ## set up if necessary, then run all tests
 	$(BIN)/python -m pytest
 
-# What the request path is part of: the scheduler, the dialects, whole servers; in the modules that `make compiled` made.
-test-compiled: build/compiled/bin/darkroom $(MODELS)  ## the tests of the request path, on the compiled modules
+# The tests that use the request path: scheduler, dialects, whole servers.
+test-compiled: build/compiled/bin/darkroom $(MODELS)  ## run the tests of the request path on the compiled modules
 	PYTHONSAFEPATH=1 PYTHONPATH=$(CURDIR)/build/compiled EXPECT_COMPILED=1 \
 	  $(BIN)/python -m pytest -o "pythonpath=build/compiled ." tests/meta/test_compiled.py tests/unit/batching \
 	  tests/unit/service tests/unit/models/test_rows.py tests/unit/models/engines/test_runner.py \
 	  tests/unit/models/profile/test_trial.py tests/property tests/wire tests/integration
 
-check: format lint types fast  ## what a commit must pass: format, lint, types, fast tests
+check: format lint types fast  ## everything a commit must pass: format, lint, types, fast tests
 
-format: $(VENV)/dev.done  ## the formatter agrees
+format: $(VENV)/dev.done  ## check the formatting
 	$(BIN)/ruff format --check .
 
-lint: $(VENV)/dev.done  ## ruff, every rule
+lint: $(VENV)/dev.done  ## run ruff with all rules
 	$(BIN)/ruff check .
 
-types: $(VENV)/dev.done  ## mypy, strict
+types: $(VENV)/dev.done  ## run mypy, strict
 	$(BIN)/mypy
 
-fast: $(VENV)/dev.done  ## the tests that take no process, no training and no browser
+fast: $(VENV)/dev.done  ## run the tests that need no process, no training and no browser
 	$(BIN)/python -m pytest -m "not slow and not browser" -q
 
-coverage: $(VENV)/dev.done  ## the scheduler's tests must take every branch of batching/
+coverage: $(VENV)/dev.done  ## check that the scheduler's tests take every branch of batching/
 	$(BIN)/coverage run --source=darkroom.batching --branch -m pytest -q tests/unit/batching \
 	  tests/property/test_driver.py tests/property/test_queue_machine.py tests/property/test_isolation_bounds.py
 	$(BIN)/coverage report --fail-under=100
 
-load: $(VENV)/dev.done $(MODELS)  ## two minutes of Locust against a server it starts (LOADTEST_RUN_TIME=2m; LOAD='--users 64')
+load: $(VENV)/dev.done $(MODELS)  ## start a server and load it with Locust (LOADTEST_RUN_TIME=2m; LOAD='--users 64')
 	@$(BIN)/python -m loadtest.load model/efficientnet_lite0 $(LOAD)
 
-# What serves each model best in the peers was found by trying; their environments are theirs alone (.bench/).
-bench: build/compiled/bin/darkroom $(MODELS) .bench/mosec.done .bench/mlserver.done  ## beside the limit and peers, into docs/benchmarks/ (ROUNDS=3 SECONDS=8; QUICK=--quick)
+# The peers' batch sizes and workers are the fastest ones that were tried. Each peer has its own environment (.bench/).
+bench: build/compiled/bin/darkroom $(MODELS) .bench/mosec.done .bench/mlserver.done  ## compare with the physical limit and other servers, into docs/benchmarks/ (ROUNDS=3 SECONDS=8; QUICK=--quick)
 	$(WITH_JEMALLOC) $(BIN)/python -m loadtest.bench model/efficientnet_lite0 --batch=8 --workers=2 --rounds=$(ROUNDS) --seconds=$(SECONDS) $(QUICK)
 	$(WITH_JEMALLOC) $(BIN)/python -m loadtest.bench model/digits --pictures=digits --batch=64 --workers=2 --own_workers=2 --interpreted --rounds=$(ROUNDS) --seconds=$(SECONDS) $(QUICK)
 
-requirements: $(VENV)/dev.done  ## pin requirements/*.in again, with hashes, for Python 3.11 to 3.13
+requirements: $(VENV)/dev.done  ## update the pinned versions and hashes of requirements/*.txt, for Python 3.11 to 3.13
 	for name in serve gpu models dev build bench-mosec bench-mlserver; do \
 	  $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --upgrade \
 	    --custom-compile-command "make requirements" requirements/$$name.in -o requirements/$$name.txt; \
 	done
 
-hostile: $(VENV)/dev.done  ## the hostile tests at length: 10,000 broken requests and a long run of schemathesis, in each lane
+hostile: $(VENV)/dev.done  ## run the hostile tests at length: 10,000 broken requests and a long run of schemathesis, in each lane
 	HOSTILE_REQUESTS=10000 HOSTILE_EXAMPLES=100 $(BIN)/python -m pytest -q --timeout 1800 tests/wire/test_hostile.py
 
-docs: $(VENV)/dev.done  ## write the tables of docs/settings.md and docs/metrics.md out of the code
+docs: $(VENV)/dev.done  ## write docs/settings.md and docs/metrics.md from the code
 	$(BIN)/python -m darkroom.service.cli.doc_tables
 
-clean:  ## remove what was set up and built
+clean:  ## remove everything that was installed and built
 	rm -rf $(VENV) .bench model build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage
 
 model/%/1: | $(VENV)/models.done
 	@$(BIN)/darkroom export $* --out=model --missing
 
-# pip builds a wheel and unpacks it; the script that it brings would look for the packages elsewhere.
+# pip builds a wheel and unpacks it. The script below replaces the wheel's own, which would not find the packages.
 build/compiled/bin/darkroom: setup.py pyproject.toml $(shell find batching models service -name '*.py') | $(VENV)/dev.done
 	@echo "compiling (about a minute) …"
-	@rm -rf build/compiled build/lib.* build/temp.*
+	@rm -rf build/compiled build/lib* build/temp.*
 	@DARKROOM_COMPILED=1 $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps \
 	  --target build/compiled . || { echo "this takes a C compiler and Python's headers (Debian: gcc, python3-dev)" >&2; exit 1; }
 	@printf '#!/bin/sh\nPYTHONSAFEPATH=1 PYTHONPATH=%s exec %s -m darkroom "$$@"\n' \
 	  '$(CURDIR)/build/compiled' '$(CURDIR)/$(BIN)/python' > $@
 
-# Stamps: a requirements file that changes is installed again.
+# Stamp files: a requirements file that changed is installed again.
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
 	  { echo "Darkroom runs on Python 3.11 to 3.13; try: make PYTHON=python3.12 serve" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/models.done: requirements/models.txt pyproject.toml | $(VENV)/bin/python
-	@echo "installing what serving and building the models need (about a minute) …"
+	@echo "installing the packages for serving and building models (about a minute) …"
 	@$(call install,models)
 
 $(VENV)/dev.done: requirements/dev.txt pyproject.toml | $(VENV)/bin/python
-	@echo "installing what the tests need (about a minute and a half) …"
+	@echo "installing the packages for the tests (about a minute and a half) …"
 	@$(call install,dev)
 	@touch $(VENV)/models.done
 
 .bench/%.done: requirements/bench-%.txt
-	@echo "installing $* beside Darkroom (about a minute) …"
+	@echo "installing $* in an environment of its own (about a minute) …"
 	@$(PYTHON) -m venv .bench/$*
 	@.bench/$*/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
 	@touch $@

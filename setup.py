@@ -1,4 +1,4 @@
-"""Builds Darkroom; where DARKROOM_COMPILED=1 says so, what a request passes through is compiled by mypyc."""
+"""Builds Darkroom. With DARKROOM_COMPILED=1, mypyc compiles the modules of the request path to machine code."""
 
 import os
 import tomllib
@@ -8,10 +8,10 @@ from setuptools import setup
 
 
 def extensions() -> list[object]:
-    """The compiled modules; none unless they are asked for."""
+    """The modules to compile, as pyproject.toml lists them; none unless DARKROOM_COMPILED=1."""
     if os.environ.get("DARKROOM_COMPILED") != "1":
         return []
-    from mypyc.build import mypycify  # noqa: PLC0415 - only who compiles has mypy
+    from mypyc.build import mypycify  # noqa: PLC0415 - only a compiled build needs mypy
 
     names = tomllib.loads(Path("pyproject.toml").read_text(encoding="utf-8"))["tool"]["darkroom"]["compiled"]
     return list(mypycify([f"darkroom/{name.replace('.', '/')}.py" for name in names], opt_level="3", debug_level="0"))

@@ -1,7 +1,7 @@
-"""Exit 0 when the server says that it is ready: the image's HEALTHCHECK, which has no curl.
+"""The image's HEALTHCHECK, since the image has no curl: exits with 0 if the server is ready, else with 1.
 
-It asks the port of DARKROOM_PORT, so set the port there and not by a flag. Plain `http.client`: urllib's redirects and
-proxies would double the 30 ms that a probe costs.
+It asks port DARKROOM_PORT, so set the port by that variable and not by a flag. It uses `http.client`, because urllib's
+redirects and proxies would double the 30 ms that a probe takes.
 """  # noqa: INP001 - a program, not a package
 
 import http.client
@@ -11,7 +11,10 @@ import sys
 
 
 def connect(port: int) -> http.client.HTTPConnection:
-    """A connection to this container's own server; its certificate is for its public name, so it is not checked."""
+    """Returns a connection to the server of this container.
+
+    A certificate is not checked: it is valid for the public name, not for loopback.
+    """
     if os.environ.get("DARKROOM_ENABLE_SSL", "").lower() in {"true", "1"}:
         unchecked = ssl._create_unverified_context()  # noqa: SLF001, S323 - loopback, see above
         return http.client.HTTPSConnection("127.0.0.1", port, timeout=2, context=unchecked)
@@ -19,7 +22,7 @@ def connect(port: int) -> http.client.HTTPConnection:
 
 
 def is_ready() -> bool:
-    """Whether `/v2/health/ready` answers 200 within two seconds."""
+    """Returns whether `/v2/health/ready` answers 200 within two seconds."""
     connection = connect(int(os.environ.get("DARKROOM_PORT", "8500")))
     try:
         connection.request("GET", "/v2/health/ready")

@@ -1,7 +1,8 @@
-"""Take out of the image's Python packages what a server never opens, and say how much each saved.
+"""Removes files that a server never opens from the image's Python packages, and prints how much each removal saved.
 
-Run once, in the Dockerfile's `trimmed` stage, by the Python whose packages it trims. Licences (`*.dist-info/licenses`,
-`THIRD_PARTY_NOTICES`) stay wherever the code stays. `warm_up.py` runs after it and proves that what is left works.
+The Dockerfile's `trimmed` stages run it once, with the Python whose packages it trims. Licences
+(`*.dist-info/licenses`, `THIRD_PARTY_NOTICES`) stay with their code. `warm_up.py` runs afterwards and proves that the
+remaining files work.
 """  # noqa: INP001 - a program, not a package
 
 import compileall
@@ -14,23 +15,23 @@ from pathlib import Path
 
 PACKAGES = Path(sysconfig.get_paths()["purelib"])
 
-# The CUDA libraries, in the GPU image alone. They stay as their wheels bring them, and no library beside them is
-# stripped: TensorFlow's own then holds CUDA kernels, and a build has no GPU on which a stripped one could be tried.
+# The CUDA libraries, only in the GPU image. They are not changed, and no other library of that image is stripped:
+# TensorFlow's own library contains CUDA kernels there, and a build has no GPU to test a stripped one on.
 CUDA = "nvidia"
 
-# Glob under site-packages → why nothing misses it. Sizes with TensorFlow 2.21 on x86-64.
+# Glob below site-packages → why no server needs it. Sizes are those of TensorFlow 2.21 on x86-64.
 DROPPED = {
     "tensorflow/include": "headers for compiling custom ops (287 MB)",
-    "clang": "libclang: TensorFlow names it as a requirement, no file of a running server imports it (61 MB)",
-    "libclang-*.dist-info": "its metadata, so that the list of packages stays true",
-    "tensorflow/compiler/tf2xla/ops/_xla_ops.so": "registers ops that libtensorflow_cc has registered already (19 MB)",
-    "tensorflow/compiler/mlir/stablehlo": "MLIR's Python bindings; graphs are compiled without them (26 MB)",
+    "clang": "libclang: a requirement of TensorFlow that no file of a running server imports (61 MB)",
+    "libclang-*.dist-info": "its metadata, so that the list of packages stays correct",
+    "tensorflow/compiler/tf2xla/ops/_xla_ops.so": "registers ops that libtensorflow_cc registers too (19 MB)",
+    "tensorflow/compiler/mlir/stablehlo": "MLIR's Python bindings; compiling graphs does not need them (26 MB)",
     "grpc": "only TensorFlow's remote debugger imports it (18 MB)",
     "grpcio-*.dist-info": "its metadata",
     "**/tests": "tests of numpy, h5py and others (9 MB)",
     "**/*.pyi": "for type checkers (3 MB)",
     "**/*.a": "for linkers",
-    "setuptools": "installs packages; nothing is installed any more (4 MB)",
+    "setuptools": "installs packages; the final image installs none (4 MB)",
     "setuptools-*.dist-info": "its metadata",
     "_distutils_hack": "part of setuptools",
     "distutils-precedence.pth": "part of setuptools",
@@ -38,23 +39,23 @@ DROPPED = {
     "wheel-*.dist-info": "its metadata",
 }
 
-# These two get the bytecode of the modules that `warm_up.py` loads, 37 MB where all of it is 48; the small packages
-# get all of theirs. With none, importing TensorFlow took 9.0 s instead of 2.4 s on two cores, at every start, since the
-# container's root file system is read-only.
+# For these two packages only the modules that `warm_up.py` loads get bytecode: 37 MB instead of 48 MB. All other
+# packages are compiled completely. Without bytecode, importing TensorFlow took 9.0 s instead of 2.4 s on two cores, at
+# every start, because the container's root file system is read-only.
 BY_USE = {"tensorflow", "keras"}
 
 
 def size_bytes(path: Path) -> int:
-    """The bytes of a file, or of all files under a folder."""
+    """Returns the bytes of a file, or of all files below a folder."""
     return sum(file.lstat().st_size for file in ([path] if path.is_file() else path.rglob("*")) if file.is_file())
 
 
 def drop(pattern: str) -> int:
-    """Remove what the pattern names; the bytes saved."""
+    """Removes the files and folders that match the pattern; returns the bytes saved."""
     saved_bytes = 0
     for path in sorted(PACKAGES.glob(pattern)):
         if not path.exists() or path.is_relative_to(PACKAGES / CUDA):
-            continue  # inside a folder that went a moment ago, or NVIDIA's
+            continue  # inside a folder that was just removed, or one of CUDA's
         saved_bytes += size_bytes(path)
         if path.is_dir():
             shutil.rmtree(path)
@@ -64,9 +65,9 @@ def drop(pattern: str) -> int:
 
 
 def libraries() -> Iterator[Path]:
-    """Shared libraries, but for `*.libs`: auditwheel moved their sections, which old versions of strip spoil.
+    """Yields the shared libraries that can be stripped; none in an image with CUDA.
 
-    None beside CUDA's.
+    Those in `*.libs` are left out: auditwheel moved their sections, and old versions of strip damage them.
     """
     if (PACKAGES / CUDA).exists():
         return
@@ -76,7 +77,7 @@ def libraries() -> Iterator[Path]:
 
 
 def strip() -> int:
-    """Remove the symbols that only a debugger reads: 175 MB of libtensorflow_cc alone; the bytes saved."""
+    """Removes symbols that only a debugger reads, 175 MB of libtensorflow_cc alone; returns the bytes saved."""
     saved_bytes = 0
     for path in libraries():
         before = path.stat().st_size
@@ -86,19 +87,19 @@ def strip() -> int:
 
 
 def main() -> None:
-    """Drop, strip, compile."""
+    """Removes files, strips libraries, compiles bytecode."""
     say(size_bytes(PACKAGES), "before")
     for pattern, why in DROPPED.items():
         say(-drop(pattern), f"{pattern}: {why}")
     say(-strip(), "symbols that only debuggers read")
     for path in sorted(PACKAGES.iterdir()):
         if path.is_dir() and path.name not in BY_USE:
-            compileall.compile_dir(path, quiet=2)  # 2: a template that isn't Python is no error
+            compileall.compile_dir(path, quiet=2)  # 2: no error for templates that are not Python
     say(size_bytes(PACKAGES), "after, with bytecode")
 
 
 def say(size: int, what: str) -> None:
-    """One line of the build's log."""
+    """Writes one line of the build's log."""
     sys.stdout.write(f"{size / 1e6:9.1f} MB  {what}\n")
 
 

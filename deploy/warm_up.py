@@ -1,7 +1,7 @@
-"""Load TensorFlow and do once what a server does with it: save, load, freeze and call a picture model.
+"""Uses TensorFlow once as a server does: saves, loads, freezes and calls a model that takes pictures.
 
-Run by the Dockerfile after the packages have been trimmed: it fails the build where TensorFlow no longer works, and
-leaves the bytecode of the modules that a server loads, and of no others.
+The Dockerfile runs it after trim.py. It fails the build if TensorFlow no longer works, and it leaves the bytecode of
+exactly the modules that a server loads.
 """  # noqa: INP001 - a program, not a package
 
 import base64
@@ -12,7 +12,7 @@ from tensorflow.python.framework.convert_to_constants import convert_variables_t
 
 
 class Picture(tf.Module):
-    """Three numbers from a picture, by one layer of ones."""
+    """A model that computes three numbers from a picture with one layer of ones."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -20,7 +20,7 @@ class Picture(tf.Module):
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string)])
     def look(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Probabilities: float32[n, 3] of base64 pictures: string[n]."""
+        """Returns `probability: float32[n, 3]` for `images: string[n]`, pictures in base64."""
 
         def pixels(text: tf.Tensor) -> tf.Tensor:
             picture = tf.io.decode_image(tf.io.decode_base64(text), channels=1, expand_animations=False)
@@ -31,10 +31,10 @@ class Picture(tf.Module):
 
 
 def main(folder: str) -> None:
-    """Through TensorFlow 2's loader and a frozen graph, then through TensorFlow 1's loader."""
+    """Calls the model through TensorFlow 2's loader and a frozen graph, then opens it with TensorFlow 1's loader."""
     picture = Picture()
     tf.saved_model.save(picture, folder, signatures={"serving_default": picture.look})
-    loaded = tf.saved_model.load(folder)  # kept: its signature holds no reference to the variables
+    loaded = tf.saved_model.load(folder)  # must stay alive: its signature holds no reference to the variables
     frozen = convert_variables_to_constants_v2(loaded.signatures["serving_default"])
     graph = tf.Graph()
     with graph.as_default():

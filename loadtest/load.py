@@ -1,8 +1,8 @@
-"""`make load`: starts a server on loopback, lets Locust's users loose on it, ends it; Locust's exit code is the result.
+"""`make load`: starts a server on loopback, runs Locust against it and ends it; the exit code is Locust's.
 
     LOADTEST_RUN_TIME=30s python -m loadtest.load model/efficientnet_lite0 --users 16 --p99-ms 800
 
-Whatever is not a flag of its own goes to Locust (`locust --help` and loadtest/locustfile.py tell which there are).
+Other flags are passed to Locust; see `locust --help` and loadtest/locustfile.py.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from loadtest.bench.arguments import version_folder
 from loadtest.bench.contenders import INTERPRETED, started
-from loadtest.bench.limit import version_folder
 from loadtest.measure import processes
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ LOCUSTFILES = "loadtest/locustfile.py,loadtest/shapes.py"
 
 
 def command(url: str, html: Path, more: Sequence[str], *, has_shape: bool) -> list[str]:
-    """Locust's command line: headless, its page at the end as HTML; flags in `more` win."""
+    """Returns Locust's command line: headless, with an HTML report at the end; flags in `more` override it."""
     files = LOCUSTFILES if has_shape else LOCUSTFILES.partition(",")[0]
     run_time = os.environ.get(RUN_TIME) or "2m"
     flags = [f"--host={url}", "--headless", "--users=16", "--spawn-rate=16", f"--run-time={run_time}", f"--html={html}"]
@@ -35,7 +35,7 @@ def command(url: str, html: Path, more: Sequence[str], *, has_shape: bool) -> li
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs it; Locust's exit code, or 1 where the server does not start."""
+    """Runs Locust; returns its exit code, or 1 if the server does not start."""
     parser = argparse.ArgumentParser(
         prog="python -m loadtest.load", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -1,14 +1,15 @@
-"""Locust users of a Darkroom server: one picture in each dialect, 32 at once, a broken one; all answers checked.
+"""Locust users that send pictures to a Darkroom server in every dialect and check every answer.
 
-    locust -f loadtest/locustfile.py --host http://127.0.0.1:8500               # its page, on port 8089
-    locust … --headless --users 16 --run-time 1m --p99-ms 300                   # a gate: exit code 1 over the SLO
+    locust -f loadtest/locustfile.py --host http://127.0.0.1:8500               # with its page, on port 8089
+    locust … --headless --users 16 --run-time 1m --p99-ms 300                   # exit code 1 if the SLO is exceeded
     locust … --headless --users 64 --run-time 1m --arrival-rate 80              # constant arrivals, no think-time
-    locust … --mix json=1,binary=1                                              # only these, one as often as the other
-    locust -f loadtest/locustfile.py,loadtest/shapes.py … --shape spike         # users that come and go: or step
+    locust … --mix json=1,binary=1                                              # only these kinds, equally often
+    locust -f loadtest/locustfile.py,loadtest/shapes.py … --shape spike         # a changing number of users; or step
 
-Every flag of ours is also a variable, LOADTEST_P99_MS and so on. Needs the packages of the Locust image, no others.
+A request has one picture in one of the dialects, 32 pictures, or a broken picture. Every flag of this file is also an
+environment variable, such as LOADTEST_P99_MS. Needs no packages beyond those of the Locust image.
 """
-# Locust is Any to mypy (pyproject.toml), hence its decorators and its user class too:
+# mypy sees Locust as Any (pyproject.toml), so also its decorators and its user class:
 # mypy: disable-error-code="untyped-decorator,misc"
 
 import random
@@ -22,12 +23,12 @@ from locust.contrib.fasthttp import ResponseContextManager
 from locust.env import Environment
 from locust.exception import RescheduleTask
 
-from loadtest.measure.server_timing import Explained
-from loadtest.measure.tally import number, table
+from loadtest.measure.server_timing import TimingStatistics
+from loadtest.measure.tables import number, table
 from loadtest.traffic.answers import Expectations, NoAnswer, error_text, expect
 from loadtest.traffic.pictures import (
     KINDS,
-    Body,
+    RequestBody,
     binary_body,
     cycle,
     form_body,
@@ -41,7 +42,7 @@ from loadtest.traffic.pictures import (
 chance = random.Random()  # noqa: S311 - arrivals and choices, no secrets
 MANY_ROWS = 32  # the largest batch that a server makes by default
 BROKEN = "broken"
-NAMES = {  # of --mix, and as the tables tell them
+NAMES = {  # by their names in --mix; the values are their names in tables
     "json": "json 1 picture",
     "form": "form 1 picture",
     "raw": "raw 1 picture",
@@ -53,27 +54,27 @@ NAMES = {  # of --mix, and as the tables tell them
 MIX = "json=12,form=3,raw=2,row=2,binary=2,many=1"
 FLAGS = (
     ("pictures", str, "photos", "kind of pictures: " + " or ".join(KINDS)),
-    ("model", str, "default", "model_name that is asked for"),
-    ("think_s", float, 0.1, "mean pause of a user between an answer and its next request"),
-    ("arrival_rate", float, 0.0, "requests per second of all users together, whatever the answers take; 0: think-time"),
-    ("mix", str, MIX, "kinds of requests and how often: " + ", ".join(NAMES)),
-    ("broken_share", float, 0.01, "share of requests that send half a JPEG and must get 400"),
-    ("p99_ms", float, 0.0, "SLO: p99 of one-picture requests; 0 promises nothing"),
-    ("many_p99_ms", float, 0.0, f"SLO: p99 of {MANY_ROWS}-picture requests; 0 promises nothing"),
-    ("failures", float, 0.0, "SLO: largest share of requests that may fail, wrong answers among them"),
+    ("model", str, "default", "model_name of the requests"),
+    ("think_s", float, 0.1, "mean pause of a user after an answer"),
+    ("arrival_rate", float, 0.0, "requests/s of all users together, independent of the latency; 0: use think-time"),
+    ("mix", str, MIX, "kinds of requests and their weights: " + ", ".join(NAMES)),
+    ("broken_share", float, 0.01, "share of requests with half a JPEG, which must get 400"),
+    ("p99_ms", float, 0.0, "SLO: p99 of one-picture requests; 0: none"),
+    ("many_p99_ms", float, 0.0, f"SLO: p99 of {MANY_ROWS}-picture requests; 0: none"),
+    ("failures", float, 0.0, "SLO: largest share of requests that may fail; wrong answers count as failures"),
 )
 
 
 @events.init_command_line_parser.add_listener
 def add_flags(parser: ArgumentParser) -> None:
-    """Our flags beside Locust's own, each with its variable."""
+    """Adds the flags of this file to Locust's own, each with its environment variable."""
     for name, kind, default, text in FLAGS:
         flag, variable = "--" + name.replace("_", "-"), "LOADTEST_" + name.upper()
         parser.add_argument(flag, type=kind, default=default, env_var=variable, help=text)
 
 
 class Payloads:
-    """Every body that the run sends, made once, and the answer that each must get."""
+    """All request bodies of the run, made once, and the answers that they must get."""
 
     def __init__(self, host: str, kind: str, model: str) -> None:
         pictures = load(kind)
@@ -91,11 +92,11 @@ class Payloads:
 
 
 def read_mix(text: str) -> dict[str, float]:
-    """`json=3,binary=1` as weights by kind.
+    """Reads `json=3,binary=1` as weights by kind.
 
     Raises:
-        KeyError: a kind that there is not.
-        ValueError: a weight that is no positive number.
+        KeyError: there is no such kind.
+        ValueError: a weight is not a positive number.
     """
     weights = {}
     for part in text.split(","):
@@ -108,57 +109,59 @@ def read_mix(text: str) -> dict[str, float]:
     return weights
 
 
-class Run:
-    """The state of one test run; made at its start, read at its end."""
+class RunState:
+    """The state of one test run, set at its start."""
 
     payloads: Payloads | None = None
-    explained = Explained()
+    timings = TimingStatistics()
     kinds: tuple[str, ...] = ()
     weights: tuple[float, ...] = ()
 
 
 def is_master(environment: Environment) -> bool:
-    """Whether the users of this run live in other processes."""
+    """Returns whether this process is a master, whose users run in worker processes."""
     return type(environment.runner).__name__ == "MasterRunner"
 
 
 @events.test_start.add_listener
 def prepare(environment: Environment, **_: Any) -> None:
-    """Ask for each picture alone and make all bodies; without answers there is nothing to test."""
+    """Sends each picture alone to learn its answer, and makes all bodies; ends the run if that fails."""
     options = environment.parsed_options
-    Run.explained = Explained()
+    RunState.timings = TimingStatistics()
     if is_master(environment):
-        return  # its workers ask for themselves
+        return  # its workers do this themselves
     try:
         mix = read_mix(options.mix)
-        Run.kinds, Run.weights = tuple(mix), tuple(mix.values())
-        Run.payloads = Payloads(environment.host or "", options.pictures, options.model)
+        RunState.kinds, RunState.weights = tuple(mix), tuple(mix.values())
+        RunState.payloads = Payloads(environment.host or "", options.pictures, options.model)
     except (NoAnswer, KeyError, ValueError) as err:
         print(f"loadtest: cannot begin: {err}", file=sys.stderr)
         environment.process_exit_code = 2
         if environment.runner is not None:
             environment.runner.quit()
         return
-    known = ", ".join(f"{name} → {index}" for name, index in Run.payloads.expectations.table.items())
+    known = ", ".join(f"{name} → {index}" for name, index in RunState.payloads.expectations.table.items())
     print(f"loadtest: expected answers: {known}")
-    if not Run.payloads.expectations.tells_apart:
-        print("loadtest: the model gives every picture the same class: swapped answers cannot be seen", file=sys.stderr)
+    if not RunState.payloads.expectations.tells_apart:
+        print(
+            "loadtest: the model gives every picture the same class: swapped answers cannot be noticed", file=sys.stderr
+        )
 
 
 class PictureUser(FastHttpUser):
-    """Sends a picture, waits for the answer, checks it, pauses."""
+    """A user that sends a request, waits for the answer, checks it and pauses."""
 
     connection_timeout = 10.0
-    network_timeout = 35.0  # longer than the server's own --request_timeout_ms, which says why
+    network_timeout = 35.0  # longer than the server's --request_timeout_ms, so that its error arrives
 
     def on_start(self) -> None:
-        """Begin at a random place of the first turn, so that the users do not march in step."""
+        """Starts at a random time of the first turn, so that the users are not synchronous."""
         self.turn_s = time.monotonic() + chance.uniform(0, self._turn_length_s())
 
     def wait_time(self) -> float:
-        """Exponential think-time, or, with an arrival rate, what is left of this user's turn.
+        """Returns an exponential think-time or, with an arrival rate, the rest of this user's turn.
 
-        Turns are counted from the first one: a late answer does not lower the rate, unless it lasts longer than a turn.
+        Turns are counted from the first one, so a late answer does not lower the rate unless it takes longer than a turn.
         """
         options = self.environment.parsed_options
         if options.arrival_rate:
@@ -172,33 +175,33 @@ class PictureUser(FastHttpUser):
 
     @task
     def ask(self) -> None:
-        """One request of the mix; once in a while half a picture."""
+        """Sends one request of the mix, or, with the probability --broken-share, half a picture."""
         if chance.random() < self.environment.parsed_options.broken_share:
             self.send_broken()
         else:
-            (kind,) = chance.choices(Run.kinds, Run.weights)
+            (kind,) = chance.choices(RunState.kinds, RunState.weights)
             self.send(NAMES[kind], chance.choice(self.payloads.bodies[kind]))
 
     @property
     def payloads(self) -> Payloads:
-        """What the run sends; there since its start."""
-        if Run.payloads is None:
+        """The bodies of the run, which exist since its start."""
+        if RunState.payloads is None:
             raise RescheduleTask
-        return Run.payloads
+        return RunState.payloads
 
-    def send(self, name: str, body: Body) -> None:
-        """One request, whose answer must be 200 and say of every picture what the server said of it alone."""
+    def send(self, name: str, body: RequestBody) -> None:
+        """Sends a request. Its answer must be 200 and give every picture the class that it got alone."""
         with self.post(name, body) as answer:
-            Run.explained.add(name, (answer.headers or {}).get("Server-Timing"))
+            RunState.timings.add(name, (answer.headers or {}).get("Server-Timing"))
             if answer.status_code != 200:
                 answer.failure(f"{answer.status_code} {error_text(answer.content or b'')}")
             elif not self.payloads.expectations.agrees(body, answer.content):
-                answer.failure("200 with a wrong answer")  # one text, so that Locust counts them together
+                answer.failure("200 with a wrong answer")  # a constant text, so that Locust counts them together
             else:
                 answer.success()
 
     def send_broken(self) -> None:
-        """Half a JPEG, which must be refused as the client's fault, by its index."""
+        """Sends half a JPEG, which must be refused with 400 and its index."""
         with self.post(NAMES[BROKEN], chance.choice(self.payloads.bodies[BROKEN])) as answer:
             said = error_text(answer.content or b"")
             if answer.status_code == 400 and "images[0]" in said:
@@ -206,10 +209,10 @@ class PictureUser(FastHttpUser):
             else:
                 answer.failure(f"{answer.status_code}, wanted 400 naming images[0]: {said}")
 
-    def post(self, name: str, body: Body) -> ResponseContextManager:
-        """A POST, answered into a context that decides whether it went well.
+    def post(self, name: str, body: RequestBody) -> ResponseContextManager:
+        """Sends a POST; the returned context decides whether the request succeeded.
 
-        With an arrival rate its time counts from its turn: what an earlier answer kept it waiting is not left out.
+        With an arrival rate, latency counts from the start of the turn, so the delay by an earlier answer is included.
         """
         is_paced = self.environment.parsed_options.arrival_rate > 0
         late_s = max(0.0, time.monotonic() - self.turn_s) if is_paced else 0.0
@@ -220,25 +223,25 @@ class PictureUser(FastHttpUser):
 
 @events.report_to_master.add_listener
 def report(data: dict[str, Any], **_: Any) -> None:
-    """What the server told this worker since the last report."""
-    data["explained"], Run.explained = Run.explained.as_pairs(), Explained()
+    """Adds this worker's server timings since the last report to its report."""
+    data["timings"], RunState.timings = RunState.timings.as_pairs(), TimingStatistics()
 
 
 @events.worker_report.add_listener
 def take_report(data: dict[str, Any], **_: Any) -> None:
-    """What the server told a worker."""
-    Run.explained.merge(data["explained"])
+    """Adds a worker's server timings to the master's."""
+    RunState.timings.merge(data["timings"])
 
 
 @events.test_stop.add_listener
 def finish(environment: Environment, **_: Any) -> None:
-    """Tells at the end of the run, but for a headless master: its workers' last reports come when they quit."""
+    """Prints the table at the end of the run; a headless master prints it later, after its workers' last reports."""
     if not (is_master(environment) and environment.parsed_options.headless):
         tell(environment)
 
 
 def tell(environment: Environment) -> None:
-    """Prints the table of the run: what the client saw and what the server said of it."""
+    """Prints the table of the run: the clients' latencies and the server's timings."""
     heads = (
         "request",
         "sent",
@@ -256,29 +259,29 @@ def tell(environment: Environment) -> None:
         latency = [number(seen.get_response_time_percentile(share)) for share in (0.5, 0.99)]
         server = [
             number(times[name].quantile_ms(share))
-            for times in (Run.explained.queue, Run.explained.execute)
+            for times in (RunState.timings.queue, RunState.timings.execute)
             for share in (0.5, 0.99)
         ]
-        batch = number(Run.explained.mean_batch(name))
+        batch = number(RunState.timings.mean_batch(name))
         rows.append([name, str(seen.num_requests), str(seen.num_failures), *latency, *server, batch])
     print(f"\n{table(heads, rows)}\n", flush=True)
 
 
 @events.quitting.add_listener
 def judge(environment: Environment, **_: Any) -> None:
-    """The exit code: 0 inside the SLO, 1 over it, 2 where the run could not begin."""
+    """Sets the exit code: 0 within the SLO, 1 if it is exceeded, 2 if the run could not begin."""
     if is_master(environment) and environment.parsed_options.headless:
         tell(environment)
     if environment.process_exit_code == 2:
         return
-    broken = broken_promises(environment)
+    broken = exceeded_slos(environment)
     for text in broken:
         print(f"loadtest: over the SLO: {text}", file=sys.stderr)
     environment.process_exit_code = 1 if broken else 0
 
 
-def broken_promises(environment: Environment) -> list[str]:
-    """Each promise of the flags that the run did not keep; none where it kept them all."""
+def exceeded_slos(environment: Environment) -> list[str]:
+    """Returns a text for each SLO of the flags that the run exceeded."""
     options, total = environment.parsed_options, environment.stats.total
     broken = [] if total.num_requests else ["nothing was sent"]
     if total.fail_ratio > options.failures:

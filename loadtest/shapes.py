@@ -1,4 +1,4 @@
-"""Shapes of a Locust run: users that come in steps, or in a spike; named beside the locustfile and chosen by --shape.
+"""Shapes of a Locust run: users arrive in steps or as a spike. Pass this file with the locustfile and choose by --shape.
 
 locust -f loadtest/locustfile.py,loadtest/shapes.py --host http://127.0.0.1:8500 --users 64 --run-time 2m --shape spike
 """
@@ -13,22 +13,22 @@ from locust import LoadTestShape, events
 from loadtest.stages import SHAPES, users_at
 
 DEFAULT_LENGTH_S = 120.0
-SPAWN_RATE = 100.0  # users a second: a step is a step
+SPAWN_RATE = 100.0  # users a second, so that a step is steep
 
 
 @events.init_command_line_parser.add_listener
 def add_flags(parser: ArgumentParser) -> None:
-    """The shape, beside Locust's own flags."""
+    """Adds the flag --shape to Locust's own."""
     parser.add_argument("--shape", choices=sorted(SHAPES), default="step", env_var="LOADTEST_SHAPE", help="of the run")
 
 
 class Shape(LoadTestShape):
-    """As many users as the shape has at this moment, --users at most, until --run-time is over."""
+    """Runs as many users as the shape has at this time, --users at most, until --run-time is over."""
 
-    use_common_options = True  # or Locust takes --users and --run-time away
+    use_common_options = True  # otherwise Locust removes --users and --run-time
 
     def tick(self) -> tuple[int, float] | None:
-        """Users and how many of them may come a second; None ends the run."""
+        """Returns the number of users and their spawn rate; None ends the run."""
         options: Any = self.runner.environment.parsed_options
         length_s = options.run_time or DEFAULT_LENGTH_S
         users = users_at(options.shape, self.get_run_time(), length_s=length_s, most=options.num_users or 1)

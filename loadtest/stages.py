@@ -1,6 +1,6 @@
-"""How many users a shaped load has at each moment: shares of the most, each for an equal part of the time."""
+"""The number of users of a shaped load over time: shares of the maximum, each for an equal part of the run."""
 
-# In steps up to all, down again at the end; and a tenth of the users, all at once, a tenth again.
+# step: up to all users in steps, and down at the end. spike: a tenth of the users, all at once, a tenth again.
 SHAPES = {
     "step": (0.1, 0.25, 0.5, 0.75, 1.0, 0.25),
     "spike": (0.1, 0.1, 1.0, 1.0, 0.1, 0.1),
@@ -8,7 +8,7 @@ SHAPES = {
 
 
 def users_at(shape: str, at_s: float, *, length_s: float, most: int) -> int | None:
-    """The users at `at_s` of a run of `length_s`, 1 at least; None when it is over.
+    """Returns the number of users, at least 1, at `at_s` of a run of `length_s`; None after its end.
 
     Raises:
         KeyError: there is no such shape.

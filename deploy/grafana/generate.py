@@ -1,8 +1,8 @@
-"""Write the Grafana dashboard's JSON out of `panels.py`.
+"""Writes the JSON of the Grafana dashboard from `panels.py`.
 
     python deploy/grafana/generate.py deploy/grafana/dashboards/darkroom.json
 
-The JSON is committed; a test compares the two. Standard library only.
+The JSON is committed; a test checks that it is up to date. Standard library only.
 """  # noqa: INP001 - a program, not a package
 
 import json
@@ -16,7 +16,7 @@ WIDTH = 24  # of Grafana's grid
 
 
 def targets(panel: Panel) -> list[dict[str, Any]]:
-    """The panel's queries, lettered as Grafana letters them."""
+    """Returns the panel's queries, named A, B, C as Grafana does."""
     form = "heatmap" if panel.kind == "heatmap" else "time_series"
     return [
         {"refId": chr(ord("A") + place), "expr": expr, "legendFormat": legend, "format": form, "instant": False}
@@ -25,13 +25,13 @@ def targets(panel: Panel) -> list[dict[str, Any]]:
 
 
 def field_config(panel: Panel) -> dict[str, Any]:
-    """Unit, colours and, for curves, how they are drawn."""
+    """Returns the unit, the colours and, for curves, the style of the lines."""
     custom = {
         "drawStyle": "line",
         "lineWidth": 1,
         "fillOpacity": 40 if panel.is_stacked else 5,
         "showPoints": "never",
-        "spanNulls": 15_000,  # ms: three missed scrapes are a gap
+        "spanNulls": 15_000,  # ms: three missing scrapes make a gap
         "stacking": {"mode": "normal" if panel.is_stacked else "none", "group": "A"},
     }
     defaults: dict[str, Any] = {"unit": panel.unit, "min": 0}
@@ -53,7 +53,7 @@ def field_config(panel: Panel) -> dict[str, Any]:
 
 
 def options(panel: Panel) -> dict[str, Any]:
-    """What a kind of panel wants to know beside its data."""
+    """Returns the options that a kind of panel needs besides its data."""
     if panel.kind == "stat":
         return {
             "reduceOptions": {"calcs": ["lastNotNull"], "fields": "", "values": False},
@@ -77,7 +77,7 @@ def options(panel: Panel) -> dict[str, Any]:
 
 
 def place(panels: tuple[Panel, ...], top: int, first_id: int) -> tuple[list[dict[str, Any]], int]:
-    """The panels of a row, left to right and line by line, and the y below them."""
+    """Returns the panels of a row, placed left to right and line by line, and the y below them."""
     drawn, x, line_height = [], 0, 0
     for number, panel in enumerate(panels):
         if x + panel.width > WIDTH:
@@ -100,14 +100,14 @@ def place(panels: tuple[Panel, ...], top: int, first_id: int) -> tuple[list[dict
 
 
 def variable(name: str, query: str) -> dict[str, Any]:
-    """A label to choose by; all of its values unless one is chosen."""
+    """Returns a variable to select values of a label by; all values are selected at first."""
     return {
         "name": name,
         "type": "query",
         "datasource": {"type": "prometheus", "uid": "${datasource}"},
         "query": {"query": query, "refId": name},
         "definition": query,
-        "refresh": 2,  # whenever the time range changes: models come and go
+        "refresh": 2,  # reload when the time range changes: models come and go
         "includeAll": True,
         "allValue": ".*",
         "multi": True,
@@ -117,7 +117,7 @@ def variable(name: str, query: str) -> dict[str, Any]:
 
 
 def dashboard() -> dict[str, Any]:
-    """The whole dashboard."""
+    """Returns the whole dashboard."""
     panels: list[dict[str, Any]] = []
     top = 0
     for title, content in ROWS.items():
@@ -152,7 +152,7 @@ def dashboard() -> dict[str, Any]:
 
 
 def render() -> str:
-    """The text of the JSON file."""
+    """Returns the text of the JSON file."""
     return json.dumps(dashboard(), indent=1, ensure_ascii=False) + "\n"
 
 

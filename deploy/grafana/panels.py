@@ -1,4 +1,4 @@
-"""What the Grafana dashboard shows, in the order in which a person in trouble asks. `generate.py` makes it JSON."""  # noqa: INP001 - part of a program, not of a package
+"""The panels of the Grafana dashboard, in the order of questions during an incident. `generate.py` writes the JSON."""  # noqa: INP001 - part of a program, not of a package
 
 from dataclasses import dataclass, field
 
@@ -21,7 +21,7 @@ OUTCOMES = {
 
 @dataclass(frozen=True)
 class Panel:
-    """One panel: what it asks, in whose unit, and what a reader is to make of it."""
+    """One panel: its queries, their unit, and how to read it."""
 
     title: str
     about: str
@@ -32,11 +32,11 @@ class Panel:
     kind: str = "timeseries"
     is_stacked: bool = False
     colours: dict[str, str] = field(default_factory=dict)
-    steps: tuple[tuple[float, str], ...] = ()  # from this value on, this colour
+    steps: tuple[tuple[float, str], ...] = ()  # (value, colour): the colour from this value on
 
 
 def stat(title: str, about: str, query: str, *, unit: str = "short", steps: dict[float, str] | None = None) -> Panel:
-    """One number; `steps` says from which value on it has which colour."""
+    """Returns a panel with one number; `steps` maps a value to the colour from that value on."""
     colours = tuple((steps or {}).items())
     return Panel(title, about, {title: query}, unit=unit, width=3, height=4, kind="stat", steps=colours)
 
@@ -53,7 +53,7 @@ LAG = f"rate(darkroom_event_loop_lag_seconds_bucket{HOST}[$__rate_interval])"
 IS_IT_WELL = (
     stat(
         "Alerts firing",
-        "Names and what to do: docs/operations.md. Prometheus lists them under /alerts.",
+        "docs/operations.md says what each alert means and what to do. Prometheus lists them under /alerts.",
         'count(ALERTS{alertstate="firing", alertname=~"Darkroom.+"}) or vector(0)',
         steps={0: GREEN, 1: RED},
     ),
@@ -65,37 +65,37 @@ IS_IT_WELL = (
     ),
     stat(
         "Versions available",
-        "Model versions that take requests, over all chosen instances. 0: none; look at the log of the start.",
+        "Model versions that take requests, over all selected instances. 0: none is loaded; the log of the start says why.",
         f"sum({AVAILABLE})",
         steps={0: RED, 1: GREEN},
     ),
-    stat("Requests", "All outcomes.", f"sum ({REQUESTS})", unit="reqps"),
-    stat("p99", "The slowest hundredth of all requests took at least this long.", quantile(0.99, LATENCY), unit="s"),
+    stat("Requests", "Requests per second with any outcome.", f"sum ({REQUESTS})", unit="reqps"),
+    stat("p99", "One of a hundred requests took at least this long.", quantile(0.99, LATENCY), unit="s"),
     stat(
         "Failed",
-        "Requests that failed by the server's fault. Pages above 1 %.",
+        "Share of requests that failed because of the server. Above 1 % an alert pages.",
         share(SERVER_FAULT, REQUESTS),
         unit="percentunit",
         steps={0: GREEN, 0.001: AMBER, 0.01: RED},
     ),
     stat(
         "Refused",
-        "Requests refused at the door, expired in the queue or met while draining. Pages above 5 %.",
+        "Share of requests that were refused by admission or during a drain, or expired in the queue. Above 5 % an alert pages.",
         share(REFUSED, REQUESTS),
         unit="percentunit",
         steps={0: GREEN, 0.01: AMBER, 0.05: RED},
     ),
     stat(
         "Queue full",
-        "The fullest queue's share of --max_queue_images. Pages above 80 %.",
+        "The fullest queue, as a share of --max_queue_images. Above 80 % an alert pages.",
         f"max(darkroom_queue_images{M} / darkroom_queue_capacity_images{M})",
         unit="percentunit",
         steps={0: GREEN, 0.5: AMBER, 0.8: RED},
     ),
     Panel(
         "Requests by outcome",
-        "What is not green was not answered with a prediction. Purple is the client's doing, "
-        "orange and yellow are load, red is the server.",
+        "Only green requests got a prediction. Purple: an error of the client. Orange and yellow: too much load. "
+        "Red: an error of the server.",
         {"{{outcome}}": f"sum by (outcome) ({REQUESTS})"},
         unit="reqps",
         is_stacked=True,
@@ -103,7 +103,7 @@ IS_IT_WELL = (
     ),
     Panel(
         "Latency and SLO",
-        "Every outcome is in it: refusals are fast and pull p50 down under overload. SLO 0: none promised.",
+        "Requests of all outcomes. Refusals are fast, so they lower p50 under overload. SLO 0: none is set.",
         {
             "p50": quantile(0.5, LATENCY),
             "p90": quantile(0.9, LATENCY),
@@ -114,8 +114,8 @@ IS_IT_WELL = (
         colours={"p50": GREEN, "p90": AMBER, "p99": RED, "SLO": BLUE},
     ),
     Panel(
-        "Shares that got no prediction",
-        "Failed: the server's fault. Refused: too much load. Bad pictures: the client's fault.",
+        "Shares without a prediction",
+        "Failed: errors of the server. Refused: too much load. Bad pictures: errors of clients.",
         {
             "failed": share(SERVER_FAULT, REQUESTS),
             "refused": share(REFUSED, REQUESTS),
@@ -126,7 +126,7 @@ IS_IT_WELL = (
     ),
     Panel(
         "Queue",
-        "Images waiting, and how long the oldest has waited. A queue that is never empty is normal under load; "
+        "Images that wait, and how long the oldest has waited. Under load a queue that is never empty is normal; "
         "an age that only grows is not.",
         {
             "images {{model}}/{{version}}": f"sum by (model, version) (darkroom_queue_images{M})",
@@ -138,8 +138,8 @@ IS_IT_WELL = (
 WHERE_THE_TIME_GOES = (
     Panel(
         "Mean time of a request, by stage",
-        "In the order of its way; decode is base64, inspect the picture's header. A request mostly rides in one batch, "
-        "so the height of the stack is about its latency.",
+        "In the order of processing; decode is base64, inspect reads the picture's header. Most requests are in one "
+        "batch only, so the height of the stack is close to the latency.",
         {
             "parse": mean("darkroom_stage_duration_seconds", 'stage="parse"'),
             "decode": mean("darkroom_stage_duration_seconds", 'stage="decode"'),
@@ -157,7 +157,7 @@ WHERE_THE_TIME_GOES = (
     ),
     Panel(
         "p99 of each stage",
-        "Which stage makes the slow ones slow. They do not add up: each has its own slowest hundredth.",
+        "Shows which stage makes slow requests slow. The values do not add up: each stage has its own slowest requests.",
         {
             "{{stage}}": quantile(0.99, "darkroom_stage_duration_seconds", by="stage"),
             "queue wait": quantile(0.99, "darkroom_queue_wait_seconds"),
@@ -168,7 +168,7 @@ WHERE_THE_TIME_GOES = (
     ),
     Panel(
         "One engine call",
-        "Grows with the batch. If it grows while batches do not, something else takes the CPU.",
+        "Grows with the batch size. If it grows and batches do not, another program uses the CPU.",
         {
             "p50": quantile(0.5, "darkroom_batch_execution_seconds"),
             "p99": quantile(0.99, "darkroom_batch_execution_seconds"),
@@ -179,7 +179,7 @@ WHERE_THE_TIME_GOES = (
     ),
     Panel(
         "Event loop lag",
-        "How late the loop wakes a timer: every request waits at least this long, several times.",
+        "How late timers of the event loop fire. Every request waits this long several times.",
         {
             "p50": f"histogram_quantile(0.5, sum by (le) ({LAG}))",
             "p99": f"histogram_quantile(0.99, sum by (le) ({LAG}))",
@@ -190,7 +190,7 @@ WHERE_THE_TIME_GOES = (
     ),
     Panel(
         "HTTP requests by route and code",
-        "What arrives at the door, health checks and scrapes too.",
+        "All HTTP requests, including health checks and scrapes.",
         {"{{route}} {{code}}": f"sum by (route, code) (rate(darkroom_http_requests_total{HOST}[$__rate_interval]))"},
         unit="reqps",
         width=8,
@@ -200,15 +200,15 @@ WHERE_THE_TIME_GOES = (
 HOW_BATCHES_FORM = (
     Panel(
         "Images in a batch",
-        "Each column is a moment; the darker a cell, the more batches of that size. "
-        "An idle server makes batches of 1, load makes larger ones.",
+        "Each column is a moment. The darker a cell, the more batches of that size. "
+        "An idle server runs batches of 1; under load they grow.",
         {"{{le}}": f"sum by (le) ({rate('darkroom_batch_images_bucket')})"},
         width=8,
         kind="heatmap",
     ),
     Panel(
         "Mean and target size",
-        "The target is the size with the best measured throughput; with an SLO, the largest that is in time.",
+        "The target is the size with the best measured throughput, or, with an SLO, the largest that meets it.",
         {
             "mean": mean("darkroom_batch_images"),
             "target {{model}}": f"max by (model) (darkroom_batch_target_images{M})",
@@ -218,7 +218,7 @@ HOW_BATCHES_FORM = (
     Panel(
         "Batches by reason",
         "idle: the engine was free. full, bytes, pixels: a limit was reached. slack: the SLO left no more time. "
-        "linger: the window closed. retry: the search for a bad picture. drain: the server stops.",
+        "linger: the linger time was over. retry: the search for a bad picture. drain: the server stops.",
         {"{{reason}}": f"sum by (reason) ({rate('darkroom_batches_total')})"},
         unit="suffix: batches/s",
         width=8,
@@ -226,7 +226,7 @@ HOW_BATCHES_FORM = (
     ),
     Panel(
         "Padding",
-        "The share of executed rows that only filled a batch up to one of --allowed_batch_sizes.",
+        "Share of executed rows that only fill a batch up to one of --allowed_batch_sizes.",
         {"padding": f"sum ({rate('darkroom_padding_images_total')}) / sum ({rate('darkroom_batch_images_sum')})"},
         unit="percentunit",
         width=12,
@@ -234,7 +234,7 @@ HOW_BATCHES_FORM = (
     ),
     Panel(
         "Retries",
-        "Engine calls per second spent on finding bad pictures. Above a quarter of all calls: a ticket.",
+        "Engine calls per second that search for bad pictures. Above a quarter of all calls an alert opens a ticket.",
         {"retries {{model}}": f"sum by (model) ({rate('darkroom_batch_retries_total')})"},
         unit="suffix: calls/s",
         width=12,
@@ -245,7 +245,7 @@ HOW_BATCHES_FORM = (
 PICTURES_AND_PROCESS = (
     Panel(
         "Images by outcome",
-        "Rows, not requests: what the engine has to do.",
+        "Pictures, not requests: the work of the engine.",
         {"{{outcome}}": f"sum by (outcome) ({rate('darkroom_images_total')})"},
         unit="suffix: images/s",
         is_stacked=True,
@@ -253,15 +253,15 @@ PICTURES_AND_PROCESS = (
     ),
     Panel(
         "Bad pictures by reason",
-        "base64, format, pixels, bytes: refused at the door. graph: the header was well, the rest did not decode.",
+        "base64, format, pixels, bytes: refused by the header check. graph: the header was valid, the pixels did not decode.",
         {"{{reason}}": f"sum by (reason) ({rate('darkroom_poison_images_total')})"},
         unit="suffix: images/s",
         is_stacked=True,
     ),
     Panel(
         "Memory",
-        "Resident memory of the serving process, and what TensorFlow uses of a GPU's. "
-        "The container's limit is not in it: see docker-compose.yml.",
+        "Resident memory of the server's processes, and the GPU memory that TensorFlow uses. "
+        "The container's limit is in docker-compose.yml.",
         {
             "{{instance}}": f"process_resident_memory_bytes{PROCESS}",
             "{{instance}} {{device}} {{kind}}": f"darkroom_device_memory_bytes{HOST}",
@@ -270,13 +270,13 @@ PICTURES_AND_PROCESS = (
     ),
     Panel(
         "CPU",
-        "Cores in use. At the container's limit the engine is throttled and every latency grows.",
+        "Cores in use. At the container's limit the engine is throttled and all latencies grow.",
         {"{{instance}}": f"rate(process_cpu_seconds_total{PROCESS}[$__rate_interval])"},
         unit="suffix: cores",
     ),
     Panel(
         "Requests in flight and open files",
-        "Each connection is a file.",
+        "Each connection is an open file.",
         {
             "in flight": f"sum(darkroom_http_requests_in_flight{HOST})",
             "open files": f"sum(process_open_fds{PROCESS})",
@@ -286,7 +286,7 @@ PICTURES_AND_PROCESS = (
     ),
     Panel(
         "Bytes in and out",
-        "Bodies of all routes.",
+        "Request and response bodies of all routes.",
         {
             "in": f"sum(rate(darkroom_http_request_size_bytes_sum{HOST}[$__rate_interval]))",
             "out": f"sum(rate(darkroom_http_response_size_bytes_sum{HOST}[$__rate_interval]))",
@@ -296,22 +296,22 @@ PICTURES_AND_PROCESS = (
         height=6,
     ),
     Panel(
-        "Processes that serve",
-        "Those of --workers, or one a server. Absent ones start or are being replaced; the log tells why.",
+        "Serving processes",
+        "Workers, or one process per server without --workers. Absent ones are starting or being replaced; the log says why.",
         {
             "ready": f"sum(max by (instance) ({READY}) or max by (instance) (up{PROCESS}))",
             "absent": f"sum({ABSENT}) or vector(0)",
-            "replaced a minute": f"sum(rate(darkroom_worker_restarts_total{HOST}[$__rate_interval])) * 60 or vector(0)",
+            "replaced per minute": f"sum(rate(darkroom_worker_restarts_total{HOST}[$__rate_interval])) * 60 or vector(0)",
         },
         width=8,
         height=6,
-        colours={"ready": GREEN, "absent": RED, "replaced a minute": AMBER},
+        colours={"ready": GREEN, "absent": RED, "replaced per minute": AMBER},
     ),
 )
 
 ROWS = {
-    "Is it well?": IS_IT_WELL,
+    "Is the service healthy?": IS_IT_WELL,
     "Where does the time go?": WHERE_THE_TIME_GOES,
     "How do batches form?": HOW_BATCHES_FORM,
-    "Pictures and the process": PICTURES_AND_PROCESS,
+    "Pictures and processes": PICTURES_AND_PROCESS,
 }

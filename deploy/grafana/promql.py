@@ -1,4 +1,4 @@
-"""The PromQL that the panels share: selectors of the dashboard's variables, rates, means, quantiles, shares."""  # noqa: INP001 - part of a program
+"""PromQL that several panels share: selectors with the dashboard's variables, rates, means, quantiles, shares."""  # noqa: INP001 - part of a program
 
 M = '{instance=~"$instance", model=~"$model"}'  # series of a model
 HOST = '{instance=~"$instance"}'  # series of a server
@@ -6,26 +6,26 @@ PROCESS = '{job="darkroom", instance=~"$instance"}'  # series that every Python 
 
 
 def chosen(more: str = "", of: str = M) -> str:
-    """The selector of the chosen instances and models, or another one; `more` narrows it."""
+    """Returns the selector `of`, by default the selected instances and models, narrowed by `more`."""
     return of.replace("}", f", {more}}}") if more else of
 
 
 def rate(counter: str, more: str = "") -> str:
-    """The counter's rate on the chosen instances and models; `more` narrows it."""
+    """Returns a counter's rate on the selected instances and models, narrowed by `more`."""
     return f"rate({counter}{chosen(more)}[$__rate_interval])"
 
 
 def quantile(share: float, histogram: str, by: str = "") -> str:
-    """A quantile of a histogram over all chosen series, or of each value of the label `by`."""
+    """Returns a quantile of a histogram over all selected series, or one for each value of the label `by`."""
     return f"histogram_quantile({share}, sum by ({by + ', ' if by else ''}le) ({rate(histogram + '_bucket')}))"
 
 
 def mean(histogram: str, more: str = "", by: str = "") -> str:
-    """The mean of what a histogram saw."""
+    """Returns the mean of the values in a histogram."""
     head = f"sum by ({by})" if by else "sum"
     return f"{head} ({rate(histogram + '_sum', more)}) / {head} ({rate(histogram + '_count', more)})"
 
 
 def share(part: str, whole: str) -> str:
-    """A ratio that is 0 where the part has no series yet and nothing where nothing arrived."""
+    """Returns part / whole: 0 if the part has no series yet, no value if nothing arrived."""
     return f"(sum ({part}) or vector(0)) / sum ({whole})"

@@ -1,8 +1,8 @@
-"""`python -m loadtest.bench`: the program in `bench.py`."""
+"""Runs `python -m loadtest.bench`: the program in comparison.py."""
 
 import sys
 
-from loadtest.bench.bench import main
+from loadtest.bench.comparison import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,7 +1,7 @@
-"""The servers that `make bench` compares: how each is started and asked for one picture, and how it was tuned.
+"""The servers that `make bench` compares: how to start each one, how to send it a picture, and how it was tuned.
 
-A peer runs in an environment of its own under .bench/ (requirements/bench-*.txt) and gets a picture in the form that
-costs it least.
+Each other server runs in its own environment under .bench/ (requirements/bench-*.txt) and gets pictures in the form
+that is cheapest for it.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ PEERS = Path(__file__).parent / "peers"
 ENVIRONMENTS = Path(".bench")
 COMPILED = Path("build/compiled/bin/darkroom")  # `make compiled`
 
-# Peers allocate as they come, whatever the bench does itself; the tuned one as Darkroom does: by jemalloc if installed.
+# The other servers use their default allocator, also if the benchmark itself has jemalloc; the tuned one uses Darkroom's.
 TENSORFLOWS_OWN_MEMORY = {"LD_PRELOAD": "", "TF_ONEDNN_USE_SYSTEM_ALLOCATOR": "0"}
 
 
 @dataclass(frozen=True, slots=True)
 class Contender:
-    """A kind of server. In `command` and `environment`, {model}, {version} and {port} stand for what it is to serve."""
+    """A kind of server. `command` and `environment` may contain {model}, {version} and {port}."""
 
     name: str
     about: str
@@ -44,18 +44,18 @@ class Contender:
     encode: Callable[[Picture], bytes]
     predicted: Callable[[bytes], object]
     environment: Mapping[str, str] = field(default_factory=dict)
-    needs: str = ""  # its environment under .bench/; empty: Darkroom's own
-    has_jemalloc: bool = False  # is started with it where it is installed
+    needs: str = ""  # its environment under .bench/; empty: Darkroom's
+    has_jemalloc: bool = False  # it is started with jemalloc if that is installed
 
     @property
     def is_installed(self) -> bool:
-        """Whether its environment was made."""
+        """Whether its environment exists."""
         return not self.needs or _python(self.needs).exists()
 
 
 @dataclass(frozen=True, slots=True)
-class Running:
-    """A contender that answers."""
+class RunningServer:
+    """A server that is ready."""
 
     contender: Contender
     port: int
@@ -63,14 +63,14 @@ class Running:
 
     @property
     def url(self) -> str:
-        """Where it takes pictures."""
+        """The URL to which pictures are sent."""
         return f"http://127.0.0.1:{self.port}{self.contender.path}"
 
     def ask(self, picture: Picture) -> object:
-        """What it says a picture is.
+        """Returns the class that it gives a picture.
 
         Raises:
-            NoAnswer: it refused, failed, or said something else than a prediction.
+            NoAnswer: it refused, failed, or did not answer with a prediction.
         """
         contender = self.contender
         try:
@@ -81,11 +81,11 @@ class Running:
 
 
 @contextmanager
-def started(contender: Contender, folder: Path, version: Path, logs: Path) -> Iterator[Running]:
-    """The contender with a model, ready; ended with the block.
+def started(contender: Contender, folder: Path, version: Path, logs: Path) -> Iterator[RunningServer]:
+    """Starts a server with a model, waits until it is ready, and ends it with the block.
 
     Raises:
-        DidNotStart: it could not.
+        DidNotStart: it did not become ready.
     """
     port = processes.free_port()
     values = {"model": folder, "version": version.resolve(), "port": port}
@@ -96,7 +96,7 @@ def started(contender: Contender, folder: Path, version: Path, logs: Path) -> It
         log=logs / f"{contender.name.replace(' ', '_')}.log",
         environment=_memory(contender) | {name: text.format(**values) for name, text in contender.environment.items()},
     ) as pid:
-        yield Running(contender, port, pid)
+        yield RunningServer(contender, port, pid)
 
 
 def _memory(contender: Contender) -> dict[str, str]:
@@ -131,7 +131,7 @@ def _v2_predict(body: bytes) -> object:
 
 
 def mosec(name: str, about: str, *, has_jemalloc: bool = False, **tuning: str) -> Contender:
-    """Mosec with the model, tuned by the PEER_* variables of loadtest/bench/peers."""
+    """Returns Mosec, tuned by the PEER_* variables of loadtest/bench/peers."""
     return Contender(
         name,
         about,
@@ -170,7 +170,7 @@ DARKROOM = replace(
 
 
 def tuned_darkroom(workers: int, images: int) -> Contender:
-    """Darkroom as so many processes behind one address, with larger batches than it takes unasked."""
+    """Returns Darkroom with several workers and a larger batch limit than its default."""
     about = f"compiled, {workers} workers, batches up to {images}, every other default, one raw picture a request"
     flags = (f"--workers={workers}", f"--max_batch_images={images}")
     return replace(DARKROOM, name="Darkroom, tuned", about=about, command=(*DARKROOM.command, *flags))
@@ -180,13 +180,13 @@ MOSEC = mosec("Mosec", "one worker, batches up to 64 within 1 ms, the signature 
 
 
 def tuned_mosec(workers: int, images: int) -> Contender:
-    """Mosec with what serves one model best on one machine, found by trying, and TensorFlow's quicker call."""
+    """Returns Mosec with the workers and the batch limit that were fastest for one model, and TensorFlow's faster call."""
     memory = ", jemalloc" if jemalloc_environment() else ""
     return mosec(
         "Mosec, tuned",
         f"{workers} workers, batches up to {images} within 1 ms, the signature by a callable of a TF1 session{memory}",
         PEER_ENGINE="session",
-        TF_ONEDNN_THREADPOOL_USE_CALLER_THREAD="1",  # as Darkroom's own (models/runtime/tensorflow.py)
+        TF_ONEDNN_THREADPOOL_USE_CALLER_THREAD="1",  # as Darkroom does (models/runtime/tensorflow.py)
         has_jemalloc=True,
         PEER_WORKERS=str(workers),
         PEER_BATCH=str(images),
@@ -194,7 +194,7 @@ def tuned_mosec(workers: int, images: int) -> Contender:
 
 
 def mlserver(images: int) -> Contender:
-    """MLServer with the model, batches up to so many pictures."""
+    """Returns MLServer with batches of up to `images` pictures."""
     return Contender(
         "MLServer",
         f"batches up to {images} within 1 ms, in the server's own process, the signature called eagerly in a thread",

@@ -1,10 +1,10 @@
-"""The physical limit: what a model's engine does here without HTTP, over batch sizes and calls at once.
+"""The physical limit: pictures/s of a model's engine without HTTP, by pictures a call and calls at once.
 
     python -m loadtest.bench.limit model/efficientnet_lite0
     python -m loadtest.bench.limit model/digits --pictures digits --sizes 1,8,64,256 --png limit.png --json limit.json
 
-Beside it the plain way, the loaded signature called eagerly as TensorFlow's own guide does. All points take turns,
-round after round, so that a machine that changes its pace changes them all; a figure is the median of its rounds.
+For comparison it also calls the loaded signature eagerly, as TensorFlow's guide does. All points are measured in turn,
+round after round, so that background load affects all of them; each figure is the median of its rounds.
 """
 
 from __future__ import annotations
@@ -24,30 +24,31 @@ from darkroom.models.engines.open import load_model
 from darkroom.models.rows import Rows
 from darkroom.models.spec import Wire
 from darkroom.service.config.machine import usable_cores
+from loadtest.bench.arguments import numbers, version_folder
 from loadtest.measure import machine
-from loadtest.measure.plain import PlainSignature
-from loadtest.measure.tally import number, table
-from loadtest.traffic.closedloop import show
+from loadtest.measure.plain_signature import PlainSignature
+from loadtest.measure.tables import number, table
+from loadtest.traffic.closed_loop import show_progress
 from loadtest.traffic.pictures import KINDS, Picture, cycle, load
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
 ENGINE, PLAIN = "engine", "plain signature"
-INTER_OP_THREADS = -1  # as the server's own default
+INTER_OP_THREADS = -1  # the server's default
 
 
-class Sample(NamedTuple):
-    """One measurement: pictures a second, the median call and the processor's time a picture."""
+class EngineSample(NamedTuple):
+    """One measurement: pictures a second, the median time of a call and the CPU time of a picture."""
 
     pictures_per_s: float
     call_ms: float
-    cpu_us: float  # of all threads of this process, a picture
+    cpu_us: float  # of all threads of this process, per picture
 
 
 @dataclass(frozen=True, slots=True)
-class Point:
-    """One way to call: `calls` at once with `images` pictures each. Medians of the rounds; rates are of pictures."""
+class EnginePoint:
+    """The medians of one way to call, with `calls` calls at once of `images` pictures each; rates count pictures."""
 
     way: str
     images: int
@@ -59,8 +60,8 @@ class Point:
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
-    """What is measured."""
+class SweepOptions:
+    """The points of a sweep and the length of its measurements."""
 
     sizes: tuple[int, ...]
     calls: tuple[int, ...]
@@ -68,8 +69,8 @@ class Options:
     rounds: int
 
 
-class Model:
-    """A model's engine and its plain signature; both stay loaded."""
+class MeasuredModel:
+    """A model's engine and its eagerly called signature, both loaded."""
 
     def __init__(self, folder: Path) -> None:
         path = version_folder(folder)
@@ -87,7 +88,7 @@ class Model:
         self._plain = PlainSignature(path)
 
     def caller(self, way: str, pictures: Iterable[Picture]) -> Callable[[], object]:
-        """A call of one batch of these pictures, its input made beforehand, its answer taken as numpy."""
+        """Returns a call with one batch of these pictures: its input is prepared before, its answer is fetched as numpy."""
         data = [picture.data for picture in pictures]
         if way == ENGINE:
             rows = Rows({str(self._spec.image_input): data})
@@ -101,25 +102,12 @@ class Model:
         self._loaded.close()
 
 
-def version_folder(folder: Path) -> Path:
-    """The version folder: `folder` itself, or its highest number.
+def measure(call: Callable[[], object], *, images: int, calls: int, seconds: float) -> EngineSample:
+    """Measures `calls` threads that each repeat `call` for `seconds`; calls that run at the end are finished.
 
-    Raises:
-        SystemExit: there is none.
-    """
-    if (folder / "saved_model.pb").is_file() and folder.name.isdigit():
-        return folder
-    versions = [each for each in folder.glob("*") if each.name.isdigit() and (each / "saved_model.pb").is_file()]
-    if not versions:
-        raise SystemExit(f"{folder}: no version folder with a saved_model.pb in it")
-    return max(versions, key=lambda each: int(each.name))
-
-
-def measure(call: Callable[[], object], *, images: int, calls: int, seconds: float) -> Sample:
-    """`calls` threads that each make `call` again and again for `seconds`; a call that runs then is let finish.
-
-    All pictures by all the time, not the threads' own rates together: where calls wait for each other, the first and
-    the last have the engine to themselves, and 64 x 2 of EfficientNet-Lite0 for a second came out 7 % too fast.
+    The rate is all pictures divided by the whole time, not the sum of the threads' rates. Where calls wait for each
+    other, the first and the last one have the engine alone, and the sum was 7 % too high for EfficientNet-Lite0 with
+    64 pictures x 2 calls in one second.
     """
     times: list[list[float]] = [[] for _ in range(calls)]
     together = threading.Barrier(calls + 1)
@@ -140,44 +128,46 @@ def measure(call: Callable[[], object], *, images: int, calls: int, seconds: flo
         thread.join()
     took_s, cpu_s = time.perf_counter() - started_s, time.process_time() - cpu_s
     every = [each for mine in times for each in mine]
-    return Sample(images * len(every) / took_s, statistics.median(every) * 1000, cpu_s * 1e6 / (images * len(every)))
+    return EngineSample(
+        images * len(every) / took_s, statistics.median(every) * 1000, cpu_s * 1e6 / (images * len(every))
+    )
 
 
 def sweep(
-    callers: Callable[[str, int], Callable[[], object]], options: Options, ways: Sequence[str] = (ENGINE, PLAIN)
-) -> list[Point]:
-    """Every way, size and number of calls at once, in turn, `options.rounds` times after one uncounted call each."""
+    callers: Callable[[str, int], Callable[[], object]], options: SweepOptions, ways: Sequence[str] = (ENGINE, PLAIN)
+) -> list[EnginePoint]:
+    """Measures every way, size and number of calls in turn, `options.rounds` times, after one uncounted call each."""
     keys = [(way, images, calls) for images in options.sizes for calls in options.calls for way in ways]
     made = {(way, images): callers(way, images) for way, images, _ in keys}
-    samples: dict[tuple[str, int, int], list[Sample]] = {key: [] for key in keys}
+    samples: dict[tuple[str, int, int], list[EngineSample]] = {key: [] for key in keys}
     for turn in range(options.rounds):
         for place, key in enumerate(keys):
             way, images, calls = key
-            show(f"round {turn + 1}/{options.rounds}  {place + 1}/{len(keys)}  {way}, {images} x {calls}")
+            show_progress(f"round {turn + 1}/{options.rounds}  {place + 1}/{len(keys)}  {way}, {images} x {calls}")
             if not turn:
-                made[way, images]()  # kernels are made at the first call
+                made[way, images]()  # the first call initializes kernels
             samples[key].append(measure(made[way, images], images=images, calls=calls, seconds=options.seconds))
-    show("")
+    show_progress("")
     return [_point(key, found) for key, found in samples.items()]
 
 
-def merge(sweeps: Sequence[Sequence[Point]]) -> list[Point]:
-    """The points of several sweeps as those of one that had all their rounds."""
-    same: dict[tuple[str, int, int], list[Sample]] = {}
+def merge(sweeps: Sequence[Sequence[EnginePoint]]) -> list[EnginePoint]:
+    """Returns the points of several sweeps as those of one sweep with all their rounds."""
+    same: dict[tuple[str, int, int], list[EngineSample]] = {}
     for point in (point for points in sweeps for point in points):
-        sample = Sample(point.pictures_per_s, point.call_ms, point.cpu_us)
+        sample = EngineSample(point.pictures_per_s, point.call_ms, point.cpu_us)
         same.setdefault((point.way, point.images, point.calls), []).append(sample)
     return [_point(key, samples) for key, samples in same.items()]
 
 
-def best(points: Iterable[Point], way: str = ENGINE) -> Point:
-    """The point with the most pictures a second."""
+def best(points: Iterable[EnginePoint], way: str = ENGINE) -> EnginePoint:
+    """Returns the point with the most pictures a second."""
     return max((point for point in points if point.way == way), key=lambda point: point.pictures_per_s)
 
 
-def _point(key: tuple[str, int, int], samples: Sequence[Sample]) -> Point:
+def _point(key: tuple[str, int, int], samples: Sequence[EngineSample]) -> EnginePoint:
     way, images, calls = key
-    return Point(
+    return EnginePoint(
         way,
         images,
         calls,
@@ -188,8 +178,8 @@ def _point(key: tuple[str, int, int], samples: Sequence[Sample]) -> Point:
     )
 
 
-def draw_table(points: Sequence[Point]) -> str:
-    """A line for each size and number of calls, both ways beside each other."""
+def draw_table(points: Sequence[EnginePoint]) -> str:
+    """Returns a line for each size and number of calls, with both ways side by side."""
     plain = {(point.images, point.calls): point for point in points if point.way == PLAIN}
     heads = (
         "pictures a call",
@@ -204,16 +194,16 @@ def draw_table(points: Sequence[Point]) -> str:
     rows = []
     for point in points:
         if point.way == ENGINE:
-            beside = plain[point.images, point.calls]
-            floats = (point.pictures_per_s, point.call_ms, point.cpu_us, beside.pictures_per_s, beside.call_ms)
-            gain = f"{point.pictures_per_s / beside.pictures_per_s:.2f}"
+            eager = plain[point.images, point.calls]
+            floats = (point.pictures_per_s, point.call_ms, point.cpu_us, eager.pictures_per_s, eager.call_ms)
+            gain = f"{point.pictures_per_s / eager.pictures_per_s:.2f}"
             rows.append([str(point.images), str(point.calls), *(number(value) for value in floats), gain])
     return table(heads, rows)
 
 
-def draw_plot(points: Sequence[Point], *, title: str, path: Path) -> None:
-    """Pictures a second, and the time of a call, against pictures a call, as a PNG."""
-    import matplotlib as mpl  # noqa: PLC0415 - half a second that only --png pays
+def draw_plot(points: Sequence[EnginePoint], *, title: str, path: Path) -> None:
+    """Draws pictures a second and the time of a call by pictures a call, as a PNG."""
+    import matplotlib as mpl  # noqa: PLC0415 - takes half a second, only for --png
 
     mpl.use("agg")
     from matplotlib import pyplot as plt  # noqa: PLC0415 - after the choice of the backend
@@ -243,14 +233,6 @@ def draw_plot(points: Sequence[Point], *, title: str, path: Path) -> None:
     plt.close(figure)
 
 
-def numbers(text: str) -> tuple[int, ...]:
-    """`1,2,4` as numbers of at least 1."""
-    values = tuple(int(part) for part in text.split(","))
-    if min(values) < 1:
-        raise ValueError(text)
-    return values
-
-
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(
@@ -271,10 +253,10 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measures, prints, writes; returns 0."""
+    """Measures, prints and writes the figures; returns 0."""
     parsed = parse(arguments)
-    options = Options(parsed.sizes, parsed.calls, parsed.seconds, parsed.rounds)
-    model, pictures = Model(parsed.model), load(parsed.pictures)
+    options = SweepOptions(parsed.sizes, parsed.calls, parsed.seconds, parsed.rounds)
+    model, pictures = MeasuredModel(parsed.model), load(parsed.pictures)
     points = sweep(lambda way, images: model.caller(way, cycle(pictures, start=0, rows=images)), options)
     model.close()
     circumstances = machine.describe()

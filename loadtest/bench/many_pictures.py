@@ -1,4 +1,4 @@
-"""Many pictures a request, large ones and mixed ones: Darkroom over HTTP beside its engine on the same pictures."""
+"""Requests with many, large or mixed pictures: Darkroom over HTTP, compared with its engine on the same pictures."""
 
 from __future__ import annotations
 
@@ -12,127 +12,127 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from loadtest.bench.limit import ENGINE, Options, best, merge, sweep
-from loadtest.traffic.closedloop import show
-from loadtest.traffic.connections import Pool, Reply, request_bytes
+from loadtest.bench.limit import ENGINE, SweepOptions, best, merge, sweep
+from loadtest.traffic.closed_loop import show_progress
+from loadtest.traffic.connections import ConnectionPool, HttpResponse, request_bytes
 from loadtest.traffic.pictures import Picture, cycle, form_body, json_body, load
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from loadtest.bench.contenders import Running
-    from loadtest.bench.limit import Model, Point
-    from loadtest.traffic.pictures import Body
+    from loadtest.bench.contenders import RunningServer
+    from loadtest.bench.limit import EnginePoint, MeasuredModel
+    from loadtest.traffic.pictures import RequestBody
 
-CLIENTS = 4  # enough to keep two calls of the engine full while a body is read
-FEW_CLIENTS, MANY_ROWS = 2, 256  # of so many rows, four at once would wait for a slow machine past their deadline
-FEWEST_ANSWERS = 9  # a rate is read from at least so many
+CLIENTS = 4  # enough to keep two engine calls full while a body is read
+FEW_CLIENTS, MANY_ROWS = 2, 256  # four requests of so many rows would exceed their deadline on a slow machine
+FEWEST_ANSWERS = 9  # a rate needs at least so many
 LARGE_PIXELS = (4000, 3000)
 LIMIT_SIZES = (1, 4, 8, 16, 32)
 LIMIT_CALLS = 2
 
 
 @dataclass(frozen=True, slots=True)
-class Case:
-    """A kind of request: `rows` pictures of `pictures` in one body."""
+class RequestCase:
+    """A kind of request: one body with `rows` pictures, taken from `pictures`."""
 
     name: str
     pictures: tuple[Picture, ...]
     rows: int
-    body: Callable[[tuple[Picture, ...]], Body]
+    body: Callable[[tuple[Picture, ...]], RequestBody]
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
-    """Medians of the rounds: pictures a second over HTTP and of the engine alone, and what one request took alone."""
+class CaseResult:
+    """Medians of the rounds: pictures a second over HTTP and by the engine alone, and the latency of a single request."""
 
     case: str
     rows: int
     pictures_per_s: float
     limit_per_s: float
-    share: float  # of the limit, each round's own
-    lone_ms: float
+    share: float  # of the limit, the median of the rounds' own shares
+    single_ms: float
 
 
 @dataclass(frozen=True, slots=True)
-class Round:
-    """One case in one round: pictures a second over HTTP, the engine by pictures a call, and a lone request."""
+class CaseRound:
+    """One case in one round: pictures a second over HTTP, the engine alone at each call size, and a single request."""
 
     pictures_per_s: float
-    engine: list[Point]
-    lone_s: float
+    engine: list[EnginePoint]
+    single_s: float
 
 
-def cases(kind: str) -> list[Case]:
-    """What is tried: many pictures in JSON and in a form, a 12-megapixel photograph, and sizes mixed in a request."""
+def cases(kind: str) -> list[RequestCase]:
+    """Returns the cases: many pictures in JSON and in a form, a 12-megapixel photograph, and mixed sizes."""
     own = load(kind)
     large, small = (enlarged(load("photos")[0], LARGE_PIXELS),), load("digits")
     mixed = (*load("photos"), *small[:3], *large)
-    many = [Case(f"{rows} in JSON", own, rows, json_body) for rows in (1, 8, 32, 256)]
+    many = [RequestCase(f"{rows} in JSON", own, rows, json_body) for rows in (1, 8, 32, 256)]
     return [
         *many,
-        Case("32 in a form", own, 32, form_body),
-        Case("12 megapixels, 1 in a form", large, 1, form_body),
-        Case("28x28 to 12 megapixels, 8 in a form", mixed, 8, form_body),
+        RequestCase("32 in a form", own, 32, form_body),
+        RequestCase("12 megapixels, 1 in a form", large, 1, form_body),
+        RequestCase("28x28 to 12 megapixels, 8 in a form", mixed, 8, form_body),
     ]
 
 
 def enlarged(picture: Picture, size: tuple[int, int]) -> Picture:
-    """The picture at `size` (width, height) as a JPEG, as a camera of so many pixels might store it."""
+    """Returns the picture, resized to `size` (width, height), as a JPEG."""
     out = io.BytesIO()
     Image.open(io.BytesIO(picture.data)).resize(size, Image.Resampling.BICUBIC).save(out, "JPEG", quality=90)
     return Picture(f"{picture.name} {size[0]}x{size[1]}", out.getvalue())
 
 
 async def compare(
-    server: Running, model: Model, tried: Sequence[Case], *, seconds: float, rounds: int
-) -> list[Outcome]:
-    """Each case over HTTP and by the engine alone, in turn, round after round."""
-    pool = Pool("127.0.0.1", server.port, limit=CLIENTS)
-    found: dict[str, list[Round]] = {}
+    server: RunningServer, model: MeasuredModel, tried: Sequence[RequestCase], *, seconds: float, rounds: int
+) -> list[CaseResult]:
+    """Measures each case over HTTP and by the engine alone, in turn, round after round."""
+    pool = ConnectionPool("127.0.0.1", server.port, limit=CLIENTS)
+    found: dict[str, list[CaseRound]] = {}
     for turn in range(rounds):
         for case in tried:
-            show(f"round {turn + 1}/{rounds}  {case.name}")
+            show_progress(f"round {turn + 1}/{rounds}  {case.name}")
             body = case.body(cycle(case.pictures, start=0, rows=case.rows))
             request = request_bytes(f"127.0.0.1:{server.port}", body)
-            lone_s = await _lone_s(pool, request)
+            single_s = await _single_s(pool, request)
             clients = FEW_CLIENTS if case.rows >= MANY_ROWS else CLIENTS
             rate = case.rows * await _rate(pool, request, seconds, clients)
             engine = await asyncio.to_thread(engine_alone, model, case.pictures, seconds)
-            found.setdefault(case.name, []).append(Round(rate, engine, lone_s))
+            found.setdefault(case.name, []).append(CaseRound(rate, engine, single_s))
     await pool.close()
-    show("")
+    show_progress("")
     return [outcome(case, found[case.name]) for case in tried]
 
 
-def engine_alone(model: Model, pictures: tuple[Picture, ...], seconds: float) -> list[Point]:
-    """What the engine does of these, two calls at once, a point for each number of pictures a call."""
+def engine_alone(model: MeasuredModel, pictures: tuple[Picture, ...], seconds: float) -> list[EnginePoint]:
+    """Measures the engine on these pictures, two calls at once; one point for each number of pictures a call."""
     sizes = sorted({max(size, len(pictures) if size > 1 else 1) for size in LIMIT_SIZES})
-    options = Options(tuple(sizes), (LIMIT_CALLS,), seconds / len(sizes), 1)
+    options = SweepOptions(tuple(sizes), (LIMIT_CALLS,), seconds / len(sizes), 1)
     return sweep(lambda way, images: model.caller(way, cycle(pictures, start=0, rows=images)), options, (ENGINE,))
 
 
-def outcome(case: Case, rounds: Sequence[Round]) -> Outcome:
-    """The medians of `rounds`. The limit is the size that is best by its median, not whichever was lucky in each."""
+def outcome(case: RequestCase, rounds: Sequence[CaseRound]) -> CaseResult:
+    """Returns the medians of `rounds`. The limit is the call size with the best median, not the best one of each round."""
     top = best(merge([each.engine for each in rounds]))
     pairs = zip((each.pictures_per_s for each in rounds), top.rounds_per_s, strict=True)
-    return Outcome(
+    return CaseResult(
         case.name,
         case.rows,
         median(each.pictures_per_s for each in rounds),
         top.pictures_per_s,
         median(rate / limit if limit else math.nan for rate, limit in pairs),
-        median(each.lone_s for each in rounds) * 1000,
+        median(each.single_s for each in rounds) * 1000,
     )
 
 
 def rate_of(moments_s: Sequence[float]) -> float:
-    """Answers a second between the first and the last of these moments; the first one closes what came before."""
+    """Returns the answers a second between the first and the last of these times; the first answer itself does not count."""
     return (len(moments_s) - 1) / (moments_s[-1] - moments_s[0])
 
 
-async def _lone_s(pool: Pool, request: bytes) -> float:
-    """The median of three requests, one after the other."""
+async def _single_s(pool: ConnectionPool, request: bytes) -> float:
+    """Returns the median latency of three requests, one after the other."""
     times = []
     for _ in range(3):
         started_s = time.perf_counter()
@@ -141,8 +141,8 @@ async def _lone_s(pool: Pool, request: bytes) -> float:
     return median(times)
 
 
-async def _rate(pool: Pool, request: bytes, seconds: float, clients: int) -> float:
-    """Answers a second to a few clients that ask again at once, over `seconds` and a few answers at least."""
+async def _rate(pool: ConnectionPool, request: bytes, seconds: float, clients: int) -> float:
+    """Returns the answers a second to closed-loop clients during `seconds`, and at least a few answers."""
     moments_s: list[float] = []
     end_s = time.perf_counter() + seconds
 
@@ -152,14 +152,12 @@ async def _rate(pool: Pool, request: bytes, seconds: float, clients: int) -> flo
             moments_s.append(time.perf_counter())
 
     await asyncio.gather(*(client() for _ in range(clients)))
-    # The last answers came while fewer and fewer clients asked.
+    # During the last answers fewer and fewer clients were sending.
     return rate_of(moments_s[: len(moments_s) - clients + 1])
 
 
-async def _answer(pool: Pool, request: bytes) -> Reply:
-    waiter: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
-    pool.ask(request, waiter.set_result)
-    reply = await waiter
+async def _answer(pool: ConnectionPool, request: bytes) -> HttpResponse:
+    reply = await pool.answer(request)
     if reply.status != 200:
         raise RuntimeError(f"{reply.status} {reply.body[:200]!r}")
     return reply

@@ -1,4 +1,4 @@
-"""The page of a benchmark: its tables as Markdown, its plots as PNG."""
+"""The page of a benchmark: tables in Markdown and plots as PNG."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ from typing import TYPE_CHECKING, Any
 
 from loadtest.bench.limit import best
 from loadtest.measure import machine
-from loadtest.measure.tally import number, table
+from loadtest.measure.tables import number, table
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from loadtest.bench.bench import Findings
-    from loadtest.bench.wrk import Heard
+    from loadtest.bench.comparison import BenchmarkResult
+    from loadtest.bench.wrk import WrkResult
 
 US = "Darkroom"
-FAR = 2.0  # times the best rate: a limit further off is told, not drawn
+FAR = 2.0  # times the best rate: a limit above that is written in the legend, not drawn
 
 
-def page(found: Findings, plots: Sequence[Path]) -> str:
-    """The whole page."""
+def page(found: BenchmarkResult, plots: Sequence[Path]) -> str:
+    """Returns the whole page."""
     who = "\n".join(f"* {name}: {about}" for name, about in found.contenders.items())
     parts = [
-        f"# {found.model}: Darkroom beside its limit and its peers",
+        f"# {found.model}: Darkroom compared with its limit and with other servers",
         machine.lines(found.circumstances),
         _how(found),
         who,
@@ -34,7 +34,7 @@ def page(found: Findings, plots: Sequence[Path]) -> str:
         ratio_table(found),
         "## At 64 connections",
         details_table(found),
-        "Failed: the share of whole pictures that got no answer while every hundredth picture was a truncated one.",
+        "Failed: the share of intact pictures that got no answer while every hundredth picture was truncated.",
         *([f"## Open loop\n\n{_steady_words(found)}", steady_table(found)] if found.latencies else []),
         *(["## Many, large and mixed pictures", batches_table(found)] if found.batches else []),
         "\n".join(f"![{path.stem}]({path.name})" for path in plots),
@@ -42,60 +42,60 @@ def page(found: Findings, plots: Sequence[Path]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _how(found: Findings) -> str:
+def _how(found: BenchmarkResult) -> str:
     return (
-        "One picture a request over keep-alive connections by wrk, on the same cores. The contenders run at once and\n"
-        f"are asked in turn; medians of {found.rounds} rounds of {found.seconds:g} s. Before the load, all gave every\n"
-        "picture the same class."
+        "One picture a request over keep-alive connections by wrk, on the same cores. All servers run at the same time and\n"
+        f"are loaded in turn; medians of {found.rounds} rounds of {found.seconds:g} s. Before the load, all servers gave\n"
+        "every picture the same class."
     )
 
 
-def rate(heard: Sequence[Heard]) -> float:
-    """The median of the rounds' rates."""
+def rate(heard: Sequence[WrkResult]) -> float:
+    """Returns the median rate of the rounds."""
     return median(each.per_s for each in heard)
 
 
-def ratio(ours: Sequence[Heard], theirs: Sequence[Heard]) -> float:
+def ratio(ours: Sequence[WrkResult], theirs: Sequence[WrkResult]) -> float:
     """The median of what each round's rates were to each other: a round's pace is in both."""
     return median(us.per_s / them.per_s if them.per_s else math.inf for us, them in zip(ours, theirs, strict=True))
 
 
-def throughput_table(found: Findings) -> str:
+def throughput_table(found: BenchmarkResult) -> str:
     """A line a contender, and the limit, which is pictures a second without HTTP."""
     heads = ["", *(str(count) for count in found.connections)]
     rows = [
-        [name, *(number(rate(found.heard[name, count])) for count in found.connections)] for name in found.contenders
+        [name, *(number(rate(found.rates[name, count])) for count in found.connections)] for name in found.contenders
     ]
     top = best(found.limit)
-    beside = [number(median(found.beside[count])) for count in found.connections]
-    rows.append([f"limit: the engine, {top.images} x {top.calls}", *beside])
+    engine = [number(median(found.engine_per_s[count])) for count in found.connections]
+    rows.append([f"limit: the engine, {top.images} x {top.calls}", *engine])
     return table(heads, rows)
 
 
-def ratio_table(found: Findings) -> str:
+def ratio_table(found: BenchmarkResult) -> str:
     """Darkroom's rates as multiples of each peer's and of the limit."""
-    heard = found.heard
+    heard = found.rates
     rows = []
     for us in (name for name in found.contenders if name.startswith(US)):
         for them in (name for name in found.contenders if not name.startswith(US)):
             ratios = (ratio(heard[us, count], heard[them, count]) for count in found.connections)
             rows.append([f"{us} : {them}", *(f"{each:.2f}" for each in ratios)])
-        shares = (share_of(heard[us, count], found.beside[count]) for count in found.connections)
+        shares = (share_of(heard[us, count], found.engine_per_s[count]) for count in found.connections)
         rows.append([f"{us} : the limit", *(f"{each:.2f}" for each in shares)])
     return table(["", *(str(count) for count in found.connections)], rows)
 
 
-def share_of(heard: Sequence[Heard], limits_per_s: Sequence[float]) -> float:
+def share_of(heard: Sequence[WrkResult], limits_per_s: Sequence[float]) -> float:
     """The median of the rounds' rates as shares of the limit, each of the one measured right before."""
     return median(each.per_s / limit_per_s for each, limit_per_s in zip(heard, limits_per_s, strict=True))
 
 
-def details_table(found: Findings) -> str:
+def details_table(found: BenchmarkResult) -> str:
     """Latency, processor time, failures and memory."""
     heads = ("", "p50 ms", "p99 ms", "CPU ms a request", "failed", "memory after the run, MB proportional")
     rows = []
     for name in found.contenders:
-        heard = found.heard[name, found.middle]
+        heard = found.rates[name, found.middle]
         floats = (median(each.p50_ms for each in heard), median(each.p99_ms for each in heard))
         cpu = number(median(each.cpu_ms for each in heard), digits=3)
         failed = f"{median(each.failed for each in found.poisoned[name]):.1%}"
@@ -105,15 +105,15 @@ def details_table(found: Findings) -> str:
     return table(heads, rows)
 
 
-def _steady_words(found: Findings) -> str:
+def _steady_words(found: BenchmarkResult) -> str:
     return (
         f"Poisson arrivals at shares of {found.capacity_per_s:,.0f} requests/s, the capacity of the slower of the two\n"
-        "beside this generator; milliseconds from the moment at which a request was due."
+        "with this generator on the same cores; milliseconds from the time at which a request was due."
     )
 
 
-def steady_table(found: Findings) -> str:
-    """A line a rate and a contender."""
+def steady_table(found: BenchmarkResult) -> str:
+    """Returns a line for each rate and server."""
     heads = ("load", "requests/s", "server", "p50 ms", "p99 ms", "answered")
     rows = [
         [
@@ -128,18 +128,18 @@ def steady_table(found: Findings) -> str:
     return table(heads, rows)
 
 
-def batches_table(found: Findings) -> str:
-    """A line a kind of request."""
-    heads = ("pictures a request", "pictures/s", "the engine alone", "share", "a lone request, ms")
+def batches_table(found: BenchmarkResult) -> str:
+    """Returns a line for each kind of request."""
+    heads = ("pictures a request", "pictures/s", "the engine alone", "share", "a single request, ms")
     rows = [
-        [each.case, number(each.pictures_per_s), number(each.limit_per_s), f"{each.share:.0%}", number(each.lone_ms)]
+        [each.case, number(each.pictures_per_s), number(each.limit_per_s), f"{each.share:.0%}", number(each.single_ms)]
         for each in found.batches
     ]
     return table(heads, rows)
 
 
-def draw(found: Findings, folder: Path, name: str) -> list[Path]:
-    """Throughput against connections, latency against offered load, latency against batch: the paths of the PNGs."""
+def draw(found: BenchmarkResult, folder: Path, name: str) -> list[Path]:
+    """Draws throughput by connections, latency by offered load and by batch; returns the paths of the PNGs."""
     plots = {"throughput": _draw_throughput}
     plots |= {"latency": _draw_latency} if found.latencies else {}
     plots |= {"batches": _draw_batches} if found.batches else {}
@@ -148,7 +148,7 @@ def draw(found: Findings, folder: Path, name: str) -> list[Path]:
         figure, axes = _figure()
         drawer(found, axes)
         axes.grid(alpha=0.3)
-        figure.legend(loc="outside lower center", ncols=3, fontsize=9)  # beside the lines, never over one
+        figure.legend(loc="outside lower center", ncols=3, fontsize=9)  # outside, so that it never covers a line
         figure.suptitle(f"{found.model}, {found.circumstances['machine']}", fontsize=10)
         paths.append(folder / f"{name}-{kind}.png")
         figure.savefig(paths[-1], dpi=110)
@@ -156,7 +156,7 @@ def draw(found: Findings, folder: Path, name: str) -> list[Path]:
 
 
 def _figure() -> Any:
-    import matplotlib as mpl  # noqa: PLC0415 - half a second that only a drawing pays
+    import matplotlib as mpl  # noqa: PLC0415 - takes half a second, only for drawing
 
     mpl.use("agg")
     from matplotlib import pyplot as plt  # noqa: PLC0415 - after the choice of the backend
@@ -164,14 +164,14 @@ def _figure() -> Any:
     return plt.subplots(figsize=(7.5, 4.8), layout="constrained")
 
 
-def _draw_throughput(found: Findings, axes: Any) -> None:
+def _draw_throughput(found: BenchmarkResult, axes: Any) -> None:
     top = 0.0
     for name in found.contenders:
-        rates = [rate(found.heard[name, count]) for count in found.connections]
+        rates = [rate(found.rates[name, count]) for count in found.connections]
         top = max(top, *rates)
         axes.plot(found.connections, rates, marker="o", label=name, linewidth=2.6 if name.startswith(US) else 1.5)
-    limits = [median(found.beside[count]) for count in found.connections]
-    is_far = min(limits) > FAR * top  # to draw it would press all others together
+    limits = [median(found.engine_per_s[count]) for count in found.connections]
+    is_far = min(limits) > FAR * top  # a line far above would squeeze all others together
     if is_far:
         axes.plot([], [], color="0.4", linestyle="--", label=f"limit, not drawn: the engine alone, {min(limits):,.0f}")
     else:
@@ -181,7 +181,7 @@ def _draw_throughput(found: Findings, axes: Any) -> None:
     axes.minorticks_off()
 
 
-def _draw_latency(found: Findings, axes: Any) -> None:
+def _draw_latency(found: BenchmarkResult, axes: Any) -> None:
     for place, name in enumerate(dict.fromkeys(each.contender for each in found.latencies)):
         mine = [each for each in found.latencies if each.contender == name]
         offered = [each.offered_per_s for each in mine]
@@ -192,10 +192,10 @@ def _draw_latency(found: Findings, axes: Any) -> None:
     axes.set(xlabel="offered, requests/s", ylabel="ms from the intended arrival", yscale="log", xlim=(0, None))
 
 
-def _draw_batches(found: Findings, axes: Any) -> None:
+def _draw_batches(found: BenchmarkResult, axes: Any) -> None:
     many = [each for each in found.batches if each.case.endswith("in JSON")]
     rows = [each.rows for each in many]
-    axes.plot(rows, [each.lone_ms for each in many], marker="o", label=f"{US}, a lone request")
+    axes.plot(rows, [each.single_ms for each in many], marker="o", label=f"{US}, a single request")
     axes.plot(
         rows,
         [each.rows / each.limit_per_s * 1000 for each in many],

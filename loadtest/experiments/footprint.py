@@ -1,9 +1,9 @@
-"""What a model takes in memory step by step: imported, opened, warmed up, run, closed; all in this one process.
+"""Memory of a model step by step: import, open, warm-up, run, close; all in this one process.
 
     python -m loadtest.experiments.footprint model/efficientnet_lite0
 
-Private memory is anonymous: what Python, TensorFlow and malloc made. Pages of files, nearly all of them of TensorFlow's
-library, are the kernel's to take back, and processes share them.
+Private memory is anonymous memory: Python objects, tensors and malloc. Pages of files, nearly all of TensorFlow's library,
+can be reclaimed by the kernel and are shared by processes.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from darkroom.models.versions.loader import Loader
 from darkroom.service.config.machine import usable_cores
 from darkroom.service.serving.warmup import sweep_sizes, warm_up
 from loadtest.measure import machine
-from loadtest.measure.tally import number, table
+from loadtest.measure.tables import number, table
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,30 +35,30 @@ MAX_CACHE_BYTES = 4 << 30
 MAX_IMAGES = 32  # the server's default
 
 
-class Step(NamedTuple):
-    """The process after one step, in MB: its anonymous memory, and its pages of files."""
+class MemoryStep(NamedTuple):
+    """The process after one step, in MB: its anonymous memory and its pages of files."""
 
     name: str
     private: float
     files: float
 
 
-def step(name: str) -> Step:
-    """This process now, with what was freed given back."""
+def step(name: str) -> MemoryStep:
+    """Returns the memory of this process now, after freed memory was returned to the system."""
     give_back()
     lines = Path("/proc/self/smaps_rollup").read_text().splitlines()[1:]
     sizes = {line.partition(":")[0]: int(line.split()[1]) * 1024 / 1e6 for line in lines}
-    return Step(name, sizes["Anonymous"], sizes["Rss"] - sizes["Anonymous"])
+    return MemoryStep(name, sizes["Anonymous"], sizes["Rss"] - sizes["Anonymous"])
 
 
-def steps(folder: Path, seconds: float) -> list[Step]:
-    """Every step of a model's life, its first signature's calls of all sizes among them."""
+def steps(folder: Path, seconds: float) -> list[MemoryStep]:
+    """Goes through the life of a model, with calls of all sizes to its first signature; returns the memory after each step."""
     found = [step("the interpreter and our own modules")]
     with tempfile.TemporaryDirectory(prefix="footprint-") as kept:
         loader = Loader(Cache(Path(kept), max_bytes=MAX_CACHE_BYTES), timeout_s=300)
         newest = max((path for path in folder.iterdir() if path.name.isdecimal()), key=lambda path: int(path.name))
         job = Job(newest.resolve(), "footprint", int(newest.name), usable_cores(), -1)
-        import darkroom.models.engines.open  # noqa: F401, PLC0415 - a step of its own
+        import darkroom.models.engines.open  # noqa: F401, PLC0415 - the import is a step
 
         found.append(step("TensorFlow imported"))
         model = loader.load(job)
@@ -74,15 +74,15 @@ def steps(folder: Path, seconds: float) -> list[Step]:
 
 
 def _run(engine: Engine, singles: Sequence[Rows], seconds: float, largest: int) -> None:
-    """Calls of all sizes, one after another."""
+    """Calls the engine with all sizes, one after another."""
     end_s = time.monotonic() + seconds
     while time.monotonic() < end_s:
         for size in sweep_sizes(largest):
             engine.run(fill(singles, size))
 
 
-def draw_table(found: Sequence[Step]) -> str:
-    """A line a step: MB then, and what it added to those before."""
+def draw_table(found: Sequence[MemoryStep]) -> str:
+    """Returns a line for each step: MB after it, and how much it added."""
     heads = ("after", "private, MB", "added", "files, MB", "together")
     rows = []
     before = 0.0

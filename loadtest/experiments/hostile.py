@@ -1,10 +1,10 @@
-"""Thousands of hostile requests to a running server: none may end in a 5xx or a hang; the next good one is answered.
+"""Sends thousands of hostile requests to a server: none may end in a 5xx or a hang, and good ones are still answered.
 
     python -m loadtest.experiments.hostile --url http://127.0.0.1:8500 --requests 10000
 
-The kinds stand in KINDS; every one is made of good requests to all three dialects, broken at random from a seed. After
-each hundred a good picture is sent and its answer compared with the first. With --pid the memory of the server's
-process is told before, half way and at the end.
+KINDS lists the kinds. Each one breaks good requests of all three dialects at random, from a seed. After every hundred
+requests a good picture is sent, and its answer must be the same as before. With --pid it prints the memory of the
+server's process before the run, in the middle and at the end.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 JSON, FORM = "application/json", "multipart/form-data; boundary=b"
-TIMEOUT_S = 10  # a request without an answer for so long is a hang
+TIMEOUT_S = 10  # no answer after this time is a hang
 PICTURES = [picture(seed, kind=kind) for seed, kind in enumerate(("PNG", "JPEG", "GIF", "BMP", "WEBP"))]
-# What stands where a value is expected.
+# What is put in place of a value.
 VALUES: list[object] = [
     None, True, -1, 0, 1e308, 2**63, "", "x", "%%%", "\ud7ff", "../../etc/passwd", [], [[]], [[1], [1, 2]], {},
     {"b64": 1}, {"b64": ""}, {"b64": "x", "y": 1}, ["x"] * 50, [None], [{"b64": "AAAA"}], {"a": {"b": {"c": []}}},
@@ -39,8 +39,8 @@ VALUES: list[object] = [
 ]  # fmt: skip
 
 
-class Request(NamedTuple):
-    """One request; `raw` is sent as it is, in place of the rest."""
+class HostileRequest(NamedTuple):
+    """One request; `raw`, if given, is sent instead of the other fields."""
 
     method: str = "POST"
     path: str = "/"
@@ -50,7 +50,7 @@ class Request(NamedTuple):
 
 
 def good_requests(text: str) -> list[tuple[str, dict[str, object]]]:
-    """A JSON body for each dialect, by its path."""
+    """Returns a good JSON body for each path."""
     tensor = {"name": "images", "shape": [1], "datatype": "BYTES", "data": [text]}
     return [
         ("/", {"data": {"images": [text]}, "model_version": 1, "top_k": 1, "on_error": "fail"}),
@@ -61,66 +61,66 @@ def good_requests(text: str) -> list[tuple[str, dict[str, object]]]:
     ]
 
 
-def swapped_values(rng: random.Random) -> Request:
-    """JSON in which a value, at any depth, is another."""
+def swapped_values(rng: random.Random) -> HostileRequest:
+    """JSON in which one value, at any depth, is replaced."""
     path, body = rng.choice(good_requests(standard(rng.choice(PICTURES))))
     places = list(_places(body))
     holder, key = rng.choice(places)
     holder[key] = rng.choice(VALUES)
-    return Request(path=path, body=json.dumps(body).encode(), headers={"Content-Type": JSON})
+    return HostileRequest(path=path, body=json.dumps(body).encode(), headers={"Content-Type": JSON})
 
 
-def broken_json(rng: random.Random) -> Request:
-    """JSON with bytes changed, cut or doubled."""
+def broken_json(rng: random.Random) -> HostileRequest:
+    """JSON with bytes changed, removed or repeated."""
     path, body = rng.choice(good_requests(standard(rng.choice(PICTURES))))
-    return Request(path=path, body=_broken(json.dumps(body).encode(), rng), headers={"Content-Type": JSON})
+    return HostileRequest(path=path, body=_broken(json.dumps(body).encode(), rng), headers={"Content-Type": JSON})
 
 
-def broken_pictures(rng: random.Random) -> Request:
-    """One raw picture with bytes changed or cut, most of them in its header."""
+def broken_pictures(rng: random.Random) -> HostileRequest:
+    """A raw picture with bytes changed or removed, mostly in its header."""
     data = rng.choice(PICTURES)
     body = _broken(data[:64], rng) + data[64:] if rng.random() < 0.7 else _broken(data, rng)
     path = rng.choice(["/", "/v1/models/default:predict"])
-    return Request(
+    return HostileRequest(
         path=path, body=body, headers={"Content-Type": rng.choice(["image/png", "application/octet-stream"])}
     )
 
 
-def broken_pictures_in_json(rng: random.Random) -> Request:
-    """Broken pictures beside good ones, with and without on_error."""
+def broken_pictures_in_json(rng: random.Random) -> HostileRequest:
+    """Broken and good pictures in one request, with and without on_error."""
     images = [standard(_broken(data, rng) if rng.random() < 0.5 else data) for data in PICTURES]
     body = {"data": {"images": images}, "on_error": rng.choice(["fail", "per_image"])}
-    return Request(body=json.dumps(body).encode(), headers={"Content-Type": JSON})
+    return HostileRequest(body=json.dumps(body).encode(), headers={"Content-Type": JSON})
 
 
-def broken_compression(rng: random.Random) -> Request:
-    """Compressed bodies, cut, changed, or of another encoding than they say."""
+def broken_compression(rng: random.Random) -> HostileRequest:
+    """Compressed bodies, cut, changed, or with a wrong Content-Encoding."""
     path, body = rng.choice(good_requests(standard(PICTURES[0])))
     packed = _broken(gzip.compress(json.dumps(body).encode()), rng)
     encoding = rng.choice(["gzip", "gzip", "deflate", "br", "identity", "gzip, gzip"])
-    return Request(path=path, body=packed, headers={"Content-Type": JSON, "Content-Encoding": encoding})
+    return HostileRequest(path=path, body=packed, headers={"Content-Type": JSON, "Content-Encoding": encoding})
 
 
-def broken_forms(rng: random.Random) -> Request:
-    """Form-data with bytes changed or cut."""
+def broken_forms(rng: random.Random) -> HostileRequest:
+    """Form-data with bytes changed or removed."""
     head = b'--b\r\nContent-Disposition: form-data; name="images"; filename="a"\r\n\r\n'
     body = b"".join(head + rng.choice(PICTURES) + b"\r\n" for _ in range(3)) + b"--b--\r\n"
-    return Request(body=_broken(body, rng), headers={"Content-Type": FORM})
+    return HostileRequest(body=_broken(body, rng), headers={"Content-Type": FORM})
 
 
-def binary_tensors(rng: random.Random) -> Request:
-    """Binary tensors whose sizes and shapes lie."""
+def binary_tensors(rng: random.Random) -> HostileRequest:
+    """Binary tensors with wrong sizes and shapes."""
     size, shape = rng.choice([-1, 0, 3, 4, 10, 2**31, 2**63]), rng.choice([[1], [0], [-1], [2**40], [1, 1], []])
     tensor = {"name": "images", "shape": shape, "datatype": rng.choice(["BYTES", "FP32", "INT8", "X"])}
     head = json.dumps({"inputs": [tensor | {"parameters": {"binary_data_size": size}}]}).encode()
     length = rng.choice([len(head), 0, -1, len(head) + 5, 10**12])
     body = head + rng.randbytes(rng.choice([0, 3, 4, 10]))
     headers = {"Inference-Header-Content-Length": str(length), "Content-Type": "application/octet-stream"}
-    return Request(path="/v2/models/default/infer", body=body, headers=headers)
+    return HostileRequest(path="/v2/models/default/infer", body=body, headers=headers)
 
 
-def odd_addresses(rng: random.Random) -> Request:
-    """Methods and paths that nobody serves, or nearly."""
+def odd_addresses(rng: random.Random) -> HostileRequest:
+    """Methods and paths that do not exist, or almost do."""
     words = [
         "v1",
         "v2",
@@ -139,31 +139,31 @@ def odd_addresses(rng: random.Random) -> Request:
         "",
     ]
     path = "/" + "/".join(rng.choices(words, k=rng.randint(0, 7))) + rng.choice(["", ":predict", "?x=%", "?top_k=x"])
-    return Request(rng.choice(["GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS"]), path, b"{}")
+    return HostileRequest(rng.choice(["GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS"]), path, b"{}")
 
 
-def broken_heads(rng: random.Random) -> Request:
-    """Heads with bytes changed: lengths that lie, encodings that contradict each other, no HTTP at all."""
+def broken_heads(rng: random.Random) -> HostileRequest:
+    """Request heads with changed bytes: wrong lengths, contradicting encodings, no HTTP at all."""
     lines = [
         rng.choice([b"POST / HTTP/1.1", b"POST / HTTP/9.9", b"GET", b"POST /\xff HTTP/1.1", b"\x00\x00"]),
         b"Host: x",
         rng.choice([b"Content-Length: 5", b"Content-Length: -5", b"Content-Length: 5\r\nContent-Length: 6", b"X: y"]),
         rng.choice([b"Transfer-Encoding: chunked", b"Transfer-Encoding: gzip", b"Expect: 100-continue", b": z", b"X"]),
     ]
-    return Request(raw=_broken(b"\r\n".join(lines) + b"\r\n\r\n" + b"5\r\nhello\r\n0\r\n\r\n", rng))
+    return HostileRequest(raw=_broken(b"\r\n".join(lines) + b"\r\n\r\n" + b"5\r\nhello\r\n0\r\n\r\n", rng))
 
 
-def odd_headers(rng: random.Random) -> Request:
-    """A good request with a header that lies or makes no sense."""
+def odd_headers(rng: random.Random) -> HostileRequest:
+    """A good request with a wrong or meaningless header."""
     names = ["X-Darkroom-Deadline-Ms", "X-Darkroom-Priority", "Authorization", "Content-Type", "X-Request-Id"]
     headers = {
         "Content-Type": "image/png",
         rng.choice(names): rng.choice(["", "nan", "-1", "x" * 3000, "Basic %%", "a;b=c;;"]),
     }
-    return Request(body=PICTURES[0], headers=headers)
+    return HostileRequest(body=PICTURES[0], headers=headers)
 
 
-KINDS: dict[str, Callable[[random.Random], Request]] = {
+KINDS: dict[str, Callable[[random.Random], HostileRequest]] = {
     kind.__name__: kind
     for kind in (
         swapped_values, broken_json, broken_pictures, broken_pictures_in_json, broken_compression, broken_forms,
@@ -172,19 +172,19 @@ KINDS: dict[str, Callable[[random.Random], Request]] = {
 }  # fmt: skip
 
 
-class Tally(NamedTuple):
-    """What became of the requests: answers by kind and status, and what must not be."""
+class HostileResults(NamedTuple):
+    """The results: answers by kind and status, failures, and the slowest answer of each kind in seconds."""
 
     statuses: Counter[tuple[str, str]]
     failures: list[str]
     slowest: dict[str, float]
 
 
-def run(url: str, requests: int, seed: int, on_half: Callable[[], None]) -> Tally:
-    """Sends them, one after another; `on_half` is called half way."""
-    rng = random.Random(seed)  # noqa: S311 - to be repeated, not to be secret
-    tally = Tally(Counter(), [], {})
-    expected = _send(url, Request(body=PICTURES[0], headers={"Content-Type": "image/png"}))[1]
+def run(url: str, requests: int, seed: int, on_half: Callable[[], None]) -> HostileResults:
+    """Sends the requests one after another; calls `on_half` in the middle."""
+    rng = random.Random(seed)  # noqa: S311 - reproducible, not secret
+    tally = HostileResults(Counter(), [], {})
+    expected = _send(url, HostileRequest(body=PICTURES[0], headers={"Content-Type": "image/png"}))[1]
     for number in range(requests):
         if number == requests // 2:
             on_half()
@@ -202,20 +202,20 @@ def run(url: str, requests: int, seed: int, on_half: Callable[[], None]) -> Tall
         if status != "closed" and not status.startswith(("2", "4")):
             tally.failures.append(f"{kind} number {number}: {status}: {repr(request)[:300]}")
         if number % 100 == 99:
-            good = _send(url, Request(body=PICTURES[0], headers={"Content-Type": "image/png"}))
+            good = _send(url, HostileRequest(body=PICTURES[0], headers={"Content-Type": "image/png"}))
             if good[0] != 200 or good[1] != expected:
                 tally.failures.append(f"the good request after number {number}: {good}")
     return tally
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs and prints; returns 0 where nothing failed, else 1."""
+    """Runs and prints; returns 0 if nothing failed, else 1."""
     parser = argparse.ArgumentParser(
         prog="python -m loadtest.experiments.hostile", description=(__doc__ or "").partition("\n")[0]
     )
     parser.add_argument("--url", default="http://127.0.0.1:8500", help="the server [http://127.0.0.1:8500]")
     parser.add_argument("--requests", type=int, default=10_000, help="how many [10000]")
-    parser.add_argument("--seed", type=int, default=1, help="of the random numbers [1]")
+    parser.add_argument("--seed", type=int, default=1, help="seed of the random numbers [1]")
     parser.add_argument("--pid", type=int, default=0, help="the server's process, for its memory")
     parsed = parser.parse_args(arguments)
 
@@ -226,7 +226,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for attack in attacks():
         headers = {"Content-Type": attack.kind} | ({"Content-Encoding": attack.encoding} if attack.encoding else {})
         started_s = time.perf_counter()
-        status, _ = _send(parsed.url, Request(body=attack.body, headers=headers))
+        status, _ = _send(parsed.url, HostileRequest(body=attack.body, headers=headers))
         print(
             f"{attack.name} ({len(attack.body)} bytes): {status} in {(time.perf_counter() - started_s) * 1000:.1f} ms"
         )
@@ -241,18 +241,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 1 if tally.failures else 0
 
 
-def _send(url: str, request: Request) -> tuple[int, bytes]:
-    """The status and the body of one answer, over a connection of its own.
+def _send(url: str, request: HostileRequest) -> tuple[int, bytes]:
+    """Sends one request over its own connection; returns the status and the body of the answer.
 
     Raises:
-        TimeoutError: none came.
-        OSError, HTTPException: the server closed instead.
+        TimeoutError: no answer came.
+        OSError, HTTPException: the server closed the connection.
     """
     parts = urlsplit(url)
     if request.raw is not None:
         with socket.create_connection((parts.hostname or "", parts.port or 80), timeout=TIMEOUT_S) as peer:
             peer.sendall(request.raw)
-            peer.shutdown(socket.SHUT_WR)  # or the server would rightly wait for more
+            peer.shutdown(socket.SHUT_WR)  # otherwise the server waits for more
             answer = http.client.HTTPResponse(peer)
             answer.begin()
             return answer.status, answer.read()
@@ -266,7 +266,7 @@ def _send(url: str, request: Request) -> tuple[int, bytes]:
 
 
 def _places(value: Any) -> list[tuple[Any, Any]]:
-    """Every place of a JSON value that can be assigned: its holder and its key or index."""
+    """Returns every assignable place of a JSON value: its container and its key or index."""
     found: list[tuple[Any, Any]] = []
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, item in items:
@@ -275,7 +275,7 @@ def _places(value: Any) -> list[tuple[Any, Any]]:
 
 
 def _broken(data: bytes, rng: random.Random) -> bytes:
-    """The bytes with a few of them changed, or cut, or a stretch doubled."""
+    """Returns the bytes with some of them changed, removed or repeated."""
     changed = bytearray(data)
     for _ in range(rng.randint(1, 4)):
         at = rng.randrange(len(changed) + 1)

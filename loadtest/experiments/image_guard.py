@@ -1,9 +1,9 @@
-"""What the door costs a picture, in microseconds: base64 decode and header sniff, beside Python's base64 and Pillow.
+"""Microseconds that the checks of a picture take: base64 decoding and reading the header, and Python's and Pillow's ways.
 
     python -m loadtest.experiments.image_guard
 
-Every way runs in turn, round after round, so that a machine that changes its pace changes them all; the median counts.
-`imagesize` is measured too where it is installed; the project doesn't need it.
+All ways are measured in turn, round after round, so that background load affects all of them; the median counts.
+`imagesize` is measured too if it is installed; the project does not need it.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def ways(data: bytes) -> dict[str, Callable[[], object]]:
-    """What is timed: each way to decode the picture's base64, and each way to read its header."""
+    """Returns the calls to time: each way to decode the picture's base64, and each way to read its header."""
     text = base64.urlsafe_b64encode(data).decode()
     found: dict[str, Callable[[], object]] = {
         "decode": lambda: decode_base64(text),
@@ -64,7 +64,7 @@ def ways(data: bytes) -> dict[str, Callable[[], object]]:
 
 
 def measure(calls: dict[str, Callable[[], object]], rounds: int, count: int) -> dict[str, float]:
-    """The median of each way's rounds, in microseconds a call."""
+    """Returns the median of each way's rounds, in microseconds a call."""
     times: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(rounds):
         for name, call in calls.items():
@@ -76,7 +76,7 @@ def measure(calls: dict[str, Callable[[], object]], rounds: int, count: int) -> 
 
 
 def noise(kind: str, goal_bytes: int) -> bytes:
-    """A picture of random pixels of about `goal_bytes`, which do not compress."""
+    """Returns a picture of about `goal_bytes`, with random pixels, which do not compress."""
     side = 8
     while True:
         pixels = np.random.default_rng(1).integers(0, 256, (side, side, 3), dtype=np.uint8)

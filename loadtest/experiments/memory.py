@@ -1,11 +1,11 @@
-"""What serving a model takes in memory, before and after a run, of what kind it is, and which settings change it.
+"""Memory of a server before and after a run, by kind, and with settings that change it.
 
     python -m loadtest.experiments.memory model/efficientnet_lite0
     python -m loadtest.experiments.memory model/efficientnet_lite0 --only "as it is" --only "batches of 8" --seconds 20
 
-Each variant is a server of its own, asked by 64 clients for a picture at a time and then by 4 for 32, one after the
-other. Proportional size (Pss) counts a page that processes share by its part; a page of a file that nobody else maps
-counts whole, and the kernel takes it back when it needs it.
+Each variant is a server of its own; the servers run one after the other. 64 clients send one picture at a time, then 4
+clients send 32. Proportional size (Pss) divides a page by the number of processes that share it. A page of a file counts
+too, although the kernel can reclaim it.
 """
 
 from __future__ import annotations
@@ -22,26 +22,26 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from loadtest.bench.arguments import version_folder
 from loadtest.bench.contenders import INTERPRETED, started
-from loadtest.bench.limit import version_folder
 from loadtest.measure import machine, processes
-from loadtest.measure.tally import number, table
-from loadtest.traffic.closedloop import capacity, show
-from loadtest.traffic.connections import Pool, request_bytes
+from loadtest.measure.tables import number, table
+from loadtest.traffic.closed_loop import capacity, show_progress
+from loadtest.traffic.connections import ConnectionPool, request_bytes
 from loadtest.traffic.pictures import KINDS, cycle, form_body, load
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from loadtest.bench.contenders import Running
+    from loadtest.bench.contenders import RunningServer
     from loadtest.traffic.pictures import Picture
 
 JEMALLOC = ("/usr/lib/x86_64-linux-gnu/libjemalloc.so.2", "/usr/lib/aarch64-linux-gnu/libjemalloc.so.2")
 KINDS_OF_MEMORY = ("TensorFlow's library", "other libraries", "heap and anonymous", "other files")
 
 
-class Variant(NamedTuple):
-    """Flags and variables that a server is started with."""
+class ServerVariant(NamedTuple):
+    """The flags and environment variables that a server is started with."""
 
     name: str
     flags: tuple[str, ...] = ()
@@ -49,18 +49,20 @@ class Variant(NamedTuple):
 
 
 VARIANTS = (
-    Variant("as it is"),
-    Variant("batches of 8", ("--max_batch_images=8",)),
-    Variant("one call at once", ("--max_inflight_batches=1",)),
-    Variant("MALLOC_ARENA_MAX=1", environment={"MALLOC_ARENA_MAX": "1"}),
-    Variant("mmap over 1 MB", environment={"MALLOC_MMAP_THRESHOLD_": "1048576", "MALLOC_TRIM_THRESHOLD_": "1048576"}),
-    Variant("jemalloc", environment={"LD_PRELOAD": next((path for path in JEMALLOC if Path(path).exists()), "")}),
+    ServerVariant("as it is"),
+    ServerVariant("batches of 8", ("--max_batch_images=8",)),
+    ServerVariant("one call at once", ("--max_inflight_batches=1",)),
+    ServerVariant("MALLOC_ARENA_MAX=1", environment={"MALLOC_ARENA_MAX": "1"}),
+    ServerVariant(
+        "mmap over 1 MB", environment={"MALLOC_MMAP_THRESHOLD_": "1048576", "MALLOC_TRIM_THRESHOLD_": "1048576"}
+    ),
+    ServerVariant("jemalloc", environment={"LD_PRELOAD": next((path for path in JEMALLOC if Path(path).exists()), "")}),
 )
 
 
 @dataclass(frozen=True, slots=True)
-class Size:
-    """A server and its children at one moment, in MB: resident, proportional, and the latter by kind."""
+class MemorySize:
+    """The memory of a server and its children at one time, in MB: resident, proportional, and proportional by kind."""
 
     resident: float
     proportional: float
@@ -68,31 +70,31 @@ class Size:
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
-    """One variant: ready, after the run, and what it answered meanwhile, pictures a second."""
+class VariantResult:
+    """One variant: its memory when ready and after the run, and its rates in pictures/s."""
 
     variant: str
-    ready: Size
-    after: Size
+    ready: MemorySize
+    after: MemorySize
     single_per_s: float
     many_per_s: float
 
 
-def size_of(pid: int) -> Size:
-    """The memory of a process and its descendants now."""
+def size_of(pid: int) -> MemorySize:
+    """Returns the memory of a process and its descendants now."""
     kinds: Counter[str] = Counter()
     for each in processes.tree(pid):
         try:
             kinds.update(breakdown(Path(f"/proc/{each}/smaps").read_text().splitlines()))
-        except OSError:  # it ended meanwhile
+        except OSError:  # the process has ended
             continue
     total = processes.memory(pid)
     megabytes = {kind: kinds[kind] / 1e6 for kind in KINDS_OF_MEMORY}
-    return Size(total.resident / 1e6, total.proportional / 1e6, megabytes)
+    return MemorySize(total.resident / 1e6, total.proportional / 1e6, megabytes)
 
 
 def breakdown(smaps: Iterable[str]) -> dict[str, int]:
-    """Proportional bytes by kind of mapping."""
+    """Returns the proportional bytes by kind of mapping."""
     kinds: Counter[str] = Counter()
     path = ""
     for line in smaps:
@@ -106,7 +108,7 @@ def breakdown(smaps: Iterable[str]) -> dict[str, int]:
 
 
 def kind_of(path: str) -> str:
-    """The kind of a mapping by its path; none: anonymous memory, where malloc's large blocks and arenas are."""
+    """Returns the kind of a mapping by its path; without a path it is anonymous memory, which malloc uses."""
     if not path or path.startswith("["):
         return "heap and anonymous"
     if ".so" in path:
@@ -114,20 +116,20 @@ def kind_of(path: str) -> str:
     return "other files"
 
 
-async def drive(server: Running, pictures: Sequence[Picture], seconds: float) -> tuple[float, float]:
-    """Pictures a second of 64 clients with one each, then of 4 clients with 32."""
+async def drive(server: RunningServer, pictures: Sequence[Picture], seconds: float) -> tuple[float, float]:
+    """Returns the pictures/s of 64 clients with one picture a request, and of 4 clients with 32."""
     host = f"127.0.0.1:{server.port}"
     singles = [request_bytes(host, form_body((picture,))) for picture in pictures]
     many = [request_bytes(host, form_body(cycle(tuple(pictures), start=0, rows=32)))]
-    pool = Pool("127.0.0.1", server.port, limit=64)
+    pool = ConnectionPool("127.0.0.1", server.port, limit=64)
     single_per_s = await capacity(pool, singles, clients=64, seconds=seconds)
     many_per_s = 32 * await capacity(pool, many, clients=4, seconds=seconds)
     await pool.close()
     return single_per_s, many_per_s
 
 
-def measure(variant: Variant, model: Path, pictures: Sequence[Picture], seconds: float) -> Measured:
-    """One server, from its start to its end."""
+def measure(variant: ServerVariant, model: Path, pictures: Sequence[Picture], seconds: float) -> VariantResult:
+    """Measures one server from its start to its end."""
     contender = replace(
         INTERPRETED,
         command=(*INTERPRETED.command, *variant.flags),
@@ -138,11 +140,11 @@ def measure(variant: Variant, model: Path, pictures: Sequence[Picture], seconds:
         server = stack.enter_context(started(contender, model, version_folder(model), logs))
         ready = size_of(server.pid)
         rates = asyncio.run(drive(server, pictures, seconds))
-        return Measured(variant.name, ready, size_of(server.pid), *rates)
+        return VariantResult(variant.name, ready, size_of(server.pid), *rates)
 
 
-def draw_table(rows: Iterable[Measured]) -> str:
-    """A line a variant; sizes in MB."""
+def draw_table(rows: Iterable[VariantResult]) -> str:
+    """Returns a line for each variant; sizes in MB."""
     heads = ("", "ready, Pss", "after, Pss", "after, Rss", *KINDS_OF_MEMORY, "pictures/s by 1", "by 32")
     return table(
         heads,
@@ -173,7 +175,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("model", type=Path, help="the model's folder")
     add("--pictures", choices=tuple(KINDS), default="photos", help="[%(default)s]")
     names = [variant.name for variant in VARIANTS]
-    add("--only", action="append", choices=names, help="a variant; may be said again [all]")
+    add("--only", action="append", choices=names, help="a variant; can be repeated [all]")
     add("--flags", default="", help="flags for every variant, such as --max_batch_images=16")
     add("--seconds", type=float, default=10.0, help="of each half of the run [%(default)s]")
     add("--json", type=Path, help="write the figures to this file")
@@ -181,20 +183,20 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measures, prints, writes; returns 0, or 1 where a server does not start."""
+    """Measures, prints and writes; returns 0, or 1 if a server does not start."""
     options = parse(arguments)
     pictures, rows = load(options.pictures), []
     for variant in VARIANTS:
         if (options.only and variant.name not in options.only) or variant.environment.get("LD_PRELOAD") == "":
             continue
-        show(f"starting: {variant.name}")
+        show_progress(f"starting: {variant.name}")
         try:
             flags = (*variant.flags, *options.flags.split())
             rows.append(measure(variant._replace(flags=flags), options.model, pictures, options.seconds))
         except processes.DidNotStart as err:
             print(f"memory: {variant.name}: {err}", file=sys.stderr)
             return 1
-    show("")
+    show_progress("")
     circumstances = machine.describe()
     print(f"{machine.lines(circumstances)}\n\n{draw_table(rows)}")
     if options.json:

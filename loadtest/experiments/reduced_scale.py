@@ -1,10 +1,10 @@
-"""What decoding a large photograph at a reduced scale saves, and how far it moves the pixels that a model sees.
+"""Time that decoding a large photograph at a reduced scale saves, and how much it changes the model's input pixels.
 
     python -m loadtest.experiments.reduced_scale
     python -m loadtest.experiments.reduced_scale --megapixels 24 --size 380x380 --resize area
 
-A photograph of loadtest/traffic/payloads is enlarged, given noise and written as a JPEG, in memory. The graph that
-`darkroom export` writes, with and without --reduced_scale, takes it from bytes to the model's input; the two in turn.
+A photograph of loadtest/traffic/payloads is enlarged, gets noise and is written as a JPEG, in memory. The graphs that
+`darkroom export` writes with and without --reduced_scale turn its bytes into the model's input; both run in turn.
 """
 
 from __future__ import annotations
@@ -25,29 +25,29 @@ from darkroom.models.export.export import signature_of
 from darkroom.models.export.recipe import RESIZE_METHODS, Recipe
 from darkroom.models.runtime.tensorflow import tf
 from loadtest.measure import machine
-from loadtest.measure.tally import number, table
+from loadtest.measure.tables import number, table
 from loadtest.traffic.pictures import KINDS, load
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-RESIZES = ("bilinear", "area")  # the default, which takes points of the picture, and one that averages all of it
-NOISE = 6.0  # of 255, the standard deviation: a guess at a telephone's; enlarged, a photograph has little of its own
+RESIZES = ("bilinear", "area")  # the default, which samples points of the picture, and one that averages all of it
+NOISE = 6.0  # standard deviation, of 255: a guess for a telephone's camera; an enlarged photograph has little noise
 
 
-class Compared(NamedTuple):
-    """Both decodes of one picture for one way of resizing; times are medians, differences of pixels of 0 to 255."""
+class DecodeComparison(NamedTuple):
+    """Both decodes of one picture for one way of resizing; times are medians, differences are of pixels from 0 to 255."""
 
     resize: str
     plain_ms: float
     reduced_ms: float
     mean_difference: float
     largest_difference: float
-    decoded: tuple[int, int]  # height, width: what the reduced decode gives to the resize
+    decoded: tuple[int, int]  # height, width before the resize, of the reduced decode
 
 
 def enlarged(data: bytes, pixels: int, quality: int) -> bytes:
-    """The photograph `data` as a JPEG of about so many pixels, both sides of which 8 divides, with noise."""
+    """Returns the photograph as a JPEG of about `pixels` pixels, with noise; both sides are multiples of 8."""
     photograph = Image.open(io.BytesIO(data)).convert("RGB")
     factor = math.sqrt(pixels / (photograph.width * photograph.height))
     width, height = (max(8, round(side * factor / 8) * 8) for side in photograph.size)
@@ -58,8 +58,8 @@ def enlarged(data: bytes, pixels: int, quality: int) -> bytes:
     return out.getvalue()
 
 
-def compare(data: bytes, size: tuple[int, int], resize: str, rounds: int) -> Compared:
-    """Decodes the JPEG `data` plainly and at a reduced scale to `size`, height and width, in turn."""
+def compare(data: bytes, size: tuple[int, int], resize: str, rounds: int) -> DecodeComparison:
+    """Decodes the JPEG `data` plainly and at a reduced scale to `size` (height, width), in turn."""
     recipes = [
         Recipe(size=size, std=1.0, wire="bytes", answers="probability", resize=resize, reduced_scale=is_reduced)
         for is_reduced in (False, True)
@@ -75,11 +75,13 @@ def compare(data: bytes, size: tuple[int, int], resize: str, rounds: int) -> Com
     plain_ms, reduced_ms = (statistics.median(times) * 1e3 for times in taken_s)
     difference = np.abs(plain - reduced)
     height, width, _ = decode(tf.constant(data), recipes[1]).shape
-    return Compared(resize, plain_ms, reduced_ms, float(difference.mean()), float(difference.max()), (height, width))
+    return DecodeComparison(
+        resize, plain_ms, reduced_ms, float(difference.mean()), float(difference.max()), (height, width)
+    )
 
 
 def _caller(recipe: Recipe, data: bytes) -> Callable[[], np.ndarray[Any, np.dtype[np.float32]]]:
-    """A call of an exported graph whose model does nothing: it gives the pixels that a model would see."""
+    """Returns a call of an exported graph whose model returns its input pixels."""
 
     def pixels(x: Any) -> Any:
         return tf.reshape(x, [-1, recipe.size[0] * recipe.size[1] * recipe.channels])
@@ -88,8 +90,8 @@ def _caller(recipe: Recipe, data: bytes) -> Callable[[], np.ndarray[Any, np.dtyp
     return lambda: np.asarray(signature(pictures)["probability"])
 
 
-def draw_table(rows: Sequence[Compared]) -> str:
-    """A line a way of resizing."""
+def draw_table(rows: Sequence[DecodeComparison]) -> str:
+    """Returns a line for each way of resizing."""
     heads = ("resize", "plain, ms", "reduced, ms", "plain / reduced", "decoded to", "mean difference", "largest")
     return table(
         heads,
@@ -120,7 +122,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--megapixels", type=float, default=12.0, help="of the enlarged one [%(default)s]")
     add("--quality", type=int, default=90, help="of its JPEG, 1 to 95 [%(default)s]")
     add("--size", default="224x224", metavar="HxW", help="the model's input [%(default)s]")
-    add("--resize", action="append", choices=RESIZE_METHODS, help="may be said again [bilinear and area]")
+    add("--resize", action="append", choices=RESIZE_METHODS, help="can be repeated [bilinear and area]")
     add("--rounds", type=int, default=10, help="calls of each [%(default)s]")
     return parser.parse_args(arguments)
 

@@ -1,11 +1,11 @@
-"""What a swap of versions costs those who ask meanwhile: two versions take turns under a steady rate of requests.
+"""Latency while versions change: two versions of a model replace each other under a steady rate of requests.
 
     python -m loadtest.experiments.swaps --versions model/digits/1 other/1 --pictures digits --rate 100 --swaps 30
 
-It serves a folder of its own, copies a version into it, waits until it serves, takes the one before away, and so on,
-while requests leave at fixed times. Before each swap lies a quiet window as long as the last swap took: each swap is
-compared with the window before it, so that a machine that changes its pace changes both. A request fails where it is
-not answered with what one of the two versions says of its picture.
+It serves a temporary folder. It copies a version into it, waits until that version is served, removes the previous one,
+and so on, while requests are sent at fixed times. Before each swap there is a quiet window as long as the last swap.
+Each swap is compared with the window before it, so that background load affects both. A request fails if its answer is
+not what one of the two versions says about its picture.
 """
 
 from __future__ import annotations
@@ -23,48 +23,48 @@ from statistics import median
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from loadtest.measure import processes
-from loadtest.measure.tally import Times
-from loadtest.traffic.closedloop import show
-from loadtest.traffic.connections import Pool, Reply, request_bytes
+from loadtest.measure.latencies import LatencyHistogram
+from loadtest.traffic.closed_loop import show_progress
+from loadtest.traffic.connections import ConnectionPool, HttpResponse, request_bytes
 from loadtest.traffic.pictures import json_body, load
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 CONNECTIONS = 64
-TOLERANCE = 1e-3  # of a probability: batches of other sizes add in another order
+TOLERANCE = 1e-3  # of a probability: the order of additions depends on the batch size
 SHARES = (0.5, 0.99)
-LATE_S = 300.0  # a version that is not served by then fails the run
+LATE_S = 300.0  # the run fails if a version is not served after this time
 
 
-class Ask(NamedTuple):
-    """One request: which picture, when it was meant to leave and when it was answered, and with what."""
+class TimedRequest(NamedTuple):
+    """One request: its picture, when it was due, when it was answered, and the answer."""
 
     picture: int
     intended_s: float
     done_s: float
-    reply: Reply
+    reply: HttpResponse
 
     @property
     def took_ms(self) -> float:
-        """From the moment at which it was meant to leave to its answer."""
+        """Latency from the time at which the request was due."""
         return (self.done_s - self.intended_s) * 1000
 
     @property
     def late_ms(self) -> float:
-        """How late this program wrote it: what is no fault of the server's."""
+        """How late this program wrote the request, which is not the server's latency."""
         return ((self.reply.written_s or self.done_s) - self.intended_s) * 1000
 
 
 class Window(NamedTuple):
-    """A stretch of the run: one before a swap, or the swap itself; they take turns."""
+    """A part of the run: the time before a swap, or the swap itself; they alternate."""
 
     start_s: float
     end_s: float
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measures and prints; returns 1 where a request failed."""
+    """Measures and prints; returns 1 if a request failed."""
     parser = argparse.ArgumentParser(
         prog="python -m loadtest.experiments.swaps", description=(__doc__ or "").partition("\n")[0]
     )
@@ -79,38 +79,40 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _measure(options: argparse.Namespace, folder: Path) -> int:
-    """Serves, swaps and reports."""
+    """Starts the server, swaps versions and reports."""
     port = processes.free_port()
     base = folder / "model"
     shutil.copytree(options.versions[0], base / "1")
     command = [sys.executable, "-m", "darkroom.service", "serve", "--host=127.0.0.1", f"--port={port}"]
     command += [f"--model_base_path={base}", "--reload_interval_ms=250", f"--cache_dir={folder / 'cache'}"]
-    command += [] if options.cached else ["--max_cache_bytes=0"]  # one is kept: the other is always prepared anew
+    command += (
+        [] if options.cached else ["--max_cache_bytes=0"]
+    )  # the cache keeps one, so the other one is prepared at each swap
     with processes.running(command, port=port, ready_path="/v2/health/ready", log=folder / "log") as pid:
-        run = Run(options, base, port, pid)
+        run = SwapExperiment(options, base, port, pid)
         asyncio.run(run.go())
     return run.report()
 
 
-class Run:
-    """One server, asked at a steady rate while its versions change."""
+class SwapExperiment:
+    """One server under a steady rate of requests while its versions change."""
 
     def __init__(self, options: argparse.Namespace, base: Path, port: int, pid: int) -> None:
         self._options = options
         self._base = base
         self._pid = pid
-        self._pool = Pool("127.0.0.1", port, limit=CONNECTIONS)
+        self._pool = ConnectionPool("127.0.0.1", port, limit=CONNECTIONS)
         bodies = [json_body((picture,)) for picture in load(options.pictures)]
         self._requests = [request_bytes(f"127.0.0.1:{port}", body) for body in bodies]
         self._question = f"GET /v1/models/default HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n\r\n".encode()
-        self._expected: list[list[Any]] = []  # version → picture → its probabilities
-        self._asks: list[Ask] = []
+        self._expected: list[list[Any]] = []  # by version and picture: probabilities
+        self._asks: list[TimedRequest] = []
         self._windows: list[Window] = []
         self._resident_mb: list[float] = []
         self._is_over = False
 
     async def go(self) -> None:
-        """Learns what the two versions say, then swaps while it asks."""
+        """Learns the answers of both versions, then swaps them under load."""
         self._expected.append(await self._learn())
         took_s = await self._swap(1)
         self._expected.append(await self._learn())
@@ -121,14 +123,14 @@ class Run:
             await asyncio.sleep(took_s)
             self._windows.append(Window(start_s, time.perf_counter()))
             took_s = await self._swap(number)
-            show(f"swap {number - 1}/{self._options.swaps}  resident {self._resident_mb[-1]:.0f} MB")
+            show_progress(f"swap {number - 1}/{self._options.swaps}  resident {self._resident_mb[-1]:.0f} MB")
         self._is_over = True
         await asking
         await asyncio.sleep(1.0)
         await self._pool.close()
 
     async def _swap(self, number: int) -> float:
-        """Version `number` gives way to the next one; the seconds that it took."""
+        """Replaces version `number` by the next one; returns the seconds that it took."""
         start_s = time.perf_counter()
         source = self._options.versions[number % 2]
         await asyncio.to_thread(shutil.copytree, source, self._base / str(number + 1))
@@ -140,12 +142,12 @@ class Run:
         return self._windows[-1].end_s - start_s
 
     async def _until(self, version: str, *, len_versions: int) -> None:
-        """Waits until `version` serves among so many.
+        """Waits until `version` is served and so many versions exist.
 
-        It asks as the requests are asked: to make an httpx client takes 17 ms, in which this process reads no answer.
+        It uses the pool, because creating an httpx client takes 17 ms in which this process reads no answers.
         """
         for _ in range(int(LATE_S / 0.05)):
-            states = json.loads((await self._reply(self._question)).body)["model_version_status"]
+            states = json.loads((await self._pool.answer(self._question)).body)["model_version_status"]
             served = [state["version"] for state in states if state["state"] == "AVAILABLE"]
             if version in served and len(states) == len_versions:
                 return
@@ -153,17 +155,11 @@ class Run:
         raise TimeoutError(f"version {version} is not served after {LATE_S:.0f} s: {states}")
 
     async def _learn(self) -> list[Any]:
-        """What the version that serves says of each picture, alone."""
-        return [json.loads((await self._reply(request)).body)["probability"][0] for request in self._requests]
-
-    async def _reply(self, request: bytes) -> Reply:
-        """The answer to one request."""
-        answered: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
-        self._pool.ask(request, answered.set_result)
-        return await answered
+        """Returns the probabilities of each picture, asked alone, of the version that is served."""
+        return [json.loads((await self._pool.answer(request)).body)["probability"][0] for request in self._requests]
 
     async def _ask(self) -> None:
-        """One request after another at its time, whether those before it are answered or not."""
+        """Sends requests at their times, whether or not earlier ones are answered."""
         if not self._options.rate:
             return
         start_s, number = time.perf_counter(), 0
@@ -174,11 +170,11 @@ class Run:
             self._pool.ask(self._requests[picture], partial(self._answered, picture, intended_s))
             number += 1
 
-    def _answered(self, picture: int, intended_s: float, reply: Reply) -> None:
-        self._asks.append(Ask(picture, intended_s, time.perf_counter(), reply))
+    def _answered(self, picture: int, intended_s: float, reply: HttpResponse) -> None:
+        self._asks.append(TimedRequest(picture, intended_s, time.perf_counter(), reply))
 
     def report(self) -> int:
-        """Prints the figures; 1 where a request failed."""
+        """Prints the figures; returns 1 if a request failed."""
         failed = [ask for ask in self._asks if not self._is_right(ask)]
         print(
             f"{len(self._asks)} requests at {self._options.rate:g}/s, {self._options.swaps} swaps, {len(failed)} failed"
@@ -191,10 +187,12 @@ class Run:
         return 1 if failed else 0
 
     def _report_times(self) -> None:
-        """Prints how long answers took, swap by swap beside the quiet before it."""
+        """Prints the latencies of the swaps and of the quiet windows before them."""
         pairs = list(zip(self._windows[::2], self._windows[1::2], strict=True))
         for name, windows in (("no change", self._windows[::2]), ("during a swap", self._windows[1::2])):
-            late_ms = median(_ms(Times(ask.late_ms for ask in self._asks_of(window)), 0.99) for window in windows)
+            late_ms = median(
+                _ms(LatencyHistogram(ask.late_ms for ask in self._asks_of(window)), 0.99) for window in windows
+            )
             seconds = median(window.end_s - window.start_s for window in windows)
             shown = "  ".join(
                 f"p{share * 100:g} {median(self._quantile(window, share) for window in windows):.1f} ms"
@@ -206,15 +204,15 @@ class Run:
             ratios = [self._quantile(swap, share) / self._quantile(quiet, share) for quiet, swap in pairs]
             print(f"p{share * 100:g} of a swap / of the window before it: median {median(ratios):.2f}")
 
-    def _asks_of(self, window: Window) -> list[Ask]:
-        """The requests that were meant to leave in a window."""
+    def _asks_of(self, window: Window) -> list[TimedRequest]:
+        """Returns the requests that were due in a window."""
         return [ask for ask in self._asks if window.start_s <= ask.intended_s < window.end_s]
 
     def _quantile(self, window: Window, share: float) -> float:
-        return _ms(Times(ask.took_ms for ask in self._asks_of(window)), share)
+        return _ms(LatencyHistogram(ask.took_ms for ask in self._asks_of(window)), share)
 
-    def _is_right(self, ask: Ask) -> bool:
-        """Whether the answer is what one of the versions says."""
+    def _is_right(self, ask: TimedRequest) -> bool:
+        """Returns whether the answer is that of one of the versions."""
         if ask.reply.status != 200:
             return False
         got = json.loads(ask.reply.body)["probability"][0]
@@ -224,8 +222,8 @@ class Run:
         )
 
 
-def _ms(times: Times, share: float) -> float:
-    """A quantile, in milliseconds; 1 of nothing, so that it divides."""
+def _ms(times: LatencyHistogram, share: float) -> float:
+    """Returns a quantile in milliseconds; 1 if there is none, so that it can be a divisor."""
     return times.quantile_ms(share) or 1.0
 
 

@@ -1,4 +1,4 @@
-"""What a figure was measured on: processor, cores, memory, versions, commit, date and command, in one line each."""
+"""Describes how a figure was measured: processor, cores, memory, versions, commit, date and command line."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from darkroom.models.runtime import memory
 from darkroom.service.config.machine import usable_cores
 
 _PACKAGES = ("tensorflow-cpu", "tensorflow", "sanic", "numpy")
-_RESULTS = "docs/benchmarks"  # a run that writes there does not change what the next one measures
+_RESULTS = "docs/benchmarks"  # files that a run writes there do not count as changes of the code
 
 
 def describe(arguments: list[str] | None = None) -> dict[str, str]:
-    """The circumstances of a run, by name, ready to be written beside its figures.
+    """Returns a description of this run by name, to be printed with its figures.
 
     Args:
-        arguments: the command line to quote; this process's own by default.
+        arguments: the command line to quote; by default that of this process.
     """
     return {
         "date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
@@ -33,18 +33,18 @@ def describe(arguments: list[str] | None = None) -> dict[str, str]:
 
 
 def command(arguments: list[str]) -> str:
-    """A command line as one would type it: `python -m loadtest.bench.limit model/digits`."""
+    """Returns a command line as one types it: `python -m loadtest.bench.limit model/digits`."""
     program, *rest = arguments
-    path = Path(program)
-    parts = (
-        path.parent.parts[path.parent.parts.index("loadtest") :] if "loadtest" in path.parts else (path.parent.name,)
-    )
-    module = ".".join(parts if path.stem == "__main__" else (*parts, path.stem))
+    path = Path(program).with_suffix("")
+    parts = path.parts
+    if "loadtest" in parts:
+        parts = parts[len(parts) - 1 - parts[::-1].index("loadtest") :]
+    module = ".".join(part for part in parts[-3:] if part != "__main__")
     return shlex.join(["python", "-m", module, *rest])
 
 
 def lines(circumstances: dict[str, str]) -> str:
-    """The circumstances as an indented block of Markdown."""
+    """Returns a description as an indented block of Markdown."""
     return "\n".join(f"    {name:<9} {text}" for name, text in circumstances.items())
 
 
@@ -59,7 +59,7 @@ def _versions() -> list[str]:
 
 
 def _processor() -> str:
-    """The processor's name where Linux tells it, else its kind."""
+    """Returns the processor's name if Linux tells it, else its architecture."""
     try:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
     except OSError:
@@ -84,7 +84,7 @@ def _system() -> str:
 
 
 def commit(folder: Path) -> str:
-    """The short hash of the commit, with a word where other files than results differ; `unknown` outside a clone."""
+    """Returns the short hash of the commit, marked if files other than results were changed; `unknown` without git."""
     try:
         known = _git(folder, "describe", "--always")
         changed = _git(folder, "status", "--porcelain", "--untracked-files=no", "--", ":/", f":(top,exclude){_RESULTS}")

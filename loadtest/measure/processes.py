@@ -1,4 +1,4 @@
-"""Servers as processes: started, found ready, ended whatever happens; their processor time and memory, from /proc."""
+"""Server processes: starts them, waits until they are ready, always ends them, and reads CPU time and memory."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
 START_TIMEOUT_S = 120.0
 STOP_TIMEOUT_S = 15.0
 IDLE_TIMEOUT_S = 10.0
-IDLE_S, IDLE_SHARE = 0.2, 0.1  # idle: less than a tenth of a core for so long (guess)
+IDLE_S, IDLE_SHARE = 0.2, 0.1  # idle: less than a tenth of a core during 0.2 s (guess)
 _TICKS = os.sysconf("SC_CLK_TCK")
 _PROC = Path("/proc")
 
 
-class Memory(NamedTuple):
-    """Bytes of a process and all its children: resident, proportional (shared pages divided), and theirs alone."""
+class ProcessMemory(NamedTuple):
+    """Bytes of a process and its children: resident, proportional (shared pages divided), and unshared."""
 
     resident: int
     proportional: int
@@ -34,11 +34,11 @@ class Memory(NamedTuple):
 
 
 class DidNotStart(Exception):
-    """A server ended, or was not ready in time; the message ends with what it printed last."""
+    """A server ended or was not ready in time; the message ends with its last output."""
 
 
 def tree(pid: int) -> list[int]:
-    """A process and its descendants that live now."""
+    """Returns the ids of a process and its living descendants."""
     parents: dict[int, list[int]] = {}
     for entry in _PROC.iterdir():
         if entry.name.isdigit() and (found := _stat(int(entry.name))):
@@ -50,36 +50,43 @@ def tree(pid: int) -> list[int]:
 
 
 def cpu_s(pid: int) -> float:
-    """Processor seconds that a process and its living descendants have used, in user and kernel."""
+    """Returns the CPU seconds, user and system, of a process and its living descendants."""
     return sum((int(found[11]) + int(found[12])) / _TICKS for each in tree(pid) if (found := _stat(each)))
 
 
-def wait_idle(pids: Sequence[int]) -> None:
-    """Waits until these processes have worked off what a load left behind, ten seconds at most.
+def wait_idle(
+    pids: Sequence[int],
+    *,
+    used_s: Callable[[int], float] = cpu_s,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> None:
+    """Waits until these processes are idle after a load, ten seconds at most.
 
-    One that has two hundred requests of clients that left goes on for a second, on the cores of whoever is next.
+    A server with two hundred requests of clients that left works for another second, and would slow down the next
+    measurement.
     """
-    end_s = time.monotonic() + IDLE_TIMEOUT_S
-    used_s = sum(map(cpu_s, pids))
-    while time.monotonic() < end_s:
-        time.sleep(IDLE_S)
-        before_s, used_s = used_s, sum(map(cpu_s, pids))
-        if used_s - before_s <= IDLE_SHARE * IDLE_S:
+    end_s = clock() + IDLE_TIMEOUT_S
+    total_s = sum(map(used_s, pids))
+    while clock() < end_s:
+        sleep(IDLE_S)
+        before_s, total_s = total_s, sum(map(used_s, pids))
+        if total_s - before_s <= IDLE_SHARE * IDLE_S:
             return
 
 
-def memory(pid: int) -> Memory:
-    """The memory of a process and its descendants, from smaps_rollup."""
+def memory(pid: int) -> ProcessMemory:
+    """Returns the memory of a process and its descendants, from smaps_rollup."""
     total = [0, 0, 0]
     for each in tree(pid):
         sizes = _rollup(each)
         for place, names in enumerate((("Rss",), ("Pss",), ("Private_Clean", "Private_Dirty"))):
             total[place] += sum(sizes.get(name, 0) for name in names)
-    return Memory(*total)
+    return ProcessMemory(*total)
 
 
 def _stat(pid: int) -> list[str]:
-    """The fields of /proc/PID/stat after the name, from the state on; none where it has gone."""
+    """Returns the fields of /proc/PID/stat from the state on; none if the process has ended."""
     try:
         text = (_PROC / str(pid) / "stat").read_text()
     except OSError:
@@ -88,7 +95,7 @@ def _stat(pid: int) -> list[str]:
 
 
 def _rollup(pid: int) -> dict[str, int]:
-    """Bytes by name."""
+    """Returns the sizes in smaps_rollup by name, in bytes; none if the process has ended."""
     try:
         lines = (_PROC / str(pid) / "smaps_rollup").read_text().splitlines()[1:]
     except OSError:
@@ -97,7 +104,7 @@ def _rollup(pid: int) -> dict[str, int]:
 
 
 def free_port() -> int:
-    """A port of loopback that nobody listens on now."""
+    """Returns a loopback port that is free now."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         return int(listener.getsockname()[1])
 
@@ -106,12 +113,13 @@ def free_port() -> int:
 def running(
     command: Sequence[str], *, port: int, ready_path: str, log: Path, environment: Mapping[str, str] | None = None
 ) -> Iterator[int]:
-    """The id of a server's process that answers `GET ready_path` with 200; it and its children end with the block.
+    """Starts a server, waits for a 200 to `GET ready_path` and yields its process id; ends it with the block.
 
-    So it is where SIGTERM ends this program: it becomes a SystemExit, as Ctrl-C becomes a KeyboardInterrupt.
+    The server and its children also end when SIGTERM ends this program: SIGTERM raises SystemExit in the block, as
+    Ctrl-C raises KeyboardInterrupt.
 
     Raises:
-        DidNotStart: it ended, or was not ready within two minutes.
+        DidNotStart: the server ended, or was not ready within two minutes.
     """
     with _sigterm_leaves_blocks(), log.open("wb") as out:
         process = subprocess.Popen(  # noqa: S603 - our own commands
@@ -120,7 +128,7 @@ def running(
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
             env=os.environ | dict(environment or {}),
-            start_new_session=True,  # a group of its own, so that its children can be ended with it
+            start_new_session=True,  # its own process group, so that its children can be ended too
         )
         try:
             _wait_ready(process, port, ready_path, log)
@@ -131,7 +139,7 @@ def running(
 
 @contextmanager
 def _sigterm_leaves_blocks() -> Iterator[None]:
-    """Lets SIGTERM end this program through its `finally`s, unless somebody else has a use for it."""
+    """Makes SIGTERM raise SystemExit in the main thread, unless a handler is installed already."""
     if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
         yield
         return
@@ -163,7 +171,7 @@ def _is_ready(port: int, path: str) -> bool:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """SIGTERM to the server, then SIGKILL to what is left of its group."""
+    """Sends SIGTERM to the server, then SIGKILL to the rest of its process group."""
     if process.poll() is None:
         process.terminate()
         with suppress(subprocess.TimeoutExpired):

@@ -1,22 +1,22 @@
-"""What `Server-Timing` said during a run, by kind of request; workers send theirs to the master. Stdlib only."""
+"""Statistics of the `Server-Timing` headers of a run, by kind of request. Standard library only."""
 
 from collections import Counter, defaultdict
 from typing import Any
 
-from loadtest.measure.tally import Times
+from loadtest.measure.latencies import LatencyHistogram
 from loadtest.traffic.answers import parse_timing
 
 
-class Explained:
-    """What `Server-Timing` said, by kind of request."""
+class TimingStatistics:
+    """Queue times, execution times and batch sizes by kind of request; Locust's workers send theirs to the master."""
 
     def __init__(self) -> None:
-        self.queue: defaultdict[str, Times] = defaultdict(Times)
-        self.execute: defaultdict[str, Times] = defaultdict(Times)
+        self.queue: defaultdict[str, LatencyHistogram] = defaultdict(LatencyHistogram)
+        self.execute: defaultdict[str, LatencyHistogram] = defaultdict(LatencyHistogram)
         self.batches: defaultdict[str, Counter[int]] = defaultdict(Counter)
 
     def add(self, name: str, header: str | None) -> None:
-        """Take one answer's header; what it lacks is not counted."""
+        """Counts the header of one answer; missing values are not counted."""
         timing = parse_timing(header)
         if timing.queue_ms is not None:
             self.queue[name].add(timing.queue_ms)
@@ -26,7 +26,7 @@ class Explained:
             self.batches[name][timing.batch_images] += 1
 
     def as_pairs(self) -> dict[str, Any]:
-        """Everything, for `merge` in another process."""
+        """Returns all counts, for `merge` in another process."""
         return {
             "queue": {name: times.as_pairs() for name, times in self.queue.items()},
             "execute": {name: times.as_pairs() for name, times in self.execute.items()},
@@ -34,7 +34,7 @@ class Explained:
         }
 
     def merge(self, other: dict[str, Any]) -> None:
-        """Adds what `as_pairs` of a worker gave."""
+        """Adds the counts that `as_pairs` of a worker returned."""
         for name, pairs in other["queue"].items():
             self.queue[name].merge(pairs)
         for name, pairs in other["execute"].items():
@@ -43,6 +43,6 @@ class Explained:
             self.batches[name].update(dict(pairs))
 
     def mean_batch(self, name: str) -> float | None:
-        """The mean batch that this kind of request rode in."""
+        """Returns the mean size of the batches of this kind of request; None if no answer told it."""
         seen = self.batches[name]
         return sum(images * count for images, count in seen.items()) / seen.total() if seen else None

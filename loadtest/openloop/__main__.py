@@ -1,8 +1,8 @@
-"""`python -m loadtest.openloop`: the program in `openloop.py`."""
+"""Runs `python -m loadtest.openloop`: the program in generator.py."""
 
 import sys
 
-from loadtest.openloop.openloop import main
+from loadtest.openloop.generator import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,4 +1,4 @@
-"""`python -m loadtest.simulate`: the program in `simulate.py`."""
+"""Runs `python -m loadtest.simulate`: the program in simulate.py."""
 
 import sys
 

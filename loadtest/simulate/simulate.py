@@ -1,9 +1,9 @@
-"""Compares four scheduling policies in virtual time: a table, and a plot of goodput and p99 against offered load.
+"""Compares four scheduling policies in virtual time: a table, and a plot of goodput and p99 by offered load.
 
     python -m loadtest.simulate --out docs/benchmarks/simulated.png
 
-Ten seconds, no server, no TensorFlow: thousands of pictures a second on many replicas if you like. The machine is a
-curve, by default EfficientNet-Lite0 as measured on 2 cores; `--curve` takes another as JSON, {"rows": seconds, ...}.
+It takes ten seconds and needs neither a server nor TensorFlow, for any rate and number of replicas. The simulated machine
+is a service curve: by default EfficientNet-Lite0 as measured on 2 cores, or `--curve`, a JSON {"rows": seconds, ...}.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from loadtest.simulate.simulation import ARRIVALS, EFFICIENTNET_LITE0, Options, compare, recorded
+from loadtest.simulate.simulation import ARRIVALS, EFFICIENTNET_LITE0, SimulationOptions, compare, recorded
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from loadtest.simulate.simulation import Result
+    from loadtest.simulate.simulation import PolicyResult
 
 LOADS = (0.25, 0.5, 0.7, 0.85, 1.0, 1.25, 1.5, 2.0, 3.0, 4.0)
 COLOURS = {
@@ -35,10 +35,10 @@ NOTE: dict[str, Any] = {"textcoords": "offset points", "color": "#777777", "font
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the comparison that the arguments describe."""
+    """Runs the comparison, prints the table and draws the plot; returns 0."""
     asked = _parser().parse_args(arguments)
     started_s = time.perf_counter()
-    options = Options(
+    options = SimulationOptions(
         points=_points(asked.curve),
         arrivals=recorded(asked.recorded) if asked.recorded else ARRIVALS[asked.arrivals],
         slo_s=asked.slo_ms / 1000,
@@ -61,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def table(results: Sequence[Result]) -> str:
+def table(results: Sequence[PolicyResult]) -> str:
     """The results as text, policy by policy."""
     titles = ("policy", "offered/s", "goodput/s", "answered/s", "refused/s", "p50 ms", "p99 ms", "batch")
     lines = ["{:<20} {:>9} {:>9} {:>10} {:>9} {:>8} {:>8} {:>5}".format(*titles)]
@@ -75,12 +75,12 @@ def table(results: Sequence[Result]) -> str:
     return "\n".join(lines)
 
 
-def draw(results: Sequence[Result], options: Options, path: Path, *, what: str) -> None:
-    """Draws goodput and p99 against offered load."""
-    import matplotlib as mpl  # noqa: PLC0415  a second that only a drawing pays
+def draw(results: Sequence[PolicyResult], options: SimulationOptions, path: Path, *, what: str) -> None:
+    """Draws goodput and p99 by offered load."""
+    import matplotlib as mpl  # noqa: PLC0415 - takes a second, only for drawing
 
     mpl.use("Agg")
-    from matplotlib import pyplot as plt  # noqa: PLC0415  after the choice of the backend
+    from matplotlib import pyplot as plt  # noqa: PLC0415 - after the choice of the backend
 
     plt.rcParams.update({"font.size": 10.5, "axes.spines.top": False, "axes.spines.right": False})
     figure, (left, right) = plt.subplots(1, 2, figsize=(13, 5))
@@ -106,8 +106,8 @@ def draw(results: Sequence[Result], options: Options, path: Path, *, what: str) 
     plt.close(figure)
 
 
-def _finish_left(axes: Any, options: Options, top: float) -> None:
-    """The frame of the goodput panel."""
+def _finish_left(axes: Any, options: SimulationOptions, top: float) -> None:
+    """Draws axes and reference lines of the goodput panel."""
     capacity = options.capacity
     axes.plot([0, 1.15 * capacity], [0, 1.15 * capacity], color=PALE, linewidth=1, zorder=0)
     axes.annotate("all that is offered", (1.15 * capacity, 1.15 * capacity), (4, 0), **NOTE)
@@ -122,8 +122,8 @@ def _finish_left(axes: Any, options: Options, top: float) -> None:
     )
 
 
-def _finish_right(axes: Any, options: Options, top: float) -> None:
-    """The frame of the latency panel."""
+def _finish_right(axes: Any, options: SimulationOptions, top: float) -> None:
+    """Draws axes and reference lines of the latency panel."""
     slo_ms = options.slo_s * 1000
     axes.axhline(slo_ms, color=PALE, linestyle="--", zorder=0)
     axes.annotate(f"SLO {slo_ms:g} ms", (top / 2, slo_ms), (0, -10), **NOTE)
@@ -138,8 +138,8 @@ def _finish_right(axes: Any, options: Options, top: float) -> None:
     axes.yaxis.set_minor_formatter("")
 
 
-def _label(axes: Any, results: Sequence[Result], values: Sequence[float], top: float) -> None:
-    """Writes each policy's name beside the end of its line, moved apart where the ends meet."""
+def _label(axes: Any, results: Sequence[PolicyResult], values: Sequence[float], top: float) -> None:
+    """Writes each policy's name at the end of its line, moved apart where the ends are close."""
     ends = {row.policy: value for row, value in zip(results, values, strict=True)}
     last = -math.inf
     for name in sorted(ends, key=lambda name: ends[name]):
@@ -151,7 +151,7 @@ def _label(axes: Any, results: Sequence[Result], values: Sequence[float], top: f
 
 
 def _points(path: Path | None) -> dict[int, float]:
-    """The curve: seconds by rows."""
+    """Returns the service curve: seconds by rows."""
     if path is None:
         return EFFICIENTNET_LITE0
     return {int(rows): float(seconds) for rows, seconds in json.loads(path.read_text()).items()}

@@ -1,7 +1,6 @@
-"""Scheduling policies in virtual time: the real queue and policy, a clock that is a number, a given machine.
+"""Simulates scheduling policies in virtual time: the real queue, a clock that is a number, and a simulated machine.
 
-HTTP, the event loop and memory are left out, so what it says of a policy is an upper bound. `loadtest/simulate/simulate.py` is
-the command.
+HTTP, the event loop and memory are not simulated, so the figures are an upper bound. simulate.py is the command.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ EFFICIENTNET_LITE0 = {1: 1 / 82, 2: 2 / 104, 4: 4 / 128, 8: 8 / 144, 16: 16 / 13
 
 
 class Machine:
-    """A device that needs t(n) for n rows, give or take: interpolated between the points, with log-normal noise."""
+    """A device with the service curve t(n) for n rows, interpolated between points, with log-normal noise."""
 
     def __init__(self, points: dict[int, float], noise: random.Random, *, spread: float = 0.08) -> None:
         self._curve = ServiceCurve(max(points))
@@ -41,13 +40,13 @@ class Machine:
         self._spread = spread
 
     def call_s(self, images: int) -> float:
-        """How long this call takes."""
+        """Returns the seconds of one call."""
         return self._curve.expected(images) * self._noise.lognormvariate(0.0, self._spread)
 
 
 @dataclass(frozen=True)
-class Policy:
-    """What a server would be set to."""
+class SchedulingPolicy:
+    """The scheduling settings of a server."""
 
     name: str
     limits: Limits
@@ -55,7 +54,7 @@ class Policy:
     slo_s: float | None = None
 
     def queue(self, points: dict[int, float]) -> BatchQueue:
-        """A queue of its own for one replica; a warm-up sweep has seeded its curve."""
+        """Returns a queue for one replica, with a service curve as warm-up would seed it."""
         curve = None
         if self.has_curve:
             curve = ServiceCurve(self.limits.top_images)
@@ -65,18 +64,18 @@ class Policy:
         return BatchQueue(self.limits, curve=curve, slo_s=self.slo_s)
 
 
-def policies(slo_s: float, window_s: float, images: int) -> tuple[Policy, ...]:
-    """The four that are compared: as servers are usually set, and as this one is by default."""
+def policies(slo_s: float, window_s: float, images: int) -> tuple[SchedulingPolicy, ...]:
+    """Returns the four policies that are compared: three common ones, and Darkroom's default with an SLO."""
     return (
-        Policy("no batching", Limits(max_batch_images=1)),
-        Policy("fixed window", Limits(max_batch_images=images, linger_s=window_s)),
-        Policy("idle dispatch", Limits(max_batch_images=images), has_curve=True),
-        Policy("idle dispatch + SLO", Limits(max_batch_images=images), has_curve=True, slo_s=slo_s),
+        SchedulingPolicy("no batching", Limits(max_batch_images=1)),
+        SchedulingPolicy("fixed window", Limits(max_batch_images=images, linger_s=window_s)),
+        SchedulingPolicy("idle dispatch", Limits(max_batch_images=images), has_curve=True),
+        SchedulingPolicy("idle dispatch + SLO", Limits(max_batch_images=images), has_curve=True, slo_s=slo_s),
     )
 
 
 def poisson(rate: float, rnd: random.Random) -> Iterator[float]:
-    """Arrival times of many independent callers."""
+    """Yields arrival times of many independent clients."""
     now = 0.0
     while True:
         now += rnd.expovariate(rate)
@@ -84,7 +83,7 @@ def poisson(rate: float, rnd: random.Random) -> Iterator[float]:
 
 
 def bursty(rate: float, rnd: random.Random) -> Iterator[float]:
-    """Every fourth half second has 2.5 times the mean traffic, the others half of it."""
+    """Yields arrivals with 2.5 times the mean rate in every fourth half second, and half of it in the others."""
     for half in itertools.count():
         mean = rate / 2 * (0.5 if half % 4 else 2.5)
         count = round(rnd.normalvariate(mean, math.sqrt(mean)))
@@ -92,14 +91,14 @@ def bursty(rate: float, rnd: random.Random) -> Iterator[float]:
 
 
 def diurnal(rate: float, rnd: random.Random, *, day_s: float = 8.0) -> Iterator[float]:
-    """A day in 8 seconds: from a fifth of the mean rate at night to almost twice at noon."""
+    """Yields the arrivals of a day in 8 seconds: a fifth of the mean rate at night, almost twice the mean at noon."""
     for now in poisson(1.8 * rate, rnd):
         if rnd.random() * 1.8 < 1 - 0.8 * math.cos(2 * math.pi * now / day_s):
             yield now
 
 
 def recorded(path: Path) -> Callable[[float, random.Random], Iterator[float]]:
-    """Arrival times from a file, one a line in seconds, stretched to the asked rate and repeated."""
+    """Returns arrivals from a file (one time in seconds per line), scaled to the rate and repeated."""
     times = sorted(float(line) for line in path.read_text().split())
     span_s = (times[-1] - times[0]) * len(times) / (len(times) - 1)
 
@@ -119,8 +118,8 @@ ARRIVALS: dict[str, Callable[[float, random.Random], Iterator[float]]] = {
 
 
 @dataclass(frozen=True)
-class Options:
-    """What a comparison is made of."""
+class SimulationOptions:
+    """The settings of a comparison."""
 
     points: dict[int, float]
     arrivals: Callable[[float, random.Random], Iterator[float]]
@@ -134,12 +133,12 @@ class Options:
 
     @property
     def capacity(self) -> float:
-        """Pictures a second of all replicas at the best batch size."""
+        """Pictures/s of all replicas at the best batch size."""
         return self.replicas * max(n / seconds for n, seconds in self.points.items())
 
 
-class Result(NamedTuple):
-    """What one policy made of one offered load; rates in pictures a second, times in seconds."""
+class PolicyResult(NamedTuple):
+    """The result of one policy under one offered load; rates in pictures/s, times in seconds."""
 
     policy: str
     offered: float
@@ -153,7 +152,7 @@ class Result(NamedTuple):
 
 @dataclass
 class Simulation:
-    """Replicas behind a balancer that gives each picture to the next one in turn."""
+    """Replicas behind a round-robin balancer."""
 
     queues: Sequence[BatchQueue]
     machine: Machine
@@ -215,15 +214,15 @@ class Simulation:
         heappush(self._events, (when_s, next(self._order), replica, batch))
 
 
-def measure(policy: Policy, times: Sequence[float], options: Options) -> Result:
-    """One policy under one load."""
+def measure(policy: SchedulingPolicy, times: Sequence[float], options: SimulationOptions) -> PolicyResult:
+    """Simulates one policy under one load."""
     machine = Machine(options.points, random.Random(options.seed))  # noqa: S311  noise, not a secret
     simulation = Simulation([policy.queue(options.points) for _ in range(options.replicas)], machine)
     span_s, whole_s = times[-1], simulation.run(times)
     latencies = sorted(simulation.latencies_s)
     in_time = sum(latency <= options.slo_s for latency in latencies)
     last = len(latencies) - 1
-    return Result(
+    return PolicyResult(
         policy.name,
         offered=len(times) / span_s,
         goodput=in_time / span_s,
@@ -235,8 +234,8 @@ def measure(policy: Policy, times: Sequence[float], options: Options) -> Result:
     )
 
 
-def compare(options: Options) -> list[Result]:
-    """Every policy under every load; all of them see the same arrivals."""
+def compare(options: SimulationOptions) -> list[PolicyResult]:
+    """Simulates every policy under every load; all policies get the same arrivals."""
     results = []
     for load in options.loads:
         rnd = random.Random(options.seed)  # noqa: S311  arrivals, not a secret

@@ -1,6 +1,6 @@
-"""What a right answer is: each picture is asked once, alone, before the load; every later answer must say the same.
+"""Checks of answers: before the load each picture is sent once, alone; every later answer must be the same.
 
-An answer that arrives but belongs to a neighbour is the worst fault of a batching server, and no status code shows it.
+The worst fault of a batching server is to give a client the answer of another one, and no status code shows it.
 Standard library only: the Locust image has little else.
 """
 
@@ -11,20 +11,20 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from urllib.parse import urljoin, urlsplit
 
-from loadtest.traffic.pictures import Body, Picture, json_body
+from loadtest.traffic.pictures import Picture, RequestBody, json_body
 
-# `predict` is cut out of the text: reading 1,000 probabilities a row as JSON would cost more than the sending.
+# A regular expression reads `predict`: parsing 1,000 probabilities a row as JSON would cost more than sending them.
 _PREDICT = re.compile(rb'"predict"\s*:\s*\[([^\]]*)\]')
 _ROW_PREDICT = re.compile(rb'"predict"\s*:\s*(-?\d+)\b')
 
 
 class NoAnswer(Exception):
-    """The server did not say, before the load, what each picture is."""
+    """The server gave no usable answer to a picture before the load."""
 
 
 @dataclass(frozen=True, slots=True)
-class Timing:
-    """What `Server-Timing` said of one request. `queue_ms` and `execute_ms` are None where the header has none."""
+class ServerTiming:
+    """The `Server-Timing` header of one answer; a field is None if the header lacks it."""
 
     queue_ms: float | None = None
     execute_ms: float | None = None
@@ -32,7 +32,7 @@ class Timing:
 
 
 def predictions(body: bytes) -> tuple[int, ...] | None:
-    """The class indexes of an answer, one a row; None where there is no `predict`."""
+    """Returns the class index of each row of an answer; None if it has no `predict`."""
     found = _PREDICT.search(body)
     if found is None:
         return None
@@ -43,13 +43,13 @@ def predictions(body: bytes) -> tuple[int, ...] | None:
 
 
 def row_predictions(body: bytes) -> tuple[int, ...] | None:
-    """The same of TensorFlow Serving's row form, `{"predictions": [{"predict": 3, ...}, ...]}`."""
+    """Returns the same for TensorFlow Serving's row form, `{"predictions": [{"predict": 3, ...}, ...]}`."""
     found = _ROW_PREDICT.findall(body)
     return tuple(int(number) for number in found) if found else None
 
 
 def tensor_predictions(body: bytes) -> tuple[int, ...] | None:
-    """The same of the Open Inference Protocol, where `predict` alone was asked for."""
+    """Returns the same for the Open Inference Protocol, if `predict` was the only requested output."""
     try:
         (output,) = json.loads(body)["outputs"]
         return tuple(output["data"]) if output["name"] == "predict" else None
@@ -65,26 +65,26 @@ READERS: dict[str, Callable[[bytes], tuple[int, ...] | None]] = {
 
 
 class Expectations:
-    """Which picture gives which `predict`."""
+    """The class index that each picture must get."""
 
     def __init__(self, table: dict[str, int]) -> None:
         self.table = table
 
-    def agrees(self, request: Body, answer: bytes) -> bool:
-        """True when every row of the answer is the one that its picture got alone."""
+    def agrees(self, request: RequestBody, answer: bytes) -> bool:
+        """Returns whether every row of an answer is what its picture got alone."""
         return READERS[request.dialect](answer) == tuple(self.table[name] for name in request.names)
 
     @property
     def tells_apart(self) -> bool:
-        """False when all pictures look the same to the model: a swapped answer would then go unseen."""
+        """False if all pictures get the same class: swapped answers could not be noticed."""
         return len(set(self.table.values())) > 1
 
 
 def expect(url: str, pictures: Iterable[Picture], *, model: str = "default", timeout_s: float = 30.0) -> Expectations:
-    """Ask the server at `url` for each picture alone, one after the other.
+    """Sends each picture alone to the server at `url` and returns what it answered.
 
     Raises:
-        NoAnswer: it refused, failed or gave an answer without one `predict`.
+        NoAnswer: the server refused, failed or did not answer with exactly one `predict`.
     """
     table = {}
     for picture in pictures:
@@ -98,10 +98,10 @@ def expect(url: str, pictures: Iterable[Picture], *, model: str = "default", tim
 
 
 def post(url: str, data: bytes, content_type: str, *, timeout_s: float) -> bytes:
-    """The body of a 200.
+    """Sends a POST and returns the body of its answer.
 
     Raises:
-        NoAnswer: any other status, or none.
+        NoAnswer: the status was not 200, or there was no answer.
     """
     address = urlsplit(url)
     connection = http.client.HTTPConnection(address.hostname or "127.0.0.1", address.port or 80, timeout=timeout_s)
@@ -118,8 +118,8 @@ def post(url: str, data: bytes, content_type: str, *, timeout_s: float) -> bytes
     return body
 
 
-def parse_timing(header: str | None) -> Timing:
-    """`queue;dur=1.2, execute;dur=3.4, batch;desc="8"` as a Timing; a metric that is missing or malformed is None."""
+def parse_timing(header: str | None) -> ServerTiming:
+    """Reads `queue;dur=1.2, execute;dur=3.4, batch;desc="8"`; a missing or malformed metric is None."""
     found = {}
     for metric in (header or "").split(","):
         name, *parameters = (part.strip() for part in metric.split(";"))
@@ -127,7 +127,7 @@ def parse_timing(header: str | None) -> Timing:
             key, _, value = parameter.partition("=")
             found[f"{name}.{key.strip()}"] = value.strip().strip('"')
     images = _number(found.get("batch.desc"))
-    return Timing(
+    return ServerTiming(
         _number(found.get("queue.dur")), _number(found.get("execute.dur")), None if images is None else int(images)
     )
 
@@ -140,7 +140,7 @@ def _number(text: str | None) -> float | None:
 
 
 def error_text(body: bytes) -> str:
-    """The `error` of an error answer, or the answer itself, cut to 200 characters."""
+    """Returns the `error` of an error answer, or the answer itself, cut to 200 characters."""
     try:
         document = json.loads(body)
     except ValueError:

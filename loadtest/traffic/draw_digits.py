@@ -1,8 +1,8 @@
-"""Draw the ten small digits of `payloads/`: 28x28 grey JPEGs in Pillow's own font, so that they carry nobody's licence.
+"""Draws the ten digits of `payloads/`: 28x28 grey JPEGs in Pillow's own font, so that no licence applies to them.
 
-    python loadtest/traffic/draw_digits.py loadtest/traffic/payloads
+    python -m loadtest.traffic.draw_digits loadtest/traffic/payloads
 
-The files are committed; this is how they came about. White ink on a black ground, as scikit-learn's digits are stored.
+The files are committed; this program made them. White on black, like scikit-learn's digits.
 """
 
 import sys
@@ -14,7 +14,7 @@ SIZE_PIXELS = 28
 
 
 def draw(digit: int) -> Image.Image:
-    """One digit, centred by its middle anchor; the font is the one that Pillow carries."""
+    """Returns a picture of one digit, centred, in Pillow's font."""
     picture = Image.new("L", (SIZE_PIXELS, SIZE_PIXELS), 0)
     font = ImageFont.load_default(size=26)
     middle = (SIZE_PIXELS / 2, SIZE_PIXELS / 2)
@@ -23,7 +23,7 @@ def draw(digit: int) -> Image.Image:
 
 
 def main(folder: Path) -> None:
-    """Write `digit_0.jpg` to `digit_9.jpg` into `folder`."""
+    """Writes `digit_0.jpg` to `digit_9.jpg` into `folder`."""
     for digit in range(10):
         draw(digit).save(folder / f"digit_{digit}.jpg", quality=90)
 

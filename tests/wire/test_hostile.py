@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from darkroom.models.engines.fakes import fake_model
-from loadtest.experiments import slow
+from loadtest.experiments import slow_clients
 from loadtest.experiments.hostile import KINDS, run
 from tests.hostile import Attack, attacks
 from tests.pictures import picture
@@ -129,7 +129,7 @@ def test_good_clients_are_answered_beside_idle_and_trickling_ones(url: str, tmp_
     file = tmp_path / "a.jpg"
     file.write_bytes(picture(kind="JPEG"))
     sizes = ["--clients=4", "--idle=20", "--trickling=10", "--seconds=0.2", "--rounds=1"]
-    assert slow.main([f"--url={url}", f"--picture={file}", *sizes]) == 0
+    assert slow_clients.main([f"--url={url}", f"--picture={file}", *sizes]) == 0
 
 
 def test_schemathesis_finds_nothing_that_the_openapi_document_does_not_tell(url: str) -> None:

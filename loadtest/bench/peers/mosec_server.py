@@ -1,9 +1,9 @@
-"""Mosec with the model, as its guide has it: one worker, dynamic batches, raw bodies in, JSON out by orjson.
+"""Mosec with the model, as its guide shows: one worker, dynamic batches, raw bodies in, JSON by orjson out.
 
     PEER_MODEL=model/digits/1 .bench/mosec/bin/python loadtest/bench/peers/mosec_server.py --address 127.0.0.1 --port 8000
 
-A body is one picture as the graph wants it, base64 text where the graph decodes that: nothing is left to convert.
-PEER_BATCH, PEER_WAIT_MS and PEER_WORKERS tune it; Mosec's own flags stand on the command line.
+A body is one picture as the graph wants it, for example base64 text, so nothing is converted. PEER_BATCH, PEER_WAIT_MS
+and PEER_WORKERS tune it; the command line takes Mosec's own flags.
 """
 
 import os
@@ -18,23 +18,23 @@ WAIT_MS = int(os.environ.get("PEER_WAIT_MS", "1"))
 WORKERS = int(os.environ.get("PEER_WORKERS", "1"))
 
 
-class Classifier(Worker):  # type: ignore[misc]  # Mosec is not installed beside Darkroom
-    """Answers one row a request: `{output: [value]}`, as Darkroom does."""
+class Classifier(Worker):  # type: ignore[misc]  # Mosec is not installed here
+    """A worker that answers one row per request, `{output: [value]}`, as Darkroom does."""
 
     def __init__(self) -> None:
         self._model = open_model()
 
     def deserialize(self, data: bytes) -> bytes:
-        """The body as bytes; Mosec hands over a view of its buffer, which TensorFlow takes for numbers."""
+        """Returns the body as bytes; Mosec passes a memoryview, which TensorFlow would read as numbers."""
         return bytes(data)
 
     def forward(self, data: list[bytes]) -> list[dict[str, Any]]:
-        """One call of the model; row i of the answer belongs to `data[i]`."""
+        """Calls the model once; row i of the answer belongs to `data[i]`."""
         answer = self._model(data)
         return [{name: column[row : row + 1] for name, column in answer.items()} for row in range(len(data))]
 
     def serialize(self, data: dict[str, Any]) -> bytes:
-        """One row as JSON."""
+        """Returns one row as JSON."""
         return orjson.dumps(data, option=orjson.OPT_SERIALIZE_NUMPY)
 
 

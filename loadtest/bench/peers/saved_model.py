@@ -1,6 +1,6 @@
-"""The SavedModel inside a peer's worker, called in one of two ways: as TensorFlow's guide does, or by its session.
+"""The SavedModel in another server's worker, called in one of two ways: as TensorFlow's guide does, or by a session.
 
-Runs in the peer's own environment: numpy and TensorFlow, nothing of Darkroom.
+Runs in that server's environment, with numpy and TensorFlow but without Darkroom.
 """
 
 import os
@@ -17,25 +17,25 @@ FOLDER, WAY = "PEER_MODEL", "PEER_ENGINE"  # variables: the version folder, and 
 
 
 def open_model() -> Callable[[Sequence[bytes]], Answer]:
-    """What answers `images: bytes[n]`, each as the graph's string input wants it, with every output of the batch."""
+    """Returns a function from `images: bytes[n]`, encoded as the graph wants them, to every output of the batch."""
     return {"signature": _signature, "session": _session}[os.environ.get(WAY, "signature")](os.environ[FOLDER])
 
 
 def _signature(folder: str) -> Callable[[Sequence[bytes]], Answer]:
-    """`tf.saved_model.load(...).signatures[...]`, the documented way."""
+    """Opens the model by `tf.saved_model.load(...).signatures[...]`, the documented way."""
     model = tf.saved_model.load(folder)
     signature = model.signatures["serving_default"]
     (name,) = signature.structured_input_signature[1]
 
     def call(images: Sequence[bytes]) -> Answer:
-        assert model is not None  # noqa: S101 - it owns the variables: it must outlive the signature
+        assert model is not None  # noqa: S101 - it owns the variables and must outlive the signature
         return {key: value.numpy() for key, value in signature(**{name: tf.constant(_array(images))}).items()}
 
     return call
 
 
 def _session(folder: str) -> Callable[[Sequence[bytes]], Answer]:
-    """A callable of a TF1 session: no eager dispatch, as fast as TensorFlow's public interface gets."""
+    """Opens the model in a TF1 session: without eager dispatch, the fastest call of TensorFlow's public interface."""
     session = tf.compat.v1.Session(graph=tf.Graph())
     with session.graph.as_default():
         meta_graph = tf.compat.v1.saved_model.loader.load(session, ["serve"], folder)
@@ -51,7 +51,7 @@ def _session(folder: str) -> Callable[[Sequence[bytes]], Answer]:
 
 
 def _array(images: Sequence[bytes]) -> Any:
-    """Strings for TensorFlow: of a list it would drop trailing zero bytes."""
+    """Returns an array of strings for TensorFlow, which drops trailing zero bytes of strings in a list."""
     array = np.empty(len(images), dtype=object)
     array[:] = images
     return array

@@ -1,4 +1,4 @@
-"""What docker-compose.yml promises: pinned, healthy, bounded, closed to the outside."""
+"""Properties of docker-compose.yml: pinned images, health checks, limits, ports on loopback only."""
 
 import re
 from pathlib import Path

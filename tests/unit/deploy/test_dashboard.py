@@ -1,4 +1,4 @@
-"""The dashboard and the alerts ask only for what the server exports, and the dashboard is what its source says."""
+"""Dashboard and alerts use only metrics that the server exports, and the dashboard's JSON is up to date."""
 
 import json
 import re
@@ -75,7 +75,12 @@ def test_the_committed_dashboard_is_what_its_source_makes(tmp_path: Path) -> Non
 
 def test_the_rows_come_in_the_order_of_trouble() -> None:
     rows = [panel["title"] for panel in DASHBOARD["panels"] if panel["type"] == "row"]
-    assert rows == ["Is it well?", "Where does the time go?", "How do batches form?", "Pictures and the process"]
+    assert rows == [
+        "Is the service healthy?",
+        "Where does the time go?",
+        "How do batches form?",
+        "Pictures and processes",
+    ]
 
 
 @pytest.mark.parametrize("panel", PANELS, ids=lambda panel: panel["title"])

@@ -1,4 +1,4 @@
-"""What the image promises: nobody's root, no compiler in it, no shell between a signal and the server."""
+"""Properties of the image: no root user, no compiler, and signals that reach the server directly."""
 
 import fnmatch
 import re
@@ -31,7 +31,7 @@ IGNORE = [
 
 
 def is_sent(path: str) -> bool:
-    """Whether .dockerignore lets a file into the build, as Docker reads it: the last rule that fits decides."""
+    """Whether .dockerignore lets a file into the build: as in Docker, the last matching rule decides."""
     is_in = True
     names = [f"/{name}" for name in (path, *Path(path).parents)]
     for rule in IGNORE:
@@ -43,13 +43,13 @@ def is_sent(path: str) -> bool:
 
 
 def image(target: str) -> str:
-    """What an image is made of: its stage, after the stages that it starts from."""
+    """The text of an image: its stage after the stages that it starts from."""
     parent, text = STAGES[target]
     return (image(parent) if parent in STAGES else "") + text
 
 
 def folders(target: str) -> dict[str, str]:
-    """The folders of an image by the stage that they come from."""
+    """The folders of an image by the stage that they are copied from."""
     return dict(re.findall(r"^COPY --from=(\S+) (\S+) \2$", image(target), re.MULTILINE))
 
 
@@ -117,7 +117,7 @@ def test_the_cache_s_folder_is_the_servers_alone() -> None:
 
 
 def test_the_application_is_installed_whole(tmp_path: Path) -> None:
-    """Every file of the rooms, pages and templates too: what the Dockerfile copies, packed as pyproject.toml says."""
+    """The wheel has every file of the folders that the Dockerfile copies, pages and templates included."""
     copied = [
         folder
         for folder in re.findall(r"^COPY (\w+) \./\1$", STAGES["app"][1], re.MULTILINE)

@@ -1,4 +1,4 @@
-"""What the GPU's image and compose file promise, as far as it can be told without a GPU."""
+"""Properties of the GPU image and its compose file, as far as they can be checked without a GPU."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Prometheus' configuration and alerts, judged by its own tool where that is installed."""
+"""Prometheus' configuration and alerts, checked by promtool if it is installed."""
 
 import re
 import shutil
@@ -30,7 +30,7 @@ def test_promtool_takes_the_configuration_and_its_rules() -> None:
 
 
 @promtool
-def test_every_alert_fires_on_what_it_is_for_and_stays_silent_beside_it() -> None:
+def test_every_alert_fires_on_its_condition_and_not_on_a_similar_one() -> None:
     done = run_promtool("test", "rules", "alerts_test.yml")
     assert done.returncode == 0, done.stdout + done.stderr
 

@@ -1,4 +1,4 @@
-"""What `deploy/trim.py` takes out of an image's packages, and that it leaves CUDA alone; run in a small venv."""
+"""What `deploy/trim.py` removes from an image's packages, and that it does not change CUDA; run in a small venv."""
 
 import os
 import subprocess
@@ -43,7 +43,7 @@ def test_the_cpus_libraries_are_stripped_and_what_no_server_opens_goes(python: P
     assert left == {LIBRARY: "# stripped", "numpy/a.py": "# whole", "numpy.libs/libblas.so": "# whole"}
 
 
-def test_beside_cuda_nothing_is_stripped_and_nothing_of_cudas_goes(python: Path, tmp_path: Path) -> None:
+def test_with_cuda_nothing_is_stripped_and_nothing_of_cuda_is_removed(python: Path, tmp_path: Path) -> None:
     left = trim(python, tmp_path, PACKAGES | CUDA)
     assert set(left) == {LIBRARY, "numpy/a.py", "numpy.libs/libblas.so"} | CUDA
     assert set(left.values()) == {"# whole"}

@@ -5,20 +5,17 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-import pytest
-
 from loadtest.bench.limit import (
     ENGINE,
     PLAIN,
-    Options,
-    Point,
+    EnginePoint,
+    SweepOptions,
     best,
     draw_plot,
     draw_table,
     main,
     measure,
     sweep,
-    version_folder,
 )
 from tests.savedmodels import pictures
 
@@ -26,9 +23,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    import pytest
 
-def point(way: str, images: int, rate: float) -> Point:
-    return Point(way, images, calls=1, pictures_per_s=rate, call_ms=1.0, cpu_us=2.0, rounds_per_s=(rate,))
+
+def point(way: str, images: int, rate: float) -> EnginePoint:
+    return EnginePoint(way, images, calls=1, pictures_per_s=rate, call_ms=1.0, cpu_us=2.0, rounds_per_s=(rate,))
 
 
 def test_the_rate_counts_the_pictures_of_every_call_of_every_thread() -> None:
@@ -66,7 +65,7 @@ def test_the_points_take_turns_round_after_round() -> None:
     def caller(way: str, images: int) -> Callable[[], object]:
         return lambda: asked.append((way, images))
 
-    points = sweep(caller, Options(sizes=(1, 4), calls=(1,), seconds=1e-9, rounds=2))
+    points = sweep(caller, SweepOptions(sizes=(1, 4), calls=(1,), seconds=1e-9, rounds=2))
     turn = [(ENGINE, 1), (PLAIN, 1), (ENGINE, 4), (PLAIN, 4)]
     warmed = [each for key in turn for each in (key, key)]
     assert asked == warmed + turn
@@ -79,7 +78,7 @@ def test_the_best_point_is_the_one_with_the_most_pictures() -> None:
     assert best(points, PLAIN).pictures_per_s == 900
 
 
-def test_the_table_puts_both_ways_beside_each_other() -> None:
+def test_the_table_has_both_ways_side_by_side() -> None:
     line = draw_table([point(ENGINE, 8, 144), point(PLAIN, 8, 96)]).splitlines()[-1]
     assert [cell.strip() for cell in line.strip("|").split("|")] == [
         "8",
@@ -97,17 +96,6 @@ def test_the_plot_is_a_png(tmp_path: Path) -> None:
     path = tmp_path / "limit.png"
     draw_plot([point(ENGINE, 1, 80), point(ENGINE, 8, 144), point(PLAIN, 8, 96)], title="a model", path=path)
     assert path.read_bytes().startswith(b"\x89PNG")
-
-
-def test_the_highest_version_of_a_folder_is_taken(tmp_path: Path) -> None:
-    for name in ("2", "10", "notes", "11"):
-        (tmp_path / name).mkdir()
-    for name in ("2", "10", "notes"):
-        (tmp_path / name / "saved_model.pb").touch()
-    assert version_folder(tmp_path) == tmp_path / "10"
-    assert version_folder(tmp_path / "2") == tmp_path / "2"
-    with pytest.raises(SystemExit, match="no version folder"):
-        version_folder(tmp_path / "11")
 
 
 def test_a_model_is_measured_from_its_folder_to_its_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

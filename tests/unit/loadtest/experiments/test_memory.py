@@ -1,8 +1,6 @@
 from __future__ import annotations
 
-import os
-
-from loadtest.experiments.memory import KINDS_OF_MEMORY, Measured, Size, breakdown, draw_table, size_of
+from loadtest.experiments.memory import KINDS_OF_MEMORY, breakdown
 
 SMAPS = """\
 7f0000000000-7f0000001000 r-xp 00000000 fe:00 1  /usr/lib/python/tensorflow/libtensorflow_cc.so.2
@@ -23,15 +21,3 @@ Pss:                   1 kB
 def test_mappings_are_told_apart_by_their_path() -> None:
     found = breakdown(SMAPS.splitlines())
     assert [found[kind] // 1024 for kind in KINDS_OF_MEMORY] == [40, 3, 12, 1]
-
-
-def test_the_kinds_of_a_process_make_up_its_size() -> None:
-    size = size_of(os.getpid())
-    assert size.resident >= size.proportional > 0
-    assert abs(sum(size.kinds.values()) - size.proportional) < 0.2 * size.proportional
-
-
-def test_a_line_tells_before_and_after() -> None:
-    size = Size(900.0, 800.0, dict.fromkeys(KINDS_OF_MEMORY, 200.0))
-    line = draw_table([Measured("as it is", size, size, 140.0, 130.0)]).splitlines()[-1]
-    assert [cell.strip() for cell in line.strip("|").split("|")][:4] == ["as it is", "800", "800", "900"]

@@ -3,6 +3,8 @@ from __future__ import annotations
 import subprocess
 from typing import TYPE_CHECKING
 
+import pytest
+
 from loadtest.measure import machine
 
 if TYPE_CHECKING:
@@ -17,6 +19,18 @@ def test_the_circumstances_name_machine_versions_date_and_command() -> None:
     assert found["date"].endswith("UTC")
     assert found["commit"]
     assert machine.lines(found).count("\n") == len(found) - 1
+
+
+@pytest.mark.parametrize(
+    ("program", "module"),
+    [
+        ("/home/loadtest/loadtest/bench/commits.py", "loadtest.bench.commits"),
+        ("/home/darkroom/loadtest/bench/__main__.py", "loadtest.bench"),
+        ("/home/darkroom/loadtest/load.py", "loadtest.load"),
+    ],
+)
+def test_the_command_is_the_one_that_one_would_type(program: str, module: str) -> None:
+    assert machine.command([program, "--quick"]) == f"python -m {module} --quick"
 
 
 def test_results_that_a_run_wrote_do_not_change_the_commit_that_the_next_one_names(tmp_path: Path) -> None:

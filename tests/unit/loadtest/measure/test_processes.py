@@ -19,7 +19,7 @@ PARENT = "import subprocess, sys; p = subprocess.Popen([sys.executable, *sys.arg
 
 
 def is_alive(pid: int) -> bool:
-    """Whether it runs; what was killed stays in the table until whoever inherited it asks."""
+    """Whether it runs; a killed process stays in the process table as a zombie until its parent waits for it."""
     status = Path(f"/proc/{pid}/status")
     return status.exists() and "zombie" not in status.read_text()
 
@@ -94,7 +94,7 @@ with processes.running(command, port={port}, ready_path="/", log=Path("log")) as
     [([0.0, 0.3, 0.5, 0.51], 3), ([4.0, 4.0], 1), ([0.1 * turn for turn in range(100)], 50)],
     ids=["works something off", "is idle", "never rests"],
 )
-def test_a_load_is_over_when_the_servers_rest(monkeypatch: pytest.MonkeyPatch, used_s: list[float], naps: int) -> None:
+def test_a_load_is_over_when_the_servers_rest(used_s: list[float], naps: int) -> None:
     clock, slept = [0.0], list[float]()
     told = iter([used for used in used_s for _ in range(2)])  # each of two processes used half
 
@@ -102,8 +102,5 @@ def test_a_load_is_over_when_the_servers_rest(monkeypatch: pytest.MonkeyPatch, u
         slept.append(seconds)
         clock[0] = round(clock[0] + seconds, 6)
 
-    monkeypatch.setattr(processes, "cpu_s", lambda _: next(told) / 2)
-    monkeypatch.setattr("loadtest.measure.processes.time.monotonic", lambda: clock[0])
-    monkeypatch.setattr("loadtest.measure.processes.time.sleep", sleep)
-    processes.wait_idle([1, 2])
+    processes.wait_idle([1, 2], used_s=lambda _: next(told) / 2, clock=lambda: clock[0], sleep=sleep)
     assert len(slept) == naps

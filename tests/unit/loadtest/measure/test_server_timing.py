@@ -2,12 +2,12 @@ from __future__ import annotations
 
 import json
 
-from loadtest.measure.server_timing import Explained
-from loadtest.measure.tally import Times
+from loadtest.measure.latencies import LatencyHistogram
+from loadtest.measure.server_timing import TimingStatistics
 
 
 def test_what_a_worker_heard_arrives_at_the_master_whole() -> None:
-    worker, master = Explained(), Explained()
+    worker, master = TimingStatistics(), TimingStatistics()
     for queue_ms in (1.0, 3.0):
         worker.add("json", f'queue;dur={queue_ms}, execute;dur=10, batch;desc="8"')
     master.add("json", 'queue;dur=2, batch;desc="2"')
@@ -19,6 +19,6 @@ def test_what_a_worker_heard_arrives_at_the_master_whole() -> None:
 
 
 def test_times_survive_the_way_as_json() -> None:
-    times = Times()
-    times.merge(json.loads(json.dumps(Times([1.0, 2.0, 2.0]).as_pairs())))
+    times = LatencyHistogram()
+    times.merge(json.loads(json.dumps(LatencyHistogram([1.0, 2.0, 2.0]).as_pairs())))
     assert (len(times), times.quantile_ms(0.5)) == (3, 2.0)

@@ -15,10 +15,10 @@ from loadtest.simulate.simulation import (
     ARRIVALS,
     EFFICIENTNET_LITE0,
     Machine,
-    Options,
-    Policy,
-    Result,
+    PolicyResult,
+    SchedulingPolicy,
     Simulation,
+    SimulationOptions,
     compare,
     measure,
     poisson,
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def options(**changes: object) -> Options:
+def options(**changes: object) -> SimulationOptions:
     """A small comparison."""
     given = {
         "points": EFFICIENTNET_LITE0,
@@ -42,10 +42,10 @@ def options(**changes: object) -> Options:
         "loads": (0.5, 4.0),
         "seed": 1,
     }
-    return Options(**{**given, **changes})  # type: ignore[arg-type]  # the fields above
+    return SimulationOptions(**{**given, **changes})  # type: ignore[arg-type]  # the fields above
 
 
-def by_policy(results: list[Result], load: int) -> dict[str, Result]:
+def by_policy(results: list[PolicyResult], load: int) -> dict[str, PolicyResult]:
     """Those of one load, of four policies each."""
     return {result.policy: result for result in results[4 * load : 4 * load + 4]}
 
@@ -77,7 +77,7 @@ def test_replicas_multiply_the_capacity() -> None:
 
 
 def test_each_picture_is_answered_refused_or_dropped() -> None:
-    policy = Policy("bounded", Limits(max_batch_images=2, max_queue_images=5))
+    policy = SchedulingPolicy("bounded", Limits(max_batch_images=2, max_queue_images=5))
     simulation = Simulation([policy.queue(EFFICIENTNET_LITE0)], Machine(EFFICIENTNET_LITE0, random.Random(1)))  # noqa: S311  noise
     simulation.run([0.001 * n for n in range(300)])
     assert len(simulation.latencies_s) + simulation.refused == 300
@@ -85,7 +85,7 @@ def test_each_picture_is_answered_refused_or_dropped() -> None:
 
 
 def test_a_run_in_which_nobody_is_answered_has_no_latency() -> None:
-    policy = Policy("hopeless", Limits(max_batch_images=1), has_curve=True, slo_s=1e-6)
+    policy = SchedulingPolicy("hopeless", Limits(max_batch_images=1), has_curve=True, slo_s=1e-6)
     result = measure(policy, [0.0, 0.001], options(slo_s=1e-6))
     assert result.goodput == 0.0
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from loadtest.traffic.answers import Expectations, NoAnswer, Timing, error_text, expect, parse_timing, predictions
+from loadtest.traffic.answers import Expectations, NoAnswer, ServerTiming, error_text, expect, parse_timing, predictions
 from loadtest.traffic.pictures import cycle, json_body, load
 from tests.unit.loadtest.pictureserver import PictureServer, serving
 
@@ -52,12 +52,12 @@ def test_a_server_that_is_not_there_leaves_nothing_to_expect() -> None:
 
 def test_server_timing_is_read_by_name_in_any_order() -> None:
     header = 'execute;dur=3.4, collate;dur=0.2, batch;desc="8", queue; dur=1.25 ;desc=waited, total;dur=9'
-    assert parse_timing(header) == Timing(1.25, 3.4, 8)
+    assert parse_timing(header) == ServerTiming(1.25, 3.4, 8)
 
 
 @pytest.mark.parametrize("header", [None, "", "queue", "queue;dur", "queue;dur=x, execute;desc=1", ";;,,=,"])
 def test_server_timing_that_says_nothing_is_none(header: str | None) -> None:
-    assert parse_timing(header) == Timing()
+    assert parse_timing(header) == ServerTiming()
 
 
 def test_an_error_is_its_text_or_the_body_and_never_long() -> None:

@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import cast
 
-from loadtest.traffic.connections import Pool, Reply, header, request_bytes
+from loadtest.traffic.connections import ConnectionPool, HttpResponse, header, request_bytes
 from loadtest.traffic.pictures import json_body, load
 
 REQUEST = request_bytes("127.0.0.1", json_body(load("digits")[:1]))
@@ -23,12 +23,12 @@ async def read_request(reader: asyncio.StreamReader) -> bytes:
     return head + await reader.readexactly(length)
 
 
-async def answers(handler: Handler, *, asked: int, limit: int) -> list[Reply]:
+async def answers(handler: Handler, *, asked: int, limit: int) -> list[HttpResponse]:
     """What a pool of `limit` connections got for `asked` requests made at once, in the order of their ends."""
-    replies: list[Reply] = []
+    replies: list[HttpResponse] = []
     are_all_back = asyncio.Event()
 
-    def done(reply: Reply) -> None:
+    def done(reply: HttpResponse) -> None:
         replies.append(reply)
         if len(replies) == asked:
             are_all_back.set()
@@ -43,7 +43,7 @@ async def answers(handler: Handler, *, asked: int, limit: int) -> list[Reply]:
             await writer.wait_closed()
 
     async with await asyncio.start_server(handle, "127.0.0.1", 0) as server:
-        pool = Pool("127.0.0.1", server.sockets[0].getsockname()[1], limit=limit)
+        pool = ConnectionPool("127.0.0.1", server.sockets[0].getsockname()[1], limit=limit)
         for _ in range(asked):
             pool.ask(REQUEST, done)
         await are_all_back.wait()
@@ -122,19 +122,19 @@ def test_a_connection_that_breaks_fails_its_request_and_no_other() -> None:
 
 
 def test_a_server_that_is_not_there_fails_every_request() -> None:
-    async def ask() -> list[Reply]:
+    async def ask() -> list[HttpResponse]:
         server = await asyncio.start_server(lambda *_: None, "127.0.0.1", 0)
         port = server.sockets[0].getsockname()[1]
         server.close()
         await server.wait_closed()
-        replies: list[Reply] = []
+        replies: list[HttpResponse] = []
         is_back = asyncio.Event()
 
-        def done(reply: Reply) -> None:
+        def done(reply: HttpResponse) -> None:
             replies.append(reply)
             is_back.set()
 
-        Pool("127.0.0.1", port, limit=1).ask(REQUEST, done)
+        ConnectionPool("127.0.0.1", port, limit=1).ask(REQUEST, done)
         await is_back.wait()
         return replies
 
@@ -142,6 +142,6 @@ def test_a_server_that_is_not_there_fails_every_request() -> None:
 
 
 def test_headers_are_found_whatever_their_case() -> None:
-    reply = Reply(200, ANSWER.split(b"\r\n\r\n")[0], b"", 0.0)
+    reply = HttpResponse(200, ANSWER.split(b"\r\n\r\n")[0], b"", 0.0)
     assert header(reply, "server-timing") == "queue;dur=1"
     assert header(reply, "Retry-After") is None

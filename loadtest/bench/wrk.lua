@@ -1,5 +1,5 @@
--- Posts bodies in turn, every EVERY-th of them the broken one, and prints what came of it as one line of JSON.
---   wrk … -s loadtest/wrk.lua URL -- CONTENT_TYPE EVERY BROKEN_FILE BODY_FILE…      (EVERY 0: nothing is broken)
+-- Posts bodies in turn, the broken one as every EVERY-th request, and prints the result as one line of JSON.
+--   wrk … -s loadtest/bench/wrk.lua URL -- CONTENT_TYPE EVERY BROKEN_FILE BODY_FILE…      (EVERY 0: no broken body)
 
 local requests, broken, every, at = {}, nil, 0, 0
 

@@ -1,9 +1,9 @@
-"""What a lone request costs: one keep-alive connection to a running server beside a plain signature call, interleaved.
+"""Latency of a single request over a keep-alive connection, compared with a plain call of the signature.
 
-    python -m loadtest.experiments.lone --url http://127.0.0.1:8500 --model model/digits/1 --picture loadtest/traffic/payloads/digit_7.jpg
+    python -m loadtest.experiments.single_request --url http://127.0.0.1:8500 --model model/digits/1 --picture loadtest/traffic/payloads/digit_7.jpg
 
-The server is a process of its own: start it first. The signature is called as TensorFlow's own guide does, eagerly,
-in this process. Rounds alternate, so that a machine that changes its pace changes both.
+Start the server first, as its own process. The signature is called eagerly in this process, as TensorFlow's guide does.
+Rounds alternate, so that background load affects both.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from loadtest.measure.plain import PlainSignature
+from loadtest.measure.plain_signature import PlainSignature
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measures and prints; returns 0."""
     parser = argparse.ArgumentParser(
-        prog="python -m loadtest.experiments.lone", description=(__doc__ or "").partition("\n")[0]
+        prog="python -m loadtest.experiments.single_request", description=(__doc__ or "").partition("\n")[0]
     )
     parser.add_argument("--url", default="http://127.0.0.1:8500", help="the server [http://127.0.0.1:8500]")
     parser.add_argument("--model", type=Path, default=Path("model/digits/1"), help="the version folder that it serves")
@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _server(url: str, text: str) -> Callable[[], None]:
-    """One request and its whole answer over one connection."""
+    """Returns a call that sends one request over one connection and reads its answer."""
     address = urlsplit(url)
     connection = http.client.HTTPConnection(address.hostname or "127.0.0.1", address.port or 80)
     body = json.dumps({"data": {"images": [text]}})

@@ -1,4 +1,4 @@
-"""The plain way to ask a SavedModel: the loaded signature called eagerly, as TensorFlow's own guide does."""
+"""A SavedModel used as TensorFlow's guide does: its signature is loaded and called eagerly."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class PlainSignature:
-    """`serving_default` of the SavedModel at `folder`; its one input takes strings."""
+    """The signature `serving_default` of the SavedModel in `folder`; its only input takes strings."""
 
     def __init__(self, folder: Path) -> None:
         self._model = tf.saved_model.load(str(folder))  # owns the variables: it must outlive the signature
@@ -21,7 +21,7 @@ class PlainSignature:
         (self._input,) = self._signature.structured_input_signature[1]
 
     def caller(self, values: Sequence[bytes]) -> Callable[[], None]:
-        """A call with `values`: bytes[n], as the graph wants them; every output is taken as numpy."""
+        """Returns a call with `values: bytes[n]`, encoded as the graph wants them, that fetches every output as numpy."""
         array = np.empty(len(values), dtype=object)
         array[:] = values
         fed = {self._input: tf.constant(array)}

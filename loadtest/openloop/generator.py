@@ -1,12 +1,12 @@
-"""Open-loop load: requests arrive at a fixed rate, whether or not the server keeps up, as from the world outside.
+"""Open-loop load: requests arrive at a fixed rate, whether or not the server keeps up, as from real clients.
 
-    python -m loadtest.openloop --capacity                        # measure what it can do, closed loop
-    python -m loadtest.openloop --slo_ms 250                      # measure, then 1, 2 and 4 times that
+    python -m loadtest.openloop --capacity                        # only measure the capacity, closed loop
+    python -m loadtest.openloop --slo_ms 250                      # measure it, then offer 1, 2 and 4 times as much
     python -m loadtest.openloop --rate 120 --multiples 1,4 --poison 0.01 --json out.json --png out.png
 
-Latency counts from the moment at which a request was meant to leave, not from when a connection was free for it: a
-generator that waits for slow answers before it sends the next request would leave out just the ones that suffer
-(coordinated omission). Arrivals are Poisson, from a seed, so that two runs offer the same.
+Latency counts from the time at which a request was due, not from when a connection was free for it. A generator that
+waits for slow answers before it sends the next request leaves out exactly the requests that suffer (coordinated
+omission). Arrivals are a Poisson process with a seed, so that two runs offer the same load.
 """
 
 import argparse
@@ -19,76 +19,69 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 import uvloop
 
-from loadtest.openloop.outcome import Kind, Row, Sample, draw_plot, draw_table, summary
+from loadtest.openloop.results import AnswerKind, RateFigures, RequestSample, draw_plot, draw_table, summary
 from loadtest.traffic.answers import Expectations, NoAnswer, error_text, expect, parse_timing
-from loadtest.traffic.closedloop import SETTLE_S, capacity, show
-from loadtest.traffic.connections import Pool, Reply, header, request_bytes, retry_after_s
-from loadtest.traffic.pictures import KINDS, Body, Picture, cycle, json_body, load, truncated
+from loadtest.traffic.closed_loop import SETTLE_S, capacity, show_progress
+from loadtest.traffic.connections import ConnectionPool, HttpResponse, header, request_bytes, retry_after_s
+from loadtest.traffic.pictures import KINDS, Picture, RequestBody, cycle, json_body, load, truncated
 
 MAX_REQUESTS = 1_000_000  # of one rate: its samples stay in memory, about 200 bytes each
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
-    """One request, ready to be written: its bytes, what is in it, and where its broken picture is, if it has one."""
+class PreparedRequest:
+    """One request, ready to be sent: its bytes, its content, and the row of its broken picture, if it has one."""
 
     data: bytes
-    body: Body
+    body: RequestBody
     broken_row: int | None = None
 
 
-class Shots(Protocol):
+class RequestMix(NamedTuple):
     """The requests to choose from, all made before the first is sent."""
 
-    @property
-    def healthy(self) -> list[Request]:
-        """Those that must be answered."""
-
-    @property
-    def broken(self) -> list[Request]:
-        """Those with a broken picture, which must be refused."""
+    healthy: list[PreparedRequest]  # must be answered
+    broken: list[PreparedRequest]  # each has one broken picture and must be refused
 
 
-class Mix:
-    """Darkroom's own requests, as the options describe them."""
+def darkroom_mix(options: argparse.Namespace, host: str) -> RequestMix:
+    """Requests in Darkroom's own JSON, as the command line describes them."""
+    pictures, rows = load(options.pictures), options.rows
+    headers = {"X-Darkroom-Deadline-Ms": f"{options.deadline_ms:g}"} if options.deadline_ms else {}
 
-    def __init__(self, options: argparse.Namespace, host: str) -> None:
-        pictures, rows = load(options.pictures), options.rows
-        headers = {"X-Darkroom-Deadline-Ms": f"{options.deadline_ms:g}"} if options.deadline_ms else {}
-        groups = [cycle(pictures, start=start, rows=rows) for start in range(len(pictures))]
+    def make(group: tuple[Picture, ...], broken_row: int | None = None) -> PreparedRequest:
+        body = json_body(group, model=options.model)
+        return PreparedRequest(request_bytes(host, body, headers), body, broken_row)
 
-        def make(group: tuple[Picture, ...], broken_row: int | None = None) -> Request:
-            body = json_body(group, model=options.model)
-            return Request(request_bytes(host, body, headers), body, broken_row)
-
-        self.healthy = [make(group) for group in groups]
-        self.broken: list[Request] = []
-        for start, group in enumerate(groups):
-            row = start % rows
-            self.broken.append(make((*group[:row], truncated(group[row]), *group[row + 1 :]), row))
+    mix = RequestMix([], [])
+    for start in range(len(pictures)):
+        group, row = cycle(pictures, start=start, rows=rows), start % rows
+        mix.healthy.append(make(group))
+        mix.broken.append(make((*group[:row], truncated(group[row]), *group[row + 1 :]), row))
+    return mix
 
 
-def judge(request: Request, reply: Reply, expectations: Expectations) -> Kind:
-    """How a request ended."""
+def judge(request: PreparedRequest, reply: HttpResponse, expectations: Expectations) -> AnswerKind:
+    """Returns how a request ended, by the status and the content of its answer."""
     if reply.status in {429, 503}:
-        return Kind.REFUSED
+        return AnswerKind.REFUSED
     if reply.status == 504:
-        return Kind.EXPIRED
+        return AnswerKind.EXPIRED
     if request.broken_row is not None:
         is_named = reply.status == 400 and f"images[{request.broken_row}]" in error_text(reply.body)
-        return Kind.POISON_NAMED if is_named else Kind.POISON_MISSED
+        return AnswerKind.POISON_NAMED if is_named else AnswerKind.POISON_MISSED
     if reply.status != 200:
-        return Kind.FAILED
-    return Kind.OK if expectations.agrees(request.body, reply.body) else Kind.WRONG
+        return AnswerKind.FAILED
+    return AnswerKind.OK if expectations.agrees(request.body, reply.body) else AnswerKind.WRONG
 
 
 def arrivals_s(rate: float, seconds: float, chance: random.Random, *, is_poisson: bool) -> list[float]:
-    """When to send, in seconds from the start: as many moments as the rate makes of the time, in order."""
+    """Returns the arrival times of `rate` requests/s during `seconds`, in order, in seconds from the start."""
     moments: list[float] = []
     at_s = 0.0
     while len(moments) < MAX_REQUESTS:
@@ -100,18 +93,20 @@ def arrivals_s(rate: float, seconds: float, chance: random.Random, *, is_poisson
 
 
 class OpenLoop:
-    """Sends a mix at a rate and collects what became of every request."""
+    """Sends a mix of requests at a rate and collects the outcome of each one."""
 
-    def __init__(self, pool: Pool, mix: Shots, expectations: Expectations, options: argparse.Namespace) -> None:
+    def __init__(
+        self, pool: ConnectionPool, mix: RequestMix, expectations: Expectations, options: argparse.Namespace
+    ) -> None:
         self._pool, self._mix, self._expectations, self._options = pool, mix, expectations, options
         self._chance = random.Random(options.seed)  # noqa: S311 - arrivals, no secrets
-        self._samples: list[Sample] = []
+        self._samples: list[RequestSample] = []
         self._start_s = 0.0
         self._unanswered = 0
         self._is_settled = asyncio.Event()
 
-    async def run(self, rate: float, name: str) -> list[Sample]:
-        """One rate, from its first arrival to its last answer, or --timeout_s after its last arrival."""
+    async def run(self, rate: float, name: str) -> list[RequestSample]:
+        """Offers one rate; returns its samples after the last answer, or --timeout_s after the last arrival."""
         options = self._options
         moments = arrivals_s(rate, options.seconds, self._chance, is_poisson=options.arrivals == "poisson")
         self._samples, self._start_s = [], time.perf_counter()
@@ -123,14 +118,16 @@ class OpenLoop:
                 sent += 1
             if now_s - told_s >= 1:
                 told_s = now_s
-                show(f"{name}  {now_s:3.0f}/{options.seconds:.0f} s  sent {sent}  answered {len(self._samples)}")
+                show_progress(
+                    f"{name}  {now_s:3.0f}/{options.seconds:.0f} s  sent {sent}  answered {len(self._samples)}"
+                )
             if sent < len(moments):
                 await asyncio.sleep(max(0.0, moments[sent] - (time.perf_counter() - self._start_s)))
         await self._settle()
         return self._samples
 
     async def _settle(self) -> None:
-        """Wait for the last answers; what has none by then is told that its connection broke: FAILED."""
+        """Waits for the last answers; requests without one after --timeout_s count as FAILED."""
         if self._unanswered:
             self._is_settled.clear()
             try:
@@ -143,30 +140,30 @@ class OpenLoop:
         is_broken = self._options.poison > 0 and self._chance.random() < self._options.poison
         request = self._chance.choice(self._mix.broken if is_broken else self._mix.healthy)
 
-        def done(reply: Reply) -> None:
+        def done(reply: HttpResponse) -> None:
             done_s = time.perf_counter() - self._start_s
             self._unanswered -= 1
             if not self._unanswered:
                 self._is_settled.set()
             kind = judge(request, reply, self._expectations)
-            timing = parse_timing(header(reply, "Server-Timing") if kind is Kind.OK else None)
-            retry_s = retry_after_s(reply) if kind is Kind.REFUSED else None
+            timing = parse_timing(header(reply, "Server-Timing") if kind is AnswerKind.OK else None)
+            retry_s = retry_after_s(reply) if kind is AnswerKind.REFUSED else None
             sent_s = done_s if reply.written_s is None else reply.written_s - self._start_s
-            self._samples.append(Sample(kind, intended_s, sent_s, done_s, retry_s, timing))
+            self._samples.append(RequestSample(kind, intended_s, sent_s, done_s, retry_s, timing))
 
         self._unanswered += 1
         self._pool.ask(request.data, done)
 
 
-async def run(options: argparse.Namespace) -> list[Row]:
-    """The whole experiment: capacity unless it is given, then one rate after the other."""
+async def run(options: argparse.Namespace) -> list[RateFigures]:
+    """Runs the whole experiment: measures the capacity unless --rate gives it, then offers one rate after the other."""
     address = urlsplit(options.url)
     host, port = address.hostname or "127.0.0.1", address.port or 80
     expectations = await asyncio.to_thread(expect, options.url, load(options.pictures), model=options.model)
     if not expectations.tells_apart:
-        show("the model gives every picture the same class: swapped answers cannot be seen\n")
-    mix = Mix(options, f"{host}:{port}")
-    pool = Pool(host, port, limit=options.connections)
+        show_progress("the model gives every picture the same class: swapped answers cannot be noticed\n")
+    mix = darkroom_mix(options, f"{host}:{port}")
+    pool = ConnectionPool(host, port, limit=options.connections)
     try:
         rate = options.rate or await measured_rate(pool, mix, options)
         return await offer(pool, mix, expectations, options, rate=rate)
@@ -174,16 +171,16 @@ async def run(options: argparse.Namespace) -> list[Row]:
         await pool.close()
 
 
-async def measured_rate(pool: Pool, mix: Mix, options: argparse.Namespace) -> float:
-    """The capacity, told on the screen.
+async def measured_rate(pool: ConnectionPool, mix: RequestMix, options: argparse.Namespace) -> float:
+    """Measures and prints the capacity in requests/s.
 
     Raises:
-        NoAnswer: there is none.
+        NoAnswer: no request was answered with 200.
     """
     rate = await capacity(
         pool, [request.data for request in mix.healthy], clients=options.clients, seconds=options.seconds
     )
-    show("")
+    show_progress("")
     if not rate:
         raise NoAnswer(f"{options.url}: not one 200 in {options.seconds:g} s")
     print(f"capacity: {rate:.1f} requests/s with {options.clients} clients, {options.rows} picture(s) a request")
@@ -191,20 +188,20 @@ async def measured_rate(pool: Pool, mix: Mix, options: argparse.Namespace) -> fl
 
 
 async def offer(
-    pool: Pool, mix: Mix, expectations: Expectations, options: argparse.Namespace, *, rate: float
-) -> list[Row]:
-    """Each multiple of the rate, one after the other; none where only the capacity was asked for."""
-    rows: list[Row] = []
+    pool: ConnectionPool, mix: RequestMix, expectations: Expectations, options: argparse.Namespace, *, rate: float
+) -> list[RateFigures]:
+    """Offers each multiple of the rate, one after the other; none with --capacity."""
+    rows: list[RateFigures] = []
     for multiple in () if options.capacity else options.multiples:
         loop = OpenLoop(pool, mix, expectations, options)
         samples = await loop.run(rate * multiple, f"{multiple:g}x")
         rows.append(summary(samples, multiple=multiple, seconds=options.seconds, slo_ms=options.slo_ms))
-    show("")
+    show_progress("")
     return rows
 
 
 def is_loopback(url: str) -> bool:
-    """Whether the address is this machine's own: `localhost`, 127.0.0.0/8 or ::1."""
+    """Returns whether the address is on this machine: `localhost`, 127.0.0.0/8 or ::1."""
     host = urlsplit(url).hostname or ""
     try:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
@@ -213,46 +210,52 @@ def is_loopback(url: str) -> bool:
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """The command line, checked."""
+    """Reads and checks the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m loadtest.openloop",
         description="Open-loop load at multiples of a server's capacity: goodput, p99, refusals, wrong answers.",
     )
     add = parser.add_argument
     add("--url", default="http://127.0.0.1:8500", help="the server [%(default)s]")
-    add("--allow_remote", action="store_true", help="let --url be another machine: only load what is yours")
+    add(
+        "--allow_remote",
+        action="store_true",
+        help="allow --url to be another machine; only load machines that are yours",
+    )
     add("--capacity", action="store_true", help="only measure the capacity, closed loop")
     add("--rate", type=float, default=0.0, help="requests/s that count as 1x; 0 measures the capacity first [0]")
     add("--multiples", type=numbers, default=(1.0, 2.0, 4.0), help="loads to offer, as multiples [1,2,4]")
     add("--seconds", type=float, default=15.0, help="how long each load, and the closed loop, lasts [%(default)s]")
     add("--slo_ms", type=float, default=0.0, help="what counts as goodput; 0: every right answer [0]")
-    add("--deadline_ms", type=float, default=0.0, help="send X-Darkroom-Deadline-Ms with each request; 0: do not [0]")
+    add(
+        "--deadline_ms", type=float, default=0.0, help="send X-Darkroom-Deadline-Ms with each request; 0: no header [0]"
+    )
     add("--poison", type=float, default=0.0, help="share of requests with one truncated JPEG in them [0]")
     add("--rows", type=int, default=1, help="pictures in a request [1]")
     add("--pictures", choices=tuple(KINDS), default="photos", help="[%(default)s]")
-    add("--model", default="default", help="model_name that is asked for [%(default)s]")
+    add("--model", default="default", help="model_name of the requests [%(default)s]")
     add("--arrivals", choices=("poisson", "constant"), default="poisson", help="[%(default)s]")
     add("--clients", type=int, default=32, help="clients of the closed loop [%(default)s]")
     add("--connections", type=int, default=1000, help="most connections at once [%(default)s]")
     add("--timeout_s", type=float, default=10.0, help="how long to wait for the last answers [%(default)s]")
-    add("--seed", type=int, default=1, help="of the arrivals and choices [%(default)s]")
+    add("--seed", type=int, default=1, help="seed of arrivals and choices [%(default)s]")
     add("--json", type=Path, help="write the figures to this file")
-    add("--png", type=Path, help="draw them into this file")
+    add("--png", type=Path, help="draw the figures into this file")
     options = parser.parse_args(arguments)
     if not options.allow_remote and not is_loopback(options.url):
-        parser.error(f"{options.url} is another machine: say --allow_remote if it is yours to load")
+        parser.error(f"{options.url} is another machine: pass --allow_remote if you may load it")
     if min(options.seconds, options.rows, options.clients, options.connections, *options.multiples) <= 0:
         parser.error("--seconds, --rows, --clients, --connections and --multiples must be above 0")
     return options
 
 
 def numbers(text: str) -> tuple[float, ...]:
-    """`1,2,4` as numbers."""
+    """Reads `1,2,4` as numbers."""
     return tuple(float(part) for part in text.split(","))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run, print the table, write the files; 1 where the server does not answer."""
+    """Runs, prints the table and writes the files; returns 1 if the server does not answer."""
     options = parse(arguments)
     try:
         rows = uvloop.run(run(options))

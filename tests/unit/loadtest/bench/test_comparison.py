@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from darkroom.service.predict.image_header import sniff
-from loadtest.bench import bench, report
+from loadtest.bench import comparison, report
 from loadtest.bench.contenders import DARKROOM, MOSEC, Contender, mlserver, tuned_mosec
-from loadtest.bench.limit import ENGINE, Point
-from loadtest.bench.many_pictures import Case, Outcome, Round, enlarged, outcome, rate_of
-from loadtest.bench.steady import Latency
-from loadtest.bench.wrk import Heard, read
+from loadtest.bench.latency import LatencyResult
+from loadtest.bench.limit import ENGINE, EnginePoint
+from loadtest.bench.many_pictures import CaseResult, CaseRound, RequestCase, enlarged, outcome, rate_of
+from loadtest.bench.wrk import WrkResult, read
 from loadtest.traffic.pictures import form_body, load
 
 if TYPE_CHECKING:
@@ -21,26 +21,26 @@ if TYPE_CHECKING:
 SAID = 'wrk {"requests": 1000, "microseconds": 2000000, "p50_us": 1500, "p99_us": 9000, "refused": %d, "lost": 0}\n'
 
 
-def heard(per_s: float, *, failed: float = 0.0) -> Heard:
-    return Heard(per_s=per_s, p50_ms=1.0, p99_ms=2.0, cpu_ms=0.5, failed=failed)
+def heard(per_s: float, *, failed: float = 0.0) -> WrkResult:
+    return WrkResult(per_s=per_s, p50_ms=1.0, p99_ms=2.0, cpu_ms=0.5, failed=failed)
 
 
-def findings() -> bench.Findings:
+def findings() -> comparison.BenchmarkResult:
     """Two rounds of two servers; the machine was half as fast in the second."""
-    found = bench.Findings(
+    found = comparison.BenchmarkResult(
         "digits", {"machine": "a machine", "command": "python -m loadtest.bench"}, {}, (1, 64), rounds=2, seconds=1.0
     )
     found.contenders = {"Darkroom": "as it is", "Mosec": "as it comes"}
     for count in found.connections:
-        found.heard["Darkroom", count] = [heard(3000.0 * count), heard(1500.0 * count)]
-        found.heard["Mosec", count] = [heard(1000.0 * count), heard(500.0 * count)]
+        found.rates["Darkroom", count] = [heard(3000.0 * count), heard(1500.0 * count)]
+        found.rates["Mosec", count] = [heard(1000.0 * count), heard(500.0 * count)]
     found.poisoned = {"Darkroom": [heard(1.0)] * 2, "Mosec": [heard(1.0, failed=0.6), heard(1.0, failed=0.62)]}
-    found.limit = [Point(ENGINE, 8, 2, pictures_per_s=4500.0, call_ms=1.0, cpu_us=1.0, rounds_per_s=(4500.0,))]
-    found.beside = {1: [4500.0, 2250.0], 64: [4500.0, 2250.0]}
+    found.limit = [EnginePoint(ENGINE, 8, 2, pictures_per_s=4500.0, call_ms=1.0, cpu_us=1.0, rounds_per_s=(4500.0,))]
+    found.engine_per_s = {1: [4500.0, 2250.0], 64: [4500.0, 2250.0]}
     found.memory_mb = {"Darkroom": 700.0, "Mosec": 1500.0}
     found.capacity_per_s = 1000.0
-    found.latencies = [Latency("Darkroom", 0.5, 500.0, p50_ms=1.0, p99_ms=3.0, answered=1.0)]
-    found.batches = [Outcome("32 in JSON", 32, pictures_per_s=90.0, limit_per_s=100.0, share=0.9, lone_ms=300.0)]
+    found.latencies = [LatencyResult("Darkroom", 0.5, 500.0, p50_ms=1.0, p99_ms=3.0, answered=1.0)]
+    found.batches = [CaseResult("32 in JSON", 32, pictures_per_s=90.0, limit_per_s=100.0, share=0.9, single_ms=300.0)]
     return found
 
 
@@ -70,7 +70,7 @@ def test_wrk_that_fails_is_told() -> None:
 
 def test_a_ratio_is_of_rounds_so_that_the_machines_pace_falls_out() -> None:
     found = findings()
-    assert report.ratio(found.heard["Darkroom", 64], found.heard["Mosec", 64]) == 3
+    assert report.ratio(found.rates["Darkroom", 64], found.rates["Mosec", 64]) == 3
     ratios = cells(report.ratio_table(found))
     assert ratios["Darkroom : Mosec"] == ["3.00", "3.00"]
     assert ratios["Darkroom : the limit"] == ["0.67", "42.67"]
@@ -80,14 +80,14 @@ def test_workers_are_compared_with_peers_and_not_with_one_process() -> None:
     found = findings()
     found.contenders["Darkroom, 2 workers"] = "two"
     for count in found.connections:
-        found.heard["Darkroom, 2 workers", count] = [heard(2 * each.per_s) for each in found.heard["Darkroom", count]]
+        found.rates["Darkroom, 2 workers", count] = [heard(2 * each.per_s) for each in found.rates["Darkroom", count]]
     ratios = cells(report.ratio_table(found))
     assert ratios["Darkroom, 2 workers : Mosec"] == ["6.00", "6.00"]
     assert "Darkroom : Darkroom, 2 workers" not in ratios
 
 
 def test_the_page_has_every_table_and_plot(tmp_path: Path) -> None:
-    path = bench.write(findings(), tmp_path, "digits")
+    path = comparison.write(findings(), tmp_path, "digits")
     text = path.read_text()
     assert cells(report.details_table(findings()))["Mosec"] == ["1.00", "2.00", "0.500", "61.0%", "1,500"]
     for part in ("python -m loadtest.bench", "limit: the engine, 8 x 2", "| 50%", "32 in JSON", "90%"):
@@ -95,7 +95,7 @@ def test_the_page_has_every_table_and_plot(tmp_path: Path) -> None:
     for kind in ("throughput", "latency", "batches"):
         assert f"(digits-{kind}.png)" in text
         assert (tmp_path / f"digits-{kind}.png").read_bytes().startswith(b"\x89PNG")
-    assert json.loads((tmp_path / "digits.json").read_text())["heard"][0]["rounds"][1]["per_s"] == 1500
+    assert json.loads((tmp_path / "digits.json").read_text())["rates"][0]["rounds"][1]["per_s"] == 1500
 
 
 def test_a_rate_counts_what_came_after_the_first_answer() -> None:
@@ -120,33 +120,33 @@ def test_a_peer_that_is_not_installed_is_left_out_and_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    contenders = bench.line_up(bench.parse(["model/digits"]))
+    contenders = comparison.choose_contenders(comparison.parse(["model/digits"]))
     assert [contender.name for contender in contenders] == ["Darkroom"]
     assert "Mosec is left out" in capsys.readouterr().err
 
 
 def test_quick_is_short_and_does_not_overwrite_the_figures_of_the_docs() -> None:
-    options = bench.parse(["model/digits", "--quick"])
+    options = comparison.parse(["model/digits", "--quick"])
     assert (options.rounds, options.seconds, str(options.out)) == (1, 1.0, ".bench/quick")
-    assert str(bench.parse(["model/digits"]).out) == "docs/benchmarks"
+    assert str(comparison.parse(["model/digits"]).out) == "docs/benchmarks"
 
 
 def test_without_wrk_it_says_what_to_install(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("PATH", "")
-    assert bench.main(["model/digits"]) == 2
+    assert comparison.main(["model/digits"]) == 2
     assert "apt-get install wrk" in capsys.readouterr().err
 
 
 def test_the_limit_of_a_case_is_the_size_that_is_best_by_its_median_not_the_lucky_ones() -> None:
-    def engine(by_images: dict[int, float]) -> list[Point]:
-        return [Point(ENGINE, images, 2, per_s, 1.0, 1.0, (per_s,)) for images, per_s in by_images.items()]
+    def engine(by_images: dict[int, float]) -> list[EnginePoint]:
+        return [EnginePoint(ENGINE, images, 2, per_s, 1.0, 1.0, (per_s,)) for images, per_s in by_images.items()]
 
     rounds = [
-        Round(90.0, engine({8: 100.0, 16: 60.0}), 0.1),
-        Round(45.0, engine({8: 50.0, 16: 200.0}), 0.3),  # a stroke of luck for 16
-        Round(80.0, engine({8: 100.0, 16: 60.0}), 0.2),
+        CaseRound(90.0, engine({8: 100.0, 16: 60.0}), 0.1),
+        CaseRound(45.0, engine({8: 50.0, 16: 200.0}), 0.3),  # a stroke of luck for 16
+        CaseRound(80.0, engine({8: 100.0, 16: 60.0}), 0.2),
     ]
-    found = outcome(Case("32 in a form", (), 32, form_body), rounds)
-    assert found == Outcome("32 in a form", 32, pictures_per_s=80.0, limit_per_s=100.0, share=0.9, lone_ms=200.0)
+    found = outcome(RequestCase("32 in a form", (), 32, form_body), rounds)
+    assert found == CaseResult("32 in a form", 32, pictures_per_s=80.0, limit_per_s=100.0, share=0.9, single_ms=200.0)

@@ -1,9 +1,9 @@
-"""What slow clients do to good ones: the p99 of 32 clients with and without 500 idle and 200 byte-a-second connections.
+"""Effect of slow clients on good ones: p99 of 32 clients with and without 500 idle and 200 trickling connections.
 
-    python -m loadtest.experiments.slow --url http://127.0.0.1:8500 --picture loadtest/traffic/payloads/digit_7.jpg
+    python -m loadtest.experiments.slow_clients --url http://127.0.0.1:8500 --picture loadtest/traffic/payloads/digit_7.jpg
 
-Rounds with and without alternate, so that a machine that changes its pace changes both. The good clients ask again as
-soon as they are answered; the slow ones send a byte of a head, or of a body, each second.
+Rounds with and without them alternate, so that background load affects both. The good clients form a closed loop; the
+slow ones send one byte of a request head, or of a body, each second.
 """
 
 import argparse
@@ -16,19 +16,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from loadtest.traffic.connections import Pool, Reply, request_bytes
-from loadtest.traffic.pictures import Body
+from loadtest.traffic.connections import ConnectionPool, request_bytes
+from loadtest.traffic.pictures import RequestBody
 
 HEAD = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\nContent-Length: 5000\r\n\r\n"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measures and prints; returns 1 where a good client was not answered, else 0."""
+    """Measures and prints; returns 1 if a good client was not answered, else 0."""
     parser = argparse.ArgumentParser(
-        prog="python -m loadtest.experiments.slow", description=(__doc__ or "").partition("\n")[0]
+        prog="python -m loadtest.experiments.slow_clients", description=(__doc__ or "").partition("\n")[0]
     )
     parser.add_argument("--url", default="http://127.0.0.1:8500", help="the server [http://127.0.0.1:8500]")
-    parser.add_argument("--picture", type=Path, required=True, help="what the good clients send")
+    parser.add_argument("--picture", type=Path, required=True, help="the picture that the good clients send")
     parser.add_argument("--clients", type=int, default=32, help="good clients [32]")
     parser.add_argument("--idle", type=int, default=500, help="connections that say nothing [500]")
     parser.add_argument("--trickling", type=int, default=200, help="connections that send a byte a second [200]")
@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 async def compare(parsed: argparse.Namespace) -> int:
-    """Rounds without and with slow connections in turn; prints the median of each side's p50, p99 and rate."""
+    """Measures rounds without and with slow connections in turn; prints the medians of p50, p99 and rate."""
     found: dict[str, list[tuple[float, float, float]]] = {"without": [], "with": []}
     failed = 0
     for _ in range(parsed.rounds):
@@ -62,10 +62,12 @@ async def compare(parsed: argparse.Namespace) -> int:
 
 
 async def _good(parsed: argparse.Namespace) -> tuple[list[float], int]:
-    """The seconds of each answer to the good clients, and how many were not answered with 200."""
+    """Returns the latencies of the good clients in seconds, and the number of requests without a 200."""
     parts = urlsplit(parsed.url)
-    pool = Pool(parts.hostname or "", parts.port or 80, limit=parsed.clients)
-    request = request_bytes(parts.netloc, Body("image/jpeg", parsed.picture.read_bytes(), (parsed.picture.name,)))
+    pool = ConnectionPool(parts.hostname or "", parts.port or 80, limit=parsed.clients)
+    request = request_bytes(
+        parts.netloc, RequestBody("image/jpeg", parsed.picture.read_bytes(), (parsed.picture.name,))
+    )
     times_s: list[float] = []
     failures = 0
     end_s = time.perf_counter() + parsed.seconds
@@ -74,9 +76,7 @@ async def _good(parsed: argparse.Namespace) -> tuple[list[float], int]:
         nonlocal failures
         while time.perf_counter() < end_s:
             started_s = time.perf_counter()
-            answer: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
-            pool.ask(request, answer.set_result)
-            if (await answer).status == 200:
+            if (await pool.answer(request)).status == 200:
                 times_s.append(time.perf_counter() - started_s)
             else:
                 failures += 1
@@ -87,7 +87,7 @@ async def _good(parsed: argparse.Namespace) -> tuple[list[float], int]:
 
 
 async def _open_slow(parsed: argparse.Namespace) -> list[asyncio.Task[None]]:
-    """The slow connections, all of them open."""
+    """Opens the slow connections."""
     parts = urlsplit(parsed.url)
     tasks = []
     for number in range(parsed.idle + parsed.trickling):
@@ -100,7 +100,7 @@ async def _open_slow(parsed: argparse.Namespace) -> list[asyncio.Task[None]]:
 async def _hold(
     reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, is_trickling: bool, in_body: bool
 ) -> None:
-    """Holds a connection until it is cancelled, or the server ends it."""
+    """Holds a connection until it is cancelled or the server closes it."""
     try:
         if is_trickling and in_body:
             writer.write(HEAD)

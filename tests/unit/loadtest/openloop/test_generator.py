@@ -6,10 +6,10 @@ from random import Random
 
 import pytest
 
-from loadtest.openloop.openloop import Request, arrivals_s, is_loopback, judge, main, parse
-from loadtest.openloop.outcome import Kind
+from loadtest.openloop.generator import PreparedRequest, arrivals_s, is_loopback, judge, main, parse
+from loadtest.openloop.results import AnswerKind
 from loadtest.traffic.answers import Expectations
-from loadtest.traffic.connections import Reply, retry_after_s
+from loadtest.traffic.connections import HttpResponse, retry_after_s
 from loadtest.traffic.pictures import json_body, load
 from tests.unit.loadtest.pictureserver import PictureServer, serving
 
@@ -51,30 +51,32 @@ def test_counts_of_nothing_are_refused(flag: str) -> None:
         parse([flag, "0"])
 
 
-HEALTHY = Request(b"", json_body(load("photos")[:2]))
-POISONED = Request(b"", json_body(load("photos")[:2]), broken_row=1)
+HEALTHY = PreparedRequest(b"", json_body(load("photos")[:2]))
+POISONED = PreparedRequest(b"", json_body(load("photos")[:2]), broken_row=1)
 KNOWN = Expectations({"astronaut": 1, "chelsea": 2})
 
 
 @pytest.mark.parametrize(
     ("request_", "status", "body", "kind"),
     [
-        (HEALTHY, 200, b'{"predict":[1,2]}', Kind.OK),
-        (HEALTHY, 200, b'{"predict":[2,1]}', Kind.WRONG),
-        (HEALTHY, 400, b'{"error":"images[1]: bad"}', Kind.FAILED),
-        (HEALTHY, 0, b"", Kind.FAILED),
-        (HEALTHY, 429, b"", Kind.REFUSED),
-        (HEALTHY, 503, b"", Kind.REFUSED),
-        (HEALTHY, 504, b"", Kind.EXPIRED),
-        (POISONED, 400, b'{"error":"images[1]: bad"}', Kind.POISON_NAMED),
-        (POISONED, 400, b'{"error":"images[0]: bad"}', Kind.POISON_MISSED),
-        (POISONED, 200, b'{"predict":[1,2]}', Kind.POISON_MISSED),
-        (POISONED, 500, b'{"error":"images[1]: bad"}', Kind.POISON_MISSED),
-        (POISONED, 429, b"", Kind.REFUSED),
+        (HEALTHY, 200, b'{"predict":[1,2]}', AnswerKind.OK),
+        (HEALTHY, 200, b'{"predict":[2,1]}', AnswerKind.WRONG),
+        (HEALTHY, 400, b'{"error":"images[1]: bad"}', AnswerKind.FAILED),
+        (HEALTHY, 0, b"", AnswerKind.FAILED),
+        (HEALTHY, 429, b"", AnswerKind.REFUSED),
+        (HEALTHY, 503, b"", AnswerKind.REFUSED),
+        (HEALTHY, 504, b"", AnswerKind.EXPIRED),
+        (POISONED, 400, b'{"error":"images[1]: bad"}', AnswerKind.POISON_NAMED),
+        (POISONED, 400, b'{"error":"images[0]: bad"}', AnswerKind.POISON_MISSED),
+        (POISONED, 200, b'{"predict":[1,2]}', AnswerKind.POISON_MISSED),
+        (POISONED, 500, b'{"error":"images[1]: bad"}', AnswerKind.POISON_MISSED),
+        (POISONED, 429, b"", AnswerKind.REFUSED),
     ],
 )
-def test_an_answer_is_judged_by_status_and_content(request_: Request, status: int, body: bytes, kind: Kind) -> None:
-    assert judge(request_, Reply(status, b"", body, 0.0), KNOWN) is kind
+def test_an_answer_is_judged_by_status_and_content(
+    request_: PreparedRequest, status: int, body: bytes, kind: AnswerKind
+) -> None:
+    assert judge(request_, HttpResponse(status, b"", body, 0.0), KNOWN) is kind
 
 
 @pytest.mark.parametrize(
@@ -82,7 +84,7 @@ def test_an_answer_is_judged_by_status_and_content(request_: Request, status: in
     [(b"\r\nretry-after: 2", 2.0), (b"", None), (b"\r\nRetry-After: Wed, 21 Oct 2026 07:28:00 GMT", None)],
 )
 def test_retry_after_is_read_in_seconds(head: bytes, seconds: float | None) -> None:
-    assert retry_after_s(Reply(429, b"HTTP/1.1 429" + head, b"", 0.0)) == seconds
+    assert retry_after_s(HttpResponse(429, b"HTTP/1.1 429" + head, b"", 0.0)) == seconds
 
 
 def arguments(server: PictureServer, *more: str) -> list[str]:

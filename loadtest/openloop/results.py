@@ -1,54 +1,55 @@
-"""What became of each rate of an open-loop run: samples in, a row of figures out, a table and a plot of the rows."""
+"""The results of an open-loop run: figures of each rate from its samples, and a table and a plot of them."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from loadtest.measure.tally import Times, number, table
-from loadtest.traffic.answers import Timing
+from loadtest.measure.latencies import LatencyHistogram
+from loadtest.measure.tables import number, table
+from loadtest.traffic.answers import ServerTiming
 
-NOT_SAID = Timing()
+NOT_SAID = ServerTiming()
 
 
-class Kind(StrEnum):
-    """How one request ended, as the client saw it."""
+class AnswerKind(StrEnum):
+    """How one request ended for its client."""
 
     OK = "ok"  # 200, the right answer
-    WRONG = "wrong"  # 200, a neighbour's answer or none
+    WRONG = "wrong"  # 200, but another picture's answer or none
     REFUSED = "refused"  # 429 or 503
     EXPIRED = "expired"  # 504
-    POISON_NAMED = "poison_named"  # a broken picture got its 400, by index: as it must be
-    POISON_MISSED = "poison_missed"  # a broken picture got anything else but a refusal
+    POISON_NAMED = "poison_named"  # a broken picture got a 400 with its index, as it must
+    POISON_MISSED = "poison_missed"  # a broken picture got another answer, other than a refusal
     FAILED = "failed"  # any other status, or none
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
-    """One request: times in seconds from the start of its rate."""
+class RequestSample:
+    """One request; times are seconds from the start of its rate."""
 
-    kind: Kind
+    kind: AnswerKind
     intended_s: float
     sent_s: float
     done_s: float
     retry_after_s: float | None = None
-    timing: Timing = NOT_SAID
+    timing: ServerTiming = NOT_SAID
 
     @property
     def latency_ms(self) -> float:
-        """From when it was meant to leave."""
+        """Latency from the time at which the request was due."""
         return (self.done_s - self.intended_s) * 1000
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """The figures of one rate. Rates are per second; a time is None where nothing had it."""
+class RateFigures:
+    """The figures of one rate. Rates are per second; a time is None if no request had it."""
 
     multiple: float
     offered_per_s: float
     sent: int
     ok_per_s: float
-    goodput_per_s: float  # right answers inside the SLO; without one, right answers
+    goodput_per_s: float  # right answers within the SLO; without an SLO, all right answers
     ok_p50_ms: float | None
     ok_p99_ms: float | None
     queue_p50_ms: float | None
@@ -63,21 +64,21 @@ class Row:
     poison_missed: int
     wrong: int
     failed: int
-    lag_p99_ms: float | None  # the generator's own: how much later than meant a request was written
+    lag_p99_ms: float | None  # how late the generator wrote requests
 
 
-def summary(samples: Sequence[Sample], *, multiple: float, seconds: float, slo_ms: float) -> Row:
-    """The figures of one rate that lasted `seconds`."""
+def summary(samples: Sequence[RequestSample], *, multiple: float, seconds: float, slo_ms: float) -> RateFigures:
+    """Returns the figures of one rate that lasted `seconds`."""
 
-    def of(*kinds: Kind) -> list[Sample]:
+    def of(*kinds: AnswerKind) -> list[RequestSample]:
         return [sample for sample in samples if sample.kind in kinds]
 
-    ok, refused = of(Kind.OK), of(Kind.REFUSED)
+    ok, refused = of(AnswerKind.OK), of(AnswerKind.REFUSED)
     in_time = [sample for sample in ok if not slo_ms or sample.latency_ms <= slo_ms]
-    latency = Times(sample.latency_ms for sample in ok)
+    latency = LatencyHistogram(sample.latency_ms for sample in ok)
     batches = [sample.timing.batch_images for sample in ok if sample.timing.batch_images is not None]
     waits = sorted(sample.retry_after_s for sample in refused if sample.retry_after_s is not None)
-    return Row(
+    return RateFigures(
         multiple=multiple,
         offered_per_s=len(samples) / seconds,
         sent=len(samples),
@@ -85,28 +86,28 @@ def summary(samples: Sequence[Sample], *, multiple: float, seconds: float, slo_m
         goodput_per_s=len(in_time) / seconds,
         ok_p50_ms=latency.quantile_ms(0.5),
         ok_p99_ms=latency.quantile_ms(0.99),
-        queue_p50_ms=Times(sample.timing.queue_ms for sample in ok if sample.timing.queue_ms is not None).quantile_ms(
-            0.5
-        ),
-        execute_p50_ms=Times(
+        queue_p50_ms=LatencyHistogram(
+            sample.timing.queue_ms for sample in ok if sample.timing.queue_ms is not None
+        ).quantile_ms(0.5),
+        execute_p50_ms=LatencyHistogram(
             sample.timing.execute_ms for sample in ok if sample.timing.execute_ms is not None
         ).quantile_ms(0.5),
         batch_mean=sum(batches) / len(batches) if batches else None,
         refused=len(refused),
-        refused_p50_ms=Times(sample.latency_ms for sample in refused).quantile_ms(0.5),
+        refused_p50_ms=LatencyHistogram(sample.latency_ms for sample in refused).quantile_ms(0.5),
         retry_after_p50_s=waits[len(waits) // 2] if waits else None,
         retry_after_missing=len(refused) - len(waits),
-        expired=len(of(Kind.EXPIRED)),
-        poison_named=len(of(Kind.POISON_NAMED)),
-        poison_missed=len(of(Kind.POISON_MISSED)),
-        wrong=len(of(Kind.WRONG)),
-        failed=len(of(Kind.FAILED)),
-        lag_p99_ms=Times((sample.sent_s - sample.intended_s) * 1000 for sample in samples).quantile_ms(0.99),
+        expired=len(of(AnswerKind.EXPIRED)),
+        poison_named=len(of(AnswerKind.POISON_NAMED)),
+        poison_missed=len(of(AnswerKind.POISON_MISSED)),
+        wrong=len(of(AnswerKind.WRONG)),
+        failed=len(of(AnswerKind.FAILED)),
+        lag_p99_ms=LatencyHistogram((sample.sent_s - sample.intended_s) * 1000 for sample in samples).quantile_ms(0.99),
     )
 
 
-def draw_table(rows: Iterable[Row]) -> str:
-    """The rows as a Markdown table."""
+def draw_table(rows: Iterable[RateFigures]) -> str:
+    """Returns the rows as a Markdown table."""
     heads = (
         "load", "offered/s", "ok/s", "goodput/s", "ok p50 ms", "ok p99 ms", "queue p50", "execute p50", "batch",
         "refused", "refused p50", "Retry-After s", "expired", "poison 400", "poison other", "wrong", "failed", "lag",
@@ -114,7 +115,7 @@ def draw_table(rows: Iterable[Row]) -> str:
     return table(heads, (_cells(row) for row in rows))
 
 
-def _cells(row: Row) -> tuple[str, ...]:
+def _cells(row: RateFigures) -> tuple[str, ...]:
     floats = (row.offered_per_s, row.ok_per_s, row.goodput_per_s, row.ok_p50_ms, row.ok_p99_ms, row.queue_p50_ms)
     more = (row.execute_p50_ms, row.batch_mean)
     last = (row.expired, row.poison_named, row.poison_missed, row.wrong, row.failed)
@@ -129,9 +130,9 @@ def _cells(row: Row) -> tuple[str, ...]:
     )
 
 
-def draw_plot(rows: Sequence[Row], *, slo_ms: float, title: str, path: Path) -> None:
-    """Goodput, and latency of what was answered and what was refused, against the offered load, as a PNG."""
-    import matplotlib as mpl  # noqa: PLC0415 - half a second that only --png pays
+def draw_plot(rows: Sequence[RateFigures], *, slo_ms: float, title: str, path: Path) -> None:
+    """Draws goodput, and the latency of answers and refusals, by offered load, as a PNG."""
+    import matplotlib as mpl  # noqa: PLC0415 - takes half a second, only for --png
 
     mpl.use("agg")
     from matplotlib import pyplot as plt  # noqa: PLC0415 - after the choice of the backend

@@ -1,0 +1,1 @@
+"""What is sent and how: pictures, request bodies, connections, and the check of every answer."""
