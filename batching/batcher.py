@@ -11,19 +11,17 @@ from darkroom.batching.driver.delivery import Delivery
 from darkroom.batching.driver.dispatcher import Dispatcher
 from darkroom.batching.driver.settlement import Settlement
 from darkroom.batching.errors import BatchingError, Closed
-from darkroom.batching.observer import Observer, Outcome
+from darkroom.batching.observer import Observer, Outcome, QueueStats
 from darkroom.batching.scheduler.duplicates import Repeats
 from darkroom.batching.scheduler.poison_cache import PoisonCache
 from darkroom.batching.scheduler.queue import BatchQueue
 from darkroom.batching.scheduler.service_curve import ServiceCurve
-from darkroom.batching.stats import QueueStats
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
 
-    from darkroom.batching.answer import Answer
     from darkroom.batching.backend import Backend
-    from darkroom.batching.entry import Entry
+    from darkroom.batching.entry import Answer, Entry
     from darkroom.batching.limits import Limits
 
 

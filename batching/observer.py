@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from darkroom.batching.answer import Timing
     from darkroom.batching.backend import BatchReport
-    from darkroom.batching.batch import Batch
+    from darkroom.batching.entry import Batch, Timing
     from darkroom.batching.errors import BatchingError
 
 
@@ -49,3 +48,23 @@ class Observer:
 
     def predicted(self, error_s: float) -> None:
         """An answered entry ended `error_s` after the time that admission predicted; negative: before."""
+
+
+class QueueStats(NamedTuple):
+    """A look at one batcher.
+
+    Attributes:
+        images: rows that wait, for a first time or for a retry.
+        bytes: of the entries that have rows that were in no batch yet.
+        capacity_images: the bound on `images`.
+        oldest_age_s: of the oldest row that waits for its first batch; 0.0 where none does.
+        inflight_batches: calls that the runner has.
+        target_images: the size that a long queue is cut into.
+    """
+
+    images: int
+    bytes: int
+    capacity_images: int
+    oldest_age_s: float
+    inflight_batches: int
+    target_images: int

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, TypeAlias
 
-from darkroom.batching.answer import NO_ERRORS, Answer, Timing
-from darkroom.batching.entry import PENDING, Entry
+from darkroom.batching.entry import NO_ERRORS, PENDING, Answer, Entry, Progress, Timing
 from darkroom.batching.errors import BadOutput
-from darkroom.batching.ledger import Progress
 from darkroom.batching.observer import Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence, Sized
 
     from darkroom.batching.backend import BatchReport
-    from darkroom.batching.batch import Batch, Span
+    from darkroom.batching.entry import Batch, Span
     from darkroom.batching.scheduler.queue import BatchQueue
 
 

@@ -10,7 +10,7 @@ from darkroom.batching.entry import PENDING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from darkroom.batching.batch import Span
+    from darkroom.batching.entry import Span
 
 
 class Bisection:

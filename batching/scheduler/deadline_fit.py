@@ -5,15 +5,14 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, NamedTuple
 
-from darkroom.batching.batch import Reason
-from darkroom.batching.entry import Entry
+from darkroom.batching.entry import Entry, Reason
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from darkroom.batching.limits import Limits
     from darkroom.batching.scheduler.batch_size import BatchSizer
-    from darkroom.batching.scheduler.line import Fifo
+    from darkroom.batching.scheduler.lanes import Fifo
     from darkroom.batching.scheduler.service_curve import ServiceCurve
 
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from darkroom.batching.entry import PENDING, Entry
-from darkroom.batching.ledger import Progress
+from darkroom.batching.entry import PENDING, Entry, Progress
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable

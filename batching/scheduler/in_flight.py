@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from darkroom.batching.batch import Batch
+from darkroom.batching.entry import Batch
 
 if TYPE_CHECKING:
-    from darkroom.batching.batch import Reason, Span
+    from darkroom.batching.entry import Reason, Span
     from darkroom.batching.limits import Limits
     from darkroom.batching.scheduler.batch_size import BatchSizer
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from darkroom.batching.batch import Reason
-from darkroom.batching.entry import NEW, PENDING, Entry
+from darkroom.batching.entry import NEW, PENDING, Entry, Reason
 from darkroom.batching.errors import Closed
 from darkroom.batching.scheduler.admission import Admission
 from darkroom.batching.scheduler.batch_size import BatchSizer
@@ -19,7 +18,7 @@ from darkroom.batching.scheduler.lanes import Lanes
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from darkroom.batching.batch import Batch, Span
+    from darkroom.batching.entry import Batch, Span
     from darkroom.batching.limits import Limits
     from darkroom.batching.scheduler.service_curve import ServiceCurve
 

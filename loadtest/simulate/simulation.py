@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
-    from darkroom.batching.batch import Batch
+    from darkroom.batching.entry import Batch
 
 # EfficientNet-Lite0 on 2 cores, measured: 82 pictures a second one at a time, 144 in eights, about 105 from 32 on.
 EFFICIENTNET_LITE0 = {1: 1 / 82, 2: 2 / 104, 4: 4 / 128, 8: 8 / 144, 16: 16 / 131, 32: 32 / 105, 64: 64 / 105}

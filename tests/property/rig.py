@@ -13,9 +13,8 @@ from darkroom.batching.observer import Observer
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence, Sized
 
-    from darkroom.batching.answer import Timing
     from darkroom.batching.backend import Backend, BatchReport
-    from darkroom.batching.batch import Batch
+    from darkroom.batching.entry import Batch, Timing
     from darkroom.batching.errors import BatchingError
     from darkroom.batching.observer import Outcome
 

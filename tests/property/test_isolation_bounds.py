@@ -21,7 +21,7 @@ from tests.property.rig import BadPictureError, EchoRunner, batcher_of, name_all
 from tests.vclock import run
 
 if TYPE_CHECKING:
-    from darkroom.batching.answer import Answer
+    from darkroom.batching.entry import Answer
 
 
 @given(rows=st.integers(1, 64), data=st.data(), slots=st.integers(1, 3))

@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from darkroom.batching.batch import Batch, Reason
 from darkroom.batching.driver.settlement import Settlement
-from darkroom.batching.entry import Entry, EntryState
+from darkroom.batching.entry import Batch, Entry, EntryState, Reason
 from darkroom.batching.errors import BadOutput, BatchingError, Closed, PredictedLate, QueueFull
 from darkroom.batching.limits import Limits
 from darkroom.batching.scheduler.queue import BatchQueue
@@ -29,7 +28,7 @@ from tests.property.rig import (
 )
 
 if TYPE_CHECKING:
-    from darkroom.batching.answer import Answer
+    from darkroom.batching.entry import Answer
     from tests.property.rig import Names
 
 LINGER_S = 2.0

@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from darkroom.batching.batch import Reason
 from darkroom.batching.batcher import Batcher
 from darkroom.batching.driver.dispatcher import GATHER_S
-from darkroom.batching.entry import Entry
+from darkroom.batching.entry import Entry, Reason
 from darkroom.batching.errors import BadOutput, Closed, DeadlineExceeded, PredictedLate, QueueFull
 from darkroom.batching.limits import Limits
 from darkroom.batching.observer import Observer, Outcome
@@ -23,8 +22,8 @@ from tests.vclock import VirtualLoop, run
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from darkroom.batching.answer import Answer
     from darkroom.batching.backend import BatchReport
+    from darkroom.batching.entry import Answer
 
 
 def test_entries_of_one_turn_of_the_loop_ride_together() -> None:

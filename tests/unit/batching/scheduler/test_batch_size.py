@@ -2,8 +2,7 @@
 
 import pytest
 
-from darkroom.batching.batch import Batch, Reason
-from darkroom.batching.entry import Entry
+from darkroom.batching.entry import Batch, Entry, Reason
 from darkroom.batching.errors import PredictedLate
 from darkroom.batching.limits import Limits
 from darkroom.batching.scheduler.batch_size import BatchSizer

@@ -14,8 +14,8 @@ from tests.property.rig import BadPictureError, Diary, EchoRunner, batcher_of
 from tests.vclock import run
 
 if TYPE_CHECKING:
-    from darkroom.batching.answer import Answer
     from darkroom.batching.batcher import Batcher
+    from darkroom.batching.entry import Answer
 
 
 def identity(payload: Any, row: int) -> str:

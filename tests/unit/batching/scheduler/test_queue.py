@@ -4,8 +4,7 @@ import math
 
 import pytest
 
-from darkroom.batching.batch import Batch, Reason
-from darkroom.batching.entry import Entry, EntryState
+from darkroom.batching.entry import Batch, Entry, EntryState, Reason
 from darkroom.batching.errors import Closed, PredictedLate, QueueFull
 from darkroom.batching.limits import Limits
 from darkroom.batching.scheduler.queue import BatchQueue
