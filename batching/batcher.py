@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 from darkroom.batching.driver.delivery import Delivery
 from darkroom.batching.driver.dispatcher import Dispatcher
 from darkroom.batching.driver.settlement import Settlement
+from darkroom.batching.entry import NO_ERRORS
 from darkroom.batching.errors import BatchingError, Closed
 from darkroom.batching.observer import Observer, Outcome, QueueStats
-from darkroom.batching.scheduler.duplicates import Repeats
 from darkroom.batching.scheduler.poison_cache import PoisonCache
 from darkroom.batching.scheduler.queue import BatchQueue
 from darkroom.batching.scheduler.service_curve import ServiceCurve
@@ -36,7 +36,6 @@ class Batcher:
         clock: the clock of deadlines, reports and this batcher.
         slo_s: how long after its arrival an entry should be answered; shapes batches, and refuses at the door.
         row_identity: the hash of a row, by payload and index; with it guilty rows are remembered for a minute.
-        single_flight: identical rows that are pending share one row of a batch; off without `row_identity`.
         name: for messages.
 
     Attributes:
@@ -53,7 +52,6 @@ class Batcher:
         clock: Callable[[], float] = time.monotonic,
         slo_s: float | None = None,
         row_identity: Callable[[object, int], Hashable] | None = None,
-        single_flight: bool = False,
         name: str = "",
     ) -> None:
         observer = observer or Observer()
@@ -66,9 +64,7 @@ class Batcher:
         self._dispatcher = Dispatcher(
             self._queue, runner, settlement=settlement, outbox=self._outbox, observer=observer, clock=clock
         )
-        self._repeats: Repeats | None = None
-        if row_identity is not None:
-            self._repeats = Repeats(self._queue, PoisonCache(), row_identity, single_flight=single_flight)
+        self._poison_cache = PoisonCache(row_identity) if row_identity is not None else None
         self._is_started = self._is_closed = False
 
     @property
@@ -89,17 +85,16 @@ class Batcher:
         try:
             if not self._is_started:
                 raise Closed("the batcher was not started")
-            if self._repeats is None:
-                self._queue.offer(entry, self._clock())
-            else:
-                self._repeats.offer(entry, self._clock())
+            now = self._clock()
+            guilty = NO_ERRORS if self._poison_cache is None else self._poison_cache.find(entry, now)
+            self._queue.offer(entry, now, guilty)
         except BatchingError as error:
             self._outbox.tell(self._observer.refused, entry.rows, error)
             raise
         entry.on_done = on_done
         dispatcher = self._dispatcher
-        if entry.ledger is not None and entry.ledger.errors:
-            for guilt in entry.ledger.errors.values():
+        if guilty:
+            for guilt in guilty.values():
                 self._outbox.tell(self._observer.guilty, guilt)
             dispatcher.decide(entry)
         elif not dispatcher.is_asked and (self._queue.slots.is_free or entry.due_s < dispatcher.alarm.rings_s):
@@ -108,14 +103,11 @@ class Batcher:
     def refuse_early(self, rows: int, deadline: float, *, is_bulk: bool = False) -> None:
         """Refuses what `submit` would refuse anyhow, before anything was spent on making an entry of it.
 
-        It knows nothing of the rows but their number, so `submit` may still refuse. Where identical rows share a row,
-        their number says nothing, and nothing is refused here.
+        It knows nothing of the rows but their number, so `submit` may still refuse.
 
         Raises:
             QueueFull, PredictedLate, Closed: as `submit` would.
         """
-        if self._repeats is not None and self._repeats.is_shared:
-            return
         try:
             self._queue.judge(rows, 0, deadline, self._clock(), is_bulk=is_bulk)
         except BatchingError as error:
@@ -178,5 +170,5 @@ class Batcher:
         if is_alone:
             self._queue.policy.note_guilty()
         self._outbox.tell(self._observer.guilty, error)
-        if self._repeats is not None:
-            self._outbox.tell(self._repeats.remember, entry, row, error, self._clock())
+        if self._poison_cache is not None:
+            self._outbox.tell(self._poison_cache.add, entry, row, error, self._clock())

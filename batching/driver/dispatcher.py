@@ -9,6 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from darkroom.batching.backend import BackendFailure
+from darkroom.batching.driver.settlement import failed
 from darkroom.batching.errors import BadOutput, Closed, DeadlineExceeded
 from darkroom.batching.observer import Outcome
 
@@ -127,11 +128,12 @@ class Dispatcher:
     def _expire(self, now: float) -> None:
         for entry in self._queue.expire(now):
             error = DeadlineExceeded("its time was over before it could be answered")
-            self._settlement.drop(entry, error, Outcome.EXPIRED, now, self._outbox.ended)
+            self._outbox.ended.append(failed(entry, error, Outcome.EXPIRED, now))
 
     def _close(self, now: float) -> None:
         for entry in self._queue.close():
-            self._settlement.drop(entry, Closed("the batcher was closed"), Outcome.DRAINING, now, self._outbox.ended)
+            error = Closed("the batcher was closed")
+            self._outbox.ended.append(failed(entry, error, Outcome.DRAINING, now))
         self.alarm.cancel()
 
     def _start(self, batch: Batch, now: float) -> None:

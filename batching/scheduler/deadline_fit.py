@@ -126,7 +126,7 @@ def _front(line: Fifo, images: int, now: float, needed_s: Callable[[int], float]
     doomed: list[Entry] = []
     rows, due_s = 0, math.inf
     for entry in line.entries:
-        left = entry.rows - entry.next_row
+        left = entry.unsent_rows
         if now + needed_s(left) > entry.due_s:
             doomed.append(entry)
             continue

@@ -80,9 +80,7 @@ class Deadlines:
         while self.earliest_s() <= now:
             ordered = self._ordered
             entry = (ordered.popleft() if ordered and ordered[0][0] <= now else heappop(self._heap))[2]
-            if entry.due_s > now:  # postponed
-                self._push(entry.due_s, entry)
-            elif entry.waiting_rows or entry.deadline <= now:
+            if entry.waiting_rows or entry.deadline <= now:
                 yield entry
             elif entry.deadline < math.inf:
                 self._push(entry.deadline, entry)

@@ -33,8 +33,10 @@ class InFlight:
         """Makes a batch of `spans`, which hold `images` rows, and gives it a free slot."""
         padding = 0 if spans[0][0].whole else self._limits.padding(images)
         self._serial += 1
-        batch = Batch(self._serial, spans, images, padding=padding, reason=reason, dispatched_s=now)
-        batch.forecast_s = now + self._policy.cost(images + padding)
+        forecast_s = now + self._policy.cost(images + padding)
+        batch = Batch(
+            self._serial, spans, images, padding=padding, reason=reason, dispatched_s=now, forecast_s=forecast_s
+        )
         self._batches.append(batch)
         self.is_free = len(self._batches) < self._limits.max_inflight_batches
         return batch

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from darkroom.batching.entry import NEW, PENDING, Entry, Reason
+from darkroom.batching.entry import NEW, NO_ERRORS, PENDING, Entry, Reason
 from darkroom.batching.errors import Closed
 from darkroom.batching.scheduler.admission import Admission
 from darkroom.batching.scheduler.batch_size import BatchSizer
@@ -16,7 +16,7 @@ from darkroom.batching.scheduler.in_flight import InFlight
 from darkroom.batching.scheduler.lanes import Lanes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from darkroom.batching.entry import Batch, Span
     from darkroom.batching.limits import Limits
@@ -82,22 +82,25 @@ class BatchQueue:
         """Whether a line that waits has no use for more rows."""
         return any(map(self._slack.is_full, self._lanes))
 
-    def offer(self, entry: Entry, now: float) -> None:
-        """Takes `entry` in, last of its line.
+    def offer(self, entry: Entry, now: float, guilty: Mapping[int, BaseException] = NO_ERRORS) -> None:
+        """Takes `entry` in, last of its FIFO; rows that are known to be guilty are settled at once.
 
         Raises:
             Closed, QueueFull, PredictedLate: having changed nothing (I6).
-            ValueError: where it was offered before.
+            ValueError: the entry was offered before.
         """
-        self.admit(entry, entry.rows, entry.bytes, now)
-        self._lanes.append(entry)
-
-    def admit(self, entry: Entry, rows: int, size_bytes: int, now: float) -> None:
-        """Makes `entry` pending if `rows` rows of `size_bytes` may wait on its behalf; raises as `offer` does."""
         if entry.state is not NEW:
             raise ValueError("an entry is submitted once")
+        rows, size_bytes = entry.rows, entry.bytes
+        if guilty:
+            left = entry.rows_without(guilty)
+            rows, size_bytes = len(left), sum(entry.row_bytes[row] for row in left if entry.row_bytes)
         entry.due_s, entry.forecast_s = self.judge(rows, size_bytes, entry.deadline, now, is_bulk=entry.bulk)
+        if guilty:
+            entry.exclude(guilty)
         self.pending.accept(entry, now)
+        if rows:
+            self._lanes.append(entry)
 
     def judge(self, rows: int, size_bytes: int, deadline: float, now: float, *, is_bulk: bool) -> tuple[float, float]:
         """When such rows would be due and answered, if they came now; raises as `offer` does."""
@@ -105,31 +108,16 @@ class BatchQueue:
             raise Closed("the batcher takes no more entries")
         return self._admission.judge(rows, size_bytes, deadline, now, is_bulk=is_bulk)
 
-    def append(self, entry: Entry, now: float) -> None:
-        """Takes in rows that were admitted on behalf of other entries."""
-        self.pending.accept(entry, now)
-        self._lanes.append(entry)
-
-    def postpone(self, entry: Entry, due_s: float) -> None:
-        """Lets a pending entry of one row be due at `due_s` where that is later."""
-        if due_s > entry.due_s:
-            if entry.next_row < entry.rows:
-                self._lanes.postpone(entry)
-            entry.due_s = due_s
-
     def end(self, entry: Entry) -> bool:
         """Ends a pending entry, wherever its rows are; False where it is not pending."""
         if entry.state is not PENDING:
             return False
         self.pending.end(entry)
         if entry.waiting_rows:
-            if entry.next_row < entry.rows:
+            if entry.unsent_rows:
                 self._lanes.remove(entry)
-            self._isolation.rows -= entry.waiting_rows - (entry.rows - entry.next_row)
+            self._isolation.rows -= entry.waiting_rows - entry.unsent_rows
             entry.waiting_rows = 0
-        for carrier in entry.carriers:
-            if carrier.waiting_rows and not carrier.has_riders:
-                self.end(carrier)
         return True
 
     def expire(self, now: float) -> list[Entry]:
@@ -142,7 +130,7 @@ class BatchQueue:
         """The batch that is due now, or None; to be called until it gives None, then `expire`."""
         while self.slots.is_free:
             self._drop(self.pending.overdue(now))
-            line = self._lanes.choose(lambda line: self._slack.window_end(line) <= now)
+            line = self._lanes.choose(self._slack.window_end, now)
             if (line is None or self._isolation.may_go_first) and (spans := self._isolation.take()):
                 images = sum(stop - start for _, start, stop in spans)
                 self._isolation.spend(self.policy.cost(images))
@@ -163,7 +151,9 @@ class BatchQueue:
         """The runner gave `batch` back: its slot is free, and its time is learned if it went well."""
         self.slots.free(batch)
         if is_ok and self._curve is not None:
-            self._curve.learn(batch.images + batch.padding, batch.took_s(now), now)
+            # After the backend is done, the report waits for the loop; that is not the engine's time.
+            returned_s = now if batch.returned_s is None else batch.returned_s
+            self._curve.learn(batch.images + batch.padding, returned_s - batch.dispatched_s, now)
 
     def suspect(self, spans: Sequence[Span], now: float, *, halved: bool = True) -> None:
         """Queues live rows of a failed batch for a retry, in two halves or as one; the overdue are dropped."""

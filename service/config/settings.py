@@ -74,7 +74,6 @@ class Settings(BaseModel):
     max_queue_bytes: int = Field(512 << 20, ge=1, description="encoded bytes that may wait for one signature (guess)")
     slo_ms: float = Field(0.0, ge=0, description="promised latency; late work is refused or dropped; 0 promises nothing (precedent)")
     isolation: bool = Field(True, description="bisect a batch that fails by a client's fault, so that only the guilty row fails; off only to compare (measured)")
-    single_flight: bool = Field(False, description="identical pictures in flight for one signature share one row (precedent: off)")
     request_timeout_ms: float = Field(30_000.0, gt=0, description="deadline of a request that names none (guess)")
     drain_timeout_ms: float = Field(20_000.0, ge=0, description="how long a stopping server finishes what it accepted (Kubernetes' 30 s, less a margin)")
 

@@ -35,7 +35,8 @@ if TYPE_CHECKING:
 
     from tests.property.rig import Call, Names
 
-KINDS = ["fine"] * 12 + ["poison", "poison", "twin", "twin", "crash", "short"]
+AGAIN = "poison-again"
+KINDS = ["fine"] * 14 + ["poison", "poison", AGAIN, AGAIN, "crash", "short"]
 SIZES = {"a": 8, "b": 8}
 
 
@@ -65,7 +66,6 @@ class Day:
     names: Names | None
     slo_s: float | None
     remembers: bool
-    single_flight: bool
     drain_at_s: float | None
 
 
@@ -114,7 +114,6 @@ def days(draw: st.DrawFn, *, kinds: list[str] = KINDS) -> Day:
         hangs_up_after_s=st.none() | st.none() | quarters,
         awaits=st.booleans(),
     )
-    remembers = draw(st.booleans())
     return Day(
         limits=limits,
         asks=tuple(sorted(draw(st.lists(ask, min_size=1, max_size=14)), key=lambda ask: ask.at_s)),
@@ -122,8 +121,7 @@ def days(draw: st.DrawFn, *, kinds: list[str] = KINDS) -> Day:
         row_s=draw(st.sampled_from([0.0, 0.25])),
         names=draw(st.sampled_from([None, None, name_all, name_first, name_nonsense, name_strangers])),
         slo_s=draw(st.none() | st.none() | st.sampled_from([1.0, 4.0])),
-        remembers=remembers,
-        single_flight=remembers and draw(st.booleans()),
+        remembers=draw(st.booleans()),
         drain_at_s=draw(st.none() | quarters),
     )
 
@@ -159,9 +157,9 @@ def live_through(day: Day, scheduler: SimpleNamespace) -> None:
 
 
 def _labels(number: int, ask: Ask) -> list[str]:
-    """A name for each row: unlike all others, unless it is a twin that may ride with another."""
-    is_twin = [kind == "twin" and not ask.whole for kind in ask.rows]
-    return [kind if is_twin[index] else f"{kind}-{number}-{index}" for index, kind in enumerate(ask.rows)]
+    """A name for each row: unlike all others, except for the poison that comes again."""
+    again = None if ask.whole else AGAIN
+    return [kind if kind == again else f"{kind}-{number}-{index}" for index, kind in enumerate(ask.rows)]
 
 
 async def _main(day: Day, scheduler: SimpleNamespace, runner: EchoRunner, diary: Diary, fates: list[Fate]) -> None:
@@ -174,7 +172,6 @@ async def _main(day: Day, scheduler: SimpleNamespace, runner: EchoRunner, diary:
         clock=loop.time,
         slo_s=day.slo_s,
         row_identity=(lambda payload, row: payload[row]) if day.remembers else None,
-        single_flight=day.single_flight,
     )
     batcher.start()
     arrivals = count()
@@ -302,7 +299,7 @@ def _check_end(day: Day, scheduler: SimpleNamespace, fate: Fate, fates: list[Fat
 def _check_calls(day: Day, runner: EchoRunner, fates: list[Fate]) -> None:
     """I2 to I4, and that nothing runs for a caller who has gone or whose time is over."""
     limits = day.limits
-    owner = {label: fate for fate in fates for label in fate.labels if label != "twin"}
+    owner = {label: fate for fate in fates for label in fate.labels if label != AGAIN}
     assert runner.most_running <= limits["max_inflight_batches"]
     first_run: dict[str, float] = {}
     for call in runner.calls:
@@ -323,18 +320,16 @@ def _check_calls(day: Day, runner: EchoRunner, fates: list[Fate]) -> None:
         for fate in fates_here:
             assert fate.ask.patience_s is None or call.at_s < fate.ask.at_s + fate.ask.patience_s, "ran overdue"
             assert fate.withdrawn_at_s is None or call.at_s <= fate.withdrawn_at_s, "ran for nobody"
-    _check_fifo(day, first_run, fates)
+    _check_fifo(first_run, fates)
     _check_no_idling(day, runner, first_run, owner)
 
 
-def _check_fifo(day: Day, first_run: dict[str, float], fates: list[Fate]) -> None:
+def _check_fifo(first_run: dict[str, float], fates: list[Fate]) -> None:
     """I3: within a line nobody is overtaken, and rows of one entry are in order."""
-    if day.single_flight or day.remembers:
-        return  # a row may ride with its twin, which came before
     lines: dict[object, list[float]] = {}
     for fate in sorted(fates, key=lambda fate: fate.order):
         line = (fate.ask.bulk, "whole" if fate.ask.whole else fate.ask.key)
-        times = [first_run[label] for label in fate.labels if label in first_run and label != "twin"]
+        times = [first_run[label] for label in fate.labels if label in first_run and label != AGAIN]
         lines.setdefault(line, []).extend(times)
     for times in lines.values():
         assert times == sorted(times)
