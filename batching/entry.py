@@ -179,14 +179,14 @@ class Batch:
         reason: why it left.
         is_retry: its rows have been in a batch that failed.
         dispatched_s: when it left, on the batcher's clock.
-        forecast_s: when it is expected back.
+        expected_s: how long it is expected to take; 1.0 while nothing is known.
         returned_s: when the backend finished it; None if it is still running or no backend reported.
         is_out: the backend has not given it back.
     """
 
     __slots__ = (
         "dispatched_s",
-        "forecast_s",
+        "expected_s",
         "images",
         "is_out",
         "is_retry",
@@ -207,7 +207,7 @@ class Batch:
         padding: int,
         reason: Reason,
         dispatched_s: float,
-        forecast_s: float,
+        expected_s: float,
     ) -> None:
         self.serial = serial
         self.spans = spans
@@ -216,7 +216,7 @@ class Batch:
         self.reason = reason
         self.is_retry = reason is Reason.RETRY
         self.dispatched_s = dispatched_s
-        self.forecast_s = forecast_s
+        self.expected_s = expected_s
         self.returned_s: float | None = None
         self.is_out = True
         # Payloads are noted here, because an entry that ends while its batch is in flight drops its own reference.

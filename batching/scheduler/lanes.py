@@ -54,7 +54,8 @@ class Lanes:
         fifo.remove(entry)
         self.rows[entry.bulk] -= entry.unsent_rows
         self.bytes -= entry.bytes
-        self._forget_if_empty(fifo)
+        if not fifo.entries:
+            del self._fifos[fifo.is_bulk][fifo.key]
 
     def choose(self, window_end: Callable[[Fifo], float], now: float) -> Fifo | None:
         """The FIFO to serve next, of those whose window has ended."""
@@ -81,12 +82,9 @@ class Lanes:
         self.rows[fifo.is_bulk] -= taken
         self.bytes -= held_bytes - fifo.bytes
         self._batches_since_bulk = 0 if fifo.is_bulk else self._batches_since_bulk + 1
-        self._forget_if_empty(fifo)
-        return spans, taken, bound
-
-    def _forget_if_empty(self, fifo: Fifo) -> None:
         if not fifo.entries:
             del self._fifos[fifo.is_bulk][fifo.key]
+        return spans, taken, bound
 
 
 class Fifo:

@@ -201,15 +201,12 @@ class Simulation:
 
     def _pump(self, replica: int, now: float) -> None:
         """What the driver does in a turn."""
-        queue = self.queues[replica]
-        if queue.slots.is_free:
-            while (batch := queue.poll(now)) is not None:
-                self._later(now + self.machine.call_s(batch.images + batch.padding), replica, batch)
-        queue.expire(now)
-        wake_s = queue.wake_at()
-        if wake_s < self._wakes.get(replica, math.inf):
-            self._wakes[replica] = wake_s
-            self._later(wake_s, replica, None)
+        turn = self.queues[replica].turn(now)
+        for batch in turn.batches:
+            self._later(now + self.machine.call_s(batch.images + batch.padding), replica, batch)
+        if turn.wake_at < self._wakes.get(replica, math.inf):
+            self._wakes[replica] = turn.wake_at
+            self._later(turn.wake_at, replica, None)
 
     def _later(self, when_s: float, replica: int, batch: Batch | None) -> None:
         heappush(self._events, (when_s, next(self._order), replica, batch))

@@ -48,7 +48,7 @@ FIELD_BUGS = [
     ),
     Bug(
         "the window is re-armed by each entry",
-        (("scheduler/deadline_fit.py", "min(line.head.arrived_s +", "min(next(reversed(line.entries)).arrived_s +"),),
+        (("scheduler/deadline_fit.py", "min(fifo.head.arrived_s +", "min(next(reversed(fifo.entries)).arrived_s +"),),
     ),
     Bug(
         "nobody counts the outputs",

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from darkroom.batching.backend import BatchReport
     from darkroom.batching.entry import Answer
+    from tests.property.rig import Call
 
 
 def test_entries_of_one_turn_of_the_loop_ride_together() -> None:
@@ -319,6 +320,26 @@ def test_what_is_not_the_clients_fault_fails_once_and_is_not_replayed() -> None:
     assert {outcome for _, outcome, _, _ in diary.of("ended")} == {Outcome.MODEL_ERROR}
 
 
+def test_a_retry_that_fails_fails_an_entry_that_it_holds_in_two_pieces_once() -> None:
+    class FailsLater(EchoRunner):
+        def report(self, call: Call, seconds: float) -> FakeReport:
+            if len(self.calls) == 1:
+                return super().report(call, seconds)
+            return FakeReport(None, RuntimeError("out of memory"), call.at_s)
+
+    runner, diary = FailsLater(names=name_all), Diary()
+
+    async def main() -> Answer:
+        batcher = batcher_of(runner, observer=diary)
+        return await batcher.predict(Entry(["a", "poison", "b"], 3, keep_going=True))
+
+    answer = run(main())
+    assert str(answer.error) == "out of memory"
+    assert set(answer.errors) == {1}
+    assert [call.rows for call in runner.calls] == [["a", "poison", "b"], ["a", "b"]]
+    assert [outcome for _, outcome, _, _ in diary.of("ended")] == [Outcome.MODEL_ERROR]
+
+
 def test_a_whole_entry_is_never_retried() -> None:
     runner = EchoRunner()
 
@@ -455,28 +476,47 @@ def test_refusals_are_told_to_the_observer() -> None:
     assert [rows for rows, _ in diary.of("refused")] == [3]
 
 
+def test_rows_that_were_admitted_are_submitted_with_their_ticket() -> None:
+    diary = Diary()
+
+    async def main() -> list[Answer]:
+        batcher = batcher_of(EchoRunner(), Limits(max_queue_images=2), observer=diary)
+        answers: list[Answer] = []
+        ticket = batcher.admit(2, math.inf)
+        batcher.submit(Entry(["a", "b"], 2), answers.append, ticket)
+        with pytest.raises(QueueFull):  # the ticket reserves nothing, and the queue has changed
+            batcher.submit(Entry(["c", "d"], 2), answers.append, ticket)
+        with pytest.raises(QueueFull, match="of 300000000 bytes"):
+            batcher.admit(1, math.inf, size_bytes=300_000_000)
+        await asyncio.sleep(2)
+        return answers
+
+    assert [answer.pieces for answer in run(main())] == [(["a", "b"],)]
+    assert [rows for rows, _ in diary.of("refused")] == [2, 1]
+
+
 def test_what_submit_would_refuse_is_refused_before_there_is_an_entry_and_changes_nothing() -> None:
     diary = Diary()
 
     async def main() -> None:
         runner = EchoRunner(seconds=lambda _: 1.0)
         batcher = batcher_of(runner, Limits(max_queue_images=2, max_batch_images=1), observer=diary)
-        batcher.refuse_early(2, math.inf)
+        batcher.admit(2, math.inf)
         with pytest.raises(QueueFull, match=r"^3 images beside 0"):
-            batcher.refuse_early(3, math.inf)
+            batcher.admit(3, math.inf)
         await batcher.predict(Entry(["a"], 1))
         waiting = [asyncio.ensure_future(batcher.predict(Entry([row], 1))) for row in "bc"]
         await asyncio.sleep(0.1)
         before = batcher.stats()
         with pytest.raises(PredictedLate):
-            batcher.refuse_early(1, time_s() + 0.5)
+            batcher.admit(1, time_s() + 0.5)
         with pytest.raises(PredictedLate):
             batcher.submit(Entry(["x"], 1, deadline=time_s() + 0.5), print)
         assert batcher.stats()._replace(oldest_age_s=before.oldest_age_s) == before
-        batcher.refuse_early(1, time_s() + 60)
+        batcher.admit(1, time_s() + 60)
         batcher.close()
         with pytest.raises(Closed):
-            batcher.refuse_early(1, math.inf)
+            batcher.admit(1, math.inf)
         await asyncio.gather(*waiting)
 
     def time_s() -> float:

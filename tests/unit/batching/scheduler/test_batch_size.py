@@ -29,37 +29,36 @@ def busy(curve: ServiceCurve, *, slo_s: float | None = None) -> tuple[BatchQueue
     """A queue whose engine runs a batch of one row since 0 s."""
     queue = BatchQueue(Limits(), curve=curve, slo_s=slo_s)
     queue.offer(row(), 0.0)
-    first = queue.poll(0.0)
-    assert first is not None
+    (first,) = queue.turn(0.0).batches
     return queue, first
 
 
 def test_a_long_queue_is_cut_into_the_most_efficient_size() -> None:
-    policy = BatchSizer(Limits(), lite0())
-    assert policy.target() == 8
-    assert policy.size(500) == 8
+    sizer = BatchSizer(Limits(), lite0())
+    assert sizer.target() == 8
+    assert sizer.size(500) == 8
 
 
 def test_what_waits_goes_together_unless_a_smaller_size_is_more_efficient() -> None:
-    policy = BatchSizer(Limits(), lite0())
-    assert [policy.size(rows) for rows in (1, 3, 8, 12)] == [1, 3, 8, 8]
+    sizer = BatchSizer(Limits(), lite0())
+    assert [sizer.size(rows) for rows in (1, 3, 8, 12)] == [1, 3, 8, 8]
 
 
 def test_without_a_curve_a_batch_is_as_large_as_allowed() -> None:
-    policy = BatchSizer(Limits(), None)
-    assert (policy.target(), policy.size(500), policy.size(3)) == (32, 32, 3)
-    assert policy.cost(8) == 1.0
-    assert policy.is_stale(0.0)
+    sizer = BatchSizer(Limits(), None)
+    assert (sizer.target(), sizer.size(500), sizer.size(3)) == (32, 32, 3)
+    assert sizer.cost(8) == 1.0
+    assert sizer.is_stale(0.0)
 
 
 def test_before_anything_is_known_a_batch_is_as_large_as_allowed() -> None:
-    policy = BatchSizer(Limits(), ServiceCurve(32))
-    assert (policy.target(), policy.size(500)) == (32, 32)
+    sizer = BatchSizer(Limits(), ServiceCurve(32))
+    assert (sizer.target(), sizer.size(500)) == (32, 32)
 
 
 def test_every_eighth_cut_tries_a_neighbour_above_and_below_in_turn() -> None:
-    policy = BatchSizer(Limits(), lite0())
-    sizes = [policy.size(500) for _ in range(24)]
+    sizer = BatchSizer(Limits(), lite0())
+    sizes = [sizer.size(500) for _ in range(24)]
     assert sizes == [*[8] * 7, 12, *[8] * 7, 6, *[8] * 7, 12]
 
 
@@ -77,15 +76,15 @@ def test_where_there_is_no_neighbour_the_size_stays() -> None:
 
 
 def test_poison_makes_batches_smaller_and_time_makes_them_larger_again() -> None:
-    policy = BatchSizer(Limits(), lite0())
-    policy.note_run(1000)
+    sizer = BatchSizer(Limits(), lite0())
+    sizer.note_run(1000)
     for _ in range(100):
-        policy.note_guilty()
-    assert policy.target() == 2
+        sizer.note_guilty()
+    assert sizer.target() == 2
     for _ in range(300):
-        policy.note_run(100)
-    policy.note_guilty()
-    assert policy.target() == 8
+        sizer.note_run(100)
+    sizer.note_guilty()
+    assert sizer.target() == 8
 
 
 def test_the_queue_takes_no_more_rows_than_can_all_be_in_time() -> None:
@@ -95,8 +94,7 @@ def test_the_queue_takes_no_more_rows_than_can_all_be_in_time() -> None:
         queue.offer(row(due_s=0.04), 0.0)  # at the door nothing is known yet
     for n, seconds in EFFICIENTNET_LITE0.items():
         curve.seed(n, seconds)
-    batch = queue.poll(0.0)
-    assert batch is not None
+    (batch,) = queue.turn(0.0).batches
     assert (batch.images, batch.reason) == (5, Reason.SLACK)  # eight take 56 ms, five 37
 
 
@@ -116,10 +114,9 @@ def test_a_row_that_nothing_can_save_is_dropped_before_it_costs() -> None:
     queue.offer(fine, 0.0)
     curve.learn(1, 1 / 82, now=0.095)
     queue.finish(first, 0.095, is_ok=False)
-    batch = queue.poll(0.095)
-    assert batch is not None
+    (batch,), ended, _ = queue.turn(0.095)
     assert [span[0] for span in batch.spans] == [fine]
-    assert queue.expire(0.095) == [doomed]
+    assert ended == [doomed]
 
 
 def test_when_all_that_wait_are_doomed_nothing_runs() -> None:
@@ -129,16 +126,14 @@ def test_when_all_that_wait_are_doomed_nothing_runs() -> None:
     queue.offer(doomed, 0.0)
     curve.learn(1, 1 / 82, now=0.095)
     queue.finish(first, 0.095, is_ok=False)
-    assert queue.poll(0.095) is None
-    assert queue.expire(0.095) == [doomed]
+    assert queue.turn(0.095)[:2] == ([], [doomed])
 
 
 def test_a_stale_curve_dooms_nobody() -> None:
     queue = BatchQueue(Limits(), curve=lite0())
     hopeful = row(due_s=50.001)
     queue.offer(hopeful, 0.0)
-    batch = queue.poll(50.0)
-    assert batch is not None
+    (batch,) = queue.turn(50.0).batches
     assert [span[0] for span in batch.spans] == [hopeful]
 
 
@@ -152,11 +147,10 @@ def test_heads_are_given_up_where_small_batches_would_only_hand_the_delay_on() -
     now = 1.0 - curve.tail(8) + 0.0055
     curve.learn(1, 1 / 82, now=now)
     queue.finish(first, now, is_ok=False)
-    batch = queue.poll(now)
-    assert batch is not None
+    (batch,), ended, _ = queue.turn(now)
     assert [span[0] for span in batch.spans] == rows[6:14]
     assert batch.reason is Reason.FULL
-    assert queue.expire(now) == rows[:6]
+    assert ended == rows[:6]
 
 
 def test_heads_are_not_given_up_for_fewer_rows_a_second() -> None:
@@ -169,10 +163,9 @@ def test_heads_are_not_given_up_for_fewer_rows_a_second() -> None:
     for n, seconds in EFFICIENTNET_LITE0.items():
         curve.seed(n, seconds)
     curve.learn(1, 1 / 82, now=0.0)
-    batch = queue.poll(0.0)
-    assert batch is not None
+    (batch,), ended, _ = queue.turn(0.0)
     assert [span[0] for span in batch.spans] == rows[:1]
-    assert queue.expire(0.0) == []
+    assert ended == []
 
 
 def test_the_head_is_saved_where_no_other_can_be() -> None:
@@ -184,8 +177,7 @@ def test_the_head_is_saved_where_no_other_can_be() -> None:
     for n, seconds in EFFICIENTNET_LITE0.items():
         curve.seed(n, seconds)
     curve.learn(1, 1 / 82, now=0.0)
-    batch = queue.poll(0.0)
-    assert batch is not None
+    (batch,) = queue.turn(0.0).batches
     assert [span[0] for span in batch.spans] == rows[:1]
 
 
@@ -197,8 +189,7 @@ def test_heads_are_saved_where_the_others_have_time() -> None:
     queue.offer(tight, 0.0)
     for _ in range(10):
         queue.offer(row(due_s=9.0), 0.0)
-    batch = queue.poll(0.0)
-    assert batch is not None
+    (batch,) = queue.turn(0.0).batches
     assert [span[0] for span in batch.spans] == [tight]
 
 
@@ -206,8 +197,7 @@ def test_a_tight_row_in_the_middle_cuts_the_batch_only_as_far_as_it_must() -> No
     queue = BatchQueue(Limits(), curve=lite0())
     for due_s in (9.0, 9.0, 0.045, 9.0, 9.0, 9.0):
         queue.offer(row(due_s=due_s), 0.0)
-    batch = queue.poll(0.0)
-    assert batch is not None
+    (batch,) = queue.turn(0.0).batches
     assert batch.images == 6  # 44 ms
 
 
@@ -218,8 +208,7 @@ def test_a_whole_entry_is_doomed_as_a_whole() -> None:
     queue.offer(doomed, 0.0)
     curve.learn(1, 1 / 82, now=0.18)
     queue.finish(first, 0.18, is_ok=False)
-    assert queue.poll(0.18) is None
-    assert queue.expire(0.18) == [doomed]
+    assert queue.turn(0.18)[:2] == ([], [doomed])
 
 
 def test_a_tight_slo_makes_admission_count_in_smaller_batches() -> None:
@@ -227,7 +216,7 @@ def test_a_tight_slo_makes_admission_count_in_smaller_batches() -> None:
     queue = BatchQueue(Limits(), curve=lite0(), slo_s=0.07)
     for _ in range(3):
         queue.offer(row(), 0.0)
-    assert queue.poll(0.0) is not None
+    assert queue.turn(0.0).batches
     for _ in range(4):
         queue.offer(row(), 0.001)
     with pytest.raises(PredictedLate):
