@@ -48,7 +48,7 @@ fast: $(VENV)/dev.done  ## the tests that take no process, no training and no br
 
 coverage: $(VENV)/dev.done  ## the scheduler's tests must take every branch of batching/
 	$(BIN)/coverage run --source=darkroom.batching --branch -m pytest -q tests/unit/batching \
-	  tests/property/test_driver.py tests/property/test_queue_machine.py tests/property/test_isolation_bounds.py
+	  tests/property/test_driver.py tests/property/test_queue_machine.py tests/property/test_bisection_bounds.py
 	$(BIN)/coverage report --fail-under=100
 
 load: $(VENV)/dev.done $(MODELS)  ## two minutes of Locust against a server it starts (LOADTEST_RUN_TIME=2m; LOAD='--users 64')

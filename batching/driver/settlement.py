@@ -59,7 +59,7 @@ class Settlement:
             _progress(entry).add_batch(batch, report)
         try:
             is_fault = self._is_client_fault(error)
-        except Exception:  # noqa: BLE001  a callback that cannot tell blames nobody
+        except Exception:  # noqa: BLE001  a callback that cannot tell blames no row
             is_fault = False
         if spans and is_fault and not spans[0][0].whole:
             guilty = _named(batch, report) if batch.images > 1 else {0: error}

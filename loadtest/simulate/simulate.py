@@ -139,7 +139,7 @@ def _finish_right(axes: Any, options: Options, top: float) -> None:
 
 
 def _label(axes: Any, results: Sequence[Result], values: Sequence[float], top: float) -> None:
-    """Writes each policy's name beside the end of its line, moved apart where the ends meet."""
+    """Writes each policy's name at the end of its line; names that would overlap are moved apart."""
     ends = {row.policy: value for row, value in zip(results, values, strict=True)}
     last = -math.inf
     for name in sorted(ends, key=lambda name: ends[name]):

@@ -1,7 +1,7 @@
-"""Scheduling policies in virtual time: the real queue and policy, a clock that is a number, a given machine.
+"""Scheduling policies in virtual time: the real queue, a clock that is a number, and a machine with given times.
 
-HTTP, the event loop and memory are left out, so what it says of a policy is an upper bound. `loadtest/simulate/simulate.py` is
-the command.
+HTTP, the event loop and memory are left out, so its results are an upper bound. The command is
+`loadtest/simulate/simulate.py`.
 """
 
 from __future__ import annotations

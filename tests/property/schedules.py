@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from tests.property.rig import (
     BadPictureError,
     Diary,
-    EchoRunner,
+    EchoBackend,
     FakeReport,
     is_client_fault,
     is_row,
@@ -57,7 +57,7 @@ class Ask:
 
 @dataclass(frozen=True)
 class Day:
-    """A whole schedule: the settings, the machine, the requests, and when the door shuts."""
+    """A whole schedule: the settings, the machine, the requests, and when the batcher drains."""
 
     limits: dict[str, Any]
     asks: tuple[Ask, ...]
@@ -126,11 +126,11 @@ def days(draw: st.DrawFn, *, kinds: list[str] = KINDS) -> Day:
     )
 
 
-class ShortRunner(EchoRunner):
+class ShortBackend(EchoBackend):
     """Loses a row of each part that holds a "short" one."""
 
     def report(self, call: Call, seconds: float) -> FakeReport:
-        """As EchoRunner, with the row lost."""
+        """As EchoBackend, with the row lost."""
         report = super().report(call, seconds)
         if report.results is None:
             return report
@@ -144,16 +144,16 @@ class ShortRunner(EchoRunner):
 def live_through(day: Day, scheduler: SimpleNamespace) -> None:
     """Runs the day, and asserts what must be true of any."""
     loop = VirtualLoop()
-    runner = ShortRunner(lambda rows: day.call_s + day.row_s * rows, day.names)
+    backend = ShortBackend(lambda rows: day.call_s + day.row_s * rows, day.names)
     diary = Diary()
     fates = [Fate(ask, _labels(number, ask)) for number, ask in enumerate(day.asks)]
-    run(_main(day, scheduler, runner, diary, fates), loop)
+    run(_main(day, scheduler, backend, diary, fates), loop)
     assert loop.failures == []
     assert loop.timers == 0
     for fate in fates:
         _check_end(day, scheduler, fate, fates)
-    _check_calls(day, runner, fates)
-    _check_diary(day, diary, runner, fates)
+    _check_calls(day, backend, fates)
+    _check_diary(day, diary, backend, fates)
 
 
 def _labels(number: int, ask: Ask) -> list[str]:
@@ -162,10 +162,10 @@ def _labels(number: int, ask: Ask) -> list[str]:
     return [kind if kind == again else f"{kind}-{number}-{index}" for index, kind in enumerate(ask.rows)]
 
 
-async def _main(day: Day, scheduler: SimpleNamespace, runner: EchoRunner, diary: Diary, fates: list[Fate]) -> None:
+async def _main(day: Day, scheduler: SimpleNamespace, backend: EchoBackend, diary: Diary, fates: list[Fate]) -> None:
     loop = asyncio.get_running_loop()
     batcher = scheduler.Batcher(
-        runner,
+        backend,
         scheduler.Limits(**day.limits),
         is_client_fault=is_client_fault,
         observer=diary,
@@ -188,8 +188,8 @@ async def _main(day: Day, scheduler: SimpleNamespace, runner: EchoRunner, diary:
         assert batcher.is_healthy
         await batcher.drain(1000.0)
     _check_closed(batcher, scheduler)
-    await asyncio.sleep(1000.0)  # calls that nobody waits for come back
-    assert not runner.running
+    await asyncio.sleep(1000.0)  # calls without a caller come back
+    assert not backend.running
 
 
 def _check_closed(batcher: Any, scheduler: SimpleNamespace) -> None:
@@ -263,7 +263,7 @@ async def _await_answer(
 
 
 def _check_end(day: Day, scheduler: SimpleNamespace, fate: Fate, fates: list[Fate]) -> None:
-    """I1: one end; I7: none that a neighbour could give it; I8: its own rows, in order."""
+    """I1: one end; I7: no other entry may cause it; I8: its own rows, in order."""
     ends = [fate.refused is not None, bool(fate.answers), fate.withdrawn_at_s is not None]
     assert sum(ends) == 1
     assert len(fate.answers) <= 1
@@ -296,13 +296,13 @@ def _check_end(day: Day, scheduler: SimpleNamespace, fate: Fate, fates: list[Fat
         assert day.drain_at_s is not None
 
 
-def _check_calls(day: Day, runner: EchoRunner, fates: list[Fate]) -> None:
+def _check_calls(day: Day, backend: EchoBackend, fates: list[Fate]) -> None:
     """I2 to I4, and that nothing runs for a caller who has gone or whose time is over."""
     limits = day.limits
     owner = {label: fate for fate in fates for label in fate.labels if label != AGAIN}
-    assert runner.most_running <= limits["max_inflight_batches"]
+    assert backend.most_running <= limits["max_inflight_batches"]
     first_run: dict[str, float] = {}
-    for call in runner.calls:
+    for call in backend.calls:
         rows = call.rows
         fates_here = [owner[row] for row in rows if row in owner]
         if any(fate.ask.whole for fate in fates_here):
@@ -319,40 +319,40 @@ def _check_calls(day: Day, runner: EchoRunner, fates: list[Fate]) -> None:
             first_run.setdefault(row, call.at_s)
         for fate in fates_here:
             assert fate.ask.patience_s is None or call.at_s < fate.ask.at_s + fate.ask.patience_s, "ran overdue"
-            assert fate.withdrawn_at_s is None or call.at_s <= fate.withdrawn_at_s, "ran for nobody"
+            assert fate.withdrawn_at_s is None or call.at_s <= fate.withdrawn_at_s, "ran although its caller had gone"
     _check_fifo(first_run, fates)
-    _check_no_idling(day, runner, first_run, owner)
+    _check_no_idling(day, backend, first_run, owner)
 
 
 def _check_fifo(first_run: dict[str, float], fates: list[Fate]) -> None:
-    """I3: within a line nobody is overtaken, and rows of one entry are in order."""
-    lines: dict[object, list[float]] = {}
+    """I3: within a FIFO no entry overtakes another, and rows of one entry are in order."""
+    fifos: dict[object, list[float]] = {}
     for fate in sorted(fates, key=lambda fate: fate.order):
-        line = (fate.ask.bulk, "whole" if fate.ask.whole else fate.ask.key)
+        fifo = (fate.ask.bulk, "whole" if fate.ask.whole else fate.ask.key)
         times = [first_run[label] for label in fate.labels if label in first_run and label != AGAIN]
-        lines.setdefault(line, []).extend(times)
-    for times in lines.values():
+        fifos.setdefault(fifo, []).extend(times)
+    for times in fifos.values():
         assert times == sorted(times)
 
 
-def _check_no_idling(day: Day, runner: EchoRunner, first_run: dict[str, float], owner: dict[str, Fate]) -> None:
-    """I4: between the end of its window and its first call, each row found every slot taken."""
-    slots = day.limits["max_inflight_batches"]
-    ends = [(call.at_s, call.at_s + day.call_s + day.row_s * (len(call.rows) + call.padding)) for call in runner.calls]
+def _check_no_idling(day: Day, backend: EchoBackend, first_run: dict[str, float], owner: dict[str, Fate]) -> None:
+    """I4: between the end of its window and its first call, all places of the backend were taken."""
+    places = day.limits["max_inflight_batches"]
+    ends = [(call.at_s, call.at_s + day.call_s + day.row_s * (len(call.rows) + call.padding)) for call in backend.calls]
     for row, ran_s in first_run.items():
         if row not in owner:
             continue
         start_s = owner[row].ask.at_s + day.limits["linger_s"]
         if start_s < ran_s:
             busy_s = sum(max(0.0, min(end_s, ran_s) - max(at_s, start_s)) for at_s, end_s in ends)
-            assert busy_s >= slots * (ran_s - start_s) - 1e-6, f"{row} waited beside a free slot"
+            assert busy_s >= places * (ran_s - start_s) - 1e-6, f"{row} waited while the backend had a free place"
 
 
-def _check_diary(day: Day, diary: Diary, runner: EchoRunner, fates: list[Fate]) -> None:
+def _check_diary(day: Day, diary: Diary, backend: EchoBackend, fates: list[Fate]) -> None:
     """Each event is told once, and the outcomes fit what the callers saw."""
-    assert len(diary.of("dispatched")) == len(runner.calls)
-    knocks = 1 if day.drain_at_s is None else 2  # of `_check_closed`
-    assert len(diary.of("refused")) == sum(fate.refused is not None for fate in fates) + knocks
+    assert len(diary.of("dispatched")) == len(backend.calls)
+    late = 1 if day.drain_at_s is None else 2  # of `_check_closed`
+    assert len(diary.of("refused")) == sum(fate.refused is not None for fate in fates) + late
     ended = diary.of("ended")
     assert len(ended) == sum(fate.refused is None for fate in fates)
     assert sum(rows for rows, *_ in ended) == sum(len(fate.labels) for fate in fates if fate.refused is None)

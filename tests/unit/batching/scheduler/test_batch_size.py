@@ -33,7 +33,7 @@ def busy(curve: ServiceCurve, *, slo_s: float | None = None) -> tuple[BatchQueue
     return queue, first
 
 
-def test_a_long_queue_is_cut_into_the_most_efficient_size() -> None:
+def test_a_long_queue_is_split_into_the_most_efficient_size() -> None:
     sizer = BatchSizer(Limits(), lite0())
     assert sizer.target() == 8
     assert sizer.size(500) == 8
@@ -56,13 +56,13 @@ def test_before_anything_is_known_a_batch_is_as_large_as_allowed() -> None:
     assert (sizer.target(), sizer.size(500)) == (32, 32)
 
 
-def test_every_eighth_cut_tries_a_neighbour_above_and_below_in_turn() -> None:
+def test_every_eighth_choice_tries_the_next_size_above_and_below_alternately() -> None:
     sizer = BatchSizer(Limits(), lite0())
     sizes = [sizer.size(500) for _ in range(24)]
     assert sizes == [*[8] * 7, 12, *[8] * 7, 6, *[8] * 7, 12]
 
 
-def test_where_there_is_no_neighbour_the_size_stays() -> None:
+def test_a_size_without_a_neighbour_stays() -> None:
     curve = ServiceCurve(2)
     curve.seed(1, 1.0)
     curve.seed(2, 1.0)
@@ -91,7 +91,7 @@ def test_the_queue_takes_no_more_rows_than_can_all_be_in_time() -> None:
     curve = ServiceCurve(32)
     queue = BatchQueue(Limits(), curve=curve)
     for _ in range(8):
-        queue.offer(row(due_s=0.04), 0.0)  # at the door nothing is known yet
+        queue.offer(row(due_s=0.04), 0.0)  # nothing is known yet, so all are admitted
     for n, seconds in EFFICIENTNET_LITE0.items():
         curve.seed(n, seconds)
     (batch,) = queue.turn(0.0).batches
@@ -129,7 +129,7 @@ def test_when_all_that_wait_are_doomed_nothing_runs() -> None:
     assert queue.turn(0.095)[:2] == ([], [doomed])
 
 
-def test_a_stale_curve_dooms_nobody() -> None:
+def test_a_stale_curve_dooms_no_entry() -> None:
     queue = BatchQueue(Limits(), curve=lite0())
     hopeful = row(due_s=50.001)
     queue.offer(hopeful, 0.0)
@@ -212,7 +212,7 @@ def test_a_whole_entry_is_doomed_as_a_whole() -> None:
 
 
 def test_a_tight_slo_makes_admission_count_in_smaller_batches() -> None:
-    """70 ms are too few to wait for one batch of eight and ride in the next; for fours they suffice."""
+    """70 ms are too few to wait for one batch of eight and leave in the next; for fours they suffice."""
     queue = BatchQueue(Limits(), curve=lite0(), slo_s=0.07)
     for _ in range(3):
         queue.offer(row(), 0.0)

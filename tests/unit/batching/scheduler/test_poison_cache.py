@@ -11,7 +11,7 @@ from darkroom.batching.entry import Entry, EntryState
 from darkroom.batching.errors import BatchingError, DeadlineExceeded, QueueFull
 from darkroom.batching.limits import Limits
 from darkroom.batching.scheduler.poison_cache import PoisonCache
-from tests.property.rig import BadPictureError, Diary, EchoRunner, batcher_of
+from tests.property.rig import BadPictureError, Diary, EchoBackend, batcher_of
 from tests.vclock import run
 
 if TYPE_CHECKING:
@@ -56,10 +56,10 @@ def test_a_row_that_is_guilty_again_is_the_youngest_again() -> None:
 
 
 def test_a_row_found_guilty_is_not_run_again_for_a_minute() -> None:
-    runner, diary = EchoRunner(), Diary()
+    backend, diary = EchoBackend(), Diary()
 
     async def main() -> list[BaseException | None]:
-        batcher = batcher_of(runner, row_identity=identity, observer=diary)
+        batcher = batcher_of(backend, row_identity=identity, observer=diary)
         errors = [(await batcher.predict(Entry(["poison"], 1))).error for _ in range(2)]
         await asyncio.sleep(60)
         errors.append((await batcher.predict(Entry(["poison"], 1))).error)
@@ -68,15 +68,15 @@ def test_a_row_found_guilty_is_not_run_again_for_a_minute() -> None:
     first, second, third = run(main())
     assert first is second
     assert third is not first
-    assert len(runner.calls) == 2
+    assert len(backend.calls) == 2
     assert len(diary.of("guilty")) == 3
 
 
 def test_a_remembered_row_is_left_out_of_an_entry_that_keeps_going() -> None:
-    runner = EchoRunner()
+    backend = EchoBackend()
 
     async def main() -> list[Answer]:
-        batcher = batcher_of(runner, row_identity=identity)
+        batcher = batcher_of(backend, row_identity=identity)
         await batcher.predict(Entry(["poison"], 1))
         keeps = batcher.predict(
             Entry(["a", "poison", "b"], 3, row_bytes=(1, 2, 3), row_pixels=(1, 2, 3), keep_going=True)
@@ -91,14 +91,14 @@ def test_a_remembered_row_is_left_out_of_an_entry_that_keeps_going() -> None:
     assert isinstance(ends.error, BadPictureError)
     assert ends.errors == {1: ends.error}
     assert (none.pieces, none.error) == ((), None)
-    assert [call.rows for call in runner.calls] == [["poison"], ["a", "b"]]
+    assert [call.rows for call in backend.calls] == [["poison"], ["a", "b"]]
 
 
 def test_the_rows_around_remembered_ones_are_split_over_batches_and_answered_in_order() -> None:
-    runner = EchoRunner()
+    backend = EchoBackend()
 
     async def main() -> tuple[Answer, Any, Any]:
-        batcher = batcher_of(runner, Limits(max_batch_images=2), row_identity=identity)
+        batcher = batcher_of(backend, Limits(max_batch_images=2), row_identity=identity)
         await batcher.predict(Entry(["poison"], 1))
         labels = ["poison", "a", "b", "poison", "poison", "c", "d", "e", "poison"]
         entry = Entry(labels, 9, row_bytes=range(9), keep_going=True)
@@ -110,27 +110,27 @@ def test_the_rows_around_remembered_ones_are_split_over_batches_and_answered_in_
     answer, before, after = run(main())
     assert [row for piece in answer.pieces for row in piece] == list("abcde")  # type: ignore[attr-defined]  # lists
     assert set(answer.errors) == {0, 3, 4, 8}
-    assert [call.rows for call in runner.calls] == [["poison"], ["a", "b"], ["c", "d"], ["e"]]
+    assert [call.rows for call in backend.calls] == [["poison"], ["a", "b"], ["c", "d"], ["e"]]
     assert (before.images, before.bytes) == (5, 1 + 2 + 5 + 6 + 7)
     assert (after.images, after.bytes) == (0, 0)
 
 
 def test_bytes_cut_a_batch_between_remembered_rows_too() -> None:
-    runner = EchoRunner()
+    backend = EchoBackend()
 
     async def main() -> Answer:
-        batcher = batcher_of(runner, Limits(max_batch_bytes=10), row_identity=identity)
+        batcher = batcher_of(backend, Limits(max_batch_bytes=10), row_identity=identity)
         await batcher.predict(Entry(["poison"], 1))
         entry = Entry(["a", "b", "poison", "c", "d"], 5, row_bytes=[4] * 5, keep_going=True)
         return await batcher.predict(entry)
 
     assert run(main()).errors.keys() == {2}
-    assert [call.rows for call in runner.calls] == [["poison"], ["a", "b"], ["c", "d"]]
+    assert [call.rows for call in backend.calls] == [["poison"], ["a", "b"], ["c", "d"]]
 
 
 def test_remembered_rows_need_no_room_in_the_queue_and_a_refused_entry_stays_as_it_was() -> None:
     async def main() -> None:
-        batcher = batcher_of(EchoRunner(), Limits(max_queue_images=2, max_queue_bytes=10), row_identity=identity)
+        batcher = batcher_of(EchoBackend(), Limits(max_queue_images=2, max_queue_bytes=10), row_identity=identity)
         await batcher.predict(Entry(["poison"], 1))
         fits = Entry(["a", "poison", "b"], 3, row_bytes=(5, 99, 5), keep_going=True)
         too_many = Entry(["a", "poison", "b", "c"], 4, keep_going=True)
@@ -144,7 +144,7 @@ def test_remembered_rows_need_no_room_in_the_queue_and_a_refused_entry_stays_as_
 
 def test_an_entry_with_remembered_rows_expires_as_any_other() -> None:
     async def main() -> Answer:
-        batcher = batcher_of(EchoRunner(), Limits(max_batch_images=1), row_identity=identity)
+        batcher = batcher_of(EchoBackend(), Limits(max_batch_images=1), row_identity=identity)
         await batcher.predict(Entry(["poison"], 1))
         batcher.submit(Entry(["blocks"], 1), lambda _: None)
         await asyncio.sleep(0.5)
@@ -158,16 +158,16 @@ def test_an_entry_with_remembered_rows_expires_as_any_other() -> None:
 
 
 def test_identical_healthy_rows_of_an_entry_are_each_run() -> None:
-    runner = EchoRunner()
+    backend = EchoBackend()
 
     async def main() -> Answer:
-        batcher = batcher_of(runner, row_identity=identity)
+        batcher = batcher_of(backend, row_identity=identity)
         await batcher.predict(Entry(["poison"], 1))
         await batcher.predict(Entry(["clean"], 1))
         return await batcher.predict(Entry(["a", "a", "poison"], 3, keep_going=True))
 
     assert [row for piece in run(main()).pieces for row in piece] == ["a", "a"]  # type: ignore[attr-defined]  # lists
-    assert runner.calls[-1].rows == ["a", "a"]
+    assert backend.calls[-1].rows == ["a", "a"]
 
 
 def test_no_identity_is_computed_while_nothing_is_remembered() -> None:
@@ -175,17 +175,17 @@ def test_no_identity_is_computed_while_nothing_is_remembered() -> None:
         pytest.fail("an identity was computed")
 
     async def main() -> Answer:
-        return await batcher_of(EchoRunner(), row_identity=never).predict(Entry(["a"], 1))
+        return await batcher_of(EchoBackend(), row_identity=never).predict(Entry(["a"], 1))
 
     assert run(main()).pieces == (["a"],)
 
 
-def test_an_identity_that_raises_forgets_the_row_and_hurts_nobody() -> None:
+def test_an_identity_that_raises_forgets_the_row_and_affects_no_entry() -> None:
     def broken(*_: object) -> str:
         raise BatchingError("no hash")
 
     async def main() -> Answer:
-        batcher = batcher_of(EchoRunner(), row_identity=broken)
+        batcher = batcher_of(EchoBackend(), row_identity=broken)
         return await batcher.predict(Entry(["poison"], 1))
 
     answer = run(main())

@@ -83,7 +83,7 @@ def test_a_full_batch_keeps_no_window() -> None:
     assert batch.reason is Reason.FULL
 
 
-def test_a_window_ends_when_the_tightest_slack_does() -> None:
+def test_a_window_ends_when_the_most_urgent_row_must_leave() -> None:
     queue = BatchQueue(Limits(linger_s=5.0), curve=curve(row_s=0.5))
     queue.offer(entry("a", deadline=2.0), 0.0)
     assert queue.turn(0.0).wake_at == pytest.approx(1.5)
@@ -102,14 +102,14 @@ def test_draining_keeps_no_window() -> None:
         queue.offer(entry("b"), 0.0)
 
 
-def test_a_large_entry_is_split_and_the_last_piece_takes_company() -> None:
+def test_a_large_entry_is_split_and_the_last_piece_shares_a_batch() -> None:
     queue = BatchQueue(Limits(max_batch_images=2, max_inflight_batches=2))
     queue.offer(entry("a0", "a1", "a2"), 0.0)
     queue.offer(entry("b"), 0.0)
     assert list(map(rows_of, queue.turn(0.0).batches)) == [["a0", "a1"], ["a2", "b"]]
 
 
-def test_bytes_cut_a_batch_and_an_oversized_row_rides_alone() -> None:
+def test_bytes_cut_a_batch_and_an_oversized_row_is_alone_in_its_batch() -> None:
     queue = BatchQueue(Limits(max_batch_bytes=10, max_inflight_batches=3))
     queue.offer(entry("small", "small2", row_bytes=(4, 4)), 0.0)
     queue.offer(entry("large", row_bytes=(50,)), 0.0)
@@ -134,7 +134,7 @@ def test_a_batch_that_is_full_of_images_first_says_so_though_bytes_are_scarce() 
     assert (rows_of(batch), batch.reason) == (["a", "b"], Reason.FULL)
 
 
-def test_other_keys_do_not_ride_along() -> None:
+def test_other_keys_do_not_share_a_batch() -> None:
     queue = BatchQueue(Limits(max_inflight_batches=2))
     queue.offer(entry("a1", key="a"), 0.0)
     queue.offer(entry("b1", key="b"), 0.0)
@@ -142,7 +142,7 @@ def test_other_keys_do_not_ride_along() -> None:
     assert list(map(rows_of, queue.turn(0.0).batches)) == [["a1", "a2"], ["b1"]]
 
 
-def test_whole_entries_ride_alone_and_as_they_are() -> None:
+def test_whole_entries_are_alone_in_their_batches_and_as_they_are() -> None:
     queue = BatchQueue(Limits(max_batch_images=2, allowed_batch_sizes=(2,), max_inflight_batches=3))
     queue.offer(entry("a", "b", "c", whole=True), 0.0)
     queue.offer(entry("d", whole=True), 0.0)
@@ -259,16 +259,16 @@ def test_an_overdue_entry_leaves_the_queue_and_is_told_once() -> None:
 
 def test_a_missed_slo_in_flight_is_answered_but_a_missed_deadline_is_not() -> None:
     queue = BatchQueue(Limits(), slo_s=1.0)
-    flies = entry("flies", deadline=3.0)
-    queue.offer(flies, 0.0)
+    flying = entry("flying", deadline=3.0)
+    queue.offer(flying, 0.0)
     assert only(queue, 0.0)
     assert queue.turn(1.0) == ([], [], 3.0)
-    assert queue.turn(3.0).ended == [flies]
+    assert queue.turn(3.0).ended == [flying]
 
 
 def test_a_missed_slo_in_flight_without_a_deadline_needs_no_timer() -> None:
     queue = BatchQueue(Limits(), slo_s=1.0)
-    queue.offer(entry("flies"), 0.0)
+    queue.offer(entry("flying"), 0.0)
     assert only(queue, 0.0)
     assert queue.turn(1.0) == ([], [], math.inf)
 
