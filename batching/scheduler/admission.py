@@ -94,19 +94,19 @@ class Admission:
 
     def renew(
         self, ticket: Ticket, rows: int, size_bytes: int, deadline: float, now: float, *, is_bulk: bool
-    ) -> Ticket | None:
-        """The ticket as of `now` if a new judgement would surely say the same, and bytes suffice; else None."""
+    ) -> tuple[float, float] | None:
+        """The ticket's due time and forecast as of `now` if a new judgement would surely agree; else None."""
         if ticket.changes != self.changes or ticket.rows != rows or ticket.deadline != deadline:
             return None
         if ticket.is_bulk != is_bulk or self._lanes.bytes + size_bytes > self._limits.max_queue_bytes:
             return None
         if ticket.due_s == math.inf:
-            return ticket
+            return ticket.due_s, ticket.forecast_s
         since_s = now - ticket.judged_s
         due_s, forecast_s = min(deadline, ticket.due_s + since_s), ticket.forecast_s + since_s
         if due_s <= now or forecast_s > due_s:
             return None
-        return ticket._replace(judged_s=now, due_s=due_s, forecast_s=forecast_s)
+        return due_s, forecast_s
 
     def _forecast_s(self, rows: int, ahead: int, start_s: float, due_s: float, now: float) -> float:
         """When `rows` new rows behind `ahead` waiting ones would be answered; -inf while nothing is known.
