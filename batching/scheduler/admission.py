@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from darkroom.batching.errors import PredictedLate, QueueFull
 
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 _UNKNOWN_S = 1.0  # how long a refused client is told to wait while nothing is known (guess)
 
 
-class Ticket(NamedTuple):
-    """The judgement that some rows may come in, for use with `submit`.
+class Ticket:
+    """The judgement that some rows may come in, for one `submit`. A class, because mypyc makes named tuples slowly.
 
     Attributes:
         rows, deadline, is_bulk: the rows that were judged, and when: judged_s.
@@ -28,13 +28,26 @@ class Ticket(NamedTuple):
         changes: `Admission.changes` at that time.
     """
 
-    rows: int
-    deadline: float
-    is_bulk: bool
-    judged_s: float
-    due_s: float
-    forecast_s: float
-    changes: int
+    __slots__ = ("changes", "deadline", "due_s", "forecast_s", "is_bulk", "judged_s", "rows")
+
+    def __init__(
+        self,
+        rows: int,
+        deadline: float,
+        *,
+        is_bulk: bool,
+        judged_s: float,
+        due_s: float,
+        forecast_s: float,
+        changes: int,
+    ) -> None:
+        self.rows = rows
+        self.deadline = deadline
+        self.is_bulk = is_bulk
+        self.judged_s = judged_s
+        self.due_s = due_s
+        self.forecast_s = forecast_s
+        self.changes = changes
 
 
 class Admission:
@@ -90,23 +103,28 @@ class Admission:
                     f"it would be answered {late_s * 1000:.0f} ms after it is due",
                     retry_after_s=late_s if due_s > now else None,
                 )
-        return Ticket(rows, deadline, is_bulk, now, due_s, forecast_s, self.changes)
+        return Ticket(
+            rows,
+            deadline,
+            is_bulk=is_bulk,
+            judged_s=now,
+            due_s=due_s,
+            forecast_s=forecast_s,
+            changes=self.changes,
+        )
 
-    def renew(
-        self, ticket: Ticket, rows: int, size_bytes: int, deadline: float, now: float, *, is_bulk: bool
-    ) -> tuple[float, float] | None:
-        """The ticket's due time and forecast as of `now` if a new judgement would surely agree; else None."""
+    def renew(self, ticket: Ticket, rows: int, size_bytes: int, deadline: float, now: float, *, is_bulk: bool) -> bool:
+        """Whether a new judgement of such rows would surely agree with the ticket, whose times are then as of `now`."""
         if ticket.changes != self.changes or ticket.rows != rows or ticket.deadline != deadline:
-            return None
+            return False
         if ticket.is_bulk != is_bulk or self._lanes.bytes + size_bytes > self._limits.max_queue_bytes:
-            return None
-        if ticket.due_s == math.inf:
-            return ticket.due_s, ticket.forecast_s
+            return False
         since_s = now - ticket.judged_s
         due_s, forecast_s = min(deadline, ticket.due_s + since_s), ticket.forecast_s + since_s
         if due_s <= now or forecast_s > due_s:
-            return None
-        return due_s, forecast_s
+            return False
+        ticket.judged_s, ticket.due_s, ticket.forecast_s = now, due_s, forecast_s
+        return True
 
     def _forecast_s(self, rows: int, ahead: int, start_s: float, due_s: float, now: float) -> float:
         """When `rows` new rows behind `ahead` waiting ones would be answered; -inf while nothing is known.

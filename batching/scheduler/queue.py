@@ -141,14 +141,11 @@ class BatchQueue:
         if guilty:
             left = entry.rows_without(guilty)
             rows, size_bytes = len(left), sum(entry.row_bytes[row] for row in left if entry.row_bytes)
-        renewed = None
-        if ticket is not None:
-            renewed = self._admission.renew(ticket, rows, size_bytes, entry.deadline, now, is_bulk=entry.bulk)
-        if renewed is not None:
-            entry.due_s, entry.forecast_s = renewed
-        else:
-            ticket = self.judge(rows, size_bytes, entry.deadline, now, is_bulk=entry.bulk)
-            entry.due_s, entry.forecast_s = ticket.due_s, ticket.forecast_s
+        deadline, is_bulk = entry.deadline, entry.bulk
+        if ticket is None or not self._admission.renew(ticket, rows, size_bytes, deadline, now, is_bulk=is_bulk):
+            ticket = self.judge(rows, size_bytes, deadline, now, is_bulk=is_bulk)
+        entry.due_s = ticket.due_s
+        entry.forecast_s = ticket.forecast_s
         if guilty:
             entry.exclude(guilty)
         self._admission.changes += 1
