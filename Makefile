@@ -52,7 +52,7 @@ fast: $(VENV)/dev.done  ## run the tests that need no process, no training and n
 
 coverage: $(VENV)/dev.done  ## check that the scheduler's tests take every branch of batching/
 	$(BIN)/coverage run --source=darkroom.batching --branch -m pytest -q tests/unit/batching \
-	  tests/property/test_driver.py tests/property/test_queue_machine.py tests/property/test_isolation_bounds.py
+	  tests/property/test_driver.py tests/property/test_queue_machine.py tests/property/test_bisection_bounds.py
 	$(BIN)/coverage report --fail-under=100
 
 load: $(VENV)/dev.done $(MODELS)  ## start a server and load it with Locust (LOADTEST_RUN_TIME=2m; LOAD='--users 64')

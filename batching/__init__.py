@@ -1,1 +1,1 @@
-"""The scheduler: merges what waits into batches. Standard library only; knows nothing of HTTP, numpy or TensorFlow."""
+"""The scheduler: merges waiting rows into batches. Standard library only; knows nothing of HTTP, numpy or TensorFlow."""

@@ -1,4 +1,4 @@
-"""What the scheduler needs of whatever runs a batch."""
+"""What the scheduler needs of the backend, which runs batches."""
 
 from __future__ import annotations
 
@@ -11,36 +11,36 @@ if TYPE_CHECKING:
 
 
 class BatchReport(Protocol):
-    """What came back of one batch.
+    """The outcome of one batch.
 
     Attributes:
-        results: one a part, with as many rows as the part; None when it failed.
+        results: one for each part, with as many rows as the part; None if the batch failed.
         error: why it failed, or None.
-        guilty: the rows of the call by whose fault it failed, each with its own error; empty where the runner can't
-            tell: then they are found by bisection.
-        started_s: when the runner's thread took the batch, on the batcher's clock.
-        collate_s: joining the parts to one input; execute_s: the engine's call; split_s: taking the outputs apart.
+        guilty: the rows of the call that made it fail, each with its own error; empty if the backend does not know:
+            then they are found by bisection.
+        started_s: when the backend's thread took the batch, on the batcher's clock.
+        collate_s: joining the parts to one input; execute_s: the engine's call; split_s: splitting the outputs.
     """
 
     @property
     def results(self) -> Sequence[Sized] | None:
-        """The answers by part."""
+        """The answers, by part."""
 
     @property
     def error(self) -> BaseException | None:
-        """Why there are none."""
+        """Why there are no results."""
 
     @property
     def guilty(self) -> Mapping[int, BaseException]:
-        """Whose fault that is, by row of the call."""
+        """The errors of the guilty rows, by row of the call."""
 
     @property
     def started_s(self) -> float:
-        """When it began."""
+        """When the call began."""
 
     @property
     def collate_s(self) -> float:
-        """Seconds to join."""
+        """Seconds to join the parts."""
 
     @property
     def execute_s(self) -> float:
@@ -48,11 +48,11 @@ class BatchReport(Protocol):
 
     @property
     def split_s(self) -> float:
-        """Seconds to take apart."""
+        """Seconds to split the outputs."""
 
 
 class BackendFailure(NamedTuple):
-    """The report of a batch that never ran, or whose report is worth nothing."""
+    """The report of a batch that never ran, or whose own report is malformed."""
 
     error: BaseException | None  # never None; mypyc looks for a bare `BaseException` in this module
     started_s: float
@@ -69,5 +69,8 @@ class Backend(Protocol):
     def start(self, parts: Sequence[tuple[Any, int, int]], padding: int, done: Callable[[BatchReport], None]) -> None:
         """Takes a batch and returns at once; called on the loop.
 
-        `done` is called exactly once, from any thread; a second call is ignored.
+        Args:
+            parts: payloads, each with the range of rows [start, stop) to take from it; their order is that of the rows.
+            padding: rows to add at the end by repeating the last.
+            done: to be called exactly once, from any thread; a second call is ignored.
         """

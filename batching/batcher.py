@@ -1,4 +1,4 @@
-"""The face of the scheduler: entries in, answers out, on one asyncio loop."""
+"""The asyncio face of the scheduler: entries in, answers out, on one event loop."""
 
 from __future__ import annotations
 
@@ -10,35 +10,33 @@ from typing import TYPE_CHECKING
 from darkroom.batching.driver.delivery import Delivery
 from darkroom.batching.driver.dispatcher import Dispatcher
 from darkroom.batching.driver.settlement import Settlement
+from darkroom.batching.entry import NO_ERRORS
 from darkroom.batching.errors import BatchingError, Closed
-from darkroom.batching.observer import Observer, Outcome
-from darkroom.batching.scheduler.duplicates import Repeats
+from darkroom.batching.observer import Observer, Outcome, QueueStats
 from darkroom.batching.scheduler.poison_cache import PoisonCache
 from darkroom.batching.scheduler.queue import BatchQueue
 from darkroom.batching.scheduler.service_curve import ServiceCurve
-from darkroom.batching.stats import QueueStats
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
 
-    from darkroom.batching.answer import Answer
     from darkroom.batching.backend import Backend
-    from darkroom.batching.entry import Entry
+    from darkroom.batching.entry import Answer, Entry
     from darkroom.batching.limits import Limits
+    from darkroom.batching.scheduler.admission import Ticket
 
 
 class Batcher:
-    """One queue in front of one runner, on one event loop, from `start` to `close`; it has no task and no thread.
+    """One queue before one backend, on one event loop, from `start` to `close`; it has no task and no thread.
 
     Args:
-        runner: gets one batch after another, `limits.max_inflight_batches` at once.
+        backend: gets one batch after another, `limits.max_inflight_batches` at once.
         limits: of a batch and of the queue.
-        is_client_fault: whether an error of the runner is some row's fault, so that bisection makes sense.
-        observer: hears of each event.
+        is_client_fault: whether an error of the backend is some row's fault, so that bisection makes sense.
+        observer: is told of each event.
         clock: the clock of deadlines, reports and this batcher.
-        slo_s: how long after its arrival an entry should be answered; shapes batches, and refuses at the door.
-        row_identity: the hash of a row, by payload and index; with it guilty rows are remembered for a minute.
-        single_flight: identical rows that are pending share one row of a batch; off without `row_identity`.
+        slo_s: how long after its arrival an entry should be answered; limits batches and refuses entries.
+        row_identity: the hash of a row, by payload and index; if given, guilty rows are remembered for a minute.
         name: for messages.
 
     Attributes:
@@ -47,7 +45,7 @@ class Batcher:
 
     def __init__(
         self,
-        runner: Backend,
+        backend: Backend,
         limits: Limits,
         *,
         is_client_fault: Callable[[BaseException], bool],
@@ -55,7 +53,6 @@ class Batcher:
         clock: Callable[[], float] = time.monotonic,
         slo_s: float | None = None,
         row_identity: Callable[[object, int], Hashable] | None = None,
-        single_flight: bool = False,
         name: str = "",
     ) -> None:
         observer = observer or Observer()
@@ -63,27 +60,51 @@ class Batcher:
         self._observer = observer
         self._clock = clock
         self._queue = BatchQueue(limits, curve=self.curve, slo_s=slo_s)
-        self._outbox = Delivery(observer, name)
-        settlement = Settlement(self._queue, is_client_fault, self._condemned)
+        self._delivery = Delivery(observer, name)
+        settlement = Settlement(self._queue, is_client_fault, self._note_guilty)
         self._dispatcher = Dispatcher(
-            self._queue, runner, settlement=settlement, outbox=self._outbox, observer=observer, clock=clock
+            self._queue, backend, settlement=settlement, delivery=self._delivery, observer=observer, clock=clock
         )
-        self._repeats: Repeats | None = None
-        if row_identity is not None:
-            self._repeats = Repeats(self._queue, PoisonCache(), row_identity, single_flight=single_flight)
+        self._poison_cache = PoisonCache(row_identity) if row_identity is not None else None
         self._is_started = self._is_closed = False
 
     @property
     def is_healthy(self) -> bool:
-        """Whether it was started, was not closed, and did not fail in itself."""
+        """Whether it was started, was not closed, and had no bug of its own."""
         return self._is_started and not self._is_closed and not self._dispatcher.is_broken
 
     def start(self) -> None:
-        """Opens the door; to be called on the loop."""
+        """Accepts entries from now on; to be called on the loop."""
         self._is_started = True
 
-    def submit(self, entry: Entry, on_done: Callable[[Answer], None]) -> None:
+    def admit(self, rows: int, deadline: float, *, is_bulk: bool = False, size_bytes: int = 0) -> Ticket:
+        """Judges rows before anything is spent on making an entry of them; reserves nothing.
+
+        Args:
+            rows: their number, at least 1.
+            deadline: absolute, on the batcher's clock; infinity: none.
+            is_bulk: they would wait in the bulk lane.
+            size_bytes: encoded bytes; 0 if not known yet.
+
+        Returns:
+            A ticket for `submit`. `submit` judges again only if the queue has changed since.
+
+        Raises:
+            QueueFull, PredictedLate, Closed: as `submit` would; counted as its refusal.
+        """
+        try:
+            return self._queue.judge(rows, size_bytes, deadline, self._clock(), is_bulk=is_bulk)
+        except BatchingError as error:
+            self._delivery.tell(self._observer.refused, rows, error)
+            raise
+
+    def submit(self, entry: Entry, on_done: Callable[[Answer], None], ticket: Ticket | None = None) -> None:
         """Takes `entry`; `on_done` is called exactly once, on the loop and later, unless `withdraw` comes first.
+
+        Args:
+            entry: owned by the batcher from now on.
+            on_done: gets the answer.
+            ticket: what `admit` returned for this entry's rows, so that they are judged once.
 
         Raises:
             QueueFull, PredictedLate, Closed: at once, having changed nothing.
@@ -91,45 +112,23 @@ class Batcher:
         try:
             if not self._is_started:
                 raise Closed("the batcher was not started")
-            if self._repeats is None:
-                self._queue.offer(entry, self._clock())
-            else:
-                self._repeats.offer(entry, self._clock())
+            now = self._clock()
+            guilty = NO_ERRORS if self._poison_cache is None else self._poison_cache.find(entry, now)
+            self._queue.offer(entry, now, guilty=guilty, ticket=ticket)
         except BatchingError as error:
-            self._outbox.tell(self._observer.refused, entry.rows, error)
+            self._delivery.tell(self._observer.refused, entry.rows, error)
             raise
         entry.on_done = on_done
-        dispatcher = self._dispatcher
-        if entry.ledger is not None and entry.ledger.errors:
-            for guilt in entry.ledger.errors.values():
-                self._outbox.tell(self._observer.guilty, guilt)
-            dispatcher.decide(entry)
-        elif not dispatcher.is_asked and (self._queue.slots.is_free or entry.due_s < dispatcher.alarm.rings_s):
-            dispatcher.ask()
-
-    def refuse_early(self, rows: int, deadline: float, *, is_bulk: bool = False) -> None:
-        """Refuses what `submit` would refuse anyhow, before anything was spent on making an entry of it.
-
-        It knows nothing of the rows but their number, so `submit` may still refuse. Where identical rows share a row,
-        their number says nothing, and nothing is refused here.
-
-        Raises:
-            QueueFull, PredictedLate, Closed: as `submit` would.
-        """
-        if self._repeats is not None and self._repeats.is_shared:
-            return
-        try:
-            self._queue.judge(rows, 0, deadline, self._clock(), is_bulk=is_bulk)
-        except BatchingError as error:
-            self._outbox.tell(self._observer.refused, rows, error)
-            raise
+        for error_of_row in guilty.values():
+            self._delivery.tell(self._observer.guilty, error_of_row)
+        self._dispatcher.arrived(entry)
 
     def withdraw(self, entry: Entry) -> bool:
-        """The caller is gone: True when the entry was pending; then its `on_done` will not be called."""
+        """Takes an entry back if its caller is gone: True if it was pending; then `on_done` will not be called."""
         if not self._queue.end(entry):
             return False
         timing = entry.timing(self._clock())
-        self._outbox.tell(self._observer.ended, entry.rows, Outcome.CANCELLED, timing, None)
+        self._delivery.tell(self._observer.ended, entry.rows, Outcome.CANCELLED, timing, None)
         self._dispatcher.note_emptied()
         return True
 
@@ -138,7 +137,7 @@ class Batcher:
         answered: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
 
         def on_done(answer: Answer) -> None:
-            if not answered.done():  # a caller that was cancelled in this very turn
+            if not answered.done():  # the caller may have been cancelled in this pass of the loop
                 answered.set_result(answer)
 
         self.submit(entry, on_done)
@@ -148,7 +147,7 @@ class Batcher:
             self.withdraw(entry)
 
     async def drain(self, timeout_s: float) -> None:
-        """Refuses new entries, answers those it has for up to `timeout_s`, then closes; cancelled it stays draining."""
+        """Refuses new entries, answers pending ones for up to `timeout_s`, then closes; if cancelled, stays draining."""
         self._queue.drain()
         self._dispatcher.emptied.clear()
         self._dispatcher.turn()
@@ -158,7 +157,7 @@ class Batcher:
         self.close()
 
     def close(self) -> None:
-        """Ends what is pending with Closed, now; nothing is accepted afterwards. Idempotent."""
+        """Ends all pending entries with Closed, now; nothing is accepted afterwards. Idempotent."""
         self._is_closed = True
         self._dispatcher.end_all()
 
@@ -171,14 +170,14 @@ class Batcher:
             bytes=queue.bytes,
             capacity_images=queue.limits.max_queue_images,
             oldest_age_s=0.0 if oldest_s is None else self._clock() - oldest_s,
-            inflight_batches=len(queue.slots),
-            target_images=queue.policy.target(),
+            inflight_batches=len(queue.in_flight.batches),
+            target_images=queue.sizer.target(),
         )
 
-    def _condemned(self, entry: Entry, row: int, error: BaseException, is_alone: bool) -> None:  # noqa: FBT001 - a callback
+    def _note_guilty(self, entry: Entry, row: int, error: BaseException, is_alone: bool) -> None:  # noqa: FBT001 - a callback
         """A row was found guilty: it failed alone, after a bisection, or was named."""
         if is_alone:
-            self._queue.policy.note_guilty()
-        self._outbox.tell(self._observer.guilty, error)
-        if self._repeats is not None:
-            self._outbox.tell(self._repeats.remember, entry, row, error, self._clock())
+            self._queue.sizer.note_guilty()
+        self._delivery.tell(self._observer.guilty, error)
+        if self._poison_cache is not None:
+            self._delivery.tell(self._poison_cache.add, entry, row, error, self._clock())

@@ -1,11 +1,11 @@
-"""What the scheduler says no with; no status code is known here.
+"""The errors of the scheduler; status codes are not known here.
 
 BatchingError
 ├── QueueFull          no room: the bound on images or bytes is reached
-├── PredictedLate      it would be answered after its deadline, so it is refused at once
+├── PredictedLate      the answer would come after the deadline, so the entry is refused at once
 ├── DeadlineExceeded   accepted, but its time was over before an answer
 ├── Closed             the batcher drains or is closed
-└── BadOutput          the engine gave back another number of rows than it took
+└── BadOutput          the engine returned another number of rows than it was given
 """
 
 
@@ -13,7 +13,7 @@ class BatchingError(Exception):
     """An entry that the scheduler refused or failed.
 
     Attributes:
-        retry_after_s: when a repeat is likely to be accepted, by the service curve; None where no time helps.
+        retry_after_s: when a repeat is likely to be accepted, by the service curve; None if waiting does not help.
     """
 
     def __init__(self, message: str, *, retry_after_s: float | None = None) -> None:
@@ -22,7 +22,7 @@ class BatchingError(Exception):
 
 
 class QueueFull(BatchingError):
-    """The queue holds all the images or bytes it may."""
+    """The queue holds as many images or bytes as it may."""
 
 
 class PredictedLate(BatchingError):
@@ -34,8 +34,8 @@ class DeadlineExceeded(BatchingError):
 
 
 class Closed(BatchingError):
-    """The batcher takes nothing any more, or was closed before it could answer."""
+    """The batcher accepts no more entries, or was closed before it could answer."""
 
 
 class BadOutput(BatchingError):
-    """The engine's answer has another number of rows than the batch had, so no row can be told from its neighbour."""
+    """The engine's answer has another number of rows than the batch, so it is not known which row is whose."""

@@ -14,11 +14,12 @@ class Limits:
         max_batch_images: rows of one engine call. 32: precedent (Triton's and TF Serving's examples).
         max_batch_bytes: encoded bytes of one call; one row alone may be larger. 64 MiB: guess.
         max_batch_pixels: decoded pixels of one call; one row alone may be larger. 200 million, 600 MB as RGB: guess.
-        max_queue_images: rows that wait. 2,048: guess, 14 s of EfficientNet-Lite0 on 2 cores.
-        max_queue_bytes: encoded bytes that wait. 512 MiB: guess.
+        max_queue_images: waiting rows. 2,048: guess, 14 s of EfficientNet-Lite0 on 2 cores.
+        max_queue_bytes: encoded bytes of waiting rows. 512 MiB: guess.
         allowed_batch_sizes: ascending; a batch is padded up to one of them (cuDNN). Empty: any size.
-        max_inflight_batches: calls the runner may have at once. 1: safe anywhere; see `service/serving/warmup.py`.
-        linger_s: how long the first entry may wait for company while the engine is free. 0: measured best for latency.
+        max_inflight_batches: calls that the backend may have at once. 1: safe anywhere; the service measures it at
+            warm-up.
+        linger_s: how long the first entry may wait for others while the engine is free. 0: measured best for latency.
     """
 
     max_batch_images: int = 32
@@ -31,10 +32,10 @@ class Limits:
     linger_s: float = 0.0
 
     def __post_init__(self) -> None:
-        """Checks the bounds together.
+        """Checks the bounds.
 
         Raises:
-            ValueError: for the first bound that is out of range, naming it.
+            ValueError: a bound is out of range; the message names the first.
         """
         for name in ("batch_images", "batch_bytes", "batch_pixels", "queue_images", "queue_bytes", "inflight_batches"):
             if (value := getattr(self, f"max_{name}")) < 1:
@@ -49,11 +50,11 @@ class Limits:
 
     @property
     def top_images(self) -> int:
-        """The most rows that one call may carry: the largest allowed size, where sizes are given."""
+        """The most rows that one call may carry: the largest allowed size, if sizes are given."""
         return self.allowed_batch_sizes[-1] if self.allowed_batch_sizes else self.max_batch_images
 
     def padding(self, images: int) -> int:
-        """The rows to add to `images` so that the call has an allowed size; 0 past the largest (a whole entry)."""
+        """The rows to add to `images` for an allowed size; 0 if `images` is larger than all of them (a whole entry)."""
         sizes = self.allowed_batch_sizes
         if not sizes or images > sizes[-1]:
             return 0

@@ -1,14 +1,13 @@
-"""What the scheduler tells about itself: events out, no metrics in."""
+"""What the scheduler reports about itself: events as they happen, and a snapshot for gauges. No metrics here."""
 
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from darkroom.batching.answer import Timing
     from darkroom.batching.backend import BatchReport
-    from darkroom.batching.batch import Batch
+    from darkroom.batching.entry import Batch, Timing
     from darkroom.batching.errors import BatchingError
 
 
@@ -24,28 +23,48 @@ class Outcome(StrEnum):
 
 
 class Observer:
-    """Hears of each event once, on the loop; every method does nothing until a subclass says otherwise.
+    """Is told of each event once, on the loop; subclasses override what they need, the other methods do nothing.
 
-    An exception of an observer is reported to the loop's exception handler and hurts nobody.
+    An exception of an observer is reported to the loop's exception handler and affects no entry.
     """
 
     def refused(self, rows: int, error: BatchingError) -> None:
-        """An entry of `rows` rows was not taken: QueueFull, PredictedLate or Closed."""
+        """An entry of `rows` rows was refused: QueueFull, PredictedLate or Closed."""
 
     def ended(self, rows: int, outcome: Outcome, timing: Timing, error: BaseException | None) -> None:
         """An accepted entry ended. `error` is its Answer's error, or that of its first guilty row; None when OK."""
 
     def dispatched(self, batch: Batch) -> None:
-        """A batch is about to go to the runner, retries too."""
+        """A batch is about to go to the backend; retries included."""
 
     def ran(self, batch: Batch, report: BatchReport) -> None:
-        """A batch came back, well or not."""
+        """A batch came back, whether it succeeded or failed."""
 
     def retried(self, batch: Batch) -> None:
-        """The batch about to go looks for a guilty row; told after `dispatched`."""
+        """The batch that is about to go is a retry; told after `dispatched`."""
 
     def guilty(self, error: BaseException) -> None:
-        """A row was run alone, or remembered, and found to be what made its batch fail."""
+        """A row made its batch fail: it failed alone, was named by the backend, or is remembered."""
 
     def predicted(self, error_s: float) -> None:
-        """An answered entry ended `error_s` after the time that admission predicted; negative: before."""
+        """An answered entry ended `error_s` seconds after the time that admission predicted; negative: before."""
+
+
+class QueueStats(NamedTuple):
+    """A snapshot of one batcher, for gauges.
+
+    Attributes:
+        images: rows that wait, for their first batch or for a retry.
+        bytes: of the entries that have rows that were in no batch yet.
+        capacity_images: the bound on `images`.
+        oldest_age_s: of the oldest row that waits for its first batch; 0.0 if none does.
+        inflight_batches: calls that the backend has.
+        target_images: the batch size for a long queue.
+    """
+
+    images: int
+    bytes: int
+    capacity_images: int
+    oldest_age_s: float
+    inflight_batches: int
+    target_images: int

@@ -1,4 +1,4 @@
-"""The ended entries whose callers must still be told."""
+"""Calls into foreign code: the callbacks of ended entries and the observer. What they raise hurts no other entry."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ if TYPE_CHECKING:
     from darkroom.batching.driver.settlement import Ended
     from darkroom.batching.observer import Observer
 
-# What may come out of a call to somebody else's code; its batch-mates get their answers all the same.
+# What a call to foreign code may raise; the other entries of the batch get their answers all the same.
 _FOREIGN = (Exception, asyncio.CancelledError)
 
 
 class Delivery:
-    """Calls what is not ours, observers and callbacks; what they raise goes to the loop's exception handler only.
+    """Tells callers and observers; exceptions go to the loop's exception handler only.
 
     Attributes:
-        ended: to be told at the next `flush`.
+        ended: entries whose callers are told at the next `flush`.
     """
 
     def __init__(self, observer: Observer, name: str) -> None:
@@ -45,10 +45,10 @@ class Delivery:
                 except _FOREIGN as failure:
                     self.report(f"{entry.on_done} failed", failure)
 
-    def tell(self, listener: Callable[..., None], *what: object) -> None:
-        """Calls `listener`."""
+    def tell(self, listener: Callable[..., None], *event: object) -> None:
+        """Calls `listener` with `event`."""
         try:
-            listener(*what)
+            listener(*event)
         except _FOREIGN as error:
             self.report(f"{listener} failed", error)
 

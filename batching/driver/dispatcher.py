@@ -1,4 +1,4 @@
-"""The turns of the driver: news to the queue, due batches to the runner, answers to the callers."""
+"""Runs the queue's turns on the event loop: due batches to the backend, reports to the settlement, one timer."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from darkroom.batching.backend import BackendFailure
-from darkroom.batching.driver.alarm import Alarm
+from darkroom.batching.driver.settlement import failed
 from darkroom.batching.errors import BadOutput, Closed, DeadlineExceeded
 from darkroom.batching.observer import Outcome
 
@@ -17,153 +17,166 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from darkroom.batching.backend import Backend, BatchReport
-    from darkroom.batching.batch import Batch
     from darkroom.batching.driver.delivery import Delivery
     from darkroom.batching.driver.settlement import Settlement
-    from darkroom.batching.entry import Entry
+    from darkroom.batching.entry import Batch, Entry
     from darkroom.batching.observer import Observer
     from darkroom.batching.scheduler.queue import BatchQueue
 
 
-GATHER_S = 0.001  # a guess: a busy loop passes in less, and nobody should wait longer for company
+GATHER_S = 0.001  # a guess: a pass of a busy loop takes less, and no row should wait longer for others
 
 
 class Dispatcher:
     """Runs one turn at a time on the loop; between turns it holds at most one timer.
 
-    A turn is asked for (`ask`), comes with a batch that the runner gave back, or with the timer. One that is asked for
-    comes when the loop has nothing more to bring, so that whatever arrives together rides together: while each pass of
-    the loop brings another entry and no batch is full, it is put off, for `GATHER_S` at most. An exception in a turn
-    is our own bug: it ends all pending entries with Closed, and nothing is dispatched any more.
+    A turn follows new entries, a batch that the backend gave back, or the timer. After new entries it waits until the
+    loop has nothing more to bring, so that entries that arrive together share a batch: while each pass of the loop
+    brings another entry and no batch is full, the turn is postponed, for `GATHER_S` at most.
+
+    The timer fires no later than the time that the last turn named, and may fire for nothing: nearly every entry is
+    answered before it is due, and a timer for each entry would cost more than an occasional useless turn.
+
+    An exception in a turn is a bug of this package. It ends all pending entries with Closed, and no batch is dispatched
+    any more.
 
     Attributes:
-        is_asked: whether a turn is to come.
-        is_broken: whether that happened.
+        is_broken: such an exception happened.
         emptied: set when a turn leaves no entry pending.
-        alarm: the timer.
     """
 
     def __init__(
         self,
         queue: BatchQueue,
-        runner: Backend,
+        backend: Backend,
         *,
         settlement: Settlement,
-        outbox: Delivery,
+        delivery: Delivery,
         observer: Observer,
         clock: Callable[[], float],
     ) -> None:
         self.is_broken = False
         self.emptied = asyncio.Event()
-        self.alarm = Alarm(self._wake)
         self._queue = queue
-        self._runner = runner
+        self._backend = backend
         self._settlement = settlement
-        self._outbox = outbox
+        self._delivery = delivery
         self._observer = observer
         self._clock = clock
-        self._decided: list[Entry] = []
-        self.is_asked = False
-        self._arrived = 0  # entries when the loop passed last
-        self._patient_s = -math.inf  # until when a turn may be put off
+        self._has_guilty: list[Entry] = []  # new entries of which some rows are known to be guilty
+        self._is_asked = False  # a turn is to come
+        self._arrived = 0  # entries until the last pass of the loop
+        self._gather_until_s = -math.inf
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_s = math.inf
 
-    def ask(self) -> None:
-        """Wants a turn as soon as the loop has brought what it has."""
-        if not self.is_asked:
-            self.is_asked = True
-            self._patient_s = self._clock() + GATHER_S
-            asyncio.get_running_loop().call_soon(self._gather)
-
-    def decide(self, entry: Entry) -> None:
-        """Settles `entry`, of whose rows some are remembered as guilty, in the next turn."""
-        self._decided.append(entry)
-        self.ask()
-
-    def _gather(self) -> None:
-        """A turn, unless entries still arrive and there is use for them."""
-        arrived = self._queue.pending.arrived
-        if arrived != self._arrived and not self._queue.is_full and self._clock() < self._patient_s:
-            self._arrived = arrived
-            asyncio.get_running_loop().call_soon(self._gather)
-        else:
-            self.turn()
+    def arrived(self, entry: Entry) -> None:
+        """Takes notice of an entry that the queue has just accepted."""
+        if entry.progress is not None:
+            self._has_guilty.append(entry)
+            self._ask()
+        elif self._queue.in_flight.is_free or entry.due_s < self._timer_s:
+            self._ask()
 
     def turn(self) -> None:
-        """Starts what is due and ends what is overdue."""
-        self.is_asked = False
-        self._guard(self._pump)
+        """Starts the batches that are due and ends the entries whose time is over, now."""
+        self._guard(self._turn)
 
     def end_all(self) -> None:
-        """Ends what is pending with Closed."""
+        """Ends all pending entries with Closed."""
         self._guard(self._close)
 
     def note_emptied(self) -> None:
-        """Lets a drain go on that waits for the last pending entry."""
-        if not self._queue.pending:
+        """Sets `emptied` if no entry is pending, so that a drain can finish."""
+        if not self._queue.pending.entries:
             self.emptied.set()
 
-    def _guard(self, step: Callable[..., None], *news: object) -> None:
+    def _ask(self) -> None:
+        """Asks for a turn as soon as the loop has brought everything that it has."""
+        if not self._is_asked:
+            self._is_asked = True
+            self._gather_until_s = self._clock() + GATHER_S
+            asyncio.get_running_loop().call_soon(self._gather)
+
+    def _gather(self) -> None:
+        """Runs a turn, unless entries still arrive and a batch has room for them."""
+        arrived = self._queue.pending.arrived
+        if arrived != self._arrived and not self._queue.is_full and self._clock() < self._gather_until_s:
+            self._arrived = arrived
+            asyncio.get_running_loop().call_soon(self._gather)
+        else:
+            self._is_asked = False
+            self._guard(self._turn)
+
+    def _guard(self, step: Callable[..., None], *event: object) -> None:
+        """Runs `step` at the present time with `event`, then tells the callers of the entries that it ended."""
         now = self._clock()
         try:
-            step(now, *news)
-        except Exception as error:  # noqa: BLE001  the guard of the driver: nobody may be left waiting
+            step(now, *event)
+        except Exception as error:  # noqa: BLE001  the guard of the driver: no entry may wait forever
             self.is_broken = True
-            self._outbox.report("the driver failed", error)
+            self._delivery.report("the driver failed", error)
             self._close(now)
-        self._outbox.flush(now)
+        if self._delivery.ended:
+            self._delivery.flush(now)
         self.note_emptied()
 
-    def _wake(self, when_s: float) -> None:
-        self._guard(lambda now: self._pump(max(now, when_s)))
-
-    def _pump(self, now: float) -> None:
-        decided, self._decided = self._decided, []
-        for entry in decided:
-            self._settlement.close(entry, now, self._outbox.ended)
-        self._expire(now)
-        while (batch := self._queue.poll(now)) is not None:
-            self._start(batch, now)
-        self._expire(now)
-        self.alarm.set(asyncio.get_running_loop(), self._queue.wake_at(), now)
-
-    def _expire(self, now: float) -> None:
-        for entry in self._queue.expire(now):
+    def _turn(self, now: float, due_s: float = -math.inf) -> None:
+        """One turn, at `due_s` if that is later: a timer may fire early by the resolution of the clock."""
+        now = max(now, due_s)
+        delivery, loop = self._delivery, asyncio.get_running_loop()
+        if self._has_guilty:
+            entries, self._has_guilty = self._has_guilty, []
+            for entry in entries:
+                self._settlement.close(entry, now, delivery.ended)
+        turn = self._queue.turn(now)
+        for entry in turn.ended:
             error = DeadlineExceeded("its time was over before it could be answered")
-            self._settlement.drop(entry, error, Outcome.EXPIRED, now, self._outbox.ended)
+            delivery.ended.append(failed(entry, error, Outcome.EXPIRED, now))
+        for batch in turn.batches:
+            delivery.tell(self._observer.dispatched, batch)
+            if batch.is_retry:
+                delivery.tell(self._observer.retried, batch)
+            try:
+                self._backend.start(batch.parts, batch.padding, partial(self._hand_over, loop, batch))
+            except Exception as failure:  # noqa: BLE001  the guard of the batch: the backend may raise anything
+                loop.call_soon(self._guard, self._settle, batch, BackendFailure(failure, now))
+        if turn.wake_at < self._timer_s:
+            self._cancel_timer()
+            self._timer = loop.call_later(turn.wake_at - now, self._ring)
+            self._timer_s = turn.wake_at
 
     def _close(self, now: float) -> None:
         for entry in self._queue.close():
-            self._settlement.drop(entry, Closed("the batcher was closed"), Outcome.DRAINING, now, self._outbox.ended)
-        self.alarm.cancel()
+            self._delivery.ended.append(failed(entry, Closed("the batcher was closed"), Outcome.DRAINING, now))
+        self._cancel_timer()
 
-    def _start(self, batch: Batch, now: float) -> None:
-        self._outbox.tell(self._observer.dispatched, batch)
-        if batch.is_retry:
-            self._outbox.tell(self._observer.retried, batch)
-        loop = asyncio.get_running_loop()
-        try:
-            self._runner.start(batch.parts, batch.padding, partial(self._hand_over, loop, batch))
-        except Exception as error:  # noqa: BLE001  the guard of the batch: whatever the runner raises is its answer
-            loop.call_soon(self._came_back, batch, BackendFailure(error, now))
+    def _ring(self) -> None:
+        due_s, self._timer_s, self._timer = self._timer_s, math.inf, None
+        self._guard(self._turn, due_s)
+
+    def _cancel_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer, self._timer_s = None, math.inf
 
     def _hand_over(self, loop: asyncio.AbstractEventLoop, batch: Batch, report: BatchReport) -> None:
-        """Carries a report to the loop; called from the runner's thread."""
+        """Carries a report to the loop; called from the backend's thread."""
         batch.returned_s = self._clock()
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
-            loop.call_soon_threadsafe(self._came_back, batch, report)
-
-    def _came_back(self, batch: Batch, report: BatchReport) -> None:
-        if batch.is_out:
-            self._guard(self._settle, batch, report)
+        with contextlib.suppress(RuntimeError):  # the loop is closed: no caller waits any more
+            loop.call_soon_threadsafe(self._guard, self._settle, batch, report)
 
     def _settle(self, now: float, batch: Batch, report: BatchReport) -> None:
+        """Takes a batch back, once; a second report, or one after `close`, is ignored."""
+        if not batch.is_out:
+            return
         try:
             math.fsum((report.started_s, report.collate_s, report.execute_s, report.split_s))
-        except Exception as error:  # noqa: BLE001  what a runner reports is as foreign as what it raises
+        except Exception as error:  # noqa: BLE001  a report is foreign code and may raise anything
             report = BackendFailure(BadOutput(f"the runner's report has no times: {error!r}"), now)
-        self._outbox.tell(self._observer.ran, batch, report)
-        self._settlement.settle(batch, report, now, self._outbox.ended)
+        self._delivery.tell(self._observer.ran, batch, report)
+        self._settlement.settle(batch, report, now, self._delivery.ended)
         if self._queue.images and not self._queue.is_full:
-            self.ask()  # those who are answered now may have more to send
+            self._ask()  # callers that are answered now may send more
         else:
-            self._pump(now)
+            self._turn(now)

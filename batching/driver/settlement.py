@@ -1,185 +1,153 @@
-"""What a batch that came back means for the entries in it."""
+"""What a returned batch means for its entries: answers, guilty rows, retries."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, TypeAlias
 
-from darkroom.batching.answer import NO_ERRORS, Answer, Timing
-from darkroom.batching.entry import PENDING, Entry
+from darkroom.batching.entry import NO_ERRORS, PENDING, Answer, Entry, Progress, Timing
 from darkroom.batching.errors import BadOutput
-from darkroom.batching.ledger import Progress
 from darkroom.batching.observer import Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence, Sized
 
     from darkroom.batching.backend import BatchReport
-    from darkroom.batching.batch import Batch, Span
+    from darkroom.batching.entry import Batch, Span
     from darkroom.batching.scheduler.queue import BatchQueue
 
 
 OK = Outcome.OK
 
-# An entry that is no longer pending, and what to tell its caller and the observer: the answer, how it ended, and why
-# not well. A plain tuple, since one is made for each entry.
+# An entry that is no longer pending, and what its caller and the observer must be told: the answer, the outcome, and
+# the error if the outcome is not OK. A plain tuple, because one is made for each entry.
 Ended: TypeAlias = "tuple[Entry, Answer, Outcome, BaseException | None]"
 
 
 class Settlement:
-    """Answers the rows of a batch that went well, and isolates the guilty rows of one that did not.
+    """Answers the rows of a batch that succeeded, and finds the guilty rows of one that failed.
 
-    Where a batch failed by the client's fault and the runner names the guilty rows, they end and the others are run
-    again together. Where it names none, the batch is halved and run again until the guilty rows are alone: nobody is
-    blamed for a row that neither failed alone nor was named. Any other failure ends each entry of the batch, once:
-    nothing else is replayed.
+    If a batch failed by the client's fault and the backend names the guilty rows, these end and the others run again
+    together. If it names none, the batch is halved and run again until the guilty rows are alone: a row is blamed only
+    if it failed alone or was named. Any other failure ends each entry of the batch, once: nothing else is replayed.
+
+    Args:
+        queue: the queue that made the batches.
+        is_client_fault: whether an error of the backend is the fault of some row.
+        on_guilty: called for each guilty row of a pending entry: entry, row, error, and whether it ran alone.
     """
 
     def __init__(
         self,
         queue: BatchQueue,
         is_client_fault: Callable[[BaseException], bool],
-        condemned: Callable[[Entry, int, BaseException, bool], None],
+        on_guilty: Callable[[Entry, int, BaseException, bool], None],
     ) -> None:
         self._queue = queue
         self._is_client_fault = is_client_fault
-        self._condemned = condemned
+        self._on_guilty = on_guilty
 
     def settle(self, batch: Batch, report: BatchReport, now: float, ended: list[Ended]) -> None:
-        """Frees the slot of `batch` and adds to `ended` each entry that `report` ends."""
+        """Gives the engine free for the next batch, and adds to `ended` each entry that `report` ends."""
         results = report.results
         error = report.error or _misfit(batch, results)
         self._queue.finish(batch, now, is_ok=error is None)
         if error is None:
             self._answer(batch, report, results or (), now, ended)
             return
-        spans = [span for span in batch.spans if self._is_wanted(span[0])]
-        owners = [owner for span in spans for owner in _owners(span)]
-        for owner, _, _ in owners:
-            _ledger(owner).ride(batch, report)
-        is_fault = self._is_fault(error)
+        spans = [span for span in batch.spans if span[0].state is PENDING]
+        for entry, _, _ in spans:
+            _progress(entry).add_batch(batch, report)
+        try:
+            is_fault = self._is_client_fault(error)
+        except Exception:  # noqa: BLE001  a callback that cannot tell blames no row
+            is_fault = False
         if spans and is_fault and not spans[0][0].whole:
             guilty = _named(batch, report) if batch.images > 1 else {0: error}
             self._isolate(batch, guilty, now, ended)
             return
-        for entry, _, _ in (*owners, *spans):
+        for entry, _, _ in spans:
             self._fail(entry, error, Outcome.INVALID_INPUT if is_fault else Outcome.MODEL_ERROR, now, ended)
 
-    def drop(self, entry: Entry, error: BaseException, outcome: Outcome, now: float, ended: list[Ended]) -> None:
-        """Adds an entry that the queue has ended, or, where it is a carrier, ends its riders."""
-        if entry.riders is None:
-            ended.append(_failed(entry, error, outcome, now))
-        for rider, _ in entry.riders or ():
-            self._fail(rider, error, outcome, now, ended)
-
     def close(self, entry: Entry, now: float, ended: list[Ended]) -> None:
-        """Ends `entry`, which has a ledger, if its rows are settled, or one is guilty and it does not keep going."""
-        ledger = _ledger(entry)
-        if ledger.errors and not entry.keep_going:
-            self._fail(entry, next(iter(ledger.errors.values())), Outcome.INVALID_INPUT, now, ended)
-        elif ledger.settled_rows == entry.rows and self._queue.end(entry):
-            error = next(iter(ledger.errors.values()), None)
-            ended.append((entry, ledger.answer(entry, now), Outcome.INVALID_INPUT if ledger.errors else OK, error))
+        """Ends a pending entry that has progress if all its rows are settled, or a guilty row ends it."""
+        progress = _progress(entry)
+        error = next(iter(progress.errors.values()), None)
+        if error is not None and not entry.keep_going:
+            self._fail(entry, error, Outcome.INVALID_INPUT, now, ended)
+        elif progress.settled_rows == entry.rows and self._queue.end(entry):
+            ended.append((entry, progress.answer(entry, now), OK if error is None else Outcome.INVALID_INPUT, error))
 
     def _answer(
         self, batch: Batch, report: BatchReport, results: Sequence[Sized], now: float, ended: list[Ended]
     ) -> None:
         queue = self._queue
         execute_s, collate_s, split_s = report.execute_s, report.collate_s, report.split_s
-        for span, piece in zip(batch.spans, results, strict=True):
-            entry, start, stop = span
+        for (entry, start, stop), piece in zip(batch.spans, results, strict=True):
             if entry.state is not PENDING:
                 continue
-            if entry.ledger is None and stop - start == entry.rows and entry.riders is None:  # nearly always
+            if entry.progress is None and stop - start == entry.rows:  # the usual case
                 queue.end(entry)
                 queue_s = report.started_s - entry.arrived_s
                 timing = Timing(queue_s, execute_s, batch.images, batch.reason, collate_s, split_s)
                 ended.append((entry, Answer((piece,), NO_ERRORS, None, timing), OK, None))
                 continue
-            for owner, first, last in _owners(span):
-                ledger = _ledger(owner)
-                ledger.ride(batch, report)
-                ledger.answer_rows(first, last, piece)
-                self.close(owner, now, ended)
-            if entry.riders is not None:
-                queue.end(entry)
+            progress = _progress(entry)
+            progress.add_batch(batch, report)
+            progress.add_piece(start, stop, piece)
+            self.close(entry, now, ended)
 
     def _isolate(self, batch: Batch, guilty: Mapping[int, BaseException], now: float, ended: list[Ended]) -> None:
-        """Ends the guilty rows, by their place in `batch`, and has the others run again; all of them where none is."""
-        left: list[Span] = []
+        """Ends the rows that are guilty by their place in `batch`, and queues the others; halves them if none is."""
+        rest: list[Span] = []
         place = 0
         for entry, start, stop in batch.spans:
             first = start  # of the rows since the last guilty one
             for row in range(start, stop):
-                if (error := guilty.get(place)) is not None:
-                    left.append((entry, first, row))
-                    first = row + 1
-                    self._condemn(entry, row, error, now, ended, is_alone=batch.images == 1)
+                error = guilty.get(place)
                 place += 1
-            left.append((entry, first, stop))
-        left = [span for span in left if span[1] < span[2] and span[0].state is PENDING]
-        self._queue.suspect(left, now, halved=not guilty)
-
-    def _condemn(
-        self, entry: Entry, row: int, error: BaseException, now: float, ended: list[Ended], *, is_alone: bool
-    ) -> None:
-        """Ends a guilty row, for all who want it."""
-        if entry.state is not PENDING:
-            return
-        self._condemned(entry, row, error, is_alone)
-        for owner, first, _ in _owners((entry, row, row + 1)):
-            _ledger(owner).condemn(first, error)
-            self.close(owner, now, ended)
-        if entry.riders is not None:
-            self._queue.end(entry)
-
-    def _is_wanted(self, entry: Entry) -> bool:
-        """Whether somebody still waits for the rows of `entry`; ends a carrier for which nobody does."""
-        if entry.riders is not None and not entry.has_riders:
-            self._queue.end(entry)
-        return entry.state is PENDING
+                if error is None:
+                    continue
+                rest.append((entry, first, row))
+                first = row + 1
+                if entry.state is PENDING:
+                    self._on_guilty(entry, row, error, batch.images == 1)
+                    _progress(entry).add_guilty(row, error)
+                    self.close(entry, now, ended)
+            rest.append((entry, first, stop))
+        rest = [span for span in rest if span[1] < span[2] and span[0].state is PENDING]
+        self._queue.suspect(rest, now, halved=not guilty)
 
     def _fail(self, entry: Entry, error: BaseException, outcome: Outcome, now: float, ended: list[Ended]) -> None:
-        if self._queue.end(entry) and entry.riders is None:
-            ended.append(_failed(entry, error, outcome, now))
-
-    def _is_fault(self, error: BaseException) -> bool:
-        try:
-            return self._is_client_fault(error)
-        except Exception:  # noqa: BLE001  whoever cannot tell blames nobody
-            return False
+        if self._queue.end(entry):
+            ended.append(failed(entry, error, outcome, now))
 
 
-def _failed(entry: Entry, error: BaseException, outcome: Outcome, now: float) -> Ended:
-    errors = entry.ledger.errors if entry.ledger is not None else NO_ERRORS
+def failed(entry: Entry, error: BaseException, outcome: Outcome, now: float) -> Ended:
+    """What to tell of an entry that failed as a whole and that the queue has ended."""
+    errors = entry.progress.errors if entry.progress is not None else NO_ERRORS
     return entry, Answer((), errors, error, entry.timing(now)), outcome, error
 
 
-def _ledger(entry: Entry) -> Progress:
-    if entry.ledger is None:
-        entry.ledger = Progress()
-    return entry.ledger
-
-
-def _owners(span: Span) -> list[Span]:
-    """Whose rows these are: the entry's own, or for a carrier those of the riders that are left."""
-    riders = span[0].riders
-    return [span] if riders is None else [(rider, row, row + 1) for rider, row in riders if rider.state is PENDING]
+def _progress(entry: Entry) -> Progress:
+    if entry.progress is None:
+        entry.progress = Progress()
+    return entry.progress
 
 
 def _named(batch: Batch, report: BatchReport) -> dict[int, BaseException]:
-    """The rows that the runner names guilty, by their place in the batch; nonsense names nobody."""
+    """The rows that the backend names guilty, by their place in the batch; a malformed report names none."""
     try:
         return {
             row: error
             for row, error in report.guilty.items()
             if isinstance(error, Exception) and 0 <= row < batch.images
         }
-    except Exception:  # noqa: BLE001  what a runner reports is as foreign as what it raises
+    except Exception:  # noqa: BLE001  a report is foreign code and may raise anything
         return {}
 
 
 def _misfit(batch: Batch, results: Sequence[Sized] | None) -> BadOutput | None:
-    """What is wrong with the number of `results` or of their rows; None where each row has its answer."""
+    """The error if `results` do not have one row for each row of the batch; None if they do."""
     if results is None:
         return BadOutput("the runner gave neither results nor an error")
     spans = batch.spans
@@ -189,6 +157,6 @@ def _misfit(batch: Batch, results: Sequence[Sized] | None) -> BadOutput | None:
         for (_, start, stop), piece in zip(spans, results, strict=True):
             if len(piece) != stop - start:
                 return BadOutput(f"a part of {stop - start} rows was answered with {len(piece)}")
-    except Exception as error:  # noqa: BLE001  what has no length is as bad as a wrong one
+    except Exception as error:  # noqa: BLE001  a result without a length is as bad as a wrong length
         return BadOutput(f"a result has no length: {error!r}")
     return None

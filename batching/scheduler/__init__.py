@@ -1,1 +1,1 @@
-"""The pure state machine: which rows ride together, when, and which request is refused. It is told the time; no asyncio."""
+"""The pure state machine: which rows share a batch, when, and which request is refused. It is told the time; no asyncio."""

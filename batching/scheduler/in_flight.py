@@ -1,55 +1,54 @@
-"""The calls that the runner has at the moment."""
+"""The batches that the backend has at the moment."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from darkroom.batching.batch import Batch
+from darkroom.batching.entry import Batch
 
 if TYPE_CHECKING:
-    from darkroom.batching.batch import Reason, Span
-    from darkroom.batching.limits import Limits
-    from darkroom.batching.scheduler.batch_size import BatchSizer
+    from darkroom.batching.entry import Reason, Span
 
 
 class InFlight:
-    """At most `max_inflight_batches` batches.
+    """At most `places` batches.
 
     Attributes:
-        is_free: whether the runner may be given one more.
+        batches: those that the backend has, oldest first.
+        is_free: whether the backend may be given one more.
     """
 
-    def __init__(self, limits: Limits, policy: BatchSizer) -> None:
+    def __init__(self, places: int) -> None:
+        self.batches: list[Batch] = []
         self.is_free = True
-        self._limits = limits
-        self._policy = policy
-        self._batches: list[Batch] = []
+        self._places = places
         self._serial = 0
 
-    def __len__(self) -> int:
-        return len(self._batches)
-
-    def take(self, spans: list[Span], images: int, reason: Reason, now: float) -> Batch:
-        """Makes a batch of `spans`, which hold `images` rows, and gives it a free slot."""
-        padding = 0 if spans[0][0].whole else self._limits.padding(images)
+    def add(
+        self, spans: list[Span], images: int, *, padding: int, reason: Reason, now: float, expected_s: float
+    ) -> Batch:
+        """Makes a batch of `spans`, which hold `images` rows, and gives it a free place."""
         self._serial += 1
-        batch = Batch(self._serial, spans, images, padding=padding, reason=reason, dispatched_s=now)
-        batch.forecast_s = now + self._policy.cost(images + padding)
-        self._batches.append(batch)
-        self.is_free = len(self._batches) < self._limits.max_inflight_batches
+        batch = Batch(
+            self._serial, spans, images, padding=padding, reason=reason, dispatched_s=now, expected_s=expected_s
+        )
+        self.batches.append(batch)
+        self.is_free = len(self.batches) < self._places
         return batch
 
-    def free(self, batch: Batch) -> None:
-        """Frees the slot of a batch that came back."""
+    def remove(self, batch: Batch) -> None:
+        """Frees the place of a batch that came back."""
         batch.is_out = False
-        self._batches.remove(batch)
+        self.batches.remove(batch)
         self.is_free = True
 
     def next_free_s(self, now: float) -> float:
-        """When a slot is expected to be free."""
-        return now if self.is_free else max(now, min([batch.forecast_s for batch in self._batches]))
+        """When a place is expected to be free."""
+        if self.is_free:
+            return now
+        return max(now, min([batch.dispatched_s + batch.expected_s for batch in self.batches]))
 
     def clear(self) -> None:
-        """Waits for none of them any more."""
-        for batch in tuple(self._batches):
-            self.free(batch)
+        """Frees all places; no batch is expected back any more."""
+        for batch in tuple(self.batches):
+            self.remove(batch)

@@ -1,12 +1,11 @@
-"""The scheduler's state machine. No await, clock, thread, log or metric here: it is told the time."""
+"""The scheduler's state machine. It is told the time: no await, clock, thread, log or metric here."""
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-from darkroom.batching.batch import Reason
-from darkroom.batching.entry import NEW, PENDING, Entry
+from darkroom.batching.entry import NEW, NO_ERRORS, PENDING, Batch, Entry, Reason
 from darkroom.batching.errors import Closed
 from darkroom.batching.scheduler.admission import Admission
 from darkroom.batching.scheduler.batch_size import BatchSizer
@@ -17,61 +16,88 @@ from darkroom.batching.scheduler.in_flight import InFlight
 from darkroom.batching.scheduler.lanes import Lanes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
-    from darkroom.batching.batch import Batch, Span
+    from darkroom.batching.entry import Span
     from darkroom.batching.limits import Limits
+    from darkroom.batching.scheduler.admission import Ticket
     from darkroom.batching.scheduler.service_curve import ServiceCurve
 
 
+class Turn(NamedTuple):
+    """What the driver must do now.
+
+    Attributes:
+        batches: to be given to the backend, in this order.
+        ended: entries whose time is over; each is named in one turn only.
+        wake_at: when to call `turn` again if nothing happens before; infinity: never.
+    """
+
+    batches: list[Batch]
+    ended: list[Entry]
+    wake_at: float
+
+
 class BatchQueue:
-    """Which rows ride together, in what order and when: the specification.
+    """Decides which rows share a batch, in what order and when: the specification.
 
-    States. An entry: NEW → PENDING (`offer`) → ENDED (`end`, `expire`, `close`). While it is PENDING each of its rows
-    waits in its line, is in flight, waits for a retry, or is settled. The queue: open → draining → closed.
+    States. An entry: NEW → PENDING (`offer`) → ENDED (`end`, `turn`, `suspect`, `close`). While it is PENDING, each of
+    its rows waits in its FIFO, is in flight, waits for a retry, or is settled. The queue: open → draining → closed.
 
-    Rows wait in lines, one a lane and key, and ride with rows of their line only. Interactive lines go before bulk
-    ones, but for one batch in eight; within a lane the line goes whose head came first.
+    The driver calls `turn` after it offered entries, after the backend gave a batch back, and at the time that the last
+    turn named. One turn ends the overdue entries and fills the free places of the backend.
+
+    Rows wait in FIFOs, one for each lane and key, and share batches only with rows of their FIFO. Interactive FIFOs go
+    before bulk ones, except for one batch in eight. Within a lane, the FIFO goes first whose head arrived first.
 
     Invariants, with `now` never going back:
         I1 conservation: each entry that was offered ends exactly once, or is refused.
-        I2 1 ≤ rows(batch) ≤ max_batch_images; its bytes and pixels within bounds unless it is one row; a whole entry
-           rides alone, as it is.
-        I3 rows of one line are dispatched in order of arrival, those of one entry in order; a retry comes later.
-        I4 a free slot and a live row that waits, `poll`ed: the row leaves by arrival + linger, or when its turn comes.
-        I5 a full line (images, bytes or pixels) is due now.
+        I2 1 ≤ rows(batch) ≤ max_batch_images; its bytes and pixels are within bounds unless it is one row; a whole
+           entry is alone in its batch, as it is.
+        I3 rows of one FIFO are dispatched in order of arrival, those of one entry in order; a retry comes later.
+        I4 while the backend has a free place, a live row that waits leaves in the `turn` at arrival + linger, or when
+           it is next in order.
+        I5 a full FIFO (images, bytes or pixels) leaves in the next `turn`.
         I6 a refusal changes nothing.
-        I7 ending one entry changes no other's rows; retries delay a waiting batch by about the time of one.
-        I8 row i of an entry goes out as row i and once, a retry aside, whatever was merged, split or halved.
-        I9 after `close`: nothing accepted, nothing pending; close is idempotent.
+        I7 ending one entry changes no other's rows; retries delay a waiting batch by about the time of one batch.
+        I8 row i of an entry goes out as row i and once, except for retries, whatever was merged, split or halved.
+        I9 after `close`: nothing is accepted, nothing is pending; close is idempotent.
 
-    Latency. With A live rows ahead in its lane, batches of B rows, k slots and T the longest call, an interactive row
-    leaves within  linger + T/k · (1 + ⌈A/B⌉ · (1 + r) · 8/7),  where r is 1 while rows wait for a retry, else 0.
+    Latency. With A live rows ahead in its lane, batches of B rows, k batches in flight and T the longest call, an
+    interactive row leaves within  linger + T/k · (1 + ⌈A/B⌉ · (1 + r) · 8/7),  where r is 1 while rows wait for a
+    retry, else 0.
 
     Attributes:
-        pending, slots: the entries that have not ended, and the calls that the runner has.
-        policy: chooses sizes; is told of guilty rows.
+        limits: of a batch and of the queue.
+        pending, in_flight: the entries that have not ended, and the batches that the backend has.
+        sizer: chooses batch sizes; the driver tells it of guilty rows.
     """
 
     def __init__(self, limits: Limits, *, curve: ServiceCurve | None = None, slo_s: float | None = None) -> None:
         self.limits = limits
-        self.policy = BatchSizer(limits, curve)
-        self.slots, self.pending = InFlight(limits, self.policy), Deadlines()
+        self.sizer = BatchSizer(limits, curve)
+        self.in_flight, self.pending = InFlight(limits.max_inflight_batches), Deadlines()
         self._curve = curve
-        self._slack = DeadlineFit(limits, self.policy, curve)
+        self._deadline_fit = DeadlineFit(limits, self.sizer, curve)
         self._lanes = Lanes()
-        self._isolation = Bisection()
-        slo_s = math.inf if slo_s is None else slo_s
+        self._bisection = Bisection()
         self._admission = Admission(
-            limits, self.policy, curve, slo_s=slo_s, slots=self.slots, lanes=self._lanes, isolation=self._isolation
+            limits,
+            self.sizer,
+            curve,
+            slo_s=math.inf if slo_s is None else slo_s,
+            in_flight=self.in_flight,
+            lanes=self._lanes,
+            bisection=self._bisection,
         )
-        self._dropped: list[Entry] = []
+        self._dropped: list[Entry] = []  # ended here; the next turn names them
         self._is_open = True
 
     @property
     def images(self) -> int:
-        """Rows that wait, for a first time or for a retry."""
-        return sum(self._lanes.rows) + self._isolation.rows
+        """Rows that wait, for their first batch or for a retry."""
+        interactive, bulk = self._lanes.rows
+        return interactive + bulk + self._bisection.rows
 
     @property
     def bytes(self) -> int:
@@ -80,119 +106,150 @@ class BatchQueue:
 
     @property
     def is_full(self) -> bool:
-        """Whether a line that waits has no use for more rows."""
-        return any(map(self._slack.is_full, self._lanes))
+        """Whether a FIFO has enough rows for a batch, so that waiting for more is no use."""
+        return any(map(self._deadline_fit.is_full, self._lanes))
 
-    def offer(self, entry: Entry, now: float) -> None:
-        """Takes `entry` in, last of its line.
-
-        Raises:
-            Closed, QueueFull, PredictedLate: having changed nothing (I6).
-            ValueError: where it was offered before.
-        """
-        self.admit(entry, entry.rows, entry.bytes, now)
-        self._lanes.append(entry)
-
-    def admit(self, entry: Entry, rows: int, size_bytes: int, now: float) -> None:
-        """Makes `entry` pending if `rows` rows of `size_bytes` may wait on its behalf; raises as `offer` does."""
-        if entry.state is not NEW:
-            raise ValueError("an entry is submitted once")
-        entry.due_s, entry.forecast_s = self.judge(rows, size_bytes, entry.deadline, now, is_bulk=entry.bulk)
-        self.pending.accept(entry, now)
-
-    def judge(self, rows: int, size_bytes: int, deadline: float, now: float, *, is_bulk: bool) -> tuple[float, float]:
-        """When such rows would be due and answered, if they came now; raises as `offer` does."""
+    def judge(self, rows: int, size_bytes: int, deadline: float, now: float, *, is_bulk: bool) -> Ticket:
+        """When such rows would be due and answered if they came now; raises as `offer` does, and changes nothing."""
         if not self._is_open:
             raise Closed("the batcher takes no more entries")
         return self._admission.judge(rows, size_bytes, deadline, now, is_bulk=is_bulk)
 
-    def append(self, entry: Entry, now: float) -> None:
-        """Takes in rows that were admitted on behalf of other entries."""
-        self.pending.accept(entry, now)
-        self._lanes.append(entry)
+    def offer(
+        self,
+        entry: Entry,
+        now: float,
+        *,
+        guilty: Mapping[int, BaseException] = NO_ERRORS,
+        ticket: Ticket | None = None,
+    ) -> None:
+        """Makes `entry` pending, last in its FIFO.
 
-    def postpone(self, entry: Entry, due_s: float) -> None:
-        """Lets a pending entry of one row be due at `due_s` where that is later."""
-        if due_s > entry.due_s:
-            if entry.next_row < entry.rows:
-                self._lanes.postpone(entry)
-            entry.due_s = due_s
+        Args:
+            entry: to be offered once.
+            now: the time.
+            guilty: its rows that are known to be guilty; they are settled at once and need no call.
+            ticket: what `judge` said; judged again if the queue has changed since, or the ticket is for other rows.
+
+        Raises:
+            Closed, QueueFull, PredictedLate: having changed nothing (I6).
+            ValueError: the entry was offered before.
+        """
+        if entry.state is not NEW:
+            raise ValueError("an entry is submitted once")
+        rows, size_bytes = entry.rows, entry.bytes
+        if guilty:
+            left = entry.rows_without(guilty)
+            rows, size_bytes = len(left), sum(entry.row_bytes[row] for row in left if entry.row_bytes)
+        deadline, is_bulk = entry.deadline, entry.bulk
+        if ticket is None or not self._admission.renew(ticket, rows, size_bytes, deadline, now, is_bulk=is_bulk):
+            ticket = self.judge(rows, size_bytes, deadline, now, is_bulk=is_bulk)
+        entry.due_s = ticket.due_s
+        entry.forecast_s = ticket.forecast_s
+        if guilty:
+            entry.exclude(guilty)
+        self._admission.changes += 1
+        self.pending.accept(entry, now)
+        if rows:
+            self._lanes.append(entry)
 
     def end(self, entry: Entry) -> bool:
-        """Ends a pending entry, wherever its rows are; False where it is not pending."""
+        """Ends a pending entry, wherever its rows are; False if it is not pending."""
         if entry.state is not PENDING:
             return False
         self.pending.end(entry)
         if entry.waiting_rows:
-            if entry.next_row < entry.rows:
+            if entry.unsent_rows:
                 self._lanes.remove(entry)
-            self._isolation.rows -= entry.waiting_rows - (entry.rows - entry.next_row)
+            self._bisection.rows -= entry.waiting_rows - entry.unsent_rows
             entry.waiting_rows = 0
-        for carrier in entry.carriers:
-            if carrier.waiting_rows and not carrier.has_riders:
-                self.end(carrier)
         return True
 
-    def expire(self, now: float) -> list[Entry]:
-        """Takes out the entries whose time is over, and tells those that `poll` took out; each once."""
-        self._drop(self.pending.overdue(now))
-        dropped, self._dropped = self._dropped, []
-        return dropped
+    def turn(self, now: float) -> Turn:
+        """Ends the entries whose time is over and makes the batches that are due; a second turn at `now` does nothing.
 
-    def poll(self, now: float) -> Batch | None:
-        """The batch that is due now, or None; to be called until it gives None, then `expire`."""
-        while self.slots.is_free:
-            self._drop(self.pending.overdue(now))
-            line = self._lanes.choose(lambda line: self._slack.window_end(line) <= now)
-            if (line is None or self._isolation.may_go_first) and (spans := self._isolation.take()):
-                images = sum(stop - start for _, start, stop in spans)
-                self._isolation.spend(self.policy.cost(images))
-                return self.slots.take(spans, images, Reason.RETRY, now)
-            if line is None:
-                return None
-            plan = self._slack.plan(line, now, is_idle=not self.slots)
-            if plan.doomed:  # and then look again: another line's head may be the oldest now
-                self._drop(plan.doomed)
-                continue
-            spans, images, cut = self._lanes.take(line, plan.images, self.limits)
-            self._isolation.grant(self.policy.cost(images))
-            self.policy.note_run(images)
-            return self.slots.take(spans, images, cut or plan.reason, now)
-        return None
+        An entry is also ended here if it cannot be in time even when it leaves at once.
+        """
+        pending, in_flight = self.pending, self.in_flight
+        earliest_s = pending.earliest_s()
+        if earliest_s <= now:
+            self._drop(pending.overdue(now))
+        batches: list[Batch] = []
+        while in_flight.is_free and (batch := self._next_batch(now)) is not None:
+            batches.append(batch)
+        ended, self._dropped = self._dropped, []
+        wake_at = pending.earliest_s() if ended or earliest_s <= now else earliest_s
+        if in_flight.is_free:  # rows that are left wait for their window to end
+            for fifo in self._lanes:
+                wake_at = min(wake_at, self._deadline_fit.window_end(fifo))
+        return Turn(batches, ended, wake_at)
 
     def finish(self, batch: Batch, now: float, *, is_ok: bool) -> None:
-        """The runner gave `batch` back: its slot is free, and its time is learned if it went well."""
-        self.slots.free(batch)
+        """Takes `batch` back from the backend: its place is free, and its time is learned if it succeeded."""
+        self._admission.changes += 1
+        self.in_flight.remove(batch)
         if is_ok and self._curve is not None:
-            self._curve.learn(batch.images + batch.padding, batch.took_s(now), now)
+            # After the backend is done, the report waits for the loop; that is not the engine's time.
+            returned_s = now if batch.returned_s is None else batch.returned_s
+            self._curve.learn(batch.images + batch.padding, returned_s - batch.dispatched_s, now)
 
     def suspect(self, spans: Sequence[Span], now: float, *, halved: bool = True) -> None:
-        """Queues live rows of a failed batch for a retry, in two halves or as one; the overdue are dropped."""
+        """Queues live rows of a failed batch for a retry, as two halves or as one group; ends the overdue."""
+        self._admission.changes += 1
         self._drop(entry for entry, _, _ in spans if entry.due_s <= now)
         live = [span for span in spans if span[0].state is PENDING]
         self.pending.watch(entry for entry, _, _ in live)
-        self._isolation.add(live, halved=halved)
-
-    def wake_at(self) -> float:
-        """When to poll again if nothing happens before, infinity: never. Asked after `poll` gave None."""
-        windows = map(self._slack.window_end, self._lanes) if self.slots.is_free else ()
-        return min(self.pending.earliest_s(), min(windows, default=math.inf))
+        self._bisection.add(live, halved=halved)
 
     def oldest_s(self) -> float | None:
-        """When the oldest row that waits for its first batch came in."""
-        return min((line.head.arrived_s for line in self._lanes), default=None)
+        """When the oldest row arrived of those that wait for their first batch; None if none does."""
+        return min((fifo.head.arrived_s for fifo in self._lanes), default=None)
 
     def drain(self) -> None:
-        """Takes nothing new, and keeps no window for what waits."""
+        """Refuses new entries from now on, and keeps no window for those that wait."""
         self._is_open = False
-        self._slack.drain()
+        self._admission.changes += 1
+        self._deadline_fit.drain()
 
     def close(self) -> list[Entry]:
-        """Ends what is pending and gives it back, oldest first; idempotent."""
+        """Ends what is pending and returns it, oldest first, with what no turn has named yet; idempotent."""
         self.drain()
         self._drop(self.pending)
-        self.slots.clear()
-        return self.expire(-math.inf)
+        self.in_flight.clear()
+        dropped, self._dropped = self._dropped, []
+        return dropped
+
+    def _next_batch(self, now: float) -> Batch | None:
+        """The next batch that is due, or None; the backend has a free place."""
+        bisection = self._bisection
+        while True:
+            fifo = self._lanes.choose(self._deadline_fit.window_end, now)
+            if bisection.rows and (fifo is None or bisection.credit > 0):
+                spans = bisection.take()
+                images = sum(stop - start for _, start, stop in spans)
+                batch = self._dispatch(spans, images, Reason.RETRY, now)
+                bisection.credit -= batch.expected_s
+                return batch
+            if fifo is None:
+                return None
+            fit = self._deadline_fit.plan(fifo, now, is_idle=not self.in_flight.batches)
+            if fit.doomed:  # look again, because the head of another FIFO may be the oldest now
+                self._drop(fit.doomed)
+                continue
+            spans, images, bound = self._lanes.take(fifo, fit.images, self.limits)
+            self.sizer.note_run(images)
+            batch = self._dispatch(spans, images, bound or fit.reason, now)
+            bisection.credit = batch.expected_s
+            return batch
+
+    def _dispatch(self, spans: list[Span], images: int, reason: Reason, now: float) -> Batch:
+        """Makes a batch of `spans`, which hold `images` rows, and takes a place of the backend for it."""
+        self._admission.changes += 1
+        padding = 0 if spans[0][0].whole else self.limits.padding(images)
+        expected_s = self.sizer.cost(images + padding)
+        return self.in_flight.add(spans, images, padding=padding, reason=reason, now=now, expected_s=expected_s)
 
     def _drop(self, entries: Iterable[Entry]) -> None:
-        self._dropped += [entry for entry in entries if self.end(entry)]
+        for entry in entries:
+            if self.end(entry):
+                self._dropped.append(entry)

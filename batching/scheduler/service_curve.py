@@ -1,4 +1,4 @@
-"""How long a batch of n rows takes on this machine, learned from every batch that ran."""
+"""The service curve: how long a batch of n rows takes on this machine, learned from every batch that ran."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-# How many of the last samples count (guesses). The speed of the machine is the median of 11 batches of any size, so it
-# is followed after 6; the shape of the curve changes less, and is the median of 21 of one size. The second largest of
-# 64 is the 97th percentile, and deaf to one outlier.
+# The number of last samples that count (guesses). The speed of the machine is the median of 11 batches of any size, so
+# a change is followed after 6. The shape of the curve changes less, and is the median of 21 batches of one size. The
+# second largest of 64 is the 97th percentile, and ignores one outlier.
 _SPEED_SAMPLES = 11
 _SHAPE_SAMPLES = 21
 _TAIL_SAMPLES = 64
@@ -22,26 +22,26 @@ _LEAST_S = 1e-9  # a virtual clock may stand still, and a time of zero has no ra
 
 
 def size_classes(images: int) -> tuple[int, ...]:
-    """The sizes up to `images` that are learned apart: 1, 2, 3, 4, 6, 8, 12, 16, 24, … and `images` itself."""
+    """The sizes up to `images` that are learned separately: 1, 2, 3, 4, 6, 8, 12, 16, 24, … and `images` itself."""
     doubled = {1 << bit for bit in range(images.bit_length())}
     halfway = {3 << bit for bit in range(images.bit_length())}
     return tuple(sorted(size for size in doubled | halfway | {images} if size <= images))
 
 
 class ServiceCurve:
-    """t(n): a table of size classes, times the speed of the machine; not a line, since caches and padding bend it.
+    """t(n): a table of size classes, times the speed of the machine; not a straight line, because of caches and padding.
 
-    Each class has a median and a tail. Since a neighbour on the machine slows all sizes, the speed is learned from each
-    batch for all classes, so that those that have not run for long are not believed slow, or fast, for good. One
-    outlier (a compile, a page fault) moves neither median nor speed nor, past 8 samples, the tail. Between classes
-    times are interpolated; below the smallest known size its time holds, above the largest the time grows with n. While
-    nothing is known every time is 0.0, so that nobody is refused or dropped for want of knowledge.
+    Each class has a median and a tail. Other load on the machine slows all sizes, so the speed is learned from each
+    batch for all classes; a class that has not run for a long time is not taken for slow, or fast, forever. One outlier
+    (a compilation, a page fault) moves neither the median nor the speed nor, after 8 samples, the tail. Between classes
+    times are interpolated. Below the smallest known size its time holds; above the largest, the time grows with n.
+    While nothing is known every time is 0.0, so that no row is refused or dropped for lack of knowledge.
 
     Attributes:
-        sizes: the classes, ascending: the allowed batch sizes where there are some.
-        speed: seconds now for what the table calls one second.
-        learned_s: when the last batch was learned, on the batcher's clock; minus infinity before.
-        version: grows with each sample.
+        sizes: the classes, ascending; the allowed batch sizes if there are any.
+        speed: seconds now for one second of the table.
+        learned_s: when the last batch was learned, on the batcher's clock; minus infinity before the first.
+        version: the number of samples so far.
     """
 
     def __init__(self, images: int, *, allowed: tuple[int, ...] = ()) -> None:
@@ -51,7 +51,7 @@ class ServiceCurve:
         self.version = 0
         self._is_padded = bool(allowed)
         self._speeds: deque[float] = deque(maxlen=_SPEED_SAMPLES)
-        self._samples: dict[int, deque[float]] = {}  # in seconds of the table, as are the two tables:
+        self._samples: dict[int, deque[float]] = {}  # in seconds of the table, like the two tables:
         self._medians: dict[int, float] = {}
         self._second_largest: dict[int, float] = {}
         self._known: list[int] = []
@@ -63,42 +63,46 @@ class ServiceCurve:
         """The classes that have samples of their own, ascending."""
         return tuple(self._known)
 
+    def expected_below(self, n: int) -> list[tuple[int, float]]:
+        """The classes below `n` that have samples of their own, the largest first, each with its `expected` time."""
+        return [(size, self._medians[size] * self.speed) for size in reversed(self._known) if size < n]
+
     def seed(self, n: int, seconds: float) -> None:
-        """Takes one measurement of the warm-up sweep: `n` rows took `seconds`. Three a size let an outlier lose."""
+        """Takes one measurement of the warm-up sweep: `n` rows took `seconds`. With three a size an outlier loses."""
         self._add(self._class_of(n), max(seconds, _LEAST_S) / self.speed)
 
     def learn(self, n: int, seconds: float, now: float) -> None:
-        """Takes the time of a batch of `n` rows that went well; between two classes it counts for the larger."""
+        """Takes the time of a batch of `n` rows that succeeded; between two classes it counts for the larger."""
         size = self._class_of(n)
         seconds = max(seconds, _LEAST_S)
         self.learned_s = now
         if not self._known:
             self._add(size, seconds * size / n)
             return
-        table_s = self._interpolate(n, self._medians)
+        table_s = self._table_s(n, self._medians)
         if size in self._samples:
             self._speeds.append(seconds / table_s)
             self.speed = _lower_median(self._speeds)
-        scale = 1.0 if self._is_padded else self._interpolate(size, self._medians) / table_s
+        scale = 1.0 if self._is_padded or n == size else self._table_s(size, self._medians) / table_s
         self._add(size, seconds / self.speed * scale)
 
     def expected(self, n: int) -> float:
         """The median time of a batch of `n` rows in seconds; 0.0 while nothing is known."""
         found = self._expected.get(n)
         if found is None:
-            found = self._expected[n] = self._interpolate(n, self._medians) * self.speed
+            found = self._expected[n] = self._table_s(n, self._medians) * self.speed
         return found
 
     def tail(self, n: int) -> float:
         """A time that about one batch of `n` rows in thirty exceeds, in seconds; 0.0 while nothing is known."""
         found = self._tails.get(n)
         if found is None:
-            tail_s = self._interpolate(n, self._second_largest) * self.speed
+            tail_s = self._table_s(n, self._second_largest) * self.speed
             found = self._tails[n] = max(tail_s, self.expected(n))
         return found
 
     def _class_of(self, n: int) -> int:
-        """The smallest class that holds `n` rows; the largest for what is larger (a whole entry)."""
+        """The smallest class that holds `n` rows; the largest class for a larger batch (a whole entry)."""
         return self.sizes[min(bisect_left(self.sizes, n), len(self.sizes) - 1)]
 
     def _add(self, size: int, seconds: float) -> None:
@@ -115,7 +119,8 @@ class ServiceCurve:
         self._tails.clear()
         self.version += 1
 
-    def _interpolate(self, n: int, table: dict[int, float]) -> float:
+    def _table_s(self, n: int, table: dict[int, float]) -> float:
+        """The time of `n` rows in `table`, interpolated between the known classes."""
         known = self._known
         if not known:
             return 0.0
@@ -131,11 +136,11 @@ class ServiceCurve:
 
 
 def _lower_median(samples: Iterable[float]) -> float:
-    """The lower of the middle two, so that of two the outlier loses."""
+    """The lower of the middle two, so that of two samples the outlier loses."""
     ordered = sorted(samples)
     return ordered[(len(ordered) - 1) // 2]
 
 
 def _second_largest(samples: deque[float]) -> float:
-    """The second largest sample; the largest while there are too few to tell an outlier."""
+    """The second largest sample; the largest while there are too few to recognise an outlier."""
     return sorted(samples)[-2] if len(samples) > _FEW_SAMPLES else max(samples)

@@ -1,6 +1,7 @@
-"""Simulates scheduling policies in virtual time: the real queue, a clock that is a number, and a simulated machine.
+"""Scheduling policies in virtual time: the real queue, a clock that is a number, and a machine with given times.
 
-HTTP, the event loop and memory are not simulated, so the figures are an upper bound. simulate.py is the command.
+HTTP, the event loop and memory are left out, so its results are an upper bound. The command is
+`loadtest/simulate/simulate.py`.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
-    from darkroom.batching.batch import Batch
+    from darkroom.batching.entry import Batch
 
 # EfficientNet-Lite0 on 2 cores, measured: 82 pictures a second one at a time, 144 in eights, about 105 from 32 on.
 EFFICIENTNET_LITE0 = {1: 1 / 82, 2: 2 / 104, 4: 4 / 128, 8: 8 / 144, 16: 16 / 131, 32: 32 / 105, 64: 64 / 105}
@@ -200,15 +201,12 @@ class Simulation:
 
     def _pump(self, replica: int, now: float) -> None:
         """What the driver does in a turn."""
-        queue = self.queues[replica]
-        if queue.slots.is_free:
-            while (batch := queue.poll(now)) is not None:
-                self._later(now + self.machine.call_s(batch.images + batch.padding), replica, batch)
-        queue.expire(now)
-        wake_s = queue.wake_at()
-        if wake_s < self._wakes.get(replica, math.inf):
-            self._wakes[replica] = wake_s
-            self._later(wake_s, replica, None)
+        turn = self.queues[replica].turn(now)
+        for batch in turn.batches:
+            self._later(now + self.machine.call_s(batch.images + batch.padding), replica, batch)
+        if turn.wake_at < self._wakes.get(replica, math.inf):
+            self._wakes[replica] = turn.wake_at
+            self._later(turn.wake_at, replica, None)
 
     def _later(self, when_s: float, replica: int, batch: Batch | None) -> None:
         heappush(self._events, (when_s, next(self._order), replica, batch))

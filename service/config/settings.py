@@ -81,7 +81,6 @@ class Settings(BaseModel):
     max_queue_bytes: int = Field(LIMITS.max_queue_bytes, ge=1, description="encoded bytes that may wait for one signature; further ones are refused with 429 (guess)")
     slo_ms: float = Field(0.0, ge=0, description="promised latency. Requests that would miss it are refused, and late ones are dropped; 0: nothing is promised (precedent)")
     isolation: bool = Field(True, description="bisect a batch that fails because of a client's row, so that only this row's request fails; turn off only to compare (measured)")
-    single_flight: bool = Field(False, description="identical images in flight for one signature share one row (precedent: off)")
     request_timeout_ms: float = Field(30_000.0, gt=0, description="deadline of a request that sets none (guess)")
     drain_timeout_ms: float = Field(20_000.0, ge=0, description="how long a stopping server may take to answer accepted requests (Kubernetes' 30 s, less a margin)")
 

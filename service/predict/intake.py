@@ -86,7 +86,7 @@ class Intake:
         """
         if images > self.images:
             self.target, self.images = target, images
-            target.batcher.refuse_early(images, self.deadline_s, is_bulk=self.bulk)
+            target.batcher.admit(images, self.deadline_s, is_bulk=self.bulk)
 
     def decode_pictures(self, target: Target, values: Sequence[object], door: ImageGuard) -> list[bytes]:
         """The raw bytes of each picture, whichever way its client wrote it (`codec.decode_picture`).

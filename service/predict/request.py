@@ -22,8 +22,7 @@ from darkroom.service.predict.intake import Intake
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from darkroom.batching.answer import Answer
-    from darkroom.batching.batch import Reason
+    from darkroom.batching.entry import Answer, Reason
 
 _log = logging.getLogger("darkroom.service")
 _STAGES = ("parse", "decode", "inspect", "serialize")  # of the edge

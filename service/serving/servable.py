@@ -120,7 +120,6 @@ class Servable:
             slo_s=SCHEDULER_SHARE * settings.slo_ms / 1000 or None,
             name=f"{model.name}/{model.version}/{spec.name}",
             row_identity=_picture_hash if spec.image_input and spec.batched else None,
-            single_flight=settings.single_flight,
         )
         for images, seconds in findings.seeds:
             batcher.curve.seed(images, seconds)

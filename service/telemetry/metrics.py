@@ -17,7 +17,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
 
-from darkroom.batching.batch import Reason
+from darkroom.batching.entry import Reason
 from darkroom.batching.observer import Observer
 from darkroom.models.runtime.gpu_memory import device_memory
 from darkroom.models.versions.policy import STATES
@@ -39,8 +39,8 @@ if TYPE_CHECKING:
     from prometheus_client.core import Metric
 
     from darkroom.batching.backend import BatchReport
-    from darkroom.batching.batch import Batch
-    from darkroom.batching.stats import QueueStats
+    from darkroom.batching.entry import Batch
+    from darkroom.batching.observer import QueueStats
 
 STAGES = ("parse", "decode", "inspect", "collate", "execute", "split", "serialize")
 OUTCOMES = ("ok", *sorted({verdict.outcome for verdict in TABLE.values()} | {"cancelled"}))

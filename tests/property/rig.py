@@ -1,4 +1,4 @@
-"""A runner on the loop's own clock, and an observer that writes down what it hears."""
+"""A backend on the loop's own clock, and an observer that writes down what it hears."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ from darkroom.batching.observer import Observer
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence, Sized
 
-    from darkroom.batching.answer import Timing
     from darkroom.batching.backend import Backend, BatchReport
-    from darkroom.batching.batch import Batch
+    from darkroom.batching.entry import Batch, Timing
     from darkroom.batching.errors import BatchingError
     from darkroom.batching.observer import Outcome
 
-    Names: TypeAlias = Callable[[list[int]], Mapping[Any, Any]]  # of the guilty places of a call, what the runner tells
+    Names: TypeAlias = Callable[
+        [list[int]], Mapping[Any, Any]
+    ]  # of the guilty places of a call, what the backend tells
 
 
 class BadPictureError(Exception):
@@ -33,7 +34,7 @@ def is_client_fault(error: BaseException) -> bool:
 
 @dataclass(frozen=True)
 class FakeReport:
-    """What the runner says."""
+    """What the backend says."""
 
     results: Sequence[Sized] | None
     error: BaseException | None
@@ -46,7 +47,7 @@ class FakeReport:
 
 @dataclass(frozen=True)
 class Call:
-    """One call of the runner."""
+    """One call of the backend."""
 
     at_s: float
     parts: list[tuple[Any, int, int]]
@@ -59,13 +60,13 @@ class Call:
 
 
 @dataclass
-class EchoRunner:
+class EchoBackend:
     """Answers each row with itself after `seconds(rows)`; a row that is "poison" fails the call that it is in.
 
     Attributes:
         seconds: the time of a call by its rows, padding included.
         failing: the share of a call's time after which a guilty row fails it.
-        names: which of the guilty rows of a call, by place, the runner names; None: it can't tell.
+        names: which of the guilty rows of a call, by place, the backend names; None: it can't tell.
         calls: what came, in order.
         running, most_running: calls at the moment, and at most.
     """
@@ -78,7 +79,7 @@ class EchoRunner:
     most_running: int = 0
 
     def start(self, parts: Sequence[tuple[Any, int, int]], padding: int, done: Callable[[BatchReport], None]) -> None:
-        """As `darkroom.batching.backend.Runner`."""
+        """As `darkroom.batching.backend.Backend`."""
         loop = asyncio.get_running_loop()
         call = Call(loop.time(), list(parts), padding)
         self.calls.append(call)
@@ -107,29 +108,29 @@ class EchoRunner:
 
 
 def name_all(guilty: list[int]) -> Mapping[Any, Any]:
-    """A runner that names every guilty row."""
+    """A backend that names every guilty row."""
     return {place: BadPictureError(f"row {place}") for place in guilty}
 
 
 def name_first(guilty: list[int]) -> Mapping[Any, Any]:
-    """A runner that names one of them."""
+    """A backend that names one of them."""
     return name_all(guilty[:1])
 
 
 def name_nonsense(guilty: list[int]) -> Mapping[Any, Any]:
-    """A runner that names places that no row has, and the guilty without an error."""
+    """A backend that names places that no row has, and the guilty without an error."""
     return {-1: BadPictureError("?"), 10**6: BadPictureError("?"), **dict.fromkeys(guilty)}
 
 
 def name_strangers(_: list[int]) -> Mapping[Any, Any]:
-    """A runner that takes places for words."""
+    """A backend that takes places for words."""
     return {"first": BadPictureError("?")}
 
 
-def batcher_of(runner: Backend, limits: Limits | None = None, **options: Any) -> Batcher:
+def batcher_of(backend: Backend, limits: Limits | None = None, **options: Any) -> Batcher:
     """A batcher on the running loop's clock, started."""
     clock = asyncio.get_running_loop().time
-    batcher = Batcher(runner, limits or Limits(), is_client_fault=is_client_fault, clock=clock, **options)
+    batcher = Batcher(backend, limits or Limits(), is_client_fault=is_client_fault, clock=clock, **options)
     batcher.start()
     return batcher
 

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from tests.property.rig import (
     BadPictureError,
     Diary,
-    EchoRunner,
+    EchoBackend,
     FakeReport,
     is_client_fault,
     is_row,
@@ -35,7 +35,8 @@ if TYPE_CHECKING:
 
     from tests.property.rig import Call, Names
 
-KINDS = ["fine"] * 12 + ["poison", "poison", "twin", "twin", "crash", "short"]
+AGAIN = "poison-again"
+KINDS = ["fine"] * 14 + ["poison", "poison", AGAIN, AGAIN, "crash", "short"]
 SIZES = {"a": 8, "b": 8}
 
 
@@ -56,7 +57,7 @@ class Ask:
 
 @dataclass(frozen=True)
 class Day:
-    """A whole schedule: the settings, the machine, the requests, and when the door shuts."""
+    """A whole schedule: the settings, the machine, the requests, and when the batcher drains."""
 
     limits: dict[str, Any]
     asks: tuple[Ask, ...]
@@ -65,7 +66,6 @@ class Day:
     names: Names | None
     slo_s: float | None
     remembers: bool
-    single_flight: bool
     drain_at_s: float | None
 
 
@@ -114,7 +114,6 @@ def days(draw: st.DrawFn, *, kinds: list[str] = KINDS) -> Day:
         hangs_up_after_s=st.none() | st.none() | quarters,
         awaits=st.booleans(),
     )
-    remembers = draw(st.booleans())
     return Day(
         limits=limits,
         asks=tuple(sorted(draw(st.lists(ask, min_size=1, max_size=14)), key=lambda ask: ask.at_s)),
@@ -122,17 +121,16 @@ def days(draw: st.DrawFn, *, kinds: list[str] = KINDS) -> Day:
         row_s=draw(st.sampled_from([0.0, 0.25])),
         names=draw(st.sampled_from([None, None, name_all, name_first, name_nonsense, name_strangers])),
         slo_s=draw(st.none() | st.none() | st.sampled_from([1.0, 4.0])),
-        remembers=remembers,
-        single_flight=remembers and draw(st.booleans()),
+        remembers=draw(st.booleans()),
         drain_at_s=draw(st.none() | quarters),
     )
 
 
-class ShortRunner(EchoRunner):
+class ShortBackend(EchoBackend):
     """Loses a row of each part that holds a "short" one."""
 
     def report(self, call: Call, seconds: float) -> FakeReport:
-        """As EchoRunner, with the row lost."""
+        """As EchoBackend, with the row lost."""
         report = super().report(call, seconds)
         if report.results is None:
             return report
@@ -146,35 +144,34 @@ class ShortRunner(EchoRunner):
 def live_through(day: Day, scheduler: SimpleNamespace) -> None:
     """Runs the day, and asserts what must be true of any."""
     loop = VirtualLoop()
-    runner = ShortRunner(lambda rows: day.call_s + day.row_s * rows, day.names)
+    backend = ShortBackend(lambda rows: day.call_s + day.row_s * rows, day.names)
     diary = Diary()
     fates = [Fate(ask, _labels(number, ask)) for number, ask in enumerate(day.asks)]
-    run(_main(day, scheduler, runner, diary, fates), loop)
+    run(_main(day, scheduler, backend, diary, fates), loop)
     assert loop.failures == []
     assert loop.timers == 0
     for fate in fates:
         _check_end(day, scheduler, fate, fates)
-    _check_calls(day, runner, fates)
-    _check_diary(day, diary, runner, fates)
+    _check_calls(day, backend, fates)
+    _check_diary(day, diary, backend, fates)
 
 
 def _labels(number: int, ask: Ask) -> list[str]:
-    """A name for each row: unlike all others, unless it is a twin that may ride with another."""
-    is_twin = [kind == "twin" and not ask.whole for kind in ask.rows]
-    return [kind if is_twin[index] else f"{kind}-{number}-{index}" for index, kind in enumerate(ask.rows)]
+    """A name for each row: unlike all others, except for the poison that comes again."""
+    again = None if ask.whole else AGAIN
+    return [kind if kind == again else f"{kind}-{number}-{index}" for index, kind in enumerate(ask.rows)]
 
 
-async def _main(day: Day, scheduler: SimpleNamespace, runner: EchoRunner, diary: Diary, fates: list[Fate]) -> None:
+async def _main(day: Day, scheduler: SimpleNamespace, backend: EchoBackend, diary: Diary, fates: list[Fate]) -> None:
     loop = asyncio.get_running_loop()
     batcher = scheduler.Batcher(
-        runner,
+        backend,
         scheduler.Limits(**day.limits),
         is_client_fault=is_client_fault,
         observer=diary,
         clock=loop.time,
         slo_s=day.slo_s,
         row_identity=(lambda payload, row: payload[row]) if day.remembers else None,
-        single_flight=day.single_flight,
     )
     batcher.start()
     arrivals = count()
@@ -191,8 +188,8 @@ async def _main(day: Day, scheduler: SimpleNamespace, runner: EchoRunner, diary:
         assert batcher.is_healthy
         await batcher.drain(1000.0)
     _check_closed(batcher, scheduler)
-    await asyncio.sleep(1000.0)  # calls that nobody waits for come back
-    assert not runner.running
+    await asyncio.sleep(1000.0)  # calls without a caller come back
+    assert not backend.running
 
 
 def _check_closed(batcher: Any, scheduler: SimpleNamespace) -> None:
@@ -266,7 +263,7 @@ async def _await_answer(
 
 
 def _check_end(day: Day, scheduler: SimpleNamespace, fate: Fate, fates: list[Fate]) -> None:
-    """I1: one end; I7: none that a neighbour could give it; I8: its own rows, in order."""
+    """I1: one end; I7: no other entry may cause it; I8: its own rows, in order."""
     ends = [fate.refused is not None, bool(fate.answers), fate.withdrawn_at_s is not None]
     assert sum(ends) == 1
     assert len(fate.answers) <= 1
@@ -299,13 +296,13 @@ def _check_end(day: Day, scheduler: SimpleNamespace, fate: Fate, fates: list[Fat
         assert day.drain_at_s is not None
 
 
-def _check_calls(day: Day, runner: EchoRunner, fates: list[Fate]) -> None:
+def _check_calls(day: Day, backend: EchoBackend, fates: list[Fate]) -> None:
     """I2 to I4, and that nothing runs for a caller who has gone or whose time is over."""
     limits = day.limits
-    owner = {label: fate for fate in fates for label in fate.labels if label != "twin"}
-    assert runner.most_running <= limits["max_inflight_batches"]
+    owner = {label: fate for fate in fates for label in fate.labels if label != AGAIN}
+    assert backend.most_running <= limits["max_inflight_batches"]
     first_run: dict[str, float] = {}
-    for call in runner.calls:
+    for call in backend.calls:
         rows = call.rows
         fates_here = [owner[row] for row in rows if row in owner]
         if any(fate.ask.whole for fate in fates_here):
@@ -322,42 +319,40 @@ def _check_calls(day: Day, runner: EchoRunner, fates: list[Fate]) -> None:
             first_run.setdefault(row, call.at_s)
         for fate in fates_here:
             assert fate.ask.patience_s is None or call.at_s < fate.ask.at_s + fate.ask.patience_s, "ran overdue"
-            assert fate.withdrawn_at_s is None or call.at_s <= fate.withdrawn_at_s, "ran for nobody"
-    _check_fifo(day, first_run, fates)
-    _check_no_idling(day, runner, first_run, owner)
+            assert fate.withdrawn_at_s is None or call.at_s <= fate.withdrawn_at_s, "ran although its caller had gone"
+    _check_fifo(first_run, fates)
+    _check_no_idling(day, backend, first_run, owner)
 
 
-def _check_fifo(day: Day, first_run: dict[str, float], fates: list[Fate]) -> None:
-    """I3: within a line nobody is overtaken, and rows of one entry are in order."""
-    if day.single_flight or day.remembers:
-        return  # a row may ride with its twin, which came before
-    lines: dict[object, list[float]] = {}
+def _check_fifo(first_run: dict[str, float], fates: list[Fate]) -> None:
+    """I3: within a FIFO no entry overtakes another, and rows of one entry are in order."""
+    fifos: dict[object, list[float]] = {}
     for fate in sorted(fates, key=lambda fate: fate.order):
-        line = (fate.ask.bulk, "whole" if fate.ask.whole else fate.ask.key)
-        times = [first_run[label] for label in fate.labels if label in first_run and label != "twin"]
-        lines.setdefault(line, []).extend(times)
-    for times in lines.values():
+        fifo = (fate.ask.bulk, "whole" if fate.ask.whole else fate.ask.key)
+        times = [first_run[label] for label in fate.labels if label in first_run and label != AGAIN]
+        fifos.setdefault(fifo, []).extend(times)
+    for times in fifos.values():
         assert times == sorted(times)
 
 
-def _check_no_idling(day: Day, runner: EchoRunner, first_run: dict[str, float], owner: dict[str, Fate]) -> None:
-    """I4: between the end of its window and its first call, each row found every slot taken."""
-    slots = day.limits["max_inflight_batches"]
-    ends = [(call.at_s, call.at_s + day.call_s + day.row_s * (len(call.rows) + call.padding)) for call in runner.calls]
+def _check_no_idling(day: Day, backend: EchoBackend, first_run: dict[str, float], owner: dict[str, Fate]) -> None:
+    """I4: between the end of its window and its first call, all places of the backend were taken."""
+    places = day.limits["max_inflight_batches"]
+    ends = [(call.at_s, call.at_s + day.call_s + day.row_s * (len(call.rows) + call.padding)) for call in backend.calls]
     for row, ran_s in first_run.items():
         if row not in owner:
             continue
         start_s = owner[row].ask.at_s + day.limits["linger_s"]
         if start_s < ran_s:
             busy_s = sum(max(0.0, min(end_s, ran_s) - max(at_s, start_s)) for at_s, end_s in ends)
-            assert busy_s >= slots * (ran_s - start_s) - 1e-6, f"{row} waited beside a free slot"
+            assert busy_s >= places * (ran_s - start_s) - 1e-6, f"{row} waited while the backend had a free place"
 
 
-def _check_diary(day: Day, diary: Diary, runner: EchoRunner, fates: list[Fate]) -> None:
+def _check_diary(day: Day, diary: Diary, backend: EchoBackend, fates: list[Fate]) -> None:
     """Each event is told once, and the outcomes fit what the callers saw."""
-    assert len(diary.of("dispatched")) == len(runner.calls)
-    knocks = 1 if day.drain_at_s is None else 2  # of `_check_closed`
-    assert len(diary.of("refused")) == sum(fate.refused is not None for fate in fates) + knocks
+    assert len(diary.of("dispatched")) == len(backend.calls)
+    late = 1 if day.drain_at_s is None else 2  # of `_check_closed`
+    assert len(diary.of("refused")) == sum(fate.refused is not None for fate in fates) + late
     ended = diary.of("ended")
     assert len(ended) == sum(fate.refused is None for fate in fates)
     assert sum(rows for rows, *_ in ended) == sum(len(fate.labels) for fate in fates if fate.refused is None)

@@ -39,7 +39,7 @@ class Bug:
 
 FIELD_BUGS = [
     Bug(
-        "the result is set on a cancelled future, and the batch-mates hang",
+        "the result is set on a cancelled future, and the rest of the batch hangs",
         (
             ("batcher.py", "if not answered.done():", "if True:"),
             ("batcher.py", "        finally:\n            self.withdraw(entry)", "        finally:\n            pass"),
@@ -48,10 +48,10 @@ FIELD_BUGS = [
     ),
     Bug(
         "the window is re-armed by each entry",
-        (("scheduler/deadline_fit.py", "min(line.head.arrived_s +", "min(next(reversed(line.entries)).arrived_s +"),),
+        (("scheduler/deadline_fit.py", "min(fifo.head.arrived_s +", "min(next(reversed(fifo.entries)).arrived_s +"),),
     ),
     Bug(
-        "nobody counts the outputs",
+        "the outputs are not counted",
         (
             ("driver/settlement.py", "error = report.error or _misfit(batch, results)", "error = report.error"),
             (

@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from darkroom.batching.batch import Batch, Reason
 from darkroom.batching.driver.settlement import Settlement
-from darkroom.batching.entry import Entry, EntryState
+from darkroom.batching.entry import Batch, Entry, EntryState, Reason
 from darkroom.batching.errors import BadOutput, BatchingError, Closed, PredictedLate, QueueFull
 from darkroom.batching.limits import Limits
 from darkroom.batching.scheduler.queue import BatchQueue
@@ -29,7 +28,7 @@ from tests.property.rig import (
 )
 
 if TYPE_CHECKING:
-    from darkroom.batching.answer import Answer
+    from darkroom.batching.entry import Answer
     from tests.property.rig import Names
 
 LINGER_S = 2.0
@@ -46,9 +45,11 @@ class Request:
     keep_going: bool
     bulk: bool
     patience_s: float | None
+    is_known: bool
+    has_ticket: bool
 
 
-# Mostly of one kind, so that they meet in one line.
+# Mostly of one kind, so that they meet in one FIFO.
 REQUESTS = st.builds(
     Request,
     kinds=st.lists(st.sampled_from(["fine", "fine", "fine", "fine", "poison"]), min_size=1, max_size=5),
@@ -58,6 +59,8 @@ REQUESTS = st.builds(
     keep_going=st.booleans(),
     bulk=st.sampled_from([False, False, False, True]),
     patience_s=st.none() | st.none() | st.sampled_from([-1.0, 0.5, 3.0, 20.0]),
+    is_known=st.sampled_from([False, False, False, True]),
+    has_ticket=st.booleans(),
 )
 
 
@@ -65,7 +68,7 @@ class Row(Enum):
     """Where a row of a live entry is."""
 
     WAITS = auto()
-    FLIES = auto()
+    IN_FLIGHT = auto()
     SUSPECT = auto()
     SETTLED = auto()
 
@@ -82,8 +85,8 @@ class Known:
         self.answer: Answer | None = None
 
     @property
-    def line(self) -> tuple[bool, Any]:
-        """What it has in common with the entries that it may ride with."""
+    def fifo(self) -> tuple[bool, Any]:
+        """What it has in common with the entries that it may share a batch with."""
         return self.entry.bulk, "whole" if self.entry.whole else self.entry.key
 
     def count(self, *states: Row) -> int:
@@ -104,7 +107,7 @@ class QueueMachine(RuleBasedStateMachine):
         sizes=st.booleans(),
         weights=st.booleans(),
         queue_images=st.integers(6, 40),
-        slots=st.integers(1, 2),
+        places=st.integers(1, 2),
         lingers=st.booleans(),
         curve_s=st.none() | st.tuples(st.floats(0.1, 2), st.floats(0.0, 1)),
         slo_s=st.none() | st.sampled_from([1.0, 4.0]),
@@ -116,7 +119,7 @@ class QueueMachine(RuleBasedStateMachine):
         sizes: bool,
         weights: bool,
         queue_images: int,
-        slots: int,
+        places: int,
         lingers: bool,
         curve_s: tuple[float, float] | None,
         slo_s: float | None,
@@ -129,7 +132,7 @@ class QueueMachine(RuleBasedStateMachine):
             max_queue_images=queue_images,
             max_queue_bytes=150,
             allowed_batch_sizes=tuple(sorted({(batch_images + 1) // 2, batch_images})) if sizes else (),
-            max_inflight_batches=slots,
+            max_inflight_batches=places,
             linger_s=LINGER_S if lingers else 0.0,
         )
         self.curve = None
@@ -138,18 +141,19 @@ class QueueMachine(RuleBasedStateMachine):
             for n in self.curve.sizes:
                 self.curve.seed(n, curve_s[0] + curve_s[1] * n)
         self.queue = BatchQueue(self.limits, curve=self.curve, slo_s=slo_s)
-        self.settlement = Settlement(self.queue, is_client_fault, self.condemned)
+        self.settlement = Settlement(self.queue, is_client_fault, self.on_guilty)
         self.slo_s = math.inf if slo_s is None else slo_s
         self.now = 0.0
         self.known: dict[Entry, Known] = {}
         self.batches: list[Batch] = []
+        self.dropped: set[Entry] = set()  # ended by a failed batch, and not named by a turn yet
         self.interactive_in_a_row = 0
-        self.company = 0  # rows of the batch that is being settled
+        self.settled_images = 0  # rows of the batch that is being settled
         self.is_open = True
 
-    def condemned(self, entry: Entry, row: int, error: BaseException, is_alone: bool) -> None:
-        """Only a poisoned row may be blamed; one that was named was in company."""
-        assert is_alone == (self.company == 1)
+    def on_guilty(self, entry: Entry, row: int, error: BaseException, is_alone: bool) -> None:
+        """Only a poisoned row may be blamed; one that was named was not alone."""
+        assert is_alone == (self.settled_images == 1)
         assert is_row(self.known[entry].labels[row], "poison")
         assert isinstance(error, BadPictureError)
 
@@ -185,23 +189,46 @@ class QueueMachine(RuleBasedStateMachine):
             keep_going=request.keep_going,
             bulk=request.bulk,
         )
+        poison = [index for index, kind in enumerate(kinds) if kind == "poison"]
+        guilty: dict[int, BaseException] = {}
+        if request.is_known and not request.whole:
+            guilty = {index: BadPictureError("cannot decode, again") for index in poison}
+        images = len(kinds) if not guilty else (len(kinds) - len(guilty)) * request.keep_going
         before = self.snapshot()
         has_room = (
-            self.queue.images + len(kinds) <= self.limits.max_queue_images and self.queue.bytes + entry.bytes <= 150
+            self.queue.images + images <= self.limits.max_queue_images
+            and self.queue.bytes + images * request.weight <= 150
         )
         refusal: BatchingError | None = None
         try:
-            self.queue.offer(entry, self.now)
+            ticket = None
+            if request.has_ticket:
+                ticket = self.queue.judge(images, 0, entry.deadline, self.now, is_bulk=request.bulk)
+            assert self.snapshot() == before
+            self.queue.offer(entry, self.now, guilty=guilty, ticket=ticket)
         except BatchingError as error:
             refusal = error
         if refusal is None:
             assert self.is_open
             assert has_room
             self.known[entry] = Known(entry, labels, self.now)
+            self.settle_known(entry, guilty, images)
             return
         assert entry.state is EntryState.NEW
+        assert entry.progress is None
         assert self.snapshot() == before
         self.check_refusal(refusal, has_room=has_room, patience_s=patience_s)
+
+    def settle_known(self, entry: Entry, guilty: dict[int, BaseException], images: int) -> None:
+        """Rows that are known to be guilty are settled; they end the entry, unless others are still to run."""
+        for row in guilty if images else range(entry.rows):
+            self.known[entry].rows[row] = Row.SETTLED
+        if guilty:
+            ended: list[Any] = []
+            self.settlement.close(entry, self.now, ended)
+            assert bool(ended) == (not images)
+            for each, answer, _, _ in ended:
+                self.end(each, answer)
 
     def check_refusal(self, refusal: BatchingError, *, has_room: bool, patience_s: float | None) -> None:
         """Each refusal has its reason, and says when to come back where that helps."""
@@ -223,66 +250,93 @@ class QueueMachine(RuleBasedStateMachine):
             self.queue.images,
             self.queue.bytes,
             list(self.queue.pending),
-            self.queue.wake_at(),
-            len(self.queue.slots),
+            self.queue.pending.earliest_s(),
+            list(self.queue.in_flight.batches),
         )
 
     @rule()
-    def poll(self) -> None:
-        """A batch leaves, or none is due."""
-        lines = self.lines()
-        was_free = len(self.batches) < self.limits.max_inflight_batches
-        overdue = [k for k in self.live if min(k.entry.deadline, k.arrived_s + self.slo_s) <= self.now]
-        batch = self.queue.poll(self.now)
-        self.collect_dropped()
-        if was_free:
-            assert not any(known.is_live and known.count(Row.WAITS, Row.SUSPECT) for known in overdue)
-        if batch is None:
-            assert not was_free or not self.due_lines()
-            assert not was_free or not any(known.count(Row.SUSPECT) for known in self.live)
-            return
-        assert was_free
+    def turn(self) -> None:
+        """The overdue end (I1), and the batches that are due leave; a second turn does nothing."""
+        turn = self.queue.turn(self.now)
+        # An entry that left in part may be doomed in the same turn: it ends after the last batch that carries it.
+        last = {span[0]: batch.serial for batch in turn.batches for span in batch.spans}
+        self.check_ended([entry for entry in turn.ended if entry not in last])
+        for batch in turn.batches:
+            self.check_batch(batch)
+            self.check_ended([entry for entry in turn.ended if last.get(entry) == batch.serial])
+        assert not self.dropped
+        for known in self.live:
+            assert known.entry.deadline > self.now
+            assert known.arrived_s + self.slo_s > self.now or not known.count(Row.WAITS, Row.SUSPECT)
+        assert self.queue.turn(self.now) == ([], [], turn.wake_at)
+        if len(self.batches) < self.limits.max_inflight_batches:
+            assert not self.due_fifos()
+            assert not any(known.count(Row.SUSPECT) for known in self.live)
+        self.check_wake_up(turn.wake_at)
+
+    def check_ended(self, ended: list[Entry]) -> None:
+        """Each entry that ends is overdue, or doomed by the curve."""
+        for entry in ended:
+            due_s = min(entry.deadline, self.known[entry].arrived_s + self.slo_s)
+            assert due_s <= self.now or (self.curve is not None and due_s < math.inf)
+            if entry in self.dropped:
+                self.dropped.remove(entry)
+            else:
+                self.end(entry, None)
+
+    def check_wake_up(self, wake_at: float) -> None:
+        """No entry that waits for a time is forgotten, and no window that ends."""
+        assert wake_at > self.now
+        is_free = len(self.batches) < self.limits.max_inflight_batches
+        for known in self.live:
+            due_s = known.arrived_s + self.slo_s if known.count(Row.WAITS, Row.SUSPECT) else math.inf
+            assert wake_at <= min(known.entry.deadline, due_s)
+            assert not is_free or not known.count(Row.WAITS) or wake_at <= known.arrived_s + self.limits.linger_s
+
+    def check_batch(self, batch: Batch) -> None:
+        """A batch leaves, in a free place."""
+        assert len(self.batches) < self.limits.max_inflight_batches
         self.batches.append(batch)
         self.check_bounds(batch)
         if batch.is_retry:
             assert all(self.known[e].rows[i] is Row.SUSPECT for e, a, b in batch.spans for i in range(a, b))
         else:
-            self.check_order(batch, lines)
+            self.check_order(batch)
         for entry, start, stop in batch.spans:
             assert self.known[entry].is_live
-            self.known[entry].rows[start:stop] = [Row.FLIES] * (stop - start)
+            self.known[entry].rows[start:stop] = [Row.IN_FLIGHT] * (stop - start)
         if not batch.is_retry:
             self.check_greed(batch)
 
-    def lines(self) -> dict[tuple[bool, Any], list[tuple[Entry, int]]]:
-        """The rows that wait by line, in order of arrival."""
-        lines: dict[tuple[bool, Any], list[tuple[Entry, int]]] = {}
+    def fifos(self) -> dict[tuple[bool, Any], list[tuple[Entry, int]]]:
+        """The rows that wait by FIFO, in order of arrival."""
+        fifos: dict[tuple[bool, Any], list[tuple[Entry, int]]] = {}
         for known in self.live:
             rows = [(known.entry, index) for index, row in enumerate(known.rows) if row is Row.WAITS]
             if rows:
-                lines.setdefault(known.line, []).extend(rows)
-        return lines
+                fifos.setdefault(known.fifo, []).extend(rows)
+        return fifos
 
-    def due_lines(self) -> list[tuple[bool, Any]]:
-        """The lines that must go now, whatever the policy (I4, I5)."""
+    def due_fifos(self) -> list[tuple[bool, Any]]:
+        """The FIFOs that must leave now, whatever the batch size (I4, I5)."""
         due = []
-        for line, rows in self.lines().items():
+        for fifo, rows in self.fifos().items():
             entries = {entry: None for entry, _ in rows}
             if (
                 not self.limits.linger_s
                 or not self.is_open
-                or line[1] == "whole"
+                or fifo[1] == "whole"
                 or self.known[rows[0][0]].arrived_s + self.limits.linger_s <= self.now
                 or len(rows) >= self.limits.top_images
                 or sum(entry.bytes for entry in entries) >= self.limits.max_batch_bytes
                 or sum(entry.pixels for entry in entries) >= self.limits.max_batch_pixels
             ):
-                due.append(line)
+                due.append(fifo)
         return due
 
     def check_bounds(self, batch: Batch) -> None:
         """I2, and the padding."""
-        rows = [(entry, index) for entry, start, stop in batch.spans for index in range(start, stop)]
+        rows = rows_of(batch)
         assert batch.images == len(rows) >= 1
         if batch.spans[0][0].whole:
             assert len(batch.spans) == 1
@@ -298,15 +352,13 @@ class QueueMachine(RuleBasedStateMachine):
         assert (batch.images + batch.padding in allowed) if allowed else not batch.padding
         assert not any(batch.images <= size < batch.images + batch.padding for size in allowed)
 
-    def check_order(self, batch: Batch, lines: dict[tuple[bool, Any], list[tuple[Entry, int]]]) -> None:
-        """I3 and the lanes: the first live rows of the oldest line of the lane whose turn it is."""
-        line = self.known[batch.spans[0][0]].line
-        rows = [(entry, index) for entry, start, stop in batch.spans for index in range(start, stop)]
-        alive = [row for row in lines[line] if self.known[row[0]].is_live]
-        assert rows == alive[: len(rows)]
-        due = [other for other in self.due_lines() if other != line]
-        rivals = [alive[0][0] for other in due if (alive := [r for r in lines[other] if self.known[r[0]].is_live])]
+    def check_order(self, batch: Batch) -> None:
+        """I3 and the lanes: the first live rows of the oldest FIFO of the lane that is next."""
         first = batch.spans[0][0]
+        fifos, fifo = self.fifos(), self.known[first].fifo
+        rows = rows_of(batch)
+        assert rows == fifos[fifo][: len(rows)]
+        rivals = [fifos[other][0][0] for other in self.due_fifos() if other != fifo]
         for rival in rivals:
             if rival.bulk == first.bulk:
                 assert first.serial < rival.serial
@@ -319,7 +371,7 @@ class QueueMachine(RuleBasedStateMachine):
     def check_greed(self, batch: Batch) -> None:
         """Without a curve a batch is as large as the bounds allow, and says which of them it met."""
         first = batch.spans[0][0]
-        rest = self.lines().get(self.known[first].line, [])
+        rest = self.fifos().get(self.known[first].fifo, [])
         if self.curve is not None or first.whole:
             return
         taken = [(entry.row_bytes[0], entry.row_pixels[0]) for entry, a, b in batch.spans for _ in range(a, b)]
@@ -339,29 +391,29 @@ class QueueMachine(RuleBasedStateMachine):
         names=st.sampled_from([None, name_all, name_first, name_nonsense, name_strangers]),
     )
     def finish(self, data: st.DataObject, fate: str, names: Names | None) -> None:
-        """The runner gives a batch back."""
+        """The backend gives a batch back."""
         self.give_back(data.draw(st.integers(0, len(self.batches) - 1)), fate, names)
 
     @rule(calls=st.integers(2, 10))
     def serve(self, calls: int) -> None:
-        """The runner does a few calls in a row, and all goes as well as poison lets it."""
+        """The backend does a few calls in a row, which succeed unless there is poison in them."""
         for _ in range(calls):
             if self.batches:
                 self.give_back(0, "well")
-            self.poll()
+            self.turn()
 
     def give_back(self, number: int, fate: str, names: Names | None = None) -> None:
         """A call ends: well, with the client's fault if there is poison in it, or broken."""
         batch = self.batches.pop(number)
         report = self.report_of(batch, fate, names)
-        self.company = batch.images
+        self.settled_images = batch.images
         alive = [span for span in batch.spans if self.known[span[0]].is_live]
         ended: list[Any] = []
         self.settlement.settle(batch, report, self.now, ended)
         # Rows that were not alone are run again, even where the others have ended since.
         is_suspect = isinstance(report.error, BadPictureError) and not batch.spans[0][0].whole and batch.images > 1
         if is_suspect:
-            self.collect_dropped()  # an SLO that was missed in flight is not worth a retry
+            self.note_dropped(alive, {entry for entry, _, _, _ in ended})
             alive = [span for span in alive if self.known[span[0]].is_live]
         places = {(entry, row): place for place, (entry, row) in enumerate(rows_of(batch))}
         named = report.guilty if names in {name_all, name_first} else {}
@@ -376,8 +428,16 @@ class QueueMachine(RuleBasedStateMachine):
             for entry, _, _ in alive:
                 self.check_failed(entry, RuntimeError if fate == "crash" else BadOutput)
 
+    def note_dropped(self, alive: list[Any], ended: set[Entry]) -> None:
+        """An entry that missed its SLO in flight is not worth a retry; the next turn names it."""
+        for entry in {span[0] for span in alive} - ended:
+            if entry.state is EntryState.ENDED:
+                assert min(entry.deadline, self.known[entry].arrived_s + self.slo_s) <= self.now
+                self.dropped.add(entry)
+                self.end(entry, None)
+
     def report_of(self, batch: Batch, fate: str, names: Names | None) -> FakeReport:
-        """What the runner says of a call."""
+        """What the backend says of a call."""
         labels = [self.known[entry].labels[row] for entry, row in rows_of(batch)]
         if fate == "crash":
             return FakeReport(None, RuntimeError("out of memory"), self.now)
@@ -427,25 +487,9 @@ class QueueMachine(RuleBasedStateMachine):
         assert not self.queue.end(entry)
         self.end(entry, None)
 
-    @rule()
-    def expire(self) -> None:
-        """The overdue leave; all of them, whether their rows wait or fly past the deadline."""
-        for entry in self.queue.expire(self.now):
-            self.end(entry, None)
-        for known in self.live:
-            assert known.entry.deadline > self.now
-            assert known.arrived_s + self.slo_s > self.now or not known.count(Row.WAITS, Row.SUSPECT)
-
-    def collect_dropped(self) -> None:
-        """What a poll ended: overdue, or by a curve doomed."""
-        for entry in self.queue.expire(-math.inf):
-            due_s = min(entry.deadline, self.known[entry].arrived_s + self.slo_s)
-            assert due_s <= self.now or (self.curve is not None and due_s < math.inf)
-            self.end(entry, None)
-
     @rule(chance=st.integers(0, 29))
     def shut(self, chance: int) -> None:
-        """The door shuts, seldom, or all is over, more seldom."""
+        """The queue drains, seldom, or closes, more seldom."""
         if chance < 2:
             self.queue.drain()
             self.is_open = False
@@ -455,15 +499,17 @@ class QueueMachine(RuleBasedStateMachine):
     def close(self) -> None:
         """Twice is as once (I9)."""
         live = [known.entry for known in self.live]
-        assert [entry for entry in self.queue.close() if self.known[entry].is_live] == live
+        closed = self.queue.close()
+        assert [entry for entry in closed if entry not in self.dropped] == live
+        assert self.dropped <= set(closed)
+        self.dropped.clear()
         assert self.queue.close() == []
         for entry in live:
             self.end(entry, None)
         assert not any(batch.is_out for batch in self.batches)
         self.batches.clear()
         self.is_open = False
-        assert self.queue.poll(self.now) is None
-        assert self.queue.wake_at() == math.inf
+        assert self.queue.turn(self.now) == ([], [], math.inf)
 
     @invariant()
     def counts_agree(self) -> None:
@@ -472,16 +518,10 @@ class QueueMachine(RuleBasedStateMachine):
         assert [entry.serial for entry in self.queue.pending] == [known.entry.serial for known in live]
         assert self.queue.images == sum(known.count(Row.WAITS, Row.SUSPECT) for known in live)
         assert self.queue.bytes == sum(known.entry.bytes for known in live if known.count(Row.WAITS))
-        assert len(self.queue.slots) == len(self.batches) <= self.limits.max_inflight_batches
+        assert self.queue.in_flight.batches == self.batches
+        assert len(self.batches) <= self.limits.max_inflight_batches
         waiting = [known.arrived_s for known in live if known.count(Row.WAITS)]
         assert self.queue.oldest_s() == min(waiting, default=None)
-
-    @invariant()
-    def a_wake_up_is_set(self) -> None:
-        """Nobody who waits for a time is forgotten."""
-        for known in self.live:
-            if known.count(Row.WAITS, Row.SUSPECT):
-                assert self.queue.wake_at() <= min(known.entry.deadline, known.arrived_s + self.slo_s)
 
     def teardown(self) -> None:
         """Run to the end: everything that is pending ends (I1)."""
@@ -489,8 +529,7 @@ class QueueMachine(RuleBasedStateMachine):
             return
         for _ in range(1000):
             self.now += LINGER_S
-            self.expire()
-            self.poll()
+            self.turn()
             for _ in range(len(self.batches)):
                 batch = self.batches.pop()
                 ended: list[Any] = []
@@ -500,7 +539,7 @@ class QueueMachine(RuleBasedStateMachine):
                     self.known[entry].is_live = False
             if not self.live:
                 break
-        assert not self.queue.pending
+        assert not self.queue.pending.entries
         assert not self.queue.images
         assert not self.queue.bytes
 

@@ -10,38 +10,38 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from darkroom.batching.batch import Reason
 from darkroom.batching.batcher import Batcher
 from darkroom.batching.driver.dispatcher import GATHER_S
-from darkroom.batching.entry import Entry
+from darkroom.batching.entry import Entry, Reason
 from darkroom.batching.errors import BadOutput, Closed, DeadlineExceeded, PredictedLate, QueueFull
 from darkroom.batching.limits import Limits
 from darkroom.batching.observer import Observer, Outcome
-from tests.property.rig import BadPictureError, Diary, EchoRunner, FakeReport, batcher_of, is_client_fault, name_all
+from tests.property.rig import BadPictureError, Diary, EchoBackend, FakeReport, batcher_of, is_client_fault, name_all
 from tests.vclock import VirtualLoop, run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from darkroom.batching.answer import Answer
     from darkroom.batching.backend import BatchReport
+    from darkroom.batching.entry import Answer
+    from tests.property.rig import Call
 
 
-def test_entries_of_one_turn_of_the_loop_ride_together() -> None:
-    runner = EchoRunner()
+def test_entries_of_one_pass_of_the_loop_share_a_batch() -> None:
+    backend = EchoBackend()
 
     async def main() -> list[Answer]:
-        batcher = batcher_of(runner)
+        batcher = batcher_of(backend)
         return await asyncio.gather(*(batcher.predict(Entry([n], 1)) for n in range(5)))
 
     answers = run(main())
-    assert [call.rows for call in runner.calls] == [[0, 1, 2, 3, 4]]
+    assert [call.rows for call in backend.calls] == [[0, 1, 2, 3, 4]]
     assert [answer.pieces for answer in answers] == [([n],) for n in range(5)]
     assert {answer.timing.batch_images for answer in answers} == {5}
 
 
-async def _one_a_turn(batcher: Batcher, count: int, pause: Callable[[], None] = lambda: None) -> list[Answer]:
-    """`count` entries, of which each turn of the loop brings one."""
+async def _one_a_pass(batcher: Batcher, count: int, pause: Callable[[], None] = lambda: None) -> list[Answer]:
+    """`count` entries, of which each pass of the loop brings one."""
     waiting = []
     for n in range(count):
         waiting.append(asyncio.ensure_future(batcher.predict(Entry([n], 1))))
@@ -50,41 +50,41 @@ async def _one_a_turn(batcher: Batcher, count: int, pause: Callable[[], None] = 
     return await asyncio.gather(*waiting)
 
 
-def test_a_batch_waits_for_as_long_as_each_turn_of_the_loop_brings_another_entry() -> None:
-    runner = EchoRunner()
-    run(_one_a_turn_of(runner, Limits(), 9))
-    assert [call.rows for call in runner.calls] == [list(range(9))]
+def test_a_batch_waits_for_as_long_as_each_pass_of_the_loop_brings_another_entry() -> None:
+    backend = EchoBackend()
+    run(_one_a_pass_of(backend, Limits(), 9))
+    assert [call.rows for call in backend.calls] == [list(range(9))]
 
 
-def test_a_batch_that_is_full_waits_for_nobody() -> None:
-    runner = EchoRunner(seconds=lambda _: 1.0)
-    run(_one_a_turn_of(runner, Limits(max_batch_images=4, max_inflight_batches=2), 8))
-    assert [call.rows for call in runner.calls] == [[0, 1, 2, 3], [4, 5, 6, 7]]
+def test_a_batch_that_is_full_does_not_wait() -> None:
+    backend = EchoBackend(seconds=lambda _: 1.0)
+    run(_one_a_pass_of(backend, Limits(max_batch_images=4, max_inflight_batches=2), 8))
+    assert [call.rows for call in backend.calls] == [[0, 1, 2, 3], [4, 5, 6, 7]]
 
 
 def test_a_loop_that_is_always_busy_keeps_a_batch_no_longer_than_a_moment() -> None:
-    runner = EchoRunner(seconds=lambda _: 60.0)
+    backend = EchoBackend(seconds=lambda _: 60.0)
     loop = VirtualLoop()
 
     async def main() -> None:
         def a_third_of_it() -> None:
             loop.pass_time(GATHER_S / 3)
 
-        await _one_a_turn(batcher_of(runner, Limits(max_inflight_batches=9)), 12, a_third_of_it)
+        await _one_a_pass(batcher_of(backend, Limits(max_inflight_batches=9)), 12, a_third_of_it)
 
     run(main(), loop)
-    assert len(runner.calls) > 1
-    assert all(2 <= len(call.rows) <= 5 for call in runner.calls)
-    assert [row for call in runner.calls for row in call.rows] == list(range(12))
+    assert len(backend.calls) > 1
+    assert all(2 <= len(call.rows) <= 5 for call in backend.calls)
+    assert [row for call in backend.calls for row in call.rows] == list(range(12))
 
 
-async def _one_a_turn_of(runner: EchoRunner, limits: Limits, count: int) -> list[Answer]:
-    return await _one_a_turn(batcher_of(runner, limits), count)
+async def _one_a_pass_of(backend: EchoBackend, limits: Limits, count: int) -> list[Answer]:
+    return await _one_a_pass(batcher_of(backend, limits), count)
 
 
 def test_an_answer_explains_where_its_time_went() -> None:
     async def main() -> list[Answer]:
-        batcher = batcher_of(EchoRunner(seconds=lambda _: 0.5), Limits(max_batch_images=1))
+        batcher = batcher_of(EchoBackend(seconds=lambda _: 0.5), Limits(max_batch_images=1))
         return await asyncio.gather(*(batcher.predict(Entry([row], 1)) for row in "ab"))
 
     first, second = (answer.timing for answer in run(main()))
@@ -97,8 +97,8 @@ def test_a_split_entry_is_answered_in_pieces_in_order_with_the_times_of_all_its_
     """The first batch is the slowest, so its piece comes last."""
 
     async def main() -> Answer:
-        runner = EchoRunner(seconds=float)
-        batcher = batcher_of(runner, Limits(max_batch_images=3, max_inflight_batches=2))
+        backend = EchoBackend(seconds=float)
+        batcher = batcher_of(backend, Limits(max_batch_images=3, max_inflight_batches=2))
         return await batcher.predict(Entry(list("abcde"), 5))
 
     answer = run(main())
@@ -111,12 +111,12 @@ def test_a_batcher_holds_one_timer_at_most_and_none_once_it_rang_for_nothing() -
     loop = VirtualLoop()
 
     async def main() -> list[int]:
-        batcher = batcher_of(EchoRunner(seconds=lambda _: 1.0), Limits(max_batch_images=1))
+        batcher = batcher_of(EchoBackend(seconds=lambda _: 1.0), Limits(max_batch_images=1))
         counts = [loop.timers]
         waiting = [asyncio.ensure_future(batcher.predict(Entry(["a"], 1, deadline=9.0 + n))) for n in range(3)]
         await asyncio.sleep(0)
         await asyncio.sleep(0)
-        counts.append(loop.timers)  # the runner's own, and the earliest deadline
+        counts.append(loop.timers)  # the backend's own, and the earliest deadline
         await asyncio.gather(*waiting)
         counts.append(loop.timers)  # a ring for nothing is cheaper than a timer for each entry
         await asyncio.sleep(10)
@@ -126,11 +126,11 @@ def test_a_batcher_holds_one_timer_at_most_and_none_once_it_rang_for_nothing() -
     assert run(main(), loop) == [0, 2, 1, 0]
 
 
-def test_a_callback_that_raises_hurts_no_batch_mate_and_is_reported() -> None:
+def test_a_callback_that_raises_affects_no_other_entry_and_is_reported() -> None:
     loop = VirtualLoop()
 
     async def main() -> Answer:
-        batcher = batcher_of(EchoRunner())
+        batcher = batcher_of(EchoBackend())
 
         def broken(_: Answer) -> None:
             raise RuntimeError("the caller's own bug")
@@ -148,7 +148,7 @@ def test_a_callback_that_raises_hurts_no_batch_mate_and_is_reported() -> None:
     assert [str(failure["exception"]) for failure in loop.failures] == ["the caller's own bug", ""]
 
 
-def test_an_observer_that_raises_hurts_nobody() -> None:
+def test_an_observer_that_raises_affects_no_entry() -> None:
     class Broken(Observer):
         def ended(self, *_: object) -> None:
             raise RuntimeError("a broken metric")
@@ -159,18 +159,18 @@ def test_an_observer_that_raises_hurts_nobody() -> None:
     loop = VirtualLoop()
 
     async def main() -> Answer:
-        return await batcher_of(EchoRunner(), observer=Broken()).predict(Entry(["a"], 1))
+        return await batcher_of(EchoBackend(), observer=Broken()).predict(Entry(["a"], 1))
 
     assert run(main(), loop).pieces == (["a"],)
     assert len(loop.failures) == 2
 
 
-def test_a_caller_that_is_cancelled_in_the_turn_of_its_answer_hurts_nobody() -> None:
+def test_a_caller_that_is_cancelled_in_the_pass_of_its_answer_affects_no_other() -> None:
     """The field's bug: `set_result` on a cancelled future."""
     loop = VirtualLoop()
 
     async def main() -> Answer:
-        batcher = batcher_of(EchoRunner(seconds=lambda _: 1.0))
+        batcher = batcher_of(EchoBackend(seconds=lambda _: 1.0))
         doomed = asyncio.create_task(batcher.predict(Entry(["a"], 1)))
         mate = asyncio.create_task(batcher.predict(Entry(["b"], 1)))
         await asyncio.sleep(0)
@@ -185,7 +185,7 @@ def test_the_answer_of_a_future_cancelled_by_a_batch_mate_is_left_alone() -> Non
     loop = VirtualLoop()
 
     async def main() -> bool:
-        batcher = batcher_of(EchoRunner(seconds=lambda _: 1.0))
+        batcher = batcher_of(EchoBackend(seconds=lambda _: 1.0))
         batcher.submit(Entry(["blocks"], 1), lambda _: None)
         await asyncio.sleep(0.5)
 
@@ -205,9 +205,9 @@ def test_withdrawing_is_told_once_and_frees_the_place() -> None:
     diary = Diary()
 
     async def main() -> list[bool]:
-        batcher = batcher_of(EchoRunner(), observer=diary)
+        batcher = batcher_of(EchoBackend(), observer=diary)
         entry = Entry(["a"], 1)
-        batcher.submit(entry, lambda _: pytest.fail("nobody listens"))
+        batcher.submit(entry, lambda _: pytest.fail("it was withdrawn"))
         withdrawn = [batcher.withdraw(entry), batcher.withdraw(entry), batcher.withdraw(Entry(["b"], 1))]
         await asyncio.sleep(5)
         assert batcher.stats().images == 0
@@ -219,10 +219,10 @@ def test_withdrawing_is_told_once_and_frees_the_place() -> None:
 
 
 def test_a_row_that_expires_in_the_queue_never_runs() -> None:
-    runner = EchoRunner(seconds=lambda _: 10.0)
+    backend = EchoBackend(seconds=lambda _: 10.0)
 
     async def main() -> tuple[Answer, float]:
-        batcher = batcher_of(runner, Limits(max_batch_images=1))
+        batcher = batcher_of(backend, Limits(max_batch_images=1))
         asyncio.get_running_loop().call_soon(batcher.submit, Entry(["blocks"], 1), lambda _: None)
         await asyncio.sleep(0)
         answer = await batcher.predict(Entry(["waits"], 1, deadline=3.0))
@@ -234,19 +234,19 @@ def test_a_row_that_expires_in_the_queue_never_runs() -> None:
     assert isinstance(answer.error, DeadlineExceeded)
     assert ended_s == 3.0
     assert answer.timing == (3.0, 0.0, 0, None, 0.0, 0.0, 0)
-    assert [call.rows for call in runner.calls] == [["blocks"]]
+    assert [call.rows for call in backend.calls] == [["blocks"]]
 
 
-def test_rows_that_the_runner_names_end_and_the_others_run_again_together() -> None:
-    runner = EchoRunner(names=name_all)
+def test_rows_that_the_backend_names_end_and_the_others_run_again_together() -> None:
+    backend = EchoBackend(names=name_all)
 
     async def main() -> list[Answer]:
-        batcher = batcher_of(runner)
+        batcher = batcher_of(backend)
         entries = [Entry(["a"], 1), Entry(["poison", "b", "poison"], 3), Entry(["c", "poison"], 2, keep_going=True)]
         return await asyncio.gather(*map(batcher.predict, entries))
 
     alone, ended, kept = run(main())
-    assert [call.rows for call in runner.calls] == [["a", "poison", "b", "poison", "c", "poison"], ["a", "c"]]
+    assert [call.rows for call in backend.calls] == [["a", "poison", "b", "poison", "c", "poison"], ["a", "c"]]
     assert alone.pieces == (["a"],)
     assert str(ended.error) == "row 1", "its own error, not that of the call"
     assert list(ended.errors) == [0], "the first ends it"
@@ -258,7 +258,7 @@ def test_one_poisoned_row_is_named_and_its_batch_mates_are_answered() -> None:
     diary = Diary()
 
     async def main() -> list[Answer]:
-        batcher = batcher_of(EchoRunner(), observer=diary)
+        batcher = batcher_of(EchoBackend(), observer=diary)
         rows = ["a", "b", "poison", "d"]
         return await asyncio.gather(*(batcher.predict(Entry([row], 1)) for row in rows))
 
@@ -275,7 +275,7 @@ def test_one_poisoned_row_is_named_and_its_batch_mates_are_answered() -> None:
 def test_an_entry_that_keeps_going_answers_its_healthy_rows() -> None:
     async def main() -> Answer:
         entry = Entry(["a", "poison", "c", "poison"], 4, keep_going=True)
-        return await batcher_of(EchoRunner()).predict(entry)
+        return await batcher_of(EchoBackend()).predict(entry)
 
     answer = run(main())
     assert [row for piece in answer.pieces for row in piece] == ["a", "c"]  # type: ignore[attr-defined]  # lists
@@ -284,21 +284,21 @@ def test_an_entry_that_keeps_going_answers_its_healthy_rows() -> None:
 
 
 def test_an_entry_that_does_not_keep_going_ends_with_its_first_guilty_row() -> None:
-    runner = EchoRunner(seconds=lambda _: 1.0)
+    backend = EchoBackend(seconds=lambda _: 1.0)
 
     async def main() -> Answer:
-        return await batcher_of(runner).predict(Entry(["poison", "b", "c", "d"], 4))
+        return await batcher_of(backend).predict(Entry(["poison", "b", "c", "d"], 4))
 
     answer = run(main())
     assert answer.errors == {0: answer.error}
-    assert [call.rows for call in runner.calls] == [["poison", "b", "c", "d"], ["poison", "b"], ["c", "d"], ["poison"]]
+    assert [call.rows for call in backend.calls] == [["poison", "b", "c", "d"], ["poison", "b"], ["c", "d"], ["poison"]]
 
 
 def test_a_row_left_alone_by_its_batch_mates_end_is_not_blamed_for_them() -> None:
-    """The poisoned neighbour expires at the very instant the batch fails; the healthy row must be run again."""
+    """The poisoned row expires at the instant when its batch fails; the healthy row must be run again."""
 
     async def main() -> Answer:
-        batcher = batcher_of(EchoRunner(seconds=lambda _: 1.0))
+        batcher = batcher_of(EchoBackend(seconds=lambda _: 1.0))
         batcher.submit(Entry(["poison"], 1, deadline=1.0), lambda _: None)
         return await batcher.predict(Entry(["fine"], 1))
 
@@ -308,37 +308,57 @@ def test_a_row_left_alone_by_its_batch_mates_end_is_not_blamed_for_them() -> Non
 
 
 def test_what_is_not_the_clients_fault_fails_once_and_is_not_replayed() -> None:
-    runner, diary = EchoRunner(), Diary()
+    backend, diary = EchoBackend(), Diary()
 
     async def main() -> list[Answer]:
-        batcher = batcher_of(runner, observer=diary)
+        batcher = batcher_of(backend, observer=diary)
         return await asyncio.gather(*(batcher.predict(Entry([row], 1)) for row in ("a", "crash")))
 
     answers = run(main())
     assert [str(answer.error) for answer in answers] == ["out of memory", "out of memory"]
-    assert len(runner.calls) == 1
+    assert len(backend.calls) == 1
     assert {outcome for _, outcome, _, _ in diary.of("ended")} == {Outcome.MODEL_ERROR}
 
 
-def test_a_whole_entry_is_never_retried() -> None:
-    runner = EchoRunner()
+def test_a_retry_that_fails_fails_an_entry_that_it_holds_in_two_pieces_once() -> None:
+    class FailsLater(EchoBackend):
+        def report(self, call: Call, seconds: float) -> FakeReport:
+            if len(self.calls) == 1:
+                return super().report(call, seconds)
+            return FakeReport(None, RuntimeError("out of memory"), call.at_s)
+
+    backend, diary = FailsLater(names=name_all), Diary()
 
     async def main() -> Answer:
-        return await batcher_of(runner).predict(Entry(["a", "poison"], 2, whole=True))
+        batcher = batcher_of(backend, observer=diary)
+        return await batcher.predict(Entry(["a", "poison", "b"], 3, keep_going=True))
+
+    answer = run(main())
+    assert str(answer.error) == "out of memory"
+    assert set(answer.errors) == {1}
+    assert [call.rows for call in backend.calls] == [["a", "poison", "b"], ["a", "b"]]
+    assert [outcome for _, outcome, _, _ in diary.of("ended")] == [Outcome.MODEL_ERROR]
+
+
+def test_a_whole_entry_is_never_retried() -> None:
+    backend = EchoBackend()
+
+    async def main() -> Answer:
+        return await batcher_of(backend).predict(Entry(["a", "poison"], 2, whole=True))
 
     answer = run(main())
     assert isinstance(answer.error, BadPictureError)
     assert answer.errors == {}
-    assert len(runner.calls) == 1
+    assert len(backend.calls) == 1
 
 
-def test_whoever_cannot_tell_whose_fault_it_is_blames_nobody() -> None:
+def test_a_callback_that_cannot_tell_whose_fault_it_is_blames_no_row() -> None:
     def cannot_tell(_: BaseException) -> bool:
         raise RuntimeError("no idea")
 
     async def main() -> Answer:
         clock = asyncio.get_running_loop().time
-        batcher = Batcher(EchoRunner(), Limits(), is_client_fault=cannot_tell, clock=clock)
+        batcher = Batcher(EchoBackend(), Limits(), is_client_fault=cannot_tell, clock=clock)
         batcher.start()
         return await batcher.predict(Entry(["a", "poison"], 2))
 
@@ -347,7 +367,7 @@ def test_whoever_cannot_tell_whose_fault_it_is_blames_nobody() -> None:
     assert answer.errors == {}
 
 
-class OddRunner(EchoRunner):
+class OddBackend(EchoBackend):
     """Reports whatever it was made with."""
 
     def __init__(self, report: Any) -> None:
@@ -355,7 +375,7 @@ class OddRunner(EchoRunner):
         self._report = report
 
     def report(self, *_: object) -> Any:
-        """As EchoRunner."""
+        """As EchoBackend."""
         return self._report
 
 
@@ -378,7 +398,7 @@ class NoLength:
 )
 def test_a_report_that_does_not_fit_fails_the_batch_and_only_it(report: Any, message: str) -> None:
     async def main() -> list[Answer]:
-        batcher = batcher_of(OddRunner(report))
+        batcher = batcher_of(OddBackend(report))
         answers = await asyncio.gather(*(batcher.predict(Entry([row], 1)) for row in "ab"))
         assert batcher.is_healthy
         return answers
@@ -388,8 +408,8 @@ def test_a_report_that_does_not_fit_fails_the_batch_and_only_it(report: Any, mes
         assert message in str(answer.error)
 
 
-def test_a_runner_that_raises_fails_its_batch_and_the_driver_lives_on() -> None:
-    class Broken(EchoRunner):
+def test_a_backend_that_raises_fails_its_batch_and_the_driver_lives_on() -> None:
+    class Broken(EchoBackend):
         def start(self, *call: Any) -> None:
             if not self.calls:
                 self.calls.append(call)  # type: ignore[arg-type]  # only counted
@@ -405,8 +425,8 @@ def test_a_runner_that_raises_fails_its_batch_and_the_driver_lives_on() -> None:
     assert second.pieces == (["b"],)
 
 
-def test_a_runner_that_reports_twice_is_heard_once() -> None:
-    class Twice(EchoRunner):
+def test_a_backend_that_reports_twice_is_heard_once() -> None:
+    class Twice(EchoBackend):
         def start(
             self, parts: Sequence[tuple[Any, int, int]], padding: int, done: Callable[[BatchReport], None]
         ) -> None:
@@ -428,11 +448,11 @@ def test_a_runner_that_reports_twice_is_heard_once() -> None:
     assert len(diary.of("ran")) == 1
 
 
-def test_a_driver_that_fails_in_itself_is_not_healthy_and_leaves_nobody_waiting() -> None:
+def test_a_driver_that_fails_in_itself_is_not_healthy_and_leaves_no_caller_waiting() -> None:
     loop = VirtualLoop()
 
     async def main() -> Answer:
-        batcher = batcher_of(EchoRunner())
+        batcher = batcher_of(EchoBackend())
         batcher.curve.sizes = ()  # our own bug: no class for any batch
         answer = await batcher.predict(Entry(["a"], 1))
         assert not batcher.is_healthy
@@ -448,7 +468,7 @@ def test_refusals_are_told_to_the_observer() -> None:
     diary = Diary()
 
     async def main() -> None:
-        batcher = batcher_of(EchoRunner(), Limits(max_queue_images=2), observer=diary)
+        batcher = batcher_of(EchoBackend(), Limits(max_queue_images=2), observer=diary)
         with pytest.raises(QueueFull):
             batcher.submit(Entry(["a"] * 3, 3), print)
 
@@ -456,28 +476,47 @@ def test_refusals_are_told_to_the_observer() -> None:
     assert [rows for rows, _ in diary.of("refused")] == [3]
 
 
+def test_rows_that_were_admitted_are_submitted_with_their_ticket() -> None:
+    diary = Diary()
+
+    async def main() -> list[Answer]:
+        batcher = batcher_of(EchoBackend(), Limits(max_queue_images=2), observer=diary)
+        answers: list[Answer] = []
+        ticket = batcher.admit(2, math.inf)
+        batcher.submit(Entry(["a", "b"], 2), answers.append, ticket)
+        with pytest.raises(QueueFull):  # the ticket reserves nothing, and the queue has changed
+            batcher.submit(Entry(["c", "d"], 2), answers.append, ticket)
+        with pytest.raises(QueueFull, match="of 300000000 bytes"):
+            batcher.admit(1, math.inf, size_bytes=300_000_000)
+        await asyncio.sleep(2)
+        return answers
+
+    assert [answer.pieces for answer in run(main())] == [(["a", "b"],)]
+    assert [rows for rows, _ in diary.of("refused")] == [2, 1]
+
+
 def test_what_submit_would_refuse_is_refused_before_there_is_an_entry_and_changes_nothing() -> None:
     diary = Diary()
 
     async def main() -> None:
-        runner = EchoRunner(seconds=lambda _: 1.0)
-        batcher = batcher_of(runner, Limits(max_queue_images=2, max_batch_images=1), observer=diary)
-        batcher.refuse_early(2, math.inf)
+        backend = EchoBackend(seconds=lambda _: 1.0)
+        batcher = batcher_of(backend, Limits(max_queue_images=2, max_batch_images=1), observer=diary)
+        batcher.admit(2, math.inf)
         with pytest.raises(QueueFull, match=r"^3 images beside 0"):
-            batcher.refuse_early(3, math.inf)
+            batcher.admit(3, math.inf)
         await batcher.predict(Entry(["a"], 1))
         waiting = [asyncio.ensure_future(batcher.predict(Entry([row], 1))) for row in "bc"]
         await asyncio.sleep(0.1)
         before = batcher.stats()
         with pytest.raises(PredictedLate):
-            batcher.refuse_early(1, time_s() + 0.5)
+            batcher.admit(1, time_s() + 0.5)
         with pytest.raises(PredictedLate):
             batcher.submit(Entry(["x"], 1, deadline=time_s() + 0.5), print)
         assert batcher.stats()._replace(oldest_age_s=before.oldest_age_s) == before
-        batcher.refuse_early(1, time_s() + 60)
+        batcher.admit(1, time_s() + 60)
         batcher.close()
         with pytest.raises(Closed):
-            batcher.refuse_early(1, math.inf)
+            batcher.admit(1, math.inf)
         await asyncio.gather(*waiting)
 
     def time_s() -> float:
@@ -489,7 +528,7 @@ def test_what_submit_would_refuse_is_refused_before_there_is_an_entry_and_change
 
 def test_a_batcher_that_was_not_started_takes_nothing() -> None:
     async def main() -> None:
-        batcher = Batcher(EchoRunner(), Limits(), is_client_fault=is_client_fault)
+        batcher = Batcher(EchoBackend(), Limits(), is_client_fault=is_client_fault)
         assert not batcher.is_healthy
         with pytest.raises(Closed):
             batcher.submit(Entry(["a"], 1), print)
@@ -500,7 +539,7 @@ def test_a_batcher_that_was_not_started_takes_nothing() -> None:
 def test_draining_answers_what_it_has_refuses_what_comes_and_ends() -> None:
     async def main() -> tuple[Answer, float]:
         loop = asyncio.get_running_loop()
-        batcher = batcher_of(EchoRunner(seconds=lambda _: 2.0), Limits(linger_s=60.0))
+        batcher = batcher_of(EchoBackend(seconds=lambda _: 2.0), Limits(linger_s=60.0))
         answer = asyncio.ensure_future(batcher.predict(Entry(["a"], 1)))
         await asyncio.sleep(1)
         drained = asyncio.ensure_future(batcher.drain(10.0))
@@ -519,12 +558,12 @@ def test_draining_ends_what_takes_too_long() -> None:
     diary = Diary()
 
     async def main() -> tuple[Answer, float]:
-        batcher = batcher_of(EchoRunner(seconds=lambda _: 100.0), observer=diary)
+        batcher = batcher_of(EchoBackend(seconds=lambda _: 100.0), observer=diary)
         answer = asyncio.ensure_future(batcher.predict(Entry(["a"], 1)))
         await asyncio.sleep(0)
         await batcher.drain(5.0)
         ended_s = asyncio.get_running_loop().time()
-        await asyncio.sleep(200)  # the call comes back to nobody
+        await asyncio.sleep(200)  # the call comes back after the close
         return await answer, ended_s
 
     answer, ended_s = run(main())
@@ -536,7 +575,7 @@ def test_draining_ends_what_takes_too_long() -> None:
 
 def test_an_empty_batcher_drains_at_once_and_a_withdrawal_can_be_the_last() -> None:
     async def main() -> float:
-        batcher = batcher_of(EchoRunner(seconds=lambda _: 100.0))
+        batcher = batcher_of(EchoBackend(seconds=lambda _: 100.0))
         entry = Entry(["a"], 1)
         batcher.submit(entry, print)
         drained = asyncio.ensure_future(batcher.drain(50.0))
@@ -551,7 +590,7 @@ def test_an_empty_batcher_drains_at_once_and_a_withdrawal_can_be_the_last() -> N
 
 def test_stats_show_what_the_gauges_need() -> None:
     async def main() -> tuple[Any, Any]:
-        batcher = batcher_of(EchoRunner(seconds=lambda _: 1.0), Limits(max_batch_images=1, max_queue_images=9))
+        batcher = batcher_of(EchoBackend(seconds=lambda _: 1.0), Limits(max_batch_images=1, max_queue_images=9))
         empty = batcher.stats()
         for label in "abc":
             batcher.submit(Entry([label], 1, row_bytes=(5,)), lambda _: None)
@@ -569,7 +608,7 @@ def test_an_observer_hears_how_wrong_a_prediction_was() -> None:
     diary = Diary()
 
     async def main() -> None:
-        batcher = batcher_of(EchoRunner(seconds=lambda _: 1.5), observer=diary, slo_s=5.0)
+        batcher = batcher_of(EchoBackend(seconds=lambda _: 1.5), observer=diary, slo_s=5.0)
         batcher.curve.seed(1, 1.0)
         await batcher.predict(Entry(["a"], 1))
 
@@ -577,19 +616,19 @@ def test_an_observer_hears_how_wrong_a_prediction_was() -> None:
     assert diary.of("predicted") == [(0.5,)]
 
 
-def test_two_calls_are_in_flight_where_the_runner_may_have_two() -> None:
-    runner = EchoRunner(seconds=lambda _: 1.0)
+def test_two_calls_are_in_flight_where_the_backend_may_have_two() -> None:
+    backend = EchoBackend(seconds=lambda _: 1.0)
 
     async def main() -> float:
-        batcher = batcher_of(runner, Limits(max_batch_images=1, max_inflight_batches=2))
+        batcher = batcher_of(backend, Limits(max_batch_images=1, max_inflight_batches=2))
         await asyncio.gather(*(batcher.predict(Entry([n], 1)) for n in range(4)))
         return asyncio.get_running_loop().time()
 
     assert run(main()) == 2.0
-    assert runner.most_running == 2
+    assert backend.most_running == 2
 
 
-class ThreadedRunner:
+class ThreadedBackend:
     """Reports from a thread of its own, when told to."""
 
     def __init__(self) -> None:
@@ -597,7 +636,7 @@ class ThreadedRunner:
         self.threads: list[threading.Thread] = []
 
     def start(self, parts: Sequence[tuple[Any, int, int]], padding: int, done: Callable[[BatchReport], None]) -> None:
-        """As `darkroom.batching.backend.Runner`."""
+        """As `darkroom.batching.backend.Backend`."""
 
         def work() -> None:
             self.go.wait()
@@ -609,11 +648,11 @@ class ThreadedRunner:
 
 
 def test_a_report_from_another_thread_is_carried_to_the_loop() -> None:
-    runner = ThreadedRunner()
-    runner.go.set()
+    backend = ThreadedBackend()
+    backend.go.set()
 
     async def main() -> tuple[Answer, int]:
-        batcher = Batcher(runner, Limits(), is_client_fault=is_client_fault)
+        batcher = Batcher(backend, Limits(), is_client_fault=is_client_fault)
         batcher.start()
         told: asyncio.Future[tuple[Answer, int]] = asyncio.get_running_loop().create_future()
         batcher.submit(Entry("a", 1), lambda answer: told.set_result((answer, threading.get_ident())))
@@ -622,21 +661,21 @@ def test_a_report_from_another_thread_is_carried_to_the_loop() -> None:
     answer, thread = asyncio.run(main())
     assert answer.pieces == (["a"],)
     assert thread == threading.get_ident()
-    for each in runner.threads:
+    for each in backend.threads:
         each.join()
 
 
 def test_a_report_after_the_end_of_the_loop_is_dropped() -> None:
-    runner = ThreadedRunner()
+    backend = ThreadedBackend()
 
     async def main() -> None:
-        batcher = Batcher(runner, Limits(), is_client_fault=is_client_fault)
+        batcher = Batcher(backend, Limits(), is_client_fault=is_client_fault)
         batcher.start()
         batcher.submit(Entry("a", 1), lambda _: None)
         await asyncio.sleep(0)
         batcher.close()
 
     asyncio.run(main())
-    runner.go.set()
-    for each in runner.threads:
+    backend.go.set()
+    for each in backend.threads:
         each.join()  # an exception in the thread would be a warning, and so an error

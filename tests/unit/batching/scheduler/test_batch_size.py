@@ -2,8 +2,7 @@
 
 import pytest
 
-from darkroom.batching.batch import Batch, Reason
-from darkroom.batching.entry import Entry
+from darkroom.batching.entry import Batch, Entry, Reason
 from darkroom.batching.errors import PredictedLate
 from darkroom.batching.limits import Limits
 from darkroom.batching.scheduler.batch_size import BatchSizer
@@ -30,41 +29,40 @@ def busy(curve: ServiceCurve, *, slo_s: float | None = None) -> tuple[BatchQueue
     """A queue whose engine runs a batch of one row since 0 s."""
     queue = BatchQueue(Limits(), curve=curve, slo_s=slo_s)
     queue.offer(row(), 0.0)
-    first = queue.poll(0.0)
-    assert first is not None
+    (first,) = queue.turn(0.0).batches
     return queue, first
 
 
-def test_a_long_queue_is_cut_into_the_most_efficient_size() -> None:
-    policy = BatchSizer(Limits(), lite0())
-    assert policy.target() == 8
-    assert policy.size(500) == 8
+def test_a_long_queue_is_split_into_the_most_efficient_size() -> None:
+    sizer = BatchSizer(Limits(), lite0())
+    assert sizer.target() == 8
+    assert sizer.size(500) == 8
 
 
 def test_what_waits_goes_together_unless_a_smaller_size_is_more_efficient() -> None:
-    policy = BatchSizer(Limits(), lite0())
-    assert [policy.size(rows) for rows in (1, 3, 8, 12)] == [1, 3, 8, 8]
+    sizer = BatchSizer(Limits(), lite0())
+    assert [sizer.size(rows) for rows in (1, 3, 8, 12)] == [1, 3, 8, 8]
 
 
 def test_without_a_curve_a_batch_is_as_large_as_allowed() -> None:
-    policy = BatchSizer(Limits(), None)
-    assert (policy.target(), policy.size(500), policy.size(3)) == (32, 32, 3)
-    assert policy.cost(8) == 1.0
-    assert policy.is_stale(0.0)
+    sizer = BatchSizer(Limits(), None)
+    assert (sizer.target(), sizer.size(500), sizer.size(3)) == (32, 32, 3)
+    assert sizer.cost(8) == 1.0
+    assert sizer.is_stale(0.0)
 
 
 def test_before_anything_is_known_a_batch_is_as_large_as_allowed() -> None:
-    policy = BatchSizer(Limits(), ServiceCurve(32))
-    assert (policy.target(), policy.size(500)) == (32, 32)
+    sizer = BatchSizer(Limits(), ServiceCurve(32))
+    assert (sizer.target(), sizer.size(500)) == (32, 32)
 
 
-def test_every_eighth_cut_tries_a_neighbour_above_and_below_in_turn() -> None:
-    policy = BatchSizer(Limits(), lite0())
-    sizes = [policy.size(500) for _ in range(24)]
+def test_every_eighth_choice_tries_the_next_size_above_and_below_alternately() -> None:
+    sizer = BatchSizer(Limits(), lite0())
+    sizes = [sizer.size(500) for _ in range(24)]
     assert sizes == [*[8] * 7, 12, *[8] * 7, 6, *[8] * 7, 12]
 
 
-def test_where_there_is_no_neighbour_the_size_stays() -> None:
+def test_a_size_without_a_neighbour_stays() -> None:
     curve = ServiceCurve(2)
     curve.seed(1, 1.0)
     curve.seed(2, 1.0)
@@ -78,26 +76,25 @@ def test_where_there_is_no_neighbour_the_size_stays() -> None:
 
 
 def test_poison_makes_batches_smaller_and_time_makes_them_larger_again() -> None:
-    policy = BatchSizer(Limits(), lite0())
-    policy.note_run(1000)
+    sizer = BatchSizer(Limits(), lite0())
+    sizer.note_run(1000)
     for _ in range(100):
-        policy.note_guilty()
-    assert policy.target() == 2
+        sizer.note_guilty()
+    assert sizer.target() == 2
     for _ in range(300):
-        policy.note_run(100)
-    policy.note_guilty()
-    assert policy.target() == 8
+        sizer.note_run(100)
+    sizer.note_guilty()
+    assert sizer.target() == 8
 
 
 def test_the_queue_takes_no_more_rows_than_can_all_be_in_time() -> None:
     curve = ServiceCurve(32)
     queue = BatchQueue(Limits(), curve=curve)
     for _ in range(8):
-        queue.offer(row(due_s=0.04), 0.0)  # at the door nothing is known yet
+        queue.offer(row(due_s=0.04), 0.0)  # nothing is known yet, so all are admitted
     for n, seconds in EFFICIENTNET_LITE0.items():
         curve.seed(n, seconds)
-    batch = queue.poll(0.0)
-    assert batch is not None
+    (batch,) = queue.turn(0.0).batches
     assert (batch.images, batch.reason) == (5, Reason.SLACK)  # eight take 56 ms, five 37
 
 
@@ -117,10 +114,9 @@ def test_a_row_that_nothing_can_save_is_dropped_before_it_costs() -> None:
     queue.offer(fine, 0.0)
     curve.learn(1, 1 / 82, now=0.095)
     queue.finish(first, 0.095, is_ok=False)
-    batch = queue.poll(0.095)
-    assert batch is not None
+    (batch,), ended, _ = queue.turn(0.095)
     assert [span[0] for span in batch.spans] == [fine]
-    assert queue.expire(0.095) == [doomed]
+    assert ended == [doomed]
 
 
 def test_when_all_that_wait_are_doomed_nothing_runs() -> None:
@@ -130,16 +126,14 @@ def test_when_all_that_wait_are_doomed_nothing_runs() -> None:
     queue.offer(doomed, 0.0)
     curve.learn(1, 1 / 82, now=0.095)
     queue.finish(first, 0.095, is_ok=False)
-    assert queue.poll(0.095) is None
-    assert queue.expire(0.095) == [doomed]
+    assert queue.turn(0.095)[:2] == ([], [doomed])
 
 
-def test_a_stale_curve_dooms_nobody() -> None:
+def test_a_stale_curve_dooms_no_entry() -> None:
     queue = BatchQueue(Limits(), curve=lite0())
     hopeful = row(due_s=50.001)
     queue.offer(hopeful, 0.0)
-    batch = queue.poll(50.0)
-    assert batch is not None
+    (batch,) = queue.turn(50.0).batches
     assert [span[0] for span in batch.spans] == [hopeful]
 
 
@@ -153,11 +147,10 @@ def test_heads_are_given_up_where_small_batches_would_only_hand_the_delay_on() -
     now = 1.0 - curve.tail(8) + 0.0055
     curve.learn(1, 1 / 82, now=now)
     queue.finish(first, now, is_ok=False)
-    batch = queue.poll(now)
-    assert batch is not None
+    (batch,), ended, _ = queue.turn(now)
     assert [span[0] for span in batch.spans] == rows[6:14]
     assert batch.reason is Reason.FULL
-    assert queue.expire(now) == rows[:6]
+    assert ended == rows[:6]
 
 
 def test_heads_are_not_given_up_for_fewer_rows_a_second() -> None:
@@ -170,10 +163,9 @@ def test_heads_are_not_given_up_for_fewer_rows_a_second() -> None:
     for n, seconds in EFFICIENTNET_LITE0.items():
         curve.seed(n, seconds)
     curve.learn(1, 1 / 82, now=0.0)
-    batch = queue.poll(0.0)
-    assert batch is not None
+    (batch,), ended, _ = queue.turn(0.0)
     assert [span[0] for span in batch.spans] == rows[:1]
-    assert queue.expire(0.0) == []
+    assert ended == []
 
 
 def test_the_head_is_saved_where_no_other_can_be() -> None:
@@ -185,8 +177,7 @@ def test_the_head_is_saved_where_no_other_can_be() -> None:
     for n, seconds in EFFICIENTNET_LITE0.items():
         curve.seed(n, seconds)
     curve.learn(1, 1 / 82, now=0.0)
-    batch = queue.poll(0.0)
-    assert batch is not None
+    (batch,) = queue.turn(0.0).batches
     assert [span[0] for span in batch.spans] == rows[:1]
 
 
@@ -198,8 +189,7 @@ def test_heads_are_saved_where_the_others_have_time() -> None:
     queue.offer(tight, 0.0)
     for _ in range(10):
         queue.offer(row(due_s=9.0), 0.0)
-    batch = queue.poll(0.0)
-    assert batch is not None
+    (batch,) = queue.turn(0.0).batches
     assert [span[0] for span in batch.spans] == [tight]
 
 
@@ -207,8 +197,7 @@ def test_a_tight_row_in_the_middle_cuts_the_batch_only_as_far_as_it_must() -> No
     queue = BatchQueue(Limits(), curve=lite0())
     for due_s in (9.0, 9.0, 0.045, 9.0, 9.0, 9.0):
         queue.offer(row(due_s=due_s), 0.0)
-    batch = queue.poll(0.0)
-    assert batch is not None
+    (batch,) = queue.turn(0.0).batches
     assert batch.images == 6  # 44 ms
 
 
@@ -219,16 +208,15 @@ def test_a_whole_entry_is_doomed_as_a_whole() -> None:
     queue.offer(doomed, 0.0)
     curve.learn(1, 1 / 82, now=0.18)
     queue.finish(first, 0.18, is_ok=False)
-    assert queue.poll(0.18) is None
-    assert queue.expire(0.18) == [doomed]
+    assert queue.turn(0.18)[:2] == ([], [doomed])
 
 
 def test_a_tight_slo_makes_admission_count_in_smaller_batches() -> None:
-    """70 ms are too few to wait for one batch of eight and ride in the next; for fours they suffice."""
+    """70 ms are too few to wait for one batch of eight and leave in the next; for fours they suffice."""
     queue = BatchQueue(Limits(), curve=lite0(), slo_s=0.07)
     for _ in range(3):
         queue.offer(row(), 0.0)
-    assert queue.poll(0.0) is not None
+    assert queue.turn(0.0).batches
     for _ in range(4):
         queue.offer(row(), 0.001)
     with pytest.raises(PredictedLate):

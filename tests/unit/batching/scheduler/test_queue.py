@@ -4,17 +4,28 @@ import math
 
 import pytest
 
-from darkroom.batching.batch import Batch, Reason
-from darkroom.batching.entry import Entry, EntryState
+from darkroom.batching.entry import Batch, Entry, EntryState, Reason
 from darkroom.batching.errors import Closed, PredictedLate, QueueFull
 from darkroom.batching.limits import Limits
 from darkroom.batching.scheduler.queue import BatchQueue
 from darkroom.batching.scheduler.service_curve import ServiceCurve
 
 
-def rows_of(batch: Batch | None) -> list[object]:
-    """The labels that ride in a batch."""
-    assert batch is not None
+def only(queue: BatchQueue, now: float) -> Batch:
+    """The one batch of a turn that ends no entry."""
+    batches, ended, _ = queue.turn(now)
+    assert ended == []
+    assert len(batches) == 1
+    return batches[0]
+
+
+def is_idle(queue: BatchQueue, now: float) -> bool:
+    """Whether a turn does nothing."""
+    return queue.turn(now)[:2] == ([], [])
+
+
+def rows_of(batch: Batch) -> list[object]:
+    """The labels that a batch carries."""
     return [payload[row] for payload, start, stop in batch.parts for row in range(start, stop)]  # type: ignore[index]
 
 
@@ -35,55 +46,49 @@ def test_an_idle_engine_gets_whatever_waits_at_once() -> None:
     queue = BatchQueue(Limits())
     queue.offer(entry("a"), 0.0)
     queue.offer(entry("b", "c"), 0.0)
-    batch = queue.poll(0.0)
+    batch = only(queue, 0.0)
     assert rows_of(batch) == ["a", "b", "c"]
-    assert batch is not None
     assert batch.reason is Reason.IDLE
-    assert queue.poll(0.0) is None
+    assert is_idle(queue, 0.0)
 
 
 def test_while_the_engine_works_the_next_batch_grows() -> None:
     queue = BatchQueue(Limits())
     queue.offer(entry("a"), 0.0)
-    first = queue.poll(0.0)
-    assert first is not None
+    first = only(queue, 0.0)
     queue.offer(entry("b"), 0.1)
     queue.offer(entry("c"), 0.2)
-    assert queue.poll(0.2) is None
+    assert is_idle(queue, 0.2)
     queue.finish(first, 0.3, is_ok=True)
-    assert rows_of(queue.poll(0.3)) == ["b", "c"]
+    assert rows_of(only(queue, 0.3)) == ["b", "c"]
 
 
 def test_one_tick_before_the_window_nothing_leaves_and_at_its_end_exactly_one_batch() -> None:
     queue = BatchQueue(Limits(linger_s=0.005))
     queue.offer(entry("a"), 0.0)
     queue.offer(entry("b"), 0.0049)
-    assert queue.wake_at() == 0.005
-    assert queue.poll(0.00499) is None
-    batch = queue.poll(0.005)
+    assert queue.turn(0.00499) == ([], [], 0.005)
+    batch = only(queue, 0.005)
     assert rows_of(batch) == ["a", "b"]
-    assert batch is not None
     assert batch.reason is Reason.LINGER
-    assert queue.poll(0.005) is None
+    assert is_idle(queue, 0.005)
 
 
 def test_a_full_batch_keeps_no_window() -> None:
     queue = BatchQueue(Limits(max_batch_images=2, linger_s=1.0))
     queue.offer(entry("a"), 0.0)
     queue.offer(entry("b"), 0.0)
-    batch = queue.poll(0.0)
+    batch = only(queue, 0.0)
     assert rows_of(batch) == ["a", "b"]
-    assert batch is not None
     assert batch.reason is Reason.FULL
 
 
-def test_a_window_ends_when_the_tightest_slack_does() -> None:
+def test_a_window_ends_when_the_most_urgent_row_must_leave() -> None:
     queue = BatchQueue(Limits(linger_s=5.0), curve=curve(row_s=0.5))
     queue.offer(entry("a", deadline=2.0), 0.0)
-    assert queue.wake_at() == pytest.approx(1.5)
-    assert queue.poll(1.4) is None
-    batch = queue.poll(1.5)
-    assert batch is not None
+    assert queue.turn(0.0).wake_at == pytest.approx(1.5)
+    assert is_idle(queue, 1.4)
+    batch = only(queue, 1.5)
     assert batch.reason is Reason.SLACK
 
 
@@ -91,75 +96,67 @@ def test_draining_keeps_no_window() -> None:
     queue = BatchQueue(Limits(linger_s=5.0))
     queue.offer(entry("a"), 0.0)
     queue.drain()
-    batch = queue.poll(0.0)
-    assert batch is not None
+    batch = only(queue, 0.0)
     assert batch.reason is Reason.DRAIN
     with pytest.raises(Closed):
         queue.offer(entry("b"), 0.0)
 
 
-def test_a_large_entry_is_split_and_the_last_piece_takes_company() -> None:
+def test_a_large_entry_is_split_and_the_last_piece_shares_a_batch() -> None:
     queue = BatchQueue(Limits(max_batch_images=2, max_inflight_batches=2))
     queue.offer(entry("a0", "a1", "a2"), 0.0)
     queue.offer(entry("b"), 0.0)
-    assert rows_of(queue.poll(0.0)) == ["a0", "a1"]
-    assert rows_of(queue.poll(0.0)) == ["a2", "b"]
+    assert list(map(rows_of, queue.turn(0.0).batches)) == [["a0", "a1"], ["a2", "b"]]
 
 
-def test_bytes_cut_a_batch_and_an_oversized_row_rides_alone() -> None:
+def test_bytes_cut_a_batch_and_an_oversized_row_is_alone_in_its_batch() -> None:
     queue = BatchQueue(Limits(max_batch_bytes=10, max_inflight_batches=3))
     queue.offer(entry("small", "small2", row_bytes=(4, 4)), 0.0)
     queue.offer(entry("large", row_bytes=(50,)), 0.0)
     queue.offer(entry("last", row_bytes=(1,)), 0.0)
-    first, second = queue.poll(0.0), queue.poll(0.0)
-    assert first is not None
+    first, second, third = queue.turn(0.0).batches
     assert (rows_of(first), first.reason) == (["small", "small2"], Reason.BYTES)
     assert rows_of(second) == ["large"]
-    assert rows_of(queue.poll(0.0)) == ["last"]
+    assert rows_of(third) == ["last"]
 
 
 def test_pixels_cut_a_batch() -> None:
     queue = BatchQueue(Limits(max_batch_pixels=10))
     queue.offer(entry("a", "b", row_pixels=(6, 6)), 0.0)
-    batch = queue.poll(0.0)
-    assert batch is not None
+    batch = only(queue, 0.0)
     assert (rows_of(batch), batch.reason) == (["a"], Reason.PIXELS)
 
 
 def test_a_batch_that_is_full_of_images_first_says_so_though_bytes_are_scarce() -> None:
     queue = BatchQueue(Limits(max_batch_images=2, max_batch_bytes=10))
     queue.offer(entry("a", "b", "c", row_bytes=(4, 4, 4)), 0.0)
-    batch = queue.poll(0.0)
-    assert batch is not None
+    batch = only(queue, 0.0)
     assert (rows_of(batch), batch.reason) == (["a", "b"], Reason.FULL)
 
 
-def test_other_keys_do_not_ride_along() -> None:
+def test_other_keys_do_not_share_a_batch() -> None:
     queue = BatchQueue(Limits(max_inflight_batches=2))
     queue.offer(entry("a1", key="a"), 0.0)
     queue.offer(entry("b1", key="b"), 0.0)
     queue.offer(entry("a2", key="a"), 0.0)
-    assert rows_of(queue.poll(0.0)) == ["a1", "a2"]
-    assert rows_of(queue.poll(0.0)) == ["b1"]
+    assert list(map(rows_of, queue.turn(0.0).batches)) == [["a1", "a2"], ["b1"]]
 
 
-def test_whole_entries_ride_alone_and_as_they_are() -> None:
+def test_whole_entries_are_alone_in_their_batches_and_as_they_are() -> None:
     queue = BatchQueue(Limits(max_batch_images=2, allowed_batch_sizes=(2,), max_inflight_batches=3))
     queue.offer(entry("a", "b", "c", whole=True), 0.0)
     queue.offer(entry("d", whole=True), 0.0)
-    first, second = queue.poll(0.0), queue.poll(0.0)
-    assert first is not None
-    assert second is not None
+    first, second = queue.turn(0.0).batches
     assert (rows_of(first), first.padding) == (["a", "b", "c"], 0)
     assert (rows_of(second), second.padding, second.reason) == (["d"], 0, Reason.IDLE)
 
 
 def test_interactive_goes_before_bulk_but_for_one_batch_in_eight() -> None:
-    queue = BatchQueue(Limits(max_batch_images=1, max_inflight_batches=100))
+    queue = BatchQueue(Limits(max_batch_images=1, max_inflight_batches=20))
     for number in range(20):
         queue.offer(entry(f"bulk{number}", bulk=True), 0.0)
         queue.offer(entry(f"fast{number}"), 0.0)
-    order = [rows_of(queue.poll(0.0))[0] for _ in range(20)]
+    order = [rows_of(batch)[0] for batch in queue.turn(0.0).batches]
     assert order == [*(f"fast{n}" for n in range(7)), "bulk0", *(f"fast{n}" for n in range(7, 14)), "bulk1"] + [
         f"fast{n}" for n in range(14, 18)
     ]
@@ -168,7 +165,7 @@ def test_interactive_goes_before_bulk_but_for_one_batch_in_eight() -> None:
 def test_a_queue_that_is_full_of_images_says_when_to_come_back() -> None:
     queue = BatchQueue(Limits(max_batch_images=8, max_queue_images=16), curve=curve(call_s=0.2, row_s=0.1))
     queue.offer(entry(*"abcdefgh"), 0.0)
-    assert queue.poll(0.0) is not None
+    assert only(queue, 0.0)
     queue.offer(entry(*"abcdefghijklmnop"), 0.0)
     with pytest.raises(QueueFull, match="max_queue_images=16") as refused:
         queue.offer(entry("q"), 0.25)
@@ -209,7 +206,7 @@ def test_an_entry_has_at_least_one_row() -> None:
 def test_what_would_be_late_is_refused_with_the_lateness() -> None:
     queue = BatchQueue(Limits(max_batch_images=4), curve=curve(row_s=0.25, images=4))
     queue.offer(entry(*"abcdefgh"), 0.0)
-    assert queue.poll(0.0) is not None
+    assert only(queue, 0.0)
     late = entry("i", deadline=2.5)
     with pytest.raises(PredictedLate) as refused:
         queue.offer(late, 0.0)
@@ -239,8 +236,7 @@ def test_an_idle_engine_tries_again_when_its_curve_is_stale() -> None:
     known = curve(row_s=1.0)
     queue = BatchQueue(Limits(), curve=known, slo_s=0.5)
     queue.offer(entry("probe"), 0.0)
-    batch = queue.poll(0.0)
-    assert batch is not None
+    batch = only(queue, 0.0)
     for number in range(6):
         known.learn(1, 5.0, now=float(number))
     queue.finish(batch, 5.0, is_ok=True)
@@ -252,32 +248,29 @@ def test_an_idle_engine_tries_again_when_its_curve_is_stale() -> None:
 def test_an_overdue_entry_leaves_the_queue_and_is_told_once() -> None:
     queue = BatchQueue(Limits())
     queue.offer(entry("blocks"), 0.0)
-    assert queue.poll(0.0) is not None
+    assert only(queue, 0.0)
     waits = entry("waits", deadline=2.0)
     queue.offer(waits, 0.0)
-    assert queue.wake_at() == 2.0
-    assert queue.expire(1.9) == []
-    assert queue.expire(2.0) == [waits]
-    assert queue.expire(2.0) == []
+    assert queue.turn(1.9) == ([], [], 2.0)
+    assert queue.turn(2.0) == ([], [waits], math.inf)
+    assert queue.turn(2.0) == ([], [], math.inf)
     assert queue.images == 0
 
 
 def test_a_missed_slo_in_flight_is_answered_but_a_missed_deadline_is_not() -> None:
     queue = BatchQueue(Limits(), slo_s=1.0)
-    flies = entry("flies", deadline=3.0)
-    queue.offer(flies, 0.0)
-    assert queue.poll(0.0) is not None
-    assert queue.expire(1.0) == []
-    assert queue.wake_at() == 3.0
-    assert queue.expire(3.0) == [flies]
+    flying = entry("flying", deadline=3.0)
+    queue.offer(flying, 0.0)
+    assert only(queue, 0.0)
+    assert queue.turn(1.0) == ([], [], 3.0)
+    assert queue.turn(3.0).ended == [flying]
 
 
 def test_a_missed_slo_in_flight_without_a_deadline_needs_no_timer() -> None:
     queue = BatchQueue(Limits(), slo_s=1.0)
-    queue.offer(entry("flies"), 0.0)
-    assert queue.poll(0.0) is not None
-    assert queue.expire(1.0) == []
-    assert queue.wake_at() == math.inf
+    queue.offer(entry("flying"), 0.0)
+    assert only(queue, 0.0)
+    assert queue.turn(1.0) == ([], [], math.inf)
 
 
 def test_a_missed_slo_is_not_worth_a_retry_but_a_deadline_to_come_is() -> None:
@@ -285,46 +278,54 @@ def test_a_missed_slo_is_not_worth_a_retry_but_a_deadline_to_come_is() -> None:
     late, fine = entry("late", "later"), entry("fine")
     queue.offer(late, 0.0)
     queue.offer(fine, 1.0)
-    batch = queue.poll(1.0)
-    assert batch is not None
-    assert queue.expire(2.0) == []
+    batch = only(queue, 1.0)
+    assert queue.turn(2.0).ended == []
     queue.finish(batch, 2.0, is_ok=False)
     queue.suspect(batch.spans, 2.0)
-    assert queue.expire(2.0) == [late]
     assert queue.images == 1
-    assert queue.wake_at() == 3.0
-    assert rows_of(queue.poll(2.5)) == ["fine"]
+    batches, ended, wake_at = queue.turn(2.0)
+    assert ended == [late]
+    assert list(map(rows_of, batches)) == [["fine"]]
+    assert wake_at == 3.0
+
+
+def test_an_overdue_entry_that_a_failed_batch_holds_in_two_pieces_ends_once() -> None:
+    queue = BatchQueue(Limits(), slo_s=2.0)
+    late = entry("a", "poison", "b")
+    queue.offer(late, 0.0)
+    batch = only(queue, 0.0)
+    queue.finish(batch, 2.0, is_ok=False)
+    queue.suspect([(late, 0, 1), (late, 2, 3)], 2.0)
+    assert queue.turn(2.0) == ([], [late], math.inf)
 
 
 def test_rows_without_a_due_time_are_retried_whenever() -> None:
     queue = BatchQueue(Limits())
     queue.offer(entry("a", "b"), 0.0)
-    batch = queue.poll(0.0)
-    assert batch is not None
+    batch = only(queue, 0.0)
     queue.finish(batch, 9.0, is_ok=False)
     queue.suspect(batch.spans, 9.0)
-    assert queue.wake_at() == math.inf
-    assert rows_of(queue.poll(9.0)) == ["a"]
+    assert rows_of(only(queue, 9.0)) == ["a"]
+    assert queue.turn(9.0).wake_at == math.inf
 
 
 def test_deadlines_out_of_order_are_kept_too() -> None:
     queue = BatchQueue(Limits())
     queue.offer(entry("blocks"), 0.0)
-    assert queue.poll(0.0) is not None
+    assert only(queue, 0.0)
     entries = [entry(str(due), deadline=due) for due in (5.0, 2.0, 9.0, 1.0)]
     for each in entries:
         queue.offer(each, 0.0)
-    assert queue.wake_at() == 1.0
-    assert queue.expire(2.0) == [entries[3], entries[1]]
-    assert queue.wake_at() == 5.0
+    assert queue.turn(0.0).wake_at == 1.0
+    assert queue.turn(2.0) == ([], [entries[3], entries[1]], 5.0)
     queue.end(entries[0])
-    assert queue.wake_at() == 9.0
+    assert queue.turn(2.0).wake_at == 9.0
 
 
 def test_hangups_by_the_thousand_leave_nothing_behind() -> None:
     queue = BatchQueue(Limits())
     queue.offer(entry("blocks"), 0.0)
-    assert queue.poll(0.0) is not None
+    assert only(queue, 0.0)
     stays = [entry("stays", deadline=100.0), entry("stays too", deadline=50.0)]
     for each in stays:
         queue.offer(each, 0.0)
@@ -334,8 +335,8 @@ def test_hangups_by_the_thousand_leave_nothing_behind() -> None:
         queue.end(gone)
     assert queue.images == 2
     assert len(queue.pending._ordered) + len(queue.pending._heap) < 200
-    assert queue.wake_at() == 50.0
-    assert queue.expire(100.0) == [stays[1], stays[0]]
+    assert queue.turn(0.0).wake_at == 50.0
+    assert queue.turn(100.0).ended == [stays[1], stays[0]]
 
 
 def test_the_oldest_row_that_waits_is_known() -> None:
@@ -344,3 +345,74 @@ def test_the_oldest_row_that_waits_is_known() -> None:
     queue.offer(entry("a"), 3.0)
     queue.offer(entry("b", bulk=True), 1.0)
     assert queue.oldest_s() == 1.0
+
+
+def test_a_second_turn_at_the_same_time_does_nothing() -> None:
+    queue = BatchQueue(Limits(max_batch_images=1, max_inflight_batches=3, linger_s=1.0))
+    for label in "abcd":
+        queue.offer(entry(label, deadline=9.0), 0.0)
+    first = queue.turn(0.0)
+    assert list(map(rows_of, first.batches)) == [["a"], ["b"], ["c"]]
+    assert queue.turn(0.0) == ([], [], first.wake_at)
+
+
+def test_a_ticket_lets_the_same_rows_in_with_one_judgement() -> None:
+    known = curve(row_s=0.25)
+    queue = BatchQueue(Limits(), curve=known, slo_s=2.0)
+    ticket = queue.judge(1, 0, 9.0, 1.0, is_bulk=False)
+    assert (ticket.due_s, ticket.forecast_s) == (3.0, 1.25)
+    known.seed(1, 0.5)  # a second judgement would say something else
+    submitted = entry("a", deadline=9.0)
+    queue.offer(submitted, 1.5, ticket=ticket)
+    assert (submitted.due_s, submitted.forecast_s) == (3.5, 1.75)
+
+
+def test_a_ticket_without_a_due_time_is_taken_as_it_is() -> None:
+    queue = BatchQueue(Limits(max_queue_images=1))
+    ticket = queue.judge(1, 0, math.inf, 0.0, is_bulk=False)
+    submitted = entry("a")
+    queue.offer(submitted, 5.0, ticket=ticket)
+    assert (submitted.due_s, submitted.forecast_s) == (math.inf, -math.inf)
+    with pytest.raises(QueueFull):
+        queue.offer(entry("b"), 5.0, ticket=ticket)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        entry("a", "b", deadline=9.0),
+        entry("a", deadline=5.0),
+        entry("a", deadline=9.0, bulk=True),
+    ],
+    ids=["rows", "deadline", "lane"],
+)
+def test_a_ticket_for_other_rows_is_judged_again(changed: Entry) -> None:
+    queue = BatchQueue(Limits(), curve=curve(row_s=1.0))
+    ticket = queue.judge(1, 0, 9.0, 0.0, is_bulk=False)
+    queue.offer(changed, 0.0, ticket=ticket)
+    assert (changed.due_s, changed.forecast_s) == (changed.deadline, changed.rows)
+
+
+def test_a_ticket_is_void_when_the_queue_has_changed_its_time_is_over_or_bytes_are_short() -> None:
+    limits = Limits(max_queue_images=1, max_queue_bytes=10)
+    for shut in (BatchQueue.drain, BatchQueue.close):
+        queue = BatchQueue(limits)
+        ticket = queue.judge(1, 0, math.inf, 0.0, is_bulk=False)
+        shut(queue)
+        with pytest.raises(Closed):
+            queue.offer(entry("a"), 0.0, ticket=ticket)
+    queue = BatchQueue(limits, curve=curve(row_s=1.0))
+    ticket = queue.judge(1, 0, 1.5, 0.0, is_bulk=False)
+    with pytest.raises(QueueFull, match="11 bytes"):
+        queue.offer(entry("a", deadline=1.5, row_bytes=(11,)), 0.0, ticket=ticket)
+    with pytest.raises(PredictedLate):
+        queue.offer(entry("a", deadline=1.5), 1.5, ticket=ticket)
+    hopeful = entry("a", deadline=1.5)
+    queue.offer(hopeful, 0.75, ticket=ticket)  # it would be late, but the engine is idle and the curve is old
+    assert hopeful.forecast_s == 1.75
+    busy = BatchQueue(limits, curve=curve(row_s=1.0))
+    busy.offer(entry("a"), 0.0)
+    ticket = busy.judge(0, 0, 1.5, 0.0, is_bulk=False)
+    assert only(busy, 0.0)
+    with pytest.raises(PredictedLate):
+        busy.offer(entry("b", deadline=1.5), 0.0, ticket=ticket)

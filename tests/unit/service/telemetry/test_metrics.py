@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
-from darkroom.batching.stats import QueueStats
+from darkroom.batching.observer import QueueStats
 from darkroom.service.telemetry.histogram import LATENCY_EDGES, Histogram
 from darkroom.service.telemetry.metrics import Metrics, ModelMetrics
 

@@ -17,23 +17,23 @@ from darkroom.batching.entry import Entry
 from darkroom.batching.errors import BatchingError
 from darkroom.batching.limits import Limits
 from loadtest.simulate.simulation import EFFICIENTNET_LITE0, Machine, poisson
-from tests.property.rig import BadPictureError, EchoRunner, batcher_of, name_all
+from tests.property.rig import BadPictureError, EchoBackend, batcher_of, name_all
 from tests.vclock import run
 
 if TYPE_CHECKING:
-    from darkroom.batching.answer import Answer
+    from darkroom.batching.entry import Answer
 
 
-@given(rows=st.integers(1, 64), data=st.data(), slots=st.integers(1, 3))
-@example(rows=64, data=None, slots=1)
+@given(rows=st.integers(1, 64), data=st.data(), places=st.integers(1, 3))
+@example(rows=64, data=None, places=1)
 def test_k_guilty_rows_of_a_batch_cost_at_most_2k_log_b_plus_one_calls(
-    rows: int, data: st.DataObject | None, slots: int
+    rows: int, data: st.DataObject | None, places: int
 ) -> None:
     guilty = {0, 63} if data is None else data.draw(st.sets(st.integers(0, rows - 1), max_size=rows))
-    runner = EchoRunner()
+    backend = EchoBackend()
 
     async def main() -> list[Answer]:
-        batcher = batcher_of(runner, Limits(max_batch_images=64, max_inflight_batches=slots))
+        batcher = batcher_of(backend, Limits(max_batch_images=64, max_inflight_batches=places))
         labels = ["poison" if row in guilty else f"fine-{row}" for row in range(rows)]
         answers = await asyncio.gather(*(batcher.predict(Entry([label], 1)) for label in labels))
         batcher.close()
@@ -46,16 +46,16 @@ def test_k_guilty_rows_of_a_batch_cost_at_most_2k_log_b_plus_one_calls(
         else:
             assert answer.pieces == ([f"fine-{row}"],)
     levels = math.ceil(math.log2(rows))
-    assert len(runner.calls) <= 2 * len(guilty) * levels + 1
+    assert len(backend.calls) <= 2 * len(guilty) * levels + 1
 
 
-@given(rows=st.integers(1, 64), data=st.data(), slots=st.integers(1, 3))
-def test_a_runner_that_names_the_guilty_spares_the_bisection(rows: int, data: st.DataObject, slots: int) -> None:
+@given(rows=st.integers(1, 64), data=st.data(), places=st.integers(1, 3))
+def test_a_backend_that_names_the_guilty_spares_the_bisection(rows: int, data: st.DataObject, places: int) -> None:
     guilty = data.draw(st.sets(st.integers(0, rows - 1), max_size=rows))
-    runner = EchoRunner(names=name_all)
+    backend = EchoBackend(names=name_all)
 
     async def main() -> list[Answer]:
-        batcher = batcher_of(runner, Limits(max_batch_images=64, max_inflight_batches=slots))
+        batcher = batcher_of(backend, Limits(max_batch_images=64, max_inflight_batches=places))
         entries = [Entry(["poison" if row in guilty else f"fine-{row}"], 1) for row in range(rows)]
         answers = await asyncio.gather(*map(batcher.predict, entries))
         batcher.close()
@@ -64,7 +64,7 @@ def test_a_runner_that_names_the_guilty_spares_the_bisection(rows: int, data: st
     for row, answer in enumerate(run(main())):
         assert (answer.error is not None) == (row in guilty)
         assert answer.pieces == (() if row in guilty else ([f"fine-{row}"],))
-    assert len(runner.calls) == (1 if len(guilty) in {0, rows} else 2)
+    assert len(backend.calls) == (1 if len(guilty) in {0, rows} else 2)
 
 
 FLAT = {1: 0.02, 32: 0.021}  # a device for which one row is as dear as many
@@ -72,15 +72,15 @@ FLAT = {1: 0.02, 32: 0.021}  # a device for which one row is as dear as many
 
 async def healthy_goodput(
     share_of_poison: float,
-    runner: EchoRunner,
+    backend: EchoBackend,
     *,
     healthy_rate: float,
     seconds: float = 20.0,
 ) -> float:
     """Healthy rows answered a second, open loop."""
-    batcher, loop = batcher_of(runner, Limits(max_queue_images=256)), asyncio.get_running_loop()
+    batcher, loop = batcher_of(backend, Limits(max_queue_images=256)), asyncio.get_running_loop()
     for images in batcher.curve.sizes:  # as the warm-up sweep does
-        batcher.curve.seed(images, runner.seconds(images))
+        batcher.curve.seed(images, backend.seconds(images))
     rnd = random.Random(2)  # noqa: S311  arrivals, no secret
     answered: list[Answer] = []
     arrivals = poisson(healthy_rate / (1 - share_of_poison), rnd)
@@ -96,9 +96,9 @@ async def healthy_goodput(
     return rate
 
 
-def machine(points: dict[int, float], **options: Any) -> EchoRunner:
+def machine(points: dict[int, float], **options: Any) -> EchoBackend:
     """A device with this curve, give or take, the same in every run."""
-    return EchoRunner(Machine(points, random.Random(1)).call_s, **options)  # noqa: S311  noise, no secret
+    return EchoBackend(Machine(points, random.Random(1)).call_s, **options)  # noqa: S311  noise, no secret
 
 
 @pytest.mark.parametrize("share_of_poison", [0.01, 0.05, 0.1])
