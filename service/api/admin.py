@@ -16,14 +16,14 @@ if TYPE_CHECKING:
     from sanic.request import Request
     from sanic.response import HTTPResponse
 
-    from darkroom.service.app import Darkroom
     from darkroom.service.config.settings import Settings
     from darkroom.service.http.middleware import App
+    from darkroom.service.parts import Darkroom
 
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 
 
-def install(app: App, darkroom: Darkroom) -> None:
+def add_admin_routes(app: App, darkroom: Darkroom) -> None:
     """Adds `GET /admin/models`, `POST /admin/models/NAME/load|unload` and `PUT /admin/models/NAME/labels`."""
     repository, settings = darkroom.manager, darkroom.settings
 

@@ -1,11 +1,11 @@
-"""The door: each picture is judged alone, by its header, before it can reach a batch."""
+"""The image guard: inspects the header of each image by itself, before the image can reach a batch."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
 from darkroom.models.errors import InvalidInput
-from darkroom.service.errors import CodecError, TooLarge
+from darkroom.service.errors import BadImage, TooLarge
 from darkroom.service.predict.image_header import measure
 
 if TYPE_CHECKING:
@@ -22,21 +22,8 @@ class ImageGuard(NamedTuple):
     max_image_bytes: int
     max_image_pixels: int
 
-    def admit(
-        self, pictures: Sequence[bytes], spec: SignatureSpec, field: str, poison: Counter[str]
-    ) -> tuple[list[int], list[int]]:
-        """The encoded bytes and the decoded pixels of each picture; refused pictures are counted in `poison`.
-
-        Raises:
-            TooLarge: a picture, or their number, is over a limit; names `field[index]` and the flag.
-            CodecError: a picture is empty or not of a format that the graph decodes; names `field[index]`.
-        """
-        self.check_count(len(pictures), field)
-        pixels = [self.inspect(data, spec, field, index, poison) for index, data in enumerate(pictures)]
-        return [len(data) for data in pictures], pixels
-
     def check_count(self, count: int, field: str) -> None:
-        """Lets a request of `count` pictures pass.
+        """Returns if a request may have `count` images.
 
         Raises:
             TooLarge: they are too many; names the flag.
@@ -44,11 +31,25 @@ class ImageGuard(NamedTuple):
         if count > self.max_images:
             raise TooLarge(f"{field}: {count} images are over --max_images={self.max_images}")
 
-    def inspect(self, data: bytes, spec: SignatureSpec, field: str, index: int, poison: Counter[str]) -> int:
-        """The decoded pixels of one picture: width x height, read from its header, of all its frames.
+    def inspect_all(
+        self, pictures: Sequence[bytes], spec: SignatureSpec, field: str, poison: Counter[str]
+    ) -> list[int]:
+        """The decoded pixels of each encoded image; stops at the first that is refused.
 
         Raises:
-            TooLarge, CodecError: as `admit`.
+            TooLarge, BadImage: as `check_count` and `inspect`.
+        """
+        self.check_count(len(pictures), field)
+        return [self.inspect(data, spec, field, index, poison) for index, data in enumerate(pictures)]
+
+    def inspect(self, data: bytes, spec: SignatureSpec, field: str, index: int, poison: Counter[str]) -> int:
+        """The decoded pixels of one encoded image: width x height of all its frames, read from its header.
+
+        A refused image is counted in `poison`, by what is wrong with it.
+
+        Raises:
+            TooLarge: over a limit; names `field[index]` and the flag.
+            BadImage: empty, or not in a format that the graph decodes; names `field[index]`.
         """
         if len(data) > self.max_image_bytes:
             poison["bytes"] += 1
@@ -58,15 +59,15 @@ class ImageGuard(NamedTuple):
             kind, width, height, frames = measure(data)
         except InvalidInput as err:
             poison["format"] += 1
-            raise CodecError(f"{field}[{index}]: {err}") from err
+            raise BadImage(f"{field}[{index}]: {err}") from err
         if kind not in spec.formats:
             poison["format"] += 1
             takes = ", ".join(sorted(spec.formats))
-            raise CodecError(f"{field}[{index}]: is a {kind} picture; this model decodes {takes}")
+            raise BadImage(f"{field}[{index}]: is a {kind} picture; this model decodes {takes}")
         if frames > 1 and spec.one_frame:
             poison["format"] += 1
             what = f"an animation of {frames} frames"
-            raise CodecError(f"{field}[{index}]: is {what}; this model decodes single pictures")
+            raise BadImage(f"{field}[{index}]: is {what}; this model decodes single pictures")
         pixels = width * height * frames
         if pixels > self.max_image_pixels:
             poison["pixels"] += 1

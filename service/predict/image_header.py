@@ -1,7 +1,7 @@
-"""The picture's header: format, width, height, frames. Pure Python; it reads and never decodes: the bomb guard's eyes.
+"""Reads the header of a picture: format, width, height, frames. Pure Python; nothing is decoded.
 
-It looks where the decoders that TensorFlow ships look (libjpeg-turbo, libpng, giflib, libwebp, its own BMP reader), so
-that the size it tells is the size that would be decoded. Whatever the bytes, it ends after a bounded number of steps.
+It reads the same fields as the decoders that TensorFlow ships (libjpeg-turbo, libpng, giflib, libwebp, its own BMP reader).
+So the size that it returns is the size that would be decoded. It ends after a bounded number of steps, whatever the bytes.
 """
 
 import re
@@ -13,9 +13,9 @@ from darkroom.models.errors import InvalidInput
 
 FORMATS = frozenset({"jpeg", "png", "gif", "bmp", "webp"})
 
-# Bounds on the work for one picture: a few milliseconds of Python for the worst of them. An ICC profile has at most 255
-# segments of 64 KB; nobody is known to write more than a few fill bytes; a GIF writer fills its blocks of 255 bytes, so
-# 20,000 of them are 5 MB.
+# Bounds on the work for one picture: a few milliseconds of Python in the worst case. An ICC profile has at most 255
+# segments of 64 KB. No known writer uses more than a few fill bytes. GIF writers fill their blocks of 255 bytes, so
+# 20,000 blocks are 5 MB.
 MAX_JPEG_SEGMENTS = 2_000
 MAX_JPEG_FILL_BYTES = 1_024
 MAX_GIF_BLOCKS = 20_000
@@ -23,7 +23,7 @@ MAX_GIF_BLOCKS = 20_000
 _JPEG_MARKER = re.compile(rb"\xff([\x01-\xfe])")  # the last fill byte and the code, as libjpeg's next_marker finds it
 _JPEG_BARE = frozenset({0x01, *range(0xD0, 0xD8)})  # markers without a length: TEM, RST0 to RST7
 _JPEG_SIZE = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # SOF0 to SOF15 without DHT, JPG and DAC
-_JPEG_NO_SIZE = frozenset({0xD8, 0xD9, 0xDA})  # a second SOI, EOI, SOS: the size should have come before
+_JPEG_NO_SIZE = frozenset({0xD8, 0xD9, 0xDA})  # a second SOI, EOI, SOS: the size should have come earlier
 
 _BE16 = Struct(">H")
 _BE16X2 = Struct(">HH")
@@ -38,7 +38,7 @@ Size: TypeAlias = tuple[str, int, int, int]  # format, width, height, frames
 
 
 class Header(NamedTuple):
-    """What a picture's first bytes say; `frames` is more than 1 for an animated GIF alone."""
+    """The header of a picture; only an animated GIF has more than 1 in `frames`."""
 
     format: str
     width: int
@@ -57,10 +57,10 @@ def sniff(data: bytes) -> Header:
 
 
 def measure(data: bytes) -> Size:
-    """Format, width, height and frames of the picture in `data`: `sniff`, without an object for each picture.
+    """Format, width, height and frames of the picture in `data`; `sniff` without an object for each picture.
 
     Raises:
-        InvalidInput: empty, of no known format, cut off before its size, with a size of 0, or an animated WebP.
+        InvalidInput: empty, in no known format, cut off before its size, with a size of 0, or an animated WebP.
     """
     try:
         size = _measure(data)
@@ -91,7 +91,7 @@ def _measure(data: bytes) -> Size:
 def _jpeg(data: bytes) -> Size:
     at, last = 2, len(data) - 1
     for _ in range(MAX_JPEG_SEGMENTS):
-        code = data[at + 1] if at < last and data[at] == 0xFF else 0  # nearly always the next marker stands right here
+        code = data[at + 1] if at < last and data[at] == 0xFF else 0  # the next marker is nearly always here
         if 0 < code < 0xFF:
             at += 2
         else:
@@ -118,7 +118,7 @@ def _png(data: bytes) -> Size:
 
 
 def _gif(data: bytes) -> Size:
-    """TensorFlow decodes to the largest frame, whatever the logical screen says: a frame may be larger than it."""
+    """The size of the largest frame, which TensorFlow decodes; the logical screen may be smaller."""
     flags = data[10]
     at = 13 + (3 << (flags & 7) + 1 if flags & 0x80 else 0)
     width = height = frames = 0
@@ -131,7 +131,7 @@ def _gif(data: bytes) -> Size:
         elif data[at] == 0x21:
             at += 2
         else:
-            break  # giflib stops here too; what came before may be decoded
+            break  # giflib stops here too; the frames before this may be decoded
         at, blocks = _skip_gif_blocks(data, at, blocks)
     if not frames:
         raise InvalidInput("the GIF picture has no frame")
@@ -139,7 +139,7 @@ def _gif(data: bytes) -> Size:
 
 
 def _skip_gif_blocks(data: bytes, at: int, blocks: int) -> tuple[int, int]:
-    """The place behind a chain of data blocks (or the end, where it is cut off), and how many blocks may still come."""
+    """The place after a chain of data blocks (or the end, if it is cut off), and how many more blocks are allowed."""
     end = len(data)
     while at < end and (size := data[at]):
         at += size + 1
@@ -160,7 +160,7 @@ def _bmp(data: bytes) -> Size:
 
 
 def _webp(data: bytes) -> Size:
-    """An animated one is refused: TensorFlow 2.21 aborts the process on one without alpha (tried: SIGABRT)."""
+    """The size of a still WebP; an animated one is refused, because TensorFlow 2.21 aborts on it without alpha (SIGABRT)."""
     kind = data[12:16]
     if kind == b"VP8 " and data[23:26] == b"\x9d\x01\x2a":
         width, height = _LE16X2.unpack_from(data, 26)

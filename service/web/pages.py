@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
     from sanic.request import Request
 
-    from darkroom.service.app import Darkroom
     from darkroom.service.http.middleware import App
+    from darkroom.service.parts import Darkroom
 
 PAGES = {
     "/": "index.html",
@@ -30,7 +30,7 @@ POLICY = (
 )
 
 
-def install(app: App, darkroom: Darkroom) -> None:
+def add_page_routes(app: App, darkroom: Darkroom) -> None:
     """Adds STS's four pages, that of the API, and what they load under `/web/`."""
     contents = _read_all()
 

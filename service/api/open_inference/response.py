@@ -11,7 +11,7 @@ from darkroom.models.errors import InvalidInput
 from darkroom.service.api.open_inference import tensors
 from darkroom.service.api.open_inference.body import LENGTH
 from darkroom.service.predict import codec
-from darkroom.service.predict.request import Rendered
+from darkroom.service.predict.call import Rendered
 
 if TYPE_CHECKING:
     from darkroom.models.rows import Column, Rows
@@ -31,13 +31,13 @@ class Output(NamedTuple):
 class InferReply:
     """Renders the outputs that a request wants, in its order; `request_id` is echoed where there is one.
 
-    With `gaps` the tensors hold the rows that were answered, and `parameters.errors` tells of the others.
+    With `partial` the tensors hold the rows that were answered, and `parameters.errors` tells of the others.
     """
 
     request_id: str | None
     model: ModelSpec
     outputs: tuple[Output, ...]
-    gaps: PartialResult | None = None
+    partial: PartialResult | None = None
 
     def __call__(self, rows: Rows) -> bytes | Rendered:
         """The body, and the headers that a binary one needs."""
@@ -58,8 +58,8 @@ class InferReply:
         answer: dict[str, object] = {"model_name": name, "model_version": version, "outputs": described}
         if self.request_id is not None:
             answer["id"] = self.request_id
-        if self.gaps is not None:
-            answer["parameters"] = {"errors": self.gaps.listing()}
+        if self.partial is not None:
+            answer["parameters"] = {"errors": self.partial.error_list()}
         head = codec.dump_json(answer)
         if not buffers:
             return head

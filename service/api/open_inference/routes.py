@@ -15,7 +15,7 @@ from darkroom.service.config.tokens import Scope
 from darkroom.service.errors import NotReady
 from darkroom.service.http.middleware import call_of, json_response, reply_response
 from darkroom.service.predict import codec
-from darkroom.service.predict.predictor import Route
+from darkroom.service.predict.request import Route
 from darkroom.service.serving.states import AVAILABLE, LOADING, NO_VERSION, UNLOADING
 
 if TYPE_CHECKING:
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from sanic.response import HTTPResponse
 
     from darkroom.models.spec import TensorSpec
-    from darkroom.service.app import Darkroom
     from darkroom.service.http.middleware import App
+    from darkroom.service.parts import Darkroom
     from darkroom.service.serving.registry import Registry
     from darkroom.service.serving.states import VersionState
 
@@ -38,7 +38,7 @@ STATES = {AVAILABLE: "READY", LOADING: "LOADING", UNLOADING: "UNLOADING"}  # all
 MAX_ROUTES = 256  # guess: models and versions that are asked at once; a scanner can fill no more
 
 
-def install(app: App, darkroom: Darkroom) -> None:
+def add_open_inference_routes(app: App, darkroom: Darkroom) -> None:
     """Adds everything under `/v2`."""
     _install_health(app, darkroom)
     _install_models(app, darkroom)
@@ -46,16 +46,16 @@ def install(app: App, darkroom: Darkroom) -> None:
     _install_repository(app, darkroom)
 
 
-def describe_model(catalogue: Registry, name: str, version: str | None) -> dict[str, Any]:
+def describe_model(registry: Registry, name: str, version: str | None) -> dict[str, Any]:
     """The metadata of a model: its versions, rising, and the tensors of the default signature of `version`.
 
     Raises:
         UnknownModel, UnknownVersion, NotReady: there is none; each lists what there is.
     """
-    spec = find(catalogue, name, version).spec
+    spec = find(registry, name, version).spec
     return {
         "name": name,
-        "versions": [str(number) for number in catalogue.versions(name)],
+        "versions": [str(number) for number in registry.versions(name)],
         "platform": "tensorflow_savedmodel",
         "inputs": [_describe_tensor(tensor) for tensor in spec.inputs],
         "outputs": [_describe_tensor(tensor) for tensor in spec.outputs],
@@ -84,7 +84,7 @@ def matcher(read: Callable[..., None]) -> Callable[[str], Route | None]:
 
 
 def _install_health(app: App, darkroom: Darkroom) -> None:
-    lifecycle, edge = darkroom.lifecycle, darkroom.middleware
+    lifecycle, middleware = darkroom.lifecycle, darkroom.middleware
 
     async def live(_: Request) -> HTTPResponse:
         """The process answers; only that."""
@@ -94,12 +94,12 @@ def _install_health(app: App, darkroom: Darkroom) -> None:
         """Whether to send requests here."""
         return json_response({"ready": lifecycle.is_ready}, 200 if lifecycle.is_ready else 503)
 
-    edge.route(app, "GET", "/v2/health/live", live, scope=None)
-    edge.route(app, "GET", "/v2/health/ready", ready, scope=None)
+    middleware.route(app, "GET", "/v2/health/live", live, scope=None)
+    middleware.route(app, "GET", "/v2/health/ready", ready, scope=None)
 
 
 def _install_models(app: App, darkroom: Darkroom) -> None:
-    catalogue, edge = darkroom.registry, darkroom.middleware
+    registry, middleware = darkroom.registry, darkroom.middleware
 
     async def server(_: Request) -> HTTPResponse:
         """The name, the version and the extensions of this server."""
@@ -107,20 +107,20 @@ def _install_models(app: App, darkroom: Darkroom) -> None:
 
     async def model(_: Request, name: str, version: str | None = None) -> HTTPResponse:
         """The metadata of a model."""
-        return json_response(describe_model(catalogue, unquote(name), version and unquote(version)))
+        return json_response(describe_model(registry, unquote(name), version and unquote(version)))
 
     async def model_ready(_: Request, name: str, version: str | None = None) -> HTTPResponse:
         """Whether a version, the latest where none is named, would take a request."""
         darkroom.lifecycle.check_ready()
-        target = find(catalogue, unquote(name), version and unquote(version))
+        target = find(registry, unquote(name), version and unquote(version))
         if not target.batcher.is_healthy:
             raise NotReady(f"model {target.model.name!r} is not ready")
         return json_response({"name": target.model.name, "ready": True})
 
-    edge.route(app, "GET", "/v2", server)
+    middleware.route(app, "GET", "/v2", server)
     for path in (NAME, VERSION):
-        edge.route(app, "GET", path, model)
-        edge.route(app, "GET", f"{path}/ready", model_ready)
+        middleware.route(app, "GET", path, model)
+        middleware.route(app, "GET", f"{path}/ready", model_ready)
 
 
 def _install_infer(app: App, darkroom: Darkroom) -> None:
