@@ -93,7 +93,7 @@ class SignatureSpec:
     image_input: str | None = None  # the input whose strings the graph decodes as pictures
     formats: frozenset[str] = (
         frozenset()
-    )  # of darkroom.service.predict.image_header.FORMATS, those that the graph decodes
+    )  # of darkroom.service.predict.image_guard.FORMATS, those that the graph decodes
     one_frame: bool = False  # the graph refuses an animated GIF
     float_features: frozenset[str] = frozenset()  # of the tf.Examples that its graph parses, the features of floats
     batched: bool = True

@@ -1,4 +1,4 @@
-"""Health and metrics: what a load balancer, Kubernetes and Prometheus request."""
+"""Health and metrics, for load balancers, Kubernetes and Prometheus."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def add_health_routes(app: App, darkroom: Darkroom) -> None:
     lifecycle, middleware = darkroom.lifecycle, darkroom.middleware
 
     async def healthy(_: Request) -> HTTPResponse:
-        """STS's word for ready; while it isn't, 503 and the reason."""
+        """STS's word for ready; a server that is not ready answers 503 and the reason."""
         if lifecycle.is_ready:
             return text_response("healthy")
         return text_response(

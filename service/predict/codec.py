@@ -11,7 +11,7 @@ import pybase64
 
 from darkroom.models.errors import InvalidInput
 from darkroom.service.errors import BadImage, CodecError, quote
-from darkroom.service.predict.image_header import measure
+from darkroom.service.predict.image_guard import measure
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Clients to take away, as STS generated them: an example body and a program that sends it to the address asked."""
+"""Generated clients, as in STS: an example body, and a program that sends it to the address of this request."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from darkroom.service.serving.registry import Registry, Target
 
 DEFAULT_LANGUAGE = "bash"
-# What a host may look like: it is written into a program, so nothing that could end a string passes.
+# A valid Host header. It is written into a program, so it must not contain anything that ends a string.
 _HOST = re.compile(r"(?:[A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(?::\d{1,5})?")
-_NOT_KEPT = {"Cache-Control": "no-store"}  # it names the address that was asked
+_NOT_KEPT = {"Cache-Control": "no-store"}  # it contains the address of the request
 
 
 def add_client_routes(app: App, darkroom: Darkroom) -> None:
@@ -37,7 +37,7 @@ def add_client_routes(app: App, darkroom: Darkroom) -> None:
         return json_response(example_json(_find(registry, unquote(name), request)), headers=_NOT_KEPT)
 
     async def gen_client(request: Request, name: str) -> HTTPResponse:
-        """A program in `language`, bash where none is named; `json` is the body alone."""
+        """A program in `language`, by default bash; `json` is the body alone."""
         target = _find(registry, unquote(name), request)
         language = request.args.get("language", DEFAULT_LANGUAGE)
         if language == "json":
@@ -54,7 +54,7 @@ def add_client_routes(app: App, darkroom: Darkroom) -> None:
 
 
 def _find(registry: Registry, name: str, request: Request) -> Target:
-    """The signature that the query names; else the default one or, where there is none, the first.
+    """The signature that the query names; by default the default signature or, if there is none, the first.
 
     Raises:
         UnknownModel, UnknownVersion, UnknownSignature: there is none.
@@ -65,10 +65,10 @@ def _find(registry: Registry, name: str, request: Request) -> Target:
 
 
 def _address(request: Request) -> str:
-    """`POST /` at the address that was asked: the Host header, and the scheme that a proxy in front tells.
+    """The URL of `POST /` at the address of this request: its Host header, and the scheme that a proxy reports.
 
     Raises:
-        CodecError: the Host header is none, or not a host with or without a port.
+        CodecError: the Host header is missing, or is not a host with or without a port.
     """
     host = request.headers.get("host", "")
     if _HOST.fullmatch(host) is None:

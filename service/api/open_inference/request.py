@@ -1,4 +1,4 @@
-"""Infer requests of the Open Inference Protocol: JSON, JSON with binary tensors behind it, or one raw tensor."""
+"""Reads infer requests of the Open Inference Protocol: JSON, JSON followed by binary tensors, or one raw tensor."""
 
 from __future__ import annotations
 
@@ -24,17 +24,18 @@ if TYPE_CHECKING:
 
 
 class Infer:
-    """Reads the requests of one server into asks."""
+    """Reads the infer calls of one server into predict requests."""
 
     def __init__(self, registry: Registry, guard: ImageGuard) -> None:
         self._registry = registry
         self._guard = guard
 
     def read(self, request: PredictRequest, call: Call, *, name: str, version: str | None) -> None:
-        """Fills `request` from a call to model `name`; `version` is a number, a label, or None for the latest.
+        """Fills `request` from a call to model `name`; `version` is a number, a label, or None for the latest version.
 
         Raises:
-            CodecError, InvalidInput, UnknownModel, UnknownVersion, UnknownSignature, NotReady: each says why.
+            CodecError, InvalidInput, UnknownModel, UnknownVersion, UnknownSignature, NotReady: the call cannot be
+                served; the message says why.
         """
         length = call.headers.get(LENGTH.lower())
         if length is not None and length.strip() == "0":
@@ -63,7 +64,7 @@ class Infer:
     def _take(
         self, request: PredictRequest, target: Target, columns: dict[str, Column], outputs: tuple[Output, ...]
     ) -> None:
-        """The rows for the batcher. Who wants every output rides with all others, whatever their dialect."""
+        """Sets the rows for the batcher. Rows that want every output share batches with requests of every dialect."""
         pictures = columns[target.field]
         if target.spec.image_input is not None and len(columns) == 1 and isinstance(pictures, list):
             request.take_pictures(target, pictures, self._guard)
@@ -74,13 +75,20 @@ class Infer:
 
 
 def find(registry: Registry, name: str, version: str | None, signature: object = None) -> Target:
-    """The target that a path names; of a model without the default signature, its first.
+    """The target that a path names; its first signature if it has no default signature.
 
     Raises:
-        CodecError: `signature` is no text.
-        UnknownModel, UnknownVersion, UnknownSignature, NotReady: there is none; each lists what there is.
+        CodecError: `signature` is not text.
+        UnknownModel, UnknownVersion, UnknownSignature, NotReady: there is none; the message lists what exists.
     """
-    number = _parse_version(registry, name, version)
+    number = None
+    if version is not None:
+        if version.isascii() and version.isdigit() and len(version) < 20:
+            number = int(version)
+        elif version in registry.labels(name):
+            number = registry.labelled(name, version)
+        else:
+            raise UnknownVersion(name, version, tuple(registry.versions(name)))
     if signature is None:
         targets = registry.version(name, number)
         return targets.get(DEFAULT_SIGNATURE) or next(iter(targets.values()))
@@ -89,19 +97,8 @@ def find(registry: Registry, name: str, version: str | None, signature: object =
     return registry.find(name, number, signature)
 
 
-def _parse_version(registry: Registry, name: str, version: str | None) -> int | None:
-    """The number of a version that a path names by its number or its label; None for the latest."""
-    if version is None:
-        return None
-    if version.isascii() and version.isdigit() and len(version) < 20:
-        return int(version)
-    if version in registry.labels(name):
-        return registry.labelled(name, version)
-    raise UnknownVersion(name, version, tuple(registry.versions(name)))
-
-
 def _read_outputs(asked: object, spec: SignatureSpec, *, is_binary: bool) -> tuple[Output, ...]:
-    """The outputs that a request wants, in its order; all where it names none. `is_binary` holds unless they differ."""
+    """The outputs that a request wants, in its order; all if it names none. `is_binary` is the default of each output."""
     if not asked:
         return tuple(Output(tensor.name, is_binary) for tensor in spec.outputs)
     if not isinstance(asked, list):
@@ -120,7 +117,7 @@ def _read_outputs(asked: object, spec: SignatureSpec, *, is_binary: bool) -> tup
 
 
 def _set_schedule(request: PredictRequest, parameters: Mapping[str, Any]) -> None:
-    """`timeout` in microseconds, 0 for none; `priority` 0 (none given) or 1 goes first, any other to the bulk lane."""
+    """Applies `timeout` (microseconds, 0 for none) and `priority` (0, none given, or 1: interactive; any other: bulk)."""
     for name in ("timeout", "priority"):
         value = parameters.get(name, 0)
         if type(value) is not int or not 0 <= value < 1 << 64:
@@ -132,7 +129,7 @@ def _set_schedule(request: PredictRequest, parameters: Mapping[str, Any]) -> Non
 
 
 def _read_id(value: object) -> str | None:
-    """The id to echo: text or a whole number."""
+    """The id to echo in the answer: text or a whole number."""
     if value is None or value == "":
         return None
     text = str(value) if type(value) is int else value
