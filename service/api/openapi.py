@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 JSON, TEXT = "application/json", "text/plain"
 STS, TFS, OIP = "Simple TensorFlow Serving", "TensorFlow Serving", "Open Inference Protocol"
 OPERATOR, HEALTH, PAGES = "Operator", "Health and metrics", "Pages"
-# What every operation may come to besides: the middleware's own refusals, and an operator's.
+# The errors that every operation may answer: those of Sanic and the middleware, and the refusal of an operator's route.
 EDGE_STATUSES = frozenset({400, 401, 403, 404, 408, 413, 431, 500, 503})
 PREDICT_STATUSES = (
     EDGE_STATUSES | {verdict.status for verdict in TABLE.values()} | {v.sts_status for v in TABLE.values()}
