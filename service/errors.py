@@ -1,13 +1,17 @@
-"""The one table: which HTTP status and which outcome each exception of the house becomes.
+"""The one table: which HTTP status, which outcome and which error code each exception of the house becomes.
 
-    CodecError                 what a client sent can't be read
-    ├── UnsupportedContent     a content type no dialect reads
-    ├── NotFound               a path names what isn't served, told in its dialect's own words
-    └── TooLarge               over a limit that names its flag
-    NotReady                   the server is starting or stopping
-    Forbidden                  what only the operator may ask
+    CodecError                 the request cannot be read
+    ├── BadImage               an image is not base64, or not in a format that the graph decodes
+    ├── UnsupportedContent     no dialect reads this content type
+    ├── NotFound               the request names something that is not served
+    └── TooLarge               over a limit; the message names its flag
+    NotReady                   the server or the model is starting or stopping
+    Forbidden                  only the operator may do this
 
-The exceptions of `batching` and `models` are drawn in their own modules; none of them knows a status code.
+The exceptions of `batching` and `models` are drawn in their own modules. None of them knows a status code.
+
+The code tells programs what the message tells people. It stands in the header `X-Darkroom-Error` of every error answer,
+and in most dialects under `code` in its body. Codes are part of the API: they are never renamed.
 """
 
 from __future__ import annotations
@@ -37,66 +41,92 @@ _REPR.maxlist = _REPR.maxtuple = _REPR.maxdict = 20
 
 
 class CodecError(ValueError):
-    """A request that can't be read; the message names the field, the index and the remedy."""
+    """A request that cannot be read; the message names the field, the index and the remedy."""
+
+
+class BadImage(CodecError):
+    """An image that is not base64, or not in a format that the graph decodes; the message names `field[index]`."""
 
 
 class UnsupportedContent(CodecError):
-    """A content type that the path doesn't take."""
+    """A content type that the path does not take."""
 
 
 class NotFound(CodecError):
-    """The path names a model or a version that isn't served; the message says so in the words of its dialect."""
+    """The request names a model, version or signature that is not served; the message uses the words of its dialect."""
 
 
 class TooLarge(CodecError):
-    """A body, a count or a picture over a limit; the message names the flag."""
+    """A body, a number of images or an image over a limit; the message names the flag."""
 
 
 class NotReady(RuntimeError):
-    """The server or the model is starting or stopping: ask again soon."""
+    """The server or the model is starting or stopping; the client may try again soon."""
 
 
 class Forbidden(PermissionError):
-    """Only the operator may ask this, and nothing shows that it was him; the message names what would."""
+    """Only the operator may do this, and the request does not show that it is his; the message says what would."""
 
 
 class Verdict(NamedTuple):
-    """What an exception means at the edge: the HTTP status, the same for an STS client, and the `outcome` label."""
+    """What an exception becomes: the HTTP status, the status for STS's clients, the `outcome` label, the error code."""
 
     status: int
     sts_status: int
     outcome: str
+    code: str
 
 
-# STS answered every refusal with 400 and its clients test for that. What it never had (429, 503, 504) stays itself.
+# STS answered every refusal with 400, and its clients test for that. The statuses it never used (429, 503, 504) stay.
 TABLE: dict[type[Exception], Verdict] = {
-    CodecError: Verdict(400, 400, "invalid_input"),
-    UnsupportedContent: Verdict(415, 400, "invalid_input"),
-    NotFound: Verdict(404, 404, "invalid_input"),
-    TooLarge: Verdict(413, 413, "invalid_input"),
-    NotReady: Verdict(503, 503, "draining"),
-    Forbidden: Verdict(403, 403, "invalid_input"),
-    InvalidInput: Verdict(400, 400, "invalid_input"),
-    UnknownModel: Verdict(404, 400, "invalid_input"),
-    UnknownVersion: Verdict(404, 400, "invalid_input"),
-    UnknownLabel: Verdict(400, 400, "invalid_input"),
-    UnknownSignature: Verdict(400, 400, "invalid_input"),
-    LoadFailed: Verdict(503, 503, "model_error"),
-    PredictFailed: Verdict(500, 500, "model_error"),
-    OutOfMemory: Verdict(503, 503, "out_of_memory"),
-    QueueFull: Verdict(429, 429, "queue_full"),
-    PredictedLate: Verdict(429, 429, "predicted_late"),
-    DeadlineExceeded: Verdict(504, 504, "expired"),
-    Closed: Verdict(503, 503, "draining"),
-    BadOutput: Verdict(500, 500, "model_error"),
-    BatchingError: Verdict(500, 500, "model_error"),
-    ModelError: Verdict(500, 500, "model_error"),
+    CodecError: Verdict(400, 400, "invalid_input", "bad_request"),
+    BadImage: Verdict(400, 400, "invalid_input", "bad_image"),
+    UnsupportedContent: Verdict(415, 400, "invalid_input", "unsupported_media_type"),
+    NotFound: Verdict(404, 400, "invalid_input", "not_found"),
+    TooLarge: Verdict(413, 413, "invalid_input", "too_large"),
+    NotReady: Verdict(503, 503, "draining", "not_ready"),
+    Forbidden: Verdict(403, 403, "invalid_input", "forbidden"),
+    InvalidInput: Verdict(400, 400, "invalid_input", "invalid_input"),
+    UnknownModel: Verdict(404, 400, "invalid_input", "not_found"),
+    UnknownVersion: Verdict(404, 400, "invalid_input", "not_found"),
+    UnknownLabel: Verdict(400, 400, "invalid_input", "not_found"),
+    UnknownSignature: Verdict(400, 400, "invalid_input", "not_found"),
+    LoadFailed: Verdict(503, 503, "model_error", "load_failed"),
+    PredictFailed: Verdict(500, 500, "model_error", "predict_failed"),
+    OutOfMemory: Verdict(503, 503, "out_of_memory", "out_of_memory"),
+    QueueFull: Verdict(429, 429, "queue_full", "queue_full"),
+    PredictedLate: Verdict(429, 429, "predicted_late", "predicted_late"),
+    DeadlineExceeded: Verdict(504, 504, "expired", "deadline_exceeded"),
+    Closed: Verdict(503, 503, "draining", "not_ready"),
+    BadOutput: Verdict(500, 500, "model_error", "bad_output"),
+    BatchingError: Verdict(500, 500, "model_error", "internal"),
+    ModelError: Verdict(500, 500, "model_error", "internal"),
 }
-UNKNOWN = Verdict(500, 500, "model_error")
+UNKNOWN = Verdict(500, 500, "model_error", "internal")
+
+ERROR_HEADER = "X-Darkroom-Error"  # its value is the code
+# The codes of answers that no exception of the house stands behind: Sanic's own refusals, authentication, health.
+HTTP_CODES = {
+    400: "bad_request",
+    401: "unauthorized",
+    403: "forbidden",
+    404: "not_found",
+    405: "method_not_allowed",
+    408: "request_timeout",
+    413: "too_large",
+    417: "expectation_failed",
+    431: "headers_too_large",
+    503: "not_ready",
+}
+
+
+def http_code(status: int) -> str:
+    """The error code of an HTTP status for which there is no exception of the house."""
+    return HTTP_CODES.get(status, "bad_request" if status < 500 else "internal")
 
 
 def judge(error: BaseException) -> Verdict:
-    """The verdict of the nearest class of the table; anything that isn't in it is our own fault: 500."""
+    """The verdict on the nearest class that stands in the table; any other exception is our own fault: 500."""
     for cls in type(error).__mro__:
         verdict = TABLE.get(cls)
         if verdict is not None:
@@ -105,19 +135,19 @@ def judge(error: BaseException) -> Verdict:
 
 
 def describe(error: BaseException) -> str:
-    """What the client is told: the message of an exception of the house; of any other only that it happened."""
+    """What the client is told: the message of an exception of the house; of any other, only that it happened."""
     if judge(error) is UNKNOWN:
         return "internal error; the log of the server tells more"
     return str(error) or type(error).__name__
 
 
 def retry_after_s(error: BaseException) -> float | None:
-    """Seconds after which the client may try again, where the error knows."""
+    """Seconds after which the client may try again; None where the error does not know."""
     value = getattr(error, "retry_after_s", None)
     return value if isinstance(value, (int, float)) else None
 
 
 def quote(value: object) -> str:
-    """A client's value for a message: its repr, cut at 256 characters; only the beginning is looked at."""
+    """A client's value for a message: its repr, cut at 256 characters. Only the beginning of the value is read."""
     text = _REPR.repr(value)
     return text if len(text) <= MAX_QUOTED_CHARS else text[:MAX_QUOTED_CHARS] + "…"

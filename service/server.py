@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from sanic.server.async_server import AsyncioServer
 
     from darkroom.models.engine import LoadedModel
-    from darkroom.service.app import Darkroom
     from darkroom.service.config.settings import Settings
     from darkroom.service.http.middleware import App
+    from darkroom.service.parts import Darkroom
     from darkroom.service.workers.peers import WorkerHandles
 
 

@@ -25,10 +25,10 @@ class Ticket:
         rows, deadline, is_bulk: the rows that were judged, and when: judged_s.
         due_s: when they would be due, the earlier of deadline and SLO; infinity: never.
         forecast_s: when they would be answered; -inf while nothing is known, or if they are never due.
-        changes: `Admission.changes` at that time.
+        admission, changes: who judged, and its `changes` at that time: a ticket of another queue is worth nothing.
     """
 
-    __slots__ = ("changes", "deadline", "due_s", "forecast_s", "is_bulk", "judged_s", "rows")
+    __slots__ = ("admission", "changes", "deadline", "due_s", "forecast_s", "is_bulk", "judged_s", "rows")
 
     def __init__(
         self,
@@ -39,7 +39,7 @@ class Ticket:
         judged_s: float,
         due_s: float,
         forecast_s: float,
-        changes: int,
+        admission: Admission,
     ) -> None:
         self.rows = rows
         self.deadline = deadline
@@ -47,7 +47,8 @@ class Ticket:
         self.judged_s = judged_s
         self.due_s = due_s
         self.forecast_s = forecast_s
-        self.changes = changes
+        self.admission = admission
+        self.changes = admission.changes
 
 
 class Admission:
@@ -110,12 +111,14 @@ class Admission:
             judged_s=now,
             due_s=due_s,
             forecast_s=forecast_s,
-            changes=self.changes,
+            admission=self,
         )
 
     def renew(self, ticket: Ticket, rows: int, size_bytes: int, deadline: float, now: float, *, is_bulk: bool) -> bool:
         """Whether a new judgement of such rows would surely agree with the ticket, whose times are then as of `now`."""
-        if ticket.changes != self.changes or ticket.rows != rows or ticket.deadline != deadline:
+        if ticket.admission is not self or ticket.changes != self.changes:
+            return False
+        if ticket.rows != rows or ticket.deadline != deadline:
             return False
         if ticket.is_bulk != is_bulk or self._lanes.bytes + size_bytes > self._limits.max_queue_bytes:
             return False

@@ -21,7 +21,7 @@ import numpy as np
 from PIL import Image
 
 from darkroom.service.predict.codec import decode_base64
-from darkroom.service.predict.image_header import sniff
+from darkroom.service.predict.image_guard import sniff
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -1,4 +1,4 @@
-"""What the operator asks: load, unload, label; only with a password, or from the machine that the server runs on."""
+"""The operator's routes: load, unload, label. They need credentials, or a server that only its own machine can reach."""
 
 from __future__ import annotations
 
@@ -16,36 +16,36 @@ if TYPE_CHECKING:
     from sanic.request import Request
     from sanic.response import HTTPResponse
 
-    from darkroom.service.app import Darkroom
     from darkroom.service.config.settings import Settings
     from darkroom.service.http.middleware import App
+    from darkroom.service.parts import Darkroom
 
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 
 
-def install(app: App, darkroom: Darkroom) -> None:
+def add_admin_routes(app: App, darkroom: Darkroom) -> None:
     """Adds `GET /admin/models`, `POST /admin/models/NAME/load|unload` and `PUT /admin/models/NAME/labels`."""
     repository, settings = darkroom.manager, darkroom.settings
 
     async def index(request: Request) -> HTTPResponse:
-        """Every version that is known, with its state and what is wrong with it."""
+        """Every known version with its state and its error."""
         check_operator(settings, request.headers)
         return json_response([state._asdict() for state in repository.index()])
 
     async def load(request: Request, name: str) -> HTTPResponse:
-        """Loads what is new, what failed and what changed; answers when it is served."""
+        """Loads new, failed and changed versions; answers when they are served."""
         check_operator(settings, request.headers)
         await darkroom.peers.load(unquote(name))
         return await index(request)
 
     async def unload(request: Request, name: str) -> HTTPResponse:
-        """Takes the model away until it is loaded; answers when its memory is free."""
+        """Unloads the model until it is loaded again; answers when its memory is free."""
         check_operator(settings, request.headers)
         await darkroom.peers.unload(unquote(name))
         return await index(request)
 
     async def label(request: Request, name: str) -> HTTPResponse:
-        """Sets the labels of a model: `{"stable": 1, "canary": 2}`; what is not named is gone."""
+        """Replaces the labels of a model by `{"stable": 1, "canary": 2}`."""
         check_operator(settings, request.headers)
         labels = _labels(request.body)
         await darkroom.peers.label(unquote(name), labels)
@@ -58,13 +58,13 @@ def install(app: App, darkroom: Darkroom) -> None:
 
 
 def check_operator(settings: Settings, headers: Mapping[str, str]) -> None:
-    """Lets the operator pass: who has credentials, or who asks a server that only its own machine can reach.
+    """Returns if the request is the operator's: it has credentials, or only this machine can reach the server.
 
-    A browser may be made to ask by a page of another origin, with the credentials that it keeps or from the machine
-    itself: such a page shows in `Origin`, and one whose name was bound to 127.0.0.1 in `Host`.
+    A page of another origin can make a browser send requests, with the browser's stored credentials or from this machine.
+    The header `Origin` reveals such a page. The header `Host` reveals a page whose own name was bound to 127.0.0.1.
 
     Raises:
-        Forbidden: neither; says what would do.
+        Forbidden: neither; the message says what is needed.
     """
     host = headers.get("host", "")
     origin = headers.get("origin")

@@ -1,4 +1,4 @@
-"""Health and metrics: what a load balancer, Kubernetes and Prometheus ask."""
+"""Health and metrics, for load balancers, Kubernetes and Prometheus."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from darkroom.service.serving.lifecycle import ServerState
 if TYPE_CHECKING:
     from sanic.request import Request
 
-    from darkroom.service.app import Darkroom
     from darkroom.service.http.middleware import App
+    from darkroom.service.parts import Darkroom
 
 
-def install(app: App, darkroom: Darkroom) -> None:
+def add_health_routes(app: App, darkroom: Darkroom) -> None:
     """Adds `/health` (STS) and the metrics under both names."""
-    lifecycle, edge = darkroom.lifecycle, darkroom.middleware
+    lifecycle, middleware = darkroom.lifecycle, darkroom.middleware
 
     async def healthy(_: Request) -> HTTPResponse:
-        """STS's word for ready; while it isn't, 503 and the reason."""
+        """STS's word for ready; a server that is not ready answers 503 and the reason."""
         if lifecycle.is_ready:
             return text_response("healthy")
         return text_response(
@@ -34,6 +34,6 @@ def install(app: App, darkroom: Darkroom) -> None:
         body, content_type = await darkroom.peers.render()
         return HTTPResponse(body, 200, {}, content_type)
 
-    edge.route(app, "GET", "/health", healthy, scope=None)
-    edge.route(app, "GET", "/metrics", metrics, scope=Scope.METRICS)
-    edge.route(app, "GET", "/monitoring/prometheus/metrics", metrics, scope=Scope.METRICS)
+    middleware.route(app, "GET", "/health", healthy, scope=None)
+    middleware.route(app, "GET", "/metrics", metrics, scope=Scope.METRICS)
+    middleware.route(app, "GET", "/monitoring/prometheus/metrics", metrics, scope=Scope.METRICS)

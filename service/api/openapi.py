@@ -1,4 +1,8 @@
-"""The OpenAPI 3.1 document: every operation of the server, with the models that are served in its examples."""
+"""`/openapi.json`: the OpenAPI 3.1 document of every operation, with the models that are served in its examples.
+
+It is built here and not kept as a file: written out, the same document has over 2,000 lines of YAML.
+The page that shows it is `service/web/docs.html`.
+"""
 
 from __future__ import annotations
 
@@ -6,18 +10,24 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from darkroom.service.config.tokens import Scope
-from darkroom.service.errors import TABLE
+from darkroom.service.errors import ERROR_HEADER, HTTP_CODES, TABLE
+from darkroom.service.http.middleware import json_response
 from darkroom.service.web.clients import example_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from sanic.request import Request
+    from sanic.response import HTTPResponse
+
+    from darkroom.service.http.middleware import App
+    from darkroom.service.parts import Darkroom
     from darkroom.service.serving.registry import Registry, Target
 
 JSON, TEXT = "application/json", "text/plain"
 STS, TFS, OIP = "Simple TensorFlow Serving", "TensorFlow Serving", "Open Inference Protocol"
 OPERATOR, HEALTH, PAGES = "Operator", "Health and metrics", "Pages"
-# What every operation may come to besides: the edge's own refusals, and an operator's.
+# The errors that every operation may answer: those of Sanic and the middleware, and the refusal of an operator's route.
 EDGE_STATUSES = frozenset({400, 401, 403, 404, 408, 413, 431, 500, 503})
 PREDICT_STATUSES = (
     EDGE_STATUSES | {verdict.status for verdict in TABLE.values()} | {v.sts_status for v in TABLE.values()}
@@ -29,10 +39,10 @@ class Operation(NamedTuple):
 
     Attributes:
         path: with its parameters in braces.
-        body: which of BODIES it takes; empty: none.
-        answers: the content type of what it answers with 200.
+        body: the key of its body in BODIES; empty if it takes none.
+        answers: the content type of its 200.
         query: the names of its query parameters.
-        scope: what a token needs for it; None: nothing is asked.
+        scope: the scope that a token needs; None if no credentials are needed.
     """
 
     method: str
@@ -45,49 +55,7 @@ class Operation(NamedTuple):
     scope: Scope | None = Scope.PREDICT
 
 
-def _tfs() -> list[Operation]:
-    model = "/v1/models/{name}"
-    found = [Operation("get", "/v1/models", TFS, "The models, as a list")]
-    for which in ("", "/versions/{version}", "/labels/{label}"):
-        of = f"{model}{which}"
-        found += [
-            Operation("post", f"{of}:predict", TFS, "Predict, by row or by column", "instances"),
-            Operation("post", f"{of}:classify", TFS, "Scores with their labels, for tf.Examples", "examples"),
-            Operation("post", f"{of}:regress", TFS, "One value each, for tf.Examples", "examples"),
-            Operation("get", of, TFS, "The state of the versions"),
-            Operation("get", f"{of}/metadata", TFS, "The signatures"),
-        ]
-    return [*found, Operation("get", f"{model}/labels", TFS, "The class labels, in class order")]
-
-
-def _oip() -> list[Operation]:
-    found = [Operation("get", "/v2", OIP, "Name, version and extensions of the server")]
-    for which in ("", "/versions/{version}"):
-        of = f"/v2/models/{{name}}{which}"
-        found += [
-            Operation("get", of, OIP, "Versions, inputs and outputs"),
-            Operation("get", f"{of}/ready", OIP, "Whether the model can be asked"),
-            Operation("post", f"{of}/infer", OIP, "Predict: JSON, binary tensors, or one raw tensor", "tensors"),
-        ]
-    return [
-        *found,
-        Operation("post", "/v2/repository/index", OIP, "Every version that is known, with its state", "any"),
-    ]
-
-
-def _operator() -> list[Operation]:
-    found = [
-        Operation("post", f"{of}/{act}", OPERATOR, f"{act.capitalize()} a model", "any", scope=Scope.ADMIN)
-        for of in ("/admin/models/{name}", "/v2/repository/models/{name}")
-        for act in ("load", "unload")
-    ]
-    return [
-        Operation("get", "/admin/models", OPERATOR, "Every version that is known", scope=Scope.ADMIN),
-        *found,
-        Operation("put", "/admin/models/{name}/labels", OPERATOR, "Set a model's labels", "labels", scope=Scope.ADMIN),
-    ]
-
-
+_TFS_MODEL = "/v1/models/{name}"
 OPERATIONS = (
     Operation("post", "/", STS, "Predict: JSON, form-data or one raw picture", "data", query=("top_k", "on_error")),
     Operation("get", "/v1/models/{name}/gen_json", STS, "A body of POST / that works", query=("signature_name",)),
@@ -100,14 +68,42 @@ OPERATIONS = (
         TEXT,
         ("language", "signature_name"),
     ),
-    *_tfs(),
-    *_oip(),
+    Operation("get", "/v1/models", TFS, "The models, as a list"),
+    *(
+        operation
+        for of in (f"{_TFS_MODEL}{which}" for which in ("", "/versions/{version}", "/labels/{label}"))
+        for operation in (
+            Operation("post", f"{of}:predict", TFS, "Predict, by row or by column", "instances"),
+            Operation("post", f"{of}:classify", TFS, "Scores with their labels, for tf.Examples", "examples"),
+            Operation("post", f"{of}:regress", TFS, "One value each, for tf.Examples", "examples"),
+            Operation("get", of, TFS, "The state of the versions"),
+            Operation("get", f"{of}/metadata", TFS, "The signatures"),
+        )
+    ),
+    Operation("get", f"{_TFS_MODEL}/labels", TFS, "The class labels, in class order"),
+    Operation("get", "/v2", OIP, "Name, version and extensions of the server"),
+    *(
+        operation
+        for of in ("/v2/models/{name}", "/v2/models/{name}/versions/{version}")
+        for operation in (
+            Operation("get", of, OIP, "Versions, inputs and outputs"),
+            Operation("get", f"{of}/ready", OIP, "Whether the model can be asked"),
+            Operation("post", f"{of}/infer", OIP, "Predict: JSON, binary tensors, or one raw tensor", "tensors"),
+        )
+    ),
+    Operation("post", "/v2/repository/index", OIP, "Every version that is known, with its state", "any"),
     Operation("get", "/health", HEALTH, "healthy, once requests are answered", "", TEXT, scope=None),
     Operation("get", "/v2/health/live", HEALTH, "The process answers", scope=None),
     Operation("get", "/v2/health/ready", HEALTH, "Whether to send requests here", scope=None),
     Operation("get", "/metrics", HEALTH, "Prometheus' text format", "", TEXT, scope=Scope.METRICS),
     Operation("get", "/monitoring/prometheus/metrics", HEALTH, "The same as /metrics", "", TEXT, scope=Scope.METRICS),
-    *_operator(),
+    Operation("get", "/admin/models", OPERATOR, "Every version that is known", scope=Scope.ADMIN),
+    *(
+        Operation("post", f"{of}/{act}", OPERATOR, f"{act.capitalize()} a model", "any", scope=Scope.ADMIN)
+        for of in ("/admin/models/{name}", "/v2/repository/models/{name}")
+        for act in ("load", "unload")
+    ),
+    Operation("put", "/admin/models/{name}/labels", OPERATOR, "Set a model's labels", "labels", scope=Scope.ADMIN),
     *(
         Operation("get", path, PAGES, summary, "", "text/html")
         for path, summary in (
@@ -123,9 +119,19 @@ OPERATIONS = (
 )
 
 
-def document(catalogue: Registry, version: str, *, has_auth: bool) -> dict[str, Any]:
-    """The document of a server; `has_auth`: it asks callers who they are."""
-    targets = [next(iter(catalogue.version(name).values())) for name in catalogue.models() if catalogue.versions(name)]
+def add_openapi_routes(app: App, darkroom: Darkroom) -> None:
+    """Adds `/openapi.json`."""
+
+    async def openapi(_: Request) -> HTTPResponse:
+        """The document, with the models that are served now."""
+        return json_response(document(darkroom.registry, darkroom.version, has_auth=darkroom.settings.has_auth))
+
+    darkroom.middleware.route(app, "GET", "/openapi.json", openapi)
+
+
+def document(registry: Registry, version: str, *, has_auth: bool) -> dict[str, Any]:
+    """The document of a server; `has_auth`: its clients need credentials."""
+    targets = [next(iter(registry.version(name).values())) for name in registry.models() if registry.versions(name)]
     paths: dict[str, dict[str, Any]] = {}
     for operation in OPERATIONS:
         described = _describe(operation, targets)
@@ -144,7 +150,7 @@ def document(catalogue: Registry, version: str, *, has_auth: bool) -> dict[str, 
         "paths": paths,
         "components": {
             "schemas": {
-                "Error": {"type": "object", "required": ["error"], "properties": {"error": {"type": "string"}}}
+                "Error": _object(("error",), error=_TEXT, code=_CODE),
             },
             "securitySchemes": {
                 "basic": {"type": "http", "scheme": "basic"},
@@ -158,12 +164,20 @@ def _describe(operation: Operation, targets: list[Target]) -> dict[str, Any]:
     """One operation object."""
     is_predict = operation.body in {"data", "instances", "examples", "tensors"}
     statuses = sorted(PREDICT_STATUSES if is_predict else EDGE_STATUSES)
+    # Path and query parameters are all text; a model that is served is the example.
+    served = {"name": targets[0].model.name, "version": str(targets[0].model.version)} if targets else {}
+    parameters = []
+    for name in [part.split("}")[0] for part in operation.path.split("{")[1:]]:
+        example = {"example": served[name]} if name in served and operation.tag != PAGES else {}
+        parameters.append({"name": name, "in": "path", "required": True, "schema": _TEXT | {"minLength": 1}} | example)
+    parameters += [{"name": name, "in": "query", "schema": _TEXT} for name in operation.query]
+    answer = {"description": operation.summary, "content": {operation.answers: {"schema": {}}}}
     described: dict[str, Any] = {
         "operationId": f"{operation.method}{operation.path}".translate({ord(c): "_" for c in "/{}:."}),
         "tags": [operation.tag],
         "summary": operation.summary,
-        "parameters": _parameters(operation, targets),
-        "responses": {"200": _answer(operation)} | {str(status): _error(status) for status in statuses},
+        "parameters": parameters,
+        "responses": {"200": answer} | {str(status): _error(status) for status in statuses},
     }
     if operation.scope is not None:
         described["description"] = f"A token needs the scope `{operation.scope}`."
@@ -172,43 +186,23 @@ def _describe(operation: Operation, targets: list[Target]) -> dict[str, Any]:
     return described
 
 
-def _parameters(operation: Operation, targets: list[Target]) -> list[dict[str, Any]]:
-    """What stands in the path and in the query, all of it text; a model that is served is the example."""
-    served = {"name": targets[0].model.name, "version": str(targets[0].model.version)} if targets else {}
-    found = []
-    for name in [part.split("}")[0] for part in operation.path.split("{")[1:]]:
-        example = {"example": served[name]} if name in served and operation.tag != PAGES else {}
-        found.append({"name": name, "in": "path", "required": True, "schema": _TEXT | {"minLength": 1}} | example)
-    return [*found, *({"name": name, "in": "query", "schema": _TEXT} for name in operation.query)]
-
-
-def _answer(operation: Operation) -> dict[str, Any]:
-    """The response object of 200."""
-    return {"description": operation.summary, "content": {operation.answers: {"schema": {}}}}
-
-
 def _error(status: int) -> dict[str, Any]:
-    """The response object of a refusal; that of a stranger, and the health of STS, are text."""
-    content: dict[str, Any] = {JSON: {"schema": {"$ref": "#/components/schemas/Error"}}}
-    return {"description": HTTPStatus(status).phrase, "content": content | {TEXT: {"schema": _TEXT}}}
+    """The response object of an error; a 401, and the 503 of STS's `/health`, are text."""
+    content: dict[str, Any] = {JSON: {"schema": {"$ref": "#/components/schemas/Error"}}, TEXT: {"schema": _TEXT}}
+    return {
+        "description": HTTPStatus(status).phrase,
+        "headers": {ERROR_HEADER: {"schema": _CODE}},
+        "content": content,
+    }
 
 
 def _example(targets: list[Target], write: Callable[[Target], Any]) -> dict[str, Any]:
-    """One example a model that pictures can be sent to."""
+    """One example for each model whose one input takes pictures."""
     return {
         f"{target.model.name} {target.model.version}": {"value": write(target)}
         for target in targets
         if target.spec.image_input is not None and len(target.spec.inputs) == 1
     }
-
-
-def _instances(target: Target) -> dict[str, Any]:
-    return {"signature_name": target.spec.name, "instances": [{"b64": _picture(target)}]}
-
-
-def _tensors(target: Target) -> dict[str, Any]:
-    tensor = {"name": target.field, "shape": [1], "datatype": "BYTES", "data": [_picture(target)]}
-    return {"inputs": [tensor], "parameters": {"signature_name": target.spec.name}}
 
 
 def _picture(target: Target) -> str:
@@ -227,6 +221,7 @@ def _object(required: tuple[str, ...], **properties: dict[str, Any]) -> dict[str
 
 
 _TEXT: dict[str, Any] = {"type": "string"}
+_CODE: dict[str, Any] = {"enum": sorted({verdict.code for verdict in TABLE.values()} | set(HTTP_CODES.values()))}
 _FILE: dict[str, Any] = {"type": "string", "contentMediaType": "application/octet-stream"}
 _ON_ERROR: dict[str, Any] = {"enum": ["fail", "per_image"]}
 _TOP_K: dict[str, Any] = {"type": "integer", "minimum": 1, "maximum": 999_999}
@@ -258,9 +253,30 @@ BODIES: dict[str, Callable[[list[Target]], dict[str, Any]]] = {
     "data": lambda targets: (
         _json(_DATA, _example(targets, example_json)) | {"multipart/form-data": {"schema": _FORM}} | _RAW
     ),
-    "instances": lambda targets: _json(_INSTANCES, _example(targets, _instances)) | _RAW,
+    "instances": lambda targets: (
+        _json(
+            _INSTANCES,
+            _example(
+                targets,
+                lambda target: {"signature_name": target.spec.name, "instances": [{"b64": _picture(target)}]},
+            ),
+        )
+        | _RAW
+    ),
     "examples": lambda _: _json(_EXAMPLES),
-    "tensors": lambda targets: _json(_TENSORS, _example(targets, _tensors)) | _RAW,
+    "tensors": lambda targets: (
+        _json(
+            _TENSORS,
+            _example(
+                targets,
+                lambda target: {
+                    "inputs": [{"name": target.field, "shape": [1], "datatype": "BYTES", "data": [_picture(target)]}],
+                    "parameters": {"signature_name": target.spec.name},
+                },
+            ),
+        )
+        | _RAW
+    ),
     "labels": lambda _: _json(_LABELS),
     "any": lambda _: _json({"type": "object"}),
 }

@@ -1,4 +1,4 @@
-"""Who may ask what: basic auth with one password, bearer tokens out of a file, each with its scopes."""
+"""Authentication: basic auth with one password, and bearer tokens from a file, each with its scopes."""
 
 from __future__ import annotations
 
@@ -11,41 +11,41 @@ import time
 from enum import Enum, auto
 from typing import TYPE_CHECKING
 
-from darkroom.service.config.tokens import read_tokens
+from darkroom.service.config.tokens import Scope, read_tokens
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from darkroom.service.config.settings import Settings
-    from darkroom.service.config.tokens import Scope, Token
+    from darkroom.service.config.tokens import Token
 
 _log = logging.getLogger("darkroom.service")
-CHECK_PERIOD_S = 1.0  # guess: how often the file of the tokens is looked at, and only while somebody asks
+CHECK_PERIOD_S = 1.0  # guess: how often the tokens file is checked, and only when a token is used
 CHALLENGE = {"WWW-Authenticate": 'Basic realm="darkroom", Bearer realm="darkroom"'}
 
 
-class Standing(Enum):
-    """How a caller stands to what it asks."""
+class Access(Enum):
+    """Whether a client may do what it asks for."""
 
-    WELCOME = auto()
-    STRANGER = auto()  # no credentials, or wrong ones
-    OUT_OF_SCOPE = auto()  # known, but not for this
+    ALLOWED = auto()
+    UNAUTHENTICATED = auto()  # no credentials, or wrong ones
+    OUT_OF_SCOPE = auto()  # a valid token whose scopes do not cover this
 
 
 class Auth:
-    """The credentials of one server; without any, everybody is welcome.
+    """The credentials of one server; without any, every client is allowed.
 
-    A password is compared in constant time. A token is looked up by its SHA-256: who doesn't know the token can't
-    choose the digest, so the time of the look-up tells nothing; and it is 256 random bits, so a fast hash is enough.
+    A password is compared in constant time. A token is looked up by its SHA-256. A client that does not know the token
+    cannot choose the digest, so the time of the look-up reveals nothing. A token is 256 random bits, so a fast hash is enough.
 
     Args:
         password: the user and the password of basic auth.
-        tokens_file: bearer tokens as `service/config/tokens.py` writes them; read again within a second of its change.
-        clock: in seconds, for that second.
+        tokens_file: bearer tokens as `service/config/tokens.py` writes them; read again within a second after a change.
+        clock: measures that second.
 
     Attributes:
-        is_on: whether callers are asked who they are.
+        is_on: whether clients need credentials.
     """
 
     def __init__(
@@ -64,18 +64,27 @@ class Auth:
         self.is_on = password is not None or tokens_file is not None
         self.reload()
 
-    def standing(self, authorization: str | None, scope: Scope) -> Standing:
-        """How the caller with this `Authorization` header stands to what `scope` covers."""
+    def access(self, authorization: str | None, scope: Scope) -> Access:
+        """Whether the client with this `Authorization` header may do what `scope` covers."""
         if not self.is_on:
-            return Standing.WELCOME
+            return Access.ALLOWED
         kind, _, credentials = (authorization or "").partition(" ")
         if kind.lower() == "bearer":
-            return self._token_standing(credentials.strip(), scope)
-        is_welcome = self._digest is not None and _is_basic(kind, credentials, self._digest)
-        return Standing.WELCOME if is_welcome else Standing.STRANGER
+            self._follow_file()
+            digest = hashlib.sha256(credentials.strip().encode(errors="surrogateescape")).hexdigest()
+            token = self._tokens.get(digest)
+            if token is None:
+                return Access.UNAUTHENTICATED
+            return Access.ALLOWED if scope in token.scopes else Access.OUT_OF_SCOPE
+        is_right = self._digest is not None and _is_basic(kind, credentials, self._digest)
+        return Access.ALLOWED if is_right else Access.UNAUTHENTICATED
+
+    def allows(self, authorization: str | None) -> bool:
+        """Whether the client with this `Authorization` header may predict."""
+        return self.access(authorization, Scope.PREDICT) is Access.ALLOWED
 
     def reload(self) -> None:
-        """Reads the tokens again; a file that can't be read leaves those that there were, and says so in the log."""
+        """Reads the tokens again; if the file cannot be read, it keeps the old ones and logs why."""
         if self._tokens_file is None:
             return
         try:
@@ -87,13 +96,6 @@ class Auth:
         else:
             _log.info("tokens are read", extra={"fields": {"tokens": len(self._tokens)}})
 
-    def _token_standing(self, text: str, scope: Scope) -> Standing:
-        self._follow_file()
-        token = self._tokens.get(hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest())
-        if token is None:
-            return Standing.STRANGER
-        return Standing.WELCOME if scope in token.scopes else Standing.OUT_OF_SCOPE
-
     def _follow_file(self) -> None:
         """Reads the tokens again if their file has changed."""
         now = self._clock()
@@ -103,20 +105,20 @@ class Auth:
         try:
             found = self._tokens_file.stat()
         except OSError:
-            return  # being replaced, or gone: the old tokens stay until there is a file again
+            return  # being replaced, or gone: the old tokens stay until the file is back
         if (found.st_mtime_ns, found.st_size, found.st_ino) != self._stamp:
             self.reload()
 
 
 def auth_of(settings: Settings) -> Auth:
-    """The credentials that the settings name."""
+    """The credentials that the settings name, as an `Auth`."""
     password = (settings.auth_username, settings.auth_password.get_secret_value())
     is_basic = settings.enable_auth and bool(password[1])
     return Auth(password=password if is_basic else None, tokens_file=settings.auth_tokens_file)
 
 
 def _is_basic(kind: str, credentials: str, digest: bytes) -> bool:
-    """Whether basic credentials are the right ones; takes the same time wherever they are wrong."""
+    """Whether these are the right basic credentials; takes the same time wherever they differ."""
     try:
         given = base64.b64decode(credentials, validate=True)
     except (binascii.Error, ValueError):
@@ -125,5 +127,5 @@ def _is_basic(kind: str, credentials: str, digest: bytes) -> bool:
 
 
 def _digest(credentials: bytes) -> bytes:
-    """Equal lengths for the comparison, whatever was sent."""
+    """The SHA-256, so that both sides of a comparison have the same length."""
     return hashlib.sha256(credentials).digest()

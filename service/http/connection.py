@@ -1,4 +1,4 @@
-"""One client's connection as Sanic serves it, with an end to what a slow or greedy client can hold."""
+"""One client's connection as Sanic serves it, with limits on the time and memory that a slow or greedy client can hold."""
 
 from __future__ import annotations
 
@@ -13,13 +13,17 @@ from sanic.server.protocols.http_protocol import HttpProtocol
 if TYPE_CHECKING:
     import asyncio
 
-LINGER_S = 2.0  # precedent: nginx's lingering_timeout is 5; time for a client to read why its body was not
-SMALL_BYTES = 65536  # of a request: always taken, so that small pictures don't pay for large ones
-FULL = b"HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\nretry-after: 1\r\ncontent-length: 0\r\n\r\n"
+LINGER_S = 2.0  # precedent: nginx's lingering_timeout is 5; time for a client to read why its body was refused
+SMALL_BYTES = 65536  # of a request: always accepted, so that small pictures do not suffer from large ones
+# The answer over --max_connections and --max_receiving_bytes.
+FULL = (
+    b"HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\nretry-after: 1\r\n"
+    b"x-darkroom-error: overloaded\r\ncontent-length: 0\r\n\r\n"
+)
 
 
 class Receiving:
-    """The bytes of all requests of a server that are not whole yet, and the most that they may be."""
+    """The bytes of all incomplete requests of a server, and their limit."""
 
     __slots__ = ("bytes", "limit_bytes")
 
@@ -29,21 +33,22 @@ class Receiving:
 
 
 class _Http(Http):
-    """Sanic's HTTP, which builds its answer to a bad URL around that URL, and then has none to give."""
+    """Sanic's HTTP, except that a bad URL gets an answer: Sanic builds that answer around the URL, and fails."""
 
     def create_empty_request(self) -> None:
-        """A request to answer to where none could be read."""
+        """Makes the request that Sanic answers when it could not read one."""
         self.url = None
         super().create_empty_request()
 
 
 class Connection(HttpProtocol):
-    """Sanic's protocol, bounded.
+    """Sanic's protocol with four limits.
 
-    Sanic's own timeouts start anew with every byte. Here a request has to be whole within `REQUEST_TIMEOUT`, however
-    steadily it trickles. A connection over `MAX_CONNECTIONS` takes the place of an idle one, or is refused. A client
-    that is answered before it has sent all of its body can read the answer: closing at once would reset it away.
-    A request that is not whole yet is refused where it and all others like it are over `--max_receiving_bytes`.
+    * Sanic's own timeouts restart with every byte. Here a request must be complete within `REQUEST_TIMEOUT`.
+    * A connection over `MAX_CONNECTIONS` takes the place of an idle one, or is refused.
+    * A client that gets its answer before it has sent its whole body has `LINGER_S` to read the answer. If the server
+      closed at once, TCP would reset the connection and the answer would be lost.
+    * An incomplete request is refused if all incomplete requests together are over `--max_receiving_bytes`.
     """
 
     HTTP_CLASS = _Http
@@ -52,13 +57,13 @@ class Connection(HttpProtocol):
 
     def __init__(self, *, app: Any, **kwargs: Any) -> None:
         super().__init__(app=app, **kwargs)
-        self._since_s = 0.0  # when the request that is being read began
+        self._since_s = 0.0  # when the current request began to arrive
         self._has_unread = self._is_lingering = False
         self._receiving: Receiving = app.ctx.darkroom.receiving
-        self._held_bytes = 0  # of the request that is being read
+        self._held_bytes = 0  # of the current request
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # Sanic leaves it untyped
-        """A client came."""
+        """Accepts the client, or refuses it if there are too many connections."""
         self._since_s = time.monotonic()
         is_full = len(self.connections) >= self.app.config.MAX_CONNECTIONS
         if is_full and not any(other.close_if_idle() for other in list(self.connections)):
@@ -68,13 +73,13 @@ class Connection(HttpProtocol):
             super().connection_made(transport)  # type: ignore[no-untyped-call] # Sanic types in parts
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The client has left; one that was refused had no place to give up."""
+        """Releases what the connection held; a refused connection was never counted."""
         self.release()
         if self.conn_info is not None:
             super().connection_lost(exc)  # type: ignore[no-untyped-call] # Sanic types in parts
 
     def data_received(self, data: bytes) -> None:
-        """Bytes came: of a request, or of a body that nobody reads any more."""
+        """Takes the next bytes; drops them if the request was answered before it was complete."""
         if self._is_lingering:
             return
         if self.http is not None and self.http.stage is Stage.IDLE and not self.recv_buffer:
@@ -84,7 +89,7 @@ class Connection(HttpProtocol):
             super().data_received(data)
 
     def holds(self, count: int) -> bool:
-        """Whether `count` more bytes of a request that isn't whole may be kept; if not, it is refused with 503."""
+        """Whether `count` more bytes of an incomplete request may be kept; if not, the request is refused with 503."""
         if self._is_lingering:
             return False
         self._held_bytes += count
@@ -99,12 +104,12 @@ class Connection(HttpProtocol):
         return False
 
     def release(self) -> None:
-        """Notes that the request is whole, or gone: its bytes are counted elsewhere, or nowhere."""
+        """Stops counting the bytes of the request: it is complete, or gone."""
         self._receiving.bytes -= self._held_bytes
         self._held_bytes = 0
 
     def check_timeouts(self) -> None:
-        """Sanic's, which comes by every few seconds; ends a request that takes too long to arrive."""
+        """Overrides Sanic's check, which runs every few seconds; ends a request that takes too long to arrive."""
         http, now = self.http, time.monotonic()
         is_reading = http.stage is Stage.REQUEST or (http.stage is Stage.HANDLER and bool(http.request_body))
         if not is_reading:
@@ -116,7 +121,7 @@ class Connection(HttpProtocol):
         super().check_timeouts()  # type: ignore[no-untyped-call] # Sanic types in parts
 
     def close_if_idle(self) -> bool:
-        """Closes the connection unless there is a request on it; says whether it did."""
+        """Closes the connection unless a request is on it; returns whether it did."""
         if self.transport is None or self.transport.is_closing():
             return False
         if self._is_lingering:
@@ -125,11 +130,11 @@ class Connection(HttpProtocol):
         return super().close_if_idle() is True
 
     def leave_unread(self) -> None:
-        """Notes that the request in hand is answered though it was not read to its end."""
+        """Notes that the current request is answered although its body was not read completely."""
         self._has_unread = True
 
     def close(self, timeout: float | None = None) -> None:
-        """Closes; a client that is still sending is given the time to read its answer."""
+        """Closes the connection; a client that is still sending has `LINGER_S` to read its answer."""
         transport = self.transport
         if not self._has_unread or transport is None or transport.is_closing() or not transport.can_write_eof():
             super().close(timeout)

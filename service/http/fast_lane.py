@@ -1,7 +1,7 @@
-"""The fast lane: plain predict requests go past Sanic's request path, on Sanic's own connections.
+"""The fast lane: plain predict requests bypass Sanic's request path, on Sanic's own connections.
 
-One request at a time a connection, as in Sanic. Whatever isn't plain (`service/http/request_head.py`) is handed to Sanic's path as
-it came, and so is all that follows it until Sanic is done with it: answers keep the order of their requests.
+A connection serves one request at a time, as in Sanic. A request that is not plain (`service/http/request_head.py`) is
+handed to Sanic unchanged, and so is everything after it until Sanic is done. So answers keep the order of the requests.
 """
 
 from __future__ import annotations
@@ -16,63 +16,84 @@ from sanic.http.constants import Stage
 
 from darkroom.service.http.connection import Connection
 from darkroom.service.http.request_log import CLIENT_LEFT
-from darkroom.service.predict.predictor import Call, first_values
+from darkroom.service.predict.call import Call, first_values
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from darkroom.batching.entry import Entry
-    from darkroom.service.app import Darkroom
-    from darkroom.service.http.request_head import Head
-    from darkroom.service.predict.request import PredictRequest, Reply
+    from darkroom.service.http.auth import Auth
+    from darkroom.service.http.request_head import Head, HeadReader
+    from darkroom.service.http.request_log import RequestLog
+    from darkroom.service.predict.call import Reply
+    from darkroom.service.predict.request import Predictor, PredictRequest
+    from darkroom.service.serving.lifecycle import Lifecycle
 
-MAX_AHEAD_BYTES = 65536  # Sanic's own mark: with so much sent ahead of an answer, reading pauses
+MAX_AHEAD_BYTES = 65536  # as in Sanic: when a client has sent so much before its answer, reading pauses
 _NO_QUERY: Mapping[str, str] = {}
 
 
-class FastLane(Connection):
-    """One connection, in one of four states; bytes and answers move it.
+class LaneParts:
+    """The parts of a server that its fast lane uses; a connection finds them at `app.ctx.darkroom.lane`."""
 
-    Idle: the next bytes are looked at. Reading: `_head` is there, `_missing` bytes of its body aren't. Waiting: the
-    request is with the batcher, and what else comes stays in `_ahead`. Sanic's: it has bytes, or isn't done with them.
-    A new connection is idle at once: Sanic's task for it begins a turn of the loop later, often after the first bytes.
+    __slots__ = ("auth", "heads", "lifecycle", "predictor", "request_log")
+
+    def __init__(
+        self, *, heads: HeadReader, predictor: Predictor, request_log: RequestLog, lifecycle: Lifecycle, auth: Auth
+    ) -> None:
+        self.heads = heads
+        self.predictor = predictor
+        self.request_log = request_log
+        self.lifecycle = lifecycle
+        self.auth = auth
+
+
+class FastLane(Connection):
+    """One connection. It is in one of four states, and received bytes and answers change the state.
+
+    * Idle: the next bytes begin a request.
+    * Reading: `_head` is complete, and `_missing_bytes` of its body have not come.
+    * Waiting: the request is with the batcher. Bytes that come in the meantime are kept in `_ahead`.
+    * Sanic's: Sanic has bytes of this connection, or is not done with them.
+
+    A new connection is idle at once: Sanic's task for it starts one turn of the loop later, often after the first bytes.
     """
 
     __slots__ = (
         "_ahead",
-        "_asked",
-        "_darkroom",
         "_had_sanic",
         "_head",
         "_is_waiting",
-        "_missing",
-        "_parts",
-        "_raw",
+        "_lane",
+        "_missing_bytes",
+        "_pieces",
+        "_raw_head",
         "_received_bytes",
         "_started_s",
+        "_submitted",
         "_was_checked",
     )
 
     def __init__(self, *, app: Any, **kwargs: Any) -> None:
         super().__init__(app=app, **kwargs)
-        self._darkroom: Darkroom = app.ctx.darkroom
+        self._lane: LaneParts = app.ctx.darkroom.lane
         self._head: Head | None = None
-        self._raw = b""  # its bytes
-        self._parts: list[bytes] = []
-        self._missing = 0
+        self._raw_head = b""
+        self._pieces: list[bytes] = []  # of a body that is not complete
+        self._missing_bytes = 0
         self._is_waiting = False
-        self._had_sanic = False  # bytes: it may not be done with them
-        self._was_checked = False  # whether Sanic has looked for time limits yet
-        self._asked: tuple[PredictRequest, Entry | None] | None = None
+        self._had_sanic = False  # bytes of this connection: it may not be done with them
+        self._was_checked = False  # whether Sanic has checked its time limits yet
+        self._submitted: tuple[PredictRequest, Entry | None] | None = None
         self._ahead = bytearray()
         self._started_s = 0.0
         self._received_bytes = 0
 
     def data_received(self, data: bytes) -> None:
-        """Bytes came."""
+        """Takes the next bytes of the connection."""
         if self._is_waiting:
-            self._keep(data)
-        elif self._had_sanic and self._is_sanics():
+            self._keep_ahead(data)
+        elif self._had_sanic and self._is_with_sanic():
             super().data_received(data)
         else:
             self._had_sanic = False
@@ -80,47 +101,47 @@ class FastLane(Connection):
             self._take(data)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The client has left: what it waits for is withdrawn."""
+        """Withdraws the request that waits for its answer: the client has left."""
         if self._is_waiting and self._head is not None:
             self._is_waiting = False
-            if self._asked is not None:
-                ask, entry = self._asked
-                ask.withdraw(entry)
-            self._leave(self._head, CLIENT_LEFT, 0)
+            if self._submitted is not None:
+                request, entry = self._submitted
+                request.withdraw(entry)
+            self._log_end(self._head, CLIENT_LEFT, 0)
         self._head = None
-        self._parts.clear()
+        self._pieces.clear()
         super().connection_lost(exc)
 
     def close_if_idle(self) -> bool:
-        """Closes the connection unless there is a request on it; says whether it did."""
+        """Closes the connection unless a request is on it; returns whether it did."""
         return False if self._head is not None else super().close_if_idle()
 
     def check_timeouts(self) -> None:
-        """Sanic's, which comes by every few seconds; a client that is still sending is Sanic's from then on.
+        """Overrides Sanic's check, which runs every few seconds; hands a request that is still being read to Sanic.
 
-        An answer that takes long is not the client's silence: the request's deadline ends that wait.
+        A long wait for an answer is not the client's fault; the request's deadline ends it.
         """
         if self._is_waiting:
             self._time = time.monotonic()
-        is_first, self._was_checked = not self._was_checked, True  # the first is as Sanic begins
+        is_first, self._was_checked = not self._was_checked, True  # Sanic makes the first check as it starts
         if self._is_waiting or self._head is None or is_first:
             super().check_timeouts()
             return
-        since_s, last_s, sent = self._since_s, self._time, (self._raw, *self._parts)
-        self._head, self._parts, self._had_sanic = None, [], True
+        since_s, last_s, sent = self._since_s, self._time, (self._raw_head, *self._pieces)
+        self._head, self._pieces, self._had_sanic = None, [], True
         super().data_received(b"".join(sent))
         self._since_s, self._time = since_s, last_s
-        self.loop.call_soon(super().check_timeouts)  # once Sanic has looked at it
+        self.loop.call_soon(super().check_timeouts)  # after Sanic has read the bytes
 
-    def _is_sanics(self) -> bool:
-        """Whether Sanic has bytes of this connection, or is not done with those it had, or with all of it."""
+    def _is_with_sanic(self) -> bool:
+        """Whether Sanic has bytes of this connection, or is not done with earlier ones, or owns the connection."""
         http = self.http
         if http is None:
             return self._task is None or bool(self.recv_buffer)
         return http.stage is not Stage.IDLE or http.request is not None or bool(self.recv_buffer)
 
     def _take(self, data: bytes) -> None:
-        """Begins one request after another, until one has to wait, for its body or its answer, or is Sanic's."""
+        """Begins one request after another, until one waits for its body or its answer, or is Sanic's."""
         while data:
             head = self._head
             if head is None:
@@ -129,96 +150,105 @@ class FastLane(Connection):
                     self._had_sanic = True
                     super().data_received(data)
                     return
-                data = data[len(self._raw) :]
-            missing = self._missing
+                data = data[len(self._raw_head) :]
+            missing = self._missing_bytes
             if len(data) < missing:
                 self._await_body(data)
                 return
             body = data[:missing]
-            if self._parts:
-                body = b"".join((*self._parts, body))
-                self._parts = []
+            if self._pieces:
+                body = b"".join((*self._pieces, body))
+                self._pieces = []
             self._begin(head, body)
             data = data[missing:]
             if self._is_waiting or self.transport is None or self.transport.is_closing():
                 break
         if data and self._is_waiting:
-            self._keep(data)
+            self._keep_ahead(data)
 
-    def _await_body(self, part: bytes) -> None:
-        """Keeps a part of a body until the rest is there, unless too much is kept for all clients together."""
-        if not self._parts:
+    def _await_body(self, piece: bytes) -> None:
+        """Keeps a piece of a body until the rest comes, unless too much is kept for all clients together."""
+        if not self._pieces:
             self._since_s = self._time
-        if self.holds(len(part)):
-            self._parts.append(part)
-            self._missing -= len(part)
+        if self.holds(len(piece)):
+            self._pieces.append(piece)
+            self._missing_bytes -= len(piece)
         else:
-            self._head, self._parts = None, []
+            self._head, self._pieces = None, []
 
     def _read_head(self, data: bytes) -> Head | None:
-        """The head of a request that is the lane's: it is plain, its caller may ask, and reads its answers."""
-        darkroom = self._darkroom
-        is_free = self._can_write.is_set() and not self._is_lingering
-        found = darkroom.heads.read(data) if is_free else None
-        if found is None or (
-            darkroom.auth.is_on and not darkroom.middleware.allows(found[0].headers.get("authorization"))
-        ):
+        """The head of a request for the fast lane: it is plain, its client may predict, and reads its answers."""
+        if not self._can_write.is_set() or self._is_lingering:
             return None
-        head, head_bytes, self._missing = found
-        self._raw = data[:head_bytes]
+        lane = self._lane
+        found = lane.heads.read(data)
+        if found is None:
+            return None
+        head, head_bytes, self._missing_bytes = found
+        if lane.auth.is_on and not lane.auth.allows(head.headers.get("authorization")):
+            return None
+        self._raw_head = data[:head_bytes]
         return head
 
-    def _keep(self, data: bytes) -> None:
-        """Keeps what was sent ahead of an answer, up to a mark; then TCP holds the client back."""
+    def _keep_ahead(self, data: bytes) -> None:
+        """Keeps what the client sent before its answer, up to a limit; then TCP makes the client wait."""
         self._ahead += data
         if len(self._ahead) >= MAX_AHEAD_BYTES and self.transport is not None:
             self.transport.pause_reading()
 
     def _begin(self, head: Head, body: bytes) -> None:
-        """Sends a whole request on its way; it may be answered before this returns."""
+        """Submits a complete request; it may be answered before this returns."""
         self._is_waiting = True
         if self._held_bytes:
             self.release()
-        self._started_s = self._darkroom.request_log.enter()
+        lane = self._lane
+        self._started_s = lane.request_log.enter(is_fast=True)
         self._received_bytes = len(body)
-        self._darkroom.metrics.fast_lane_requests += 1
         query = first_values(parse_qs(head.query)) if head.query else _NO_QUERY
-        asked = self._darkroom.predictor.begin(head.route, Call(head.headers, body, query), self._reply)
+        submitted = lane.predictor.begin(head.route, Call(head.headers, body, query), self._reply)
         if self._is_waiting:
-            self._asked = asked
+            self._submitted = submitted
 
     def _reply(self, reply: Reply) -> None:
-        """Writes the answer, then goes on with what was sent ahead of it."""
+        """Writes the answer, then begins the requests that came in the meantime."""
         head, transport = self._head, self.transport
         if head is None or transport is None:
-            return  # the client has left in this very turn
-        is_kept = head.is_kept and not self._darkroom.lifecycle.is_draining
+            return  # the client left in this very turn of the loop
+        is_kept = head.is_kept and not self._lane.lifecycle.is_draining
         status, body, headers, content_type = reply
-        self._darkroom.request_log.sign(headers, head.headers.get("x-request-id"))
+        self._lane.request_log.sign(headers, head.headers.get("x-request-id"))
         lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()]).encode()
         first = _first_lines(status, content_type, is_kept)
         transport.write(b"%b%d\r\n%b\r\n%b" % (first, len(body), lines, body))
-        was_asked, self._asked = self._asked, None
+        was_submitted, self._submitted = self._submitted, None
         self._head, self._is_waiting, self._time = None, False, time.monotonic()
-        self._leave(head, status, len(body))
+        self._log_end(head, status, len(body))
         if not is_kept:
             self._ahead.clear()
             self.close()
-        elif was_asked and self._ahead:
+        elif was_submitted and self._ahead:
             data = bytes(self._ahead)
             self._ahead.clear()
             transport.resume_reading()
             self._take(data)
 
-    def _leave(self, head: Head, code: int, sent_bytes: int) -> None:
-        visits, received, template = self._darkroom.request_log, self._received_bytes, head.route.template
-        client = self.conn_info.client_ip if visits.has_access_log and self.conn_info is not None else ""
-        visits.leave(template, "POST", code, self._started_s, received=received, sent=sent_bytes, client=client)
+    def _log_end(self, head: Head, code: int, sent_bytes: int) -> None:
+        request_log = self._lane.request_log
+        client = self.conn_info.client_ip if request_log.has_access_log and self.conn_info is not None else ""
+        request_log.leave(
+            head.route.template,
+            "POST",
+            code,
+            self._started_s,
+            received=self._received_bytes,
+            sent=sent_bytes,
+            client=client,
+        )
 
 
 @lru_cache(256)
 def _first_lines(status: int, content_type: str, is_kept: bool) -> bytes:  # noqa: FBT001 - a cache takes its key by place
-    """An answer's head as far as it is always the same, up to the value of its Content-Length."""
+    """The part of an answer's head that repeats, up to the value of its Content-Length."""
     connection = "keep-alive" if is_kept else "close"
     reason = STATUS_CODES.get(status, b"UNKNOWN").decode()
     lines = (

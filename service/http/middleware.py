@@ -1,4 +1,4 @@
-"""The edge around every route of Sanic's: who calls, what becomes of an exception, what every answer carries."""
+"""What surrounds every route on Sanic's request path: authentication, error answers, and the headers of every answer."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from sanic.response import HTTPResponse
 
 from darkroom.models.errors import quote
 from darkroom.service.config.tokens import Scope
-from darkroom.service.errors import MAX_QUOTED_CHARS, describe, judge
-from darkroom.service.http.auth import CHALLENGE, Standing
+from darkroom.service.errors import ERROR_HEADER, MAX_QUOTED_CHARS, describe, http_code, judge
+from darkroom.service.http.auth import CHALLENGE, Access
 from darkroom.service.http.connection import Connection
 from darkroom.service.http.request_head import MAX_HEAD_BYTES
 from darkroom.service.http.request_log import CLIENT_LEFT
 from darkroom.service.predict import codec
-from darkroom.service.predict.predictor import Call, first_values
+from darkroom.service.predict.call import Call, first_values
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -31,82 +31,80 @@ if TYPE_CHECKING:
     from darkroom.service.config.settings import Settings
     from darkroom.service.http.auth import Auth
     from darkroom.service.http.request_log import RequestLog
-    from darkroom.service.predict.request import Reply
+    from darkroom.service.predict.call import Reply
     from darkroom.service.serving.lifecycle import Lifecycle
 
 
 App: TypeAlias = "Sanic[Config, SimpleNamespace]"
 
 _log = logging.getLogger("darkroom.service")
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"})
 
 
 class Middleware:
-    """Wraps every handler: asks who calls, counts and explains each answer, turns exceptions into JSON."""
+    """Wraps every handler: checks credentials, counts and signs each answer, turns exceptions into JSON."""
 
-    def __init__(self, settings: Settings, visits: RequestLog, lifecycle: Lifecycle, auth: Auth) -> None:
+    def __init__(self, settings: Settings, request_log: RequestLog, lifecycle: Lifecycle, auth: Auth) -> None:
         self._settings = settings
-        self._visits = visits
+        self._request_log = request_log
         self._lifecycle = lifecycle
         self._auth = auth
 
     def install(self, app: App) -> None:
-        """Makes JSON answers of what no route took: 404, 405, 408, 413 and our own mistakes."""
+        """Answers in JSON where no route took the request: 404, 405, 408, 413 and our own mistakes."""
         app.exception(Exception)(self._unrouted)
 
     def route(self, app: App, method: str, path: str, handler: Any, *, scope: Scope | None = Scope.PREDICT) -> None:
-        """Adds a route, HEAD along with GET, for callers whose credentials cover `scope`; None: for everybody.
+        """Adds a route, and HEAD along with GET, for clients whose credentials cover `scope`; None: for everybody.
 
-        A handler of many addresses says in `request.ctx.template` which one it served; else metrics tell `path`.
+        A handler of many paths sets `request.ctx.template` to the one that it served. Without it, metrics name `path`.
         """
 
         async def handle(request: Request, **named: str) -> HTTPResponse:
-            started_s = self._visits.enter()
+            started_s = self._request_log.enter()
             code, size = CLIENT_LEFT, 0
             try:
                 response = await self._answer(request, handler, named, scope)
                 code, size = response.status, len(response.body or b"")
                 self._finish(request, response, started_s)
-                if scope is Scope.ADMIN:
-                    response.headers.pop("Access-Control-Allow-Origin", None)  # no page of elsewhere changes anything
+                if scope is Scope.ADMIN:  # no page of another origin changes anything here
+                    response.headers.pop("Access-Control-Allow-Origin", None)
                 return response
             finally:
                 template = getattr(request.ctx, "template", path)
-                _tell(self._visits.leave, request, template, code, started_s=started_s, sent=size)
+                _record(self._request_log.leave, request, template, code, started_s=started_s, sent=size)
 
         methods = ["GET", "HEAD"] if method == "GET" else [method]
         app.add_route(handle, path, methods=methods, name=re.sub(r"\W", "_", f"{method}{path}"))
 
-    def allows(self, authorization: str | None) -> bool:
-        """Whether a caller with this `Authorization` may predict."""
-        return self._auth.standing(authorization, Scope.PREDICT) is Standing.WELCOME
-
     async def _answer(self, request: Request, handler: Any, named: dict[str, str], scope: Scope | None) -> HTTPResponse:
-        """The handler's answer, or the refusal of a caller who may not ask."""
+        """The handler's answer, or the refusal of a client that may not ask."""
         if scope is not None:
-            standing = self._auth.standing(request.headers.get("authorization"), scope)
-            if standing is Standing.STRANGER:
+            access = self._auth.access(request.headers.get("authorization"), scope)
+            if access is Access.UNAUTHENTICATED:
                 return HTTPResponse("Need basic auth to request the resources", 401, dict(CHALLENGE), "text/plain")
-            if standing is Standing.OUT_OF_SCOPE:
-                return json_response({"error": f"this token's scopes don't cover this: it takes {scope}"}, 403)
+            if access is Access.OUT_OF_SCOPE:
+                text = f"this token's scopes don't cover this: it takes {scope}"
+                return _error_response(request, text, http_code(403), 403)
         try:
             return await handler(request, **named)  # type: ignore[no-any-return] # the handlers' own types say it
         except Exception as err:  # noqa: BLE001 - the edge's handler: every exception becomes an answer, by the one table
-            return self._refuse(err)
+            return self._refuse(request, err)
 
-    def _refuse(self, error: Exception) -> HTTPResponse:
+    def _refuse(self, request: Request, error: Exception) -> HTTPResponse:
         """The JSON answer to an exception."""
         if isinstance(error, SanicException):
             headers = {name: value for name, value in (error.headers or {}).items() if name.lower() != "content-length"}
-            status, text = self._words(error)
-            return json_response({"error": text}, status, headers)
-        status = judge(error).status
-        if status == 500:
+            status, text = self._explain(error)
+            return _error_response(request, text, http_code(status), status, headers)
+        verdict = judge(error)
+        if verdict.status == 500:
             _log.error("a request failed", exc_info=error)
-        return json_response({"error": describe(error)}, status)
+        return _error_response(request, describe(error), verdict.code, verdict.status)
 
-    def _words(self, error: SanicException) -> tuple[int, str]:
-        """Sanic's own refusals, with the limit and its flag named."""
-        text = quote(str(error)) or type(error).__name__  # what a client sent stands in some of them
+    def _explain(self, error: SanicException) -> tuple[int, str]:
+        """The status and the message of Sanic's own refusal; the message names the limit and its flag."""
+        text = quote(str(error)) or type(error).__name__  # some of them contain what the client sent
         if isinstance(error, PayloadTooLarge):
             if "header" in text:
                 return 431, f"the request line and the headers are over {MAX_HEAD_BYTES} bytes"
@@ -116,21 +114,21 @@ class Middleware:
         return error.status_code, text if len(text) <= MAX_QUOTED_CHARS else f"{text[:MAX_QUOTED_CHARS]}…"
 
     def _unrouted(self, request: Request, error: Exception) -> HTTPResponse:
-        """What Sanic itself could not serve, counted under one route so that a scanner can't fill the metrics."""
+        """The answer where Sanic itself failed; all are counted as one route, so that a scanner cannot fill the metrics."""
         started_s = time.monotonic()
         if request.method == "OPTIONS" and isinstance(error, MethodNotAllowed):
             response = self._options(request, error)
         else:
-            response = self._refuse(error)
+            response = self._refuse(request, error)
         if response.status in {408, 413} and (connection := _connection(request)) is not None:
             connection.leave_unread()
         self._finish(request, response, started_s)
         sent = len(response.body or b"")
-        _tell(self._visits.note, request, "unrouted", response.status, started_s=started_s, sent=sent)
+        _record(self._request_log.note, request, "unrouted", response.status, started_s=started_s, sent=sent)
         return response
 
     def _options(self, request: Request, error: MethodNotAllowed) -> HTTPResponse:
-        """Which methods a path takes; with --enable_cors also what a browser asks before it calls from another page."""
+        """The methods that a path takes; with --enable_cors also the answer to a browser's preflight request."""
         allowed = ", ".join(sorted({"OPTIONS", *(error.allowed_methods or ())}))
         headers = {"Allow": allowed}
         if self._settings.enable_cors and "access-control-request-method" in request.headers:
@@ -139,11 +137,13 @@ class Middleware:
         return HTTPResponse(b"", 200, headers, "text/plain; charset=utf-8")
 
     def _finish(self, request: Request, response: HTTPResponse, started_s: float) -> None:
-        """The headers that every answer carries."""
+        """Adds the headers that every answer carries, and the error code that every error answer carries."""
         headers = response.headers
-        self._visits.sign(headers, request.headers.get("x-request-id"))
+        self._request_log.sign(headers, request.headers.get("x-request-id"))
         if "Server-Timing" not in headers:
             headers["Server-Timing"] = f"total;dur={(time.monotonic() - started_s) * 1000:.3f}"
+        if response.status >= 400 and ERROR_HEADER not in headers:
+            headers[ERROR_HEADER] = http_code(response.status)
         if (connection := _connection(request)) is not None:
             connection.release()
         if self._lifecycle.is_draining and request.stream is not None:
@@ -156,13 +156,22 @@ def _connection(request: Request) -> Connection | None:
     return protocol if isinstance(protocol, Connection) else None
 
 
-_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"})
-
-
-def _tell(tell: Callable[..., None], request: Request, route: str, code: int, *, started_s: float, sent: int) -> None:
-    """Tells of a request; a method that nobody knows is "other", so that a scanner can't fill the metrics."""
+def _record(
+    record: Callable[..., None], request: Request, route: str, code: int, *, started_s: float, sent: int
+) -> None:
+    """Records a request; an unknown method is recorded as "other", so that a scanner cannot fill the metrics."""
     method = request.method if request.method in _METHODS else "other"
-    tell(route, method, code, started_s, received=len(request.body or b""), sent=sent, client=request.ip)
+    record(route, method, code, started_s, received=len(request.body or b""), sent=sent, client=request.ip)
+
+
+def _error_response(
+    request: Request, text: str, code: str, status: int, headers: Mapping[str, str] | None = None
+) -> HTTPResponse:
+    """An error in JSON. Under /v1/ its body is exactly TensorFlow Serving's, so only the header has the code."""
+    body = {"error": text}
+    if not request.raw_url.lower().startswith(b"/v1/"):
+        body["code"] = code
+    return json_response(body, status, {**(headers or {}), ERROR_HEADER: code})
 
 
 def json_response(value: object, status: int = 200, headers: Mapping[str, str] | None = None) -> HTTPResponse:
@@ -181,6 +190,6 @@ def reply_response(reply: Reply) -> HTTPResponse:
 
 
 def call_of(request: Request) -> Call:
-    """What a dialect wants to know of Sanic's request."""
+    """The parts of Sanic's request that a dialect reads."""
     headers, body = request.headers, request.body
     return Call(headers, body, first_values(request.args))

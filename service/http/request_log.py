@@ -1,4 +1,4 @@
-"""Visits: HTTP requests from where they are there, whole, to their answers: ids, counts, the access log."""
+"""Request accounting: assigns request ids, counts requests and writes the access log."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ if TYPE_CHECKING:
 
 _access = logging.getLogger("darkroom.access")
 MAX_REQUEST_ID_CHARS = 128
-CLIENT_LEFT = 499  # before it was answered, as nginx writes it
+CLIENT_LEFT = 499  # before it was answered; nginx logs the same status
 
 
 class RequestLog:
-    """Counts requests in and out, and writes the access log where one is asked for.
+    """Counts requests when they are complete and when they are answered, and writes the access log if asked to.
 
     Args:
-        metrics: where they are counted.
+        metrics: counts the requests.
         access_log: whether each answered request is a line of the log.
-        cors: whether pages of elsewhere may read the answers.
+        cors: whether pages from other origins may read the answers.
 
     Attributes:
-        has_access_log: whether `client` is asked for.
+        has_access_log: whether the `client` of `leave` is used.
     """
 
     def __init__(self, metrics: Metrics, *, access_log: bool, cors: bool) -> None:
@@ -37,24 +37,30 @@ class RequestLog:
         self._prefix = secrets.token_hex(4)
         self._numbers = count(1)
 
-    def enter(self) -> float:
-        """A request is there, whole: returns when, for `leave`."""
+    def enter(self, *, is_fast: bool = False) -> float:
+        """Counts a request as in flight: it has been received completely, by the fast lane if `is_fast`.
+
+        Returns:
+            When that was, on the monotonic clock; to be given to `leave`.
+        """
         self._metrics.http_in_flight += 1
+        if is_fast:
+            self._metrics.fast_lane_requests += 1
         return time.monotonic()
 
     def leave(
         self, route: str, method: str, code: int, started_s: float, *, received: int, sent: int, client: str
     ) -> None:
-        """A request that entered is answered, or its caller has left (`CLIENT_LEFT`).
+        """Counts a request that entered as answered, or its client as gone (`CLIENT_LEFT`).
 
         Args:
-            route: the template of its address, never the raw path.
+            route: the template of its path, never the raw path.
             method: GET, POST, …
             code: the status of the answer.
             started_s: what `enter` returned.
             received: bytes of its body.
-            sent: bytes of the answer's.
-            client: its address, for the access log alone.
+            sent: bytes of the answer's body.
+            client: its address; only the access log uses it.
         """
         self._metrics.http_in_flight -= 1
         self.note(route, method, code, started_s, received=received, sent=sent, client=client)
@@ -62,7 +68,7 @@ class RequestLog:
     def note(
         self, route: str, method: str, code: int, started_s: float, *, received: int, sent: int, client: str
     ) -> None:
-        """As `leave`, of a request that did not enter: nothing of ours took it."""
+        """As `leave`, for a request that did not enter because no route took it."""
         duration_s = time.monotonic() - started_s
         self._metrics.http_ended(
             route, method, code, duration_s=duration_s, request_bytes=received, response_bytes=sent
@@ -73,13 +79,14 @@ class RequestLog:
             _access.info("request", extra={"fields": fields})
 
     def sign(self, headers: MutableMapping[str, str], given_id: str | None) -> None:
-        """Adds what every answer carries besides its times; `given_id` is the client's `X-Request-Id`."""
-        headers["X-Request-Id"] = self.id_of(given_id)
+        """Adds the headers of every answer: `X-Request-Id`, and that of CORS if it is on.
+
+        The id is `given_id`, the client's own, if it is short printable ASCII. Otherwise it is eight hexadecimal digits
+        of this process and a number.
+        """
+        if given_id and len(given_id) <= MAX_REQUEST_ID_CHARS and given_id.isascii() and given_id.isprintable():
+            headers["X-Request-Id"] = given_id
+        else:
+            headers["X-Request-Id"] = f"{self._prefix}-{next(self._numbers):x}"
         if self._cors:
             headers.update(self._cors)
-
-    def id_of(self, given: str | None) -> str:
-        """The client's own id where it is short printable ASCII; else eight digits of this process, and a number."""
-        if given and len(given) <= MAX_REQUEST_ID_CHARS and given.isascii() and given.isprintable():
-            return given
-        return f"{self._prefix}-{next(self._numbers):x}"

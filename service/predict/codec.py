@@ -1,4 +1,4 @@
-"""Bytes to rows and rows to bytes: JSON, both base64 alphabets, `data:` URIs, numpy to JSON. Pure functions, no I/O."""
+"""Decodes and encodes what requests and answers contain: JSON, base64, `data:` URIs, numpy. Pure functions, no I/O."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import orjson
 import pybase64
 
 from darkroom.models.errors import InvalidInput
-from darkroom.service.errors import CodecError, quote
-from darkroom.service.predict.image_header import sniff
+from darkroom.service.errors import BadImage, CodecError, quote
+from darkroom.service.predict.image_guard import measure
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -20,18 +20,18 @@ if TYPE_CHECKING:
 
 _OPTIONS = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_SORT_KEYS | orjson.OPT_APPEND_NEWLINE
 
-MAX_DEPTH = 254  # TensorFlow's tensors have no more dimensions
+MAX_DEPTH = 254  # a tensor of TensorFlow has no more dimensions
 
-# How JPEG, PNG, GIF, BMP and WebP begin, and how their base64 text does: in either alphabet, bare or in a `data:` URI.
+# The first bytes of JPEG, PNG, GIF, BMP and WebP, and of their base64 text: in both alphabets, bare or in a `data:` URI.
 _PICTURE_STARTS = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"BM", b"RIFF")
 _TEXT_STARTS = (b"/9j/", b"_9j_", b"iVBORw", b"R0lGOD", b"Qk", b"UklGR", b"data:")
 
 
 def parse_json(body: bytes) -> Any:
-    """The JSON value of a body: orjson, then Python's own reader for the NaN and Infinity that `json.dumps` writes.
+    """The JSON value of a body. Python's own parser reads the NaN and Infinity that `json.dumps` writes and orjson refuses.
 
     Raises:
-        CodecError: the body isn't JSON, is nested too deep, or holds a number that no parser takes.
+        CodecError: the body is not JSON, is nested too deep, or contains a number that neither parser takes.
     """
     try:
         return orjson.loads(body)
@@ -45,92 +45,81 @@ def parse_json(body: bytes) -> Any:
 
 
 def decode_base64(text: str) -> bytes:
-    """The bytes of base64 text: either alphabet, padded or not, with or without line breaks, bare or in a `data:` URI.
+    """The bytes of base64 text: in either alphabet, padded or not, with or without line breaks, bare or in a `data:` URI.
 
     Raises:
-        ValueError: the text isn't base64; the message doesn't quote it.
+        ValueError: the text is not base64; the message does not quote it.
     """
     if text.startswith("data:"):
         text = text[text.find(",") + 1 :]
-    # altchars: 10 us for 48 KB where translating the text first takes 52 (and decoding alone 6).
+    # altchars: 10 us for 48 KB; translating the text first takes 52, and decoding alone 6.
     alphabet = "-_" if "-" in text or "_" in text else None
-    if alphabet and ("+" in text or "/" in text):  # both alphabets in one text, which pybase64 is to refuse one day
+    if alphabet and ("+" in text or "/" in text):  # both alphabets in one text; a future pybase64 will refuse it
         text, alphabet = text.replace("-", "+").replace("_", "/"), None
     try:
         data: bytes = pybase64.b64decode(text + "=" * (-len(text) % 4), altchars=alphabet, validate=True)
     except ValueError:
-        # base64(1) wraps its lines at 76; MIME does too. Only a text that failed pays for the second look.
+        # base64(1) and MIME break lines at 76 characters. Only a text that failed pays for the second attempt.
         packed = "".join(text.split()).rstrip("=").replace("-", "+").replace("_", "/")
         data = pybase64.b64decode(packed + "=" * (-len(packed) % 4), validate=True)
     return data
 
 
 def decode_picture(value: object, field: str, index: int) -> bytes:
-    """One picture as raw bytes, whichever way the client wrote it: base64 text, a `data:` URI or `{"b64": text}`.
+    """The bytes of one picture, in whichever form the client wrote it: base64 text, a `data:` URI or `{"b64": text}`.
 
-    `{"b64"}` around base64 text (how TensorFlow Serving's clients reach a graph that decodes base64 itself) is
-    unwrapped twice: the decoded bytes tell, since no picture's header is base64 text.
+    `{"b64"}` around base64 text is decoded twice. TensorFlow Serving's clients send it to graphs that decode base64
+    themselves. The decoded bytes show it, because no picture begins like base64 text.
 
     Raises:
-        CodecError: not a string, empty, or not base64; names `field[index]`.
+        BadImage: not a string, empty, or not base64; names `field[index]`.
     """
     text = value.get("b64") if isinstance(value, dict) and len(value) == 1 else value
     if not isinstance(text, str):
-        raise CodecError(f'{field}[{index}]: expected base64 text or {{"b64": text}}, got {type(text).__name__}')
+        raise BadImage(f'{field}[{index}]: expected base64 text or {{"b64": text}}, got {type(text).__name__}')
     try:
         data = decode_base64(text)
         if text is not value:
             data = unwrap_picture(data)
     except ValueError as err:
-        raise CodecError(f"{field}[{index}]: is not base64: {err}") from err
+        raise BadImage(f"{field}[{index}]: is not base64: {err}") from err
     if not data:
-        raise CodecError(f"{field}[{index}]: is empty")
+        raise BadImage(f"{field}[{index}]: is empty")
     return data
 
 
 def begins_as_picture(data: bytes) -> bool:
-    """Whether the first bytes are those of a picture; no JSON begins so."""
+    """Whether the first bytes are those of a picture; no JSON begins like this."""
     return data.startswith(_PICTURE_STARTS)
 
 
 def unwrap_picture(data: bytes) -> bytes:
-    """The picture inside base64 text of one; any other data unchanged, for the door to judge."""
-    return _unwrap(data) if data.startswith(_TEXT_STARTS) else data
-
-
-def _unwrap(data: bytes) -> bytes:
-    """The picture inside base64 text, or the data unchanged where it isn't base64 text of a picture."""
+    """The picture inside base64 text of a picture; any other data unchanged, for the image guard to judge."""
+    if not data.startswith(_TEXT_STARTS):
+        return data
     try:
         inner = decode_base64(data.decode("ascii"))
-    except ValueError:
+        measure(inner)
+    except (ValueError, InvalidInput):
         return data
-    return inner if _is_picture(inner) else data
-
-
-def _is_picture(data: bytes) -> bool:
-    """Whether the header is that of a picture."""
-    try:
-        sniff(data)
-    except InvalidInput:
-        return False
-    return True
+    return inner
 
 
 def check_depth(depth: int) -> None:
-    """Lets lists in so many lists pass: compiled functions know no recursion limit, only the end of the stack.
+    """Returns if lists may be nested this deep. Compiled functions have no recursion limit, only the end of the stack.
 
     Raises:
-        RecursionError: they are too many.
+        RecursionError: they may not.
     """
     if depth > MAX_DEPTH:
         raise RecursionError("the lists are nested too deep")
 
 
 def decode_binary(value: object, depth: int = 0) -> object:
-    """A nested list whose `{"b64": text}` objects became bytes; everything else is left as it is.
+    """A nested list with its `{"b64": text}` objects decoded to bytes; everything else is unchanged.
 
     Raises:
-        ValueError: a `{"b64"}` that isn't base64.
+        ValueError: a `{"b64"}` is not base64.
         RecursionError: the lists are nested deeper than any tensor has dimensions.
     """
     if isinstance(value, list):
@@ -142,10 +131,10 @@ def decode_binary(value: object, depth: int = 0) -> object:
 
 
 def decode_base64_strings(value: object, depth: int = 0) -> object:
-    """A nested list whose strings, all of them base64, became bytes (STS's `base64_decode: true`).
+    """A nested list with all its strings decoded from base64 to bytes (STS's `base64_decode: true`).
 
     Raises:
-        ValueError: a string that isn't base64.
+        ValueError: a string is not base64.
         RecursionError: as `decode_binary`.
     """
     if isinstance(value, list):
@@ -155,13 +144,17 @@ def decode_base64_strings(value: object, depth: int = 0) -> object:
 
 
 def jsonable(column: np.ndarray[Any, Any] | list[bytes]) -> object:
-    """A column as orjson writes it: arrays as they are, bytes as text, bfloat16 as float32."""
+    """A column as orjson takes it: arrays unchanged, bytes as text, bfloat16 as float32.
+
+    Raises:
+        CodecError: the column is complex.
+    """
     if isinstance(column, list):
         return [_text(item) for item in column]
     kind = column.dtype.kind
     if kind == "O":
         return np.vectorize(_text, otypes=[object])(column).tolist() if column.size else column.tolist()
-    if kind == "V":  # bfloat16 and the float8 kinds are numpy extension types that orjson doesn't know
+    if kind == "V":  # bfloat16 and float8 are extension types of numpy that orjson does not know
         column = column.astype(np.float32)
     if kind == "c":
         raise CodecError("a complex output has no form in JSON")
@@ -169,7 +162,7 @@ def jsonable(column: np.ndarray[Any, Any] | list[bytes]) -> object:
 
 
 def _text(item: object) -> object:
-    """Bytes as text; what isn't UTF-8 is escaped, so that one odd byte can't break a reply."""
+    """Bytes as text; bytes that are not UTF-8 are escaped, so that one of them cannot break a reply."""
     return item.decode("utf-8", "backslashreplace") if isinstance(item, bytes) else item
 
 
@@ -184,29 +177,33 @@ def dump_json(value: object) -> bytes:
 
 
 def top_k(rows: Rows, k: int, labels: Sequence[str]) -> dict[str, object]:
-    """The columns of an answer with each score vector (float, rank 2) replaced by its k largest, largest first.
+    """The columns of an answer, with each score vector (float, rank 2) replaced by its k largest scores, largest first.
 
     Returns:
-        `{output: [[{"index": i, "label": text, "value": score}, …] a row]}`; `label` only where the labels fit.
+        `{output: [[{"index": i, "label": text, "value": score}, …], …]}`, one list for each row. Equal scores are in the
+        order of their index. `label` is left out unless there are as many labels as scores.
     """
     answer: dict[str, object] = {}
     for name, column in rows.columns.items():
         if isinstance(column, np.ndarray) and column.ndim == 2 and column.dtype.kind == "f":
-            answer[name] = [_largest(row, k, labels) for row in column]
+            listed: list[list[dict[str, object]]] = []
+            for scores in column:
+                order = np.argsort(-scores, kind="stable")[:k]
+                is_labelled = len(labels) == len(scores)
+                listed.append(
+                    [
+                        {"index": int(i), "value": scores[i]} | ({"label": labels[i]} if is_labelled else {})
+                        for i in order
+                    ]
+                )
+            answer[name] = listed
         else:
             answer[name] = jsonable(column)
     return answer
 
 
-def _largest(scores: np.ndarray[Any, Any], k: int, labels: Sequence[str]) -> list[dict[str, object]]:
-    """The k largest scores of one row; equal scores in the order of their index."""
-    order = np.argsort(-scores, kind="stable")[:k]
-    named = len(labels) == len(scores)
-    return [{"index": int(i), "value": scores[i]} | ({"label": labels[i]} if named else {}) for i in order]
-
-
 def parse_k(value: object, field: str = "top_k") -> int:
-    """`top_k` as a number of 1 or more; 0 where it isn't asked for.
+    """`top_k` as a number of 1 or more; 0 if it is None.
 
     Raises:
         CodecError: not a whole number of 1 or more.

@@ -1,4 +1,4 @@
-"""Compression: bodies are inflated within bounds before a dialect reads them; answers are packed where asked for."""
+"""Compression: inflates request bodies within bounds before a dialect reads them, and compresses answers on request."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from darkroom.service.errors import CodecError, TooLarge, UnsupportedContent, qu
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from darkroom.service.predict.predictor import Call
-    from darkroom.service.predict.request import Reply
+    from darkroom.service.predict.call import Call, Reply
 
 WINDOWS = {
     "gzip": 31,
@@ -26,27 +25,28 @@ LEVEL = 1  # measured: 424 KB of floats in JSON: level 1 4.1 ms to 40 %, level 6
 
 
 class Compression(NamedTuple):
-    """The rules of one server: how far a body may inflate, and whether answers are packed for clients that ask."""
+    """The rules of one server: how far a body may inflate, and whether answers are compressed for clients that ask."""
 
     max_body_bytes: int
     packs_answers: bool = False
 
     def open(self, call: Call) -> Call:
-        """The call with its body as the client meant it: unchanged where it came without Content-Encoding.
+        """The call with its body decoded as its Content-Encoding says; unchanged if it is empty or `identity`.
 
         Raises:
             UnsupportedContent: an encoding other than gzip and deflate, or several of them.
-            CodecError: the body is cut off or is not of its encoding.
+            KeyError: the call has no Content-Encoding.
+            CodecError: the body is cut off or is not in its encoding.
             TooLarge: it inflates past `--max_body_bytes`, or more than 200-fold.
         """
-        encoding = call.headers.get("content-encoding")
-        if encoding is None or (encoding := encoding.strip().lower()) in {"", "identity"}:
+        encoding = call.headers["content-encoding"].strip().lower()
+        if encoding in {"", "identity"}:
             return call
         body = inflate(call.body, encoding, self.max_body_bytes)
         return call._replace(body=body)
 
     def pack(self, reply: Reply, headers: Mapping[str, str]) -> Reply:
-        """The reply packed, where it is an answer worth packing and the request's headers ask for it; else itself."""
+        """The reply compressed if it is long enough and the request's `headers` accept it; else the reply itself."""
         if not self.packs_answers or reply.status != 200 or len(reply.body) < MIN_ANSWER_BYTES:
             return reply
         vary = {"Vary": "Accept-Encoding"}
@@ -59,11 +59,11 @@ class Compression(NamedTuple):
 
 
 def inflate(body: bytes, encoding: str, max_bytes: int) -> bytes:
-    """The bytes that `body` holds in `encoding`, `max_bytes` at most; the memory for more is never taken.
+    """The decoded bytes of `body`, at most `max_bytes`; memory for more is never allocated.
 
     Raises:
         UnsupportedContent: an unknown encoding.
-        CodecError: the body is empty, cut off, followed by something else, or not of the encoding.
+        CodecError: the body is empty, cut off, followed by other bytes, or not in this encoding.
         TooLarge: over `max_bytes`, or over 1 MiB and 200 times as long as `body`.
     """
     window = WINDOWS.get(encoding)
@@ -74,13 +74,15 @@ def inflate(body: bytes, encoding: str, max_bytes: int) -> bytes:
     room = bound + 1
     rest = body
     try:
-        while rest or not pieces:  # gzip files may be written one behind the other
+        while rest or not pieces:  # a gzip body may have several members, one after another
             packed = zlib.decompressobj(window)
             piece = packed.decompress(rest, room)
             pieces.append(piece)
             room -= len(piece)
             if room <= 0:
-                raise TooLarge(_over(len(body), encoding, bound, max_bytes))
+                is_flag = bound == max_bytes
+                limit = f"past --max_body_bytes={max_bytes}" if is_flag else f"over {MAX_RATIO}-fold; send it as it is"
+                raise TooLarge(f"the {encoding} body of {len(body)} bytes inflates {limit}")
             if not packed.eof:
                 raise CodecError(f"the {encoding} body is cut off")
             rest = packed.unused_data
@@ -92,7 +94,7 @@ def inflate(body: bytes, encoding: str, max_bytes: int) -> bytes:
 
 
 def accepted(header: str) -> str | None:
-    """The encoding to answer in by `Accept-Encoding`, gzip before deflate; None where neither is asked for."""
+    """The encoding for the answer by `Accept-Encoding`, gzip before deflate; None if the client asks for neither."""
     asked = {}
     for part in header.lower().split(",")[:16]:
         name, _, parameters = part.partition(";")
@@ -101,10 +103,3 @@ def accepted(header: str) -> str | None:
         if asked.get(encoding, False):
             return encoding
     return None
-
-
-def _over(size: int, encoding: str, bound: int, max_bytes: int) -> str:
-    """Which bound the body went over."""
-    if bound == max_bytes:
-        return f"the {encoding} body inflates past --max_body_bytes={max_bytes}"
-    return f"the {encoding} body of {size} bytes inflates more than {MAX_RATIO}-fold; send it as it is"

@@ -1,7 +1,8 @@
-"""An ask: one predict request on its way to its reply. Every dialect walks through here.
+"""The life of a predict request, from its call to its reply. The requests of every dialect and both paths pass here.
 
-A dialect fills an Ask (`target`, `rows`, `render`); `submit` sends it through the batcher; `answer` or `fail` makes the
-Reply. Nothing here awaits but `predict`, the wrapper for handlers that are coroutines.
+A `Predictor` makes a `PredictRequest` from a call and has the dialect of its `Route` fill it (`target`, `rows`, `render`).
+`submit` sends the rows to the batcher. `answer` or `fail` makes the `Reply`. Nothing here awaits, except the two wrappers
+for handlers that are coroutines, `PredictRequest.predict` and `Predictor.answer`.
 """
 
 from __future__ import annotations
@@ -9,65 +10,103 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+from collections.abc import Callable
 from functools import lru_cache
 from time import monotonic
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from darkroom.batching.entry import Entry
-from darkroom.models.rows import Rows, join
-from darkroom.service.errors import UNKNOWN, CodecError, describe, judge, retry_after_s
+from darkroom.models.errors import InvalidInput
+from darkroom.models.rows import Rows, join, row_bytes
+from darkroom.service.errors import ERROR_HEADER, UNKNOWN, CodecError, NotReady, describe, judge, retry_after_s
 from darkroom.service.predict import codec
-from darkroom.service.predict.intake import Intake
+from darkroom.service.predict.call import Call, Reply
+from darkroom.service.predict.partial import PartialResult
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Mapping, Sequence
 
     from darkroom.batching.entry import Answer, Reason
+    from darkroom.batching.scheduler.admission import Ticket
+    from darkroom.service.predict.call import Rendered
+    from darkroom.service.predict.compression import Compression
+    from darkroom.service.predict.image_guard import ImageGuard
+    from darkroom.service.serving.lifecycle import Lifecycle
+    from darkroom.service.serving.registry import Registry, Target
 
 _log = logging.getLogger("darkroom.service")
-_STAGES = ("parse", "decode", "inspect", "serialize")  # of the edge
+_STAGES = ("parse", "decode", "inspect", "serialize")  # measured here; the batcher and the runner measure the others
+
+# What every answer of one batch reports about it: seconds of collate, execute and split, its images, why it was closed.
+BatchTimes: TypeAlias = "tuple[float, float, float, int, Reason | None]"
 
 
-class Reply(NamedTuple):
-    """What goes back: a body, its status, and the headers that explain it."""
+class PredictRequest:
+    """One predict request.
 
-    status: int
-    body: bytes
-    headers: dict[str, str]
-    content_type: str = "application/json"
+    Args:
+        timeout_s: the server's time limit, in seconds from now.
+        is_sts: clients of Simple TensorFlow Serving get 400 where other clients get 404 or 415.
+        has_error_code: whether the body of an error carries its code. The header `X-Darkroom-Error` always does.
 
+    Attributes:
+        started_s: when the request came, on the monotonic clock.
+        deadline_s: when its answer becomes useless, on the monotonic clock.
+        bulk: whether its rows wait behind interactive ones.
+        stages: seconds spent in each stage so far.
+        target: the signature that the request names; None until the dialect has found it.
+        images: the number of rows, as far as it is known.
+        rows: the rows for the batcher; None until the dialect has read them.
+        sizes: encoded bytes of each row; empty where they are not counted.
+        pixels: decoded pixels of each row; empty where they are not counted.
+        partial: the refused rows, if the others are answered nevertheless; else None.
+        render: makes the body of the answer from the rows that the model returned.
+    """
 
-# What all answers of a batch say alike of it: seconds of collate, execute and split, its images, and why it left.
-Ran: TypeAlias = "tuple[float, float, float, int, Reason | None]"
+    __slots__ = (
+        "_batch_times",
+        "_has_error_code",
+        "_is_sts",
+        "_stage_began_s",
+        "_ticket",
+        "bulk",
+        "deadline_s",
+        "images",
+        "partial",
+        "pixels",
+        "render",
+        "rows",
+        "sizes",
+        "stages",
+        "started_s",
+        "target",
+    )
 
+    def __init__(self, *, timeout_s: float, is_sts: bool = False, has_error_code: bool = True) -> None:
+        self.started_s = self._stage_began_s = monotonic()
+        self.deadline_s = self.started_s + timeout_s
+        self.bulk = False
+        self.stages: dict[str, float] = {}
+        self.target: Target | None = None
+        self.images = 0
+        self.rows: Rows | None = None
+        self.sizes: list[int] = []
+        self.pixels: list[int] = []
+        self.partial: PartialResult | None = None
+        self.render: Callable[[Rows], bytes | Rendered] | None = None
+        self._is_sts = is_sts
+        self._has_error_code = has_error_code
+        self._batch_times: BatchTimes | None = None
+        self._ticket: Ticket | None = None
 
-class Rendered(NamedTuple):
-    """What a renderer makes where the body alone does not say it all: headers of its own, another content type."""
+    # Read by the dialect.
 
-    body: bytes
-    headers: dict[str, str]
-    content_type: str
-
-
-class PredictRequest(Intake):
-    """One request on its way; `render` makes the body of its answer out of the rows that the model gave."""
-
-    __slots__ = ("_ran", "is_sts", "render")
-
-    def __init__(self, *, timeout_s: float, is_sts: bool = False) -> None:
-        super().__init__(timeout_s=timeout_s)
-        self.is_sts = is_sts  # STS's clients get 400 where others get 404 or 415
-        self.render: Callable[[Rows], bytes | Rendered] = _render_columns
-        self._ran: Ran | None = None
-
-    def set_deadline(self, header: str | None) -> None:
-        """Brings the deadline forward to what `X-Darkroom-Deadline-Ms` says; it can't push it back.
+    def set_deadline(self, header: str) -> None:
+        """Brings the deadline forward to what `X-Darkroom-Deadline-Ms` says; it cannot push it back.
 
         Raises:
             CodecError: not a positive number of milliseconds.
         """
-        if header is None:
-            return
         try:
             milliseconds = float(header)
         except ValueError:
@@ -77,47 +116,169 @@ class PredictRequest(Intake):
         self.set_timeout(milliseconds / 1000)
 
     def set_timeout(self, seconds: float) -> None:
-        """Brings the deadline forward to `seconds` after the start; it can't push it back."""
+        """Brings the deadline forward to `seconds` after the start; it cannot push it back."""
         self.deadline_s = min(self.deadline_s, self.started_s + seconds)
 
-    def set_priority(self, header: str | None) -> None:
+    def set_priority(self, header: str) -> None:
         """Puts the rows in the lane that `X-Darkroom-Priority` names: `interactive`, the default, or `bulk`.
 
         Raises:
             CodecError: neither.
         """
-        if header is not None:
-            if header not in {"interactive", "bulk"}:
-                raise CodecError("X-Darkroom-Priority: expected interactive or bulk")
-            self.bulk = header == "bulk"
+        if header not in {"interactive", "bulk"}:
+            raise CodecError("X-Darkroom-Priority: expected interactive or bulk")
+        self.bulk = header == "bulk"
 
-    def submit(self, on_reply: Callable[[Reply], None]) -> Entry | None:
-        """Sends the rows on their way; `on_reply` is called once, on the loop.
+    def end_stage(self, stage: str) -> None:
+        """Adds the time since the end of the last stage to `stage`."""
+        now = monotonic()
+        stages = self.stages
+        stages[stage] = stages.get(stage, 0.0) + now - self._stage_began_s
+        self._stage_began_s = now
+
+    def allow_partial(self, target: Target) -> PartialResult:
+        """From now on good rows are answered although others are refused; `render` must report the refused ones.
 
         Returns:
-            The entry, to be withdrawn if the caller leaves; None where the reply was made at once.
+            The record of the refused rows, empty yet.
+
+        Raises:
+            CodecError: the rows of this signature are not independent, so none can be left out.
+        """
+        if not target.spec.batched:
+            why = target.spec.unbatched_reason
+            raise CodecError(f"on_error: this signature's rows can't be answered apart: {why}")
+        self.partial = PartialResult()
+        return self.partial
+
+    def refuse_early(self, target: Target, images: int) -> None:
+        """Refuses a request of at least `images` rows if the queue of `target` would, before more is spent on it.
+
+        The judgement is kept as a ticket, so that `submit` need not ask for it again.
+
+        Raises:
+            QueueFull, PredictedLate, Closed: as `submit` would, whatever else may be wrong with the request.
+        """
+        if images > self.images:
+            self.target, self.images = target, images
+            self._ticket = target.batcher.admit(images, self.deadline_s, is_bulk=self.bulk)
+
+    def decode_pictures(self, target: Target, values: Sequence[object], guard: ImageGuard) -> list[bytes]:
+        """The bytes of each picture, in whichever form the client wrote it (`codec.decode_picture`).
+
+        Raises:
+            TooLarge: more than `--max_images`; checked before any is decoded.
+            QueueFull, PredictedLate, Closed: the queue refuses so many; checked before any is decoded.
+            BadImage: one cannot be decoded; names `field[index]`.
+        """
+        field = target.field
+        guard.check_count(len(values), field)
+        if self.partial is None:
+            self.refuse_early(target, len(values))
+            try:
+                return [codec.decode_picture(value, field, index) for index, value in enumerate(values)]
+            except CodecError:
+                target.metrics.poison["base64"] += 1
+                raise
+        pictures = self.partial.keep_good(values, lambda value, index: codec.decode_picture(value, field, index))
+        target.metrics.poison["base64"] += len(values) - len(pictures)
+        return pictures
+
+    def take_pictures(self, target: Target, pictures: list[bytes], guard: ImageGuard) -> None:
+        """Makes `pictures`, encoded bytes each, the rows of this request, after `guard` has inspected each of them.
+
+        Raises:
+            TooLarge, BadImage: a picture is refused; names `field[index]`.
+        """
+        self.target = target
+        if target.spec.image_input is not None:
+            pictures, self.sizes, self.pixels = self._inspect(target, pictures, guard)
+        else:
+            self.sizes = [len(data) for data in pictures]
+        self.rows = Rows({target.field: pictures}, count=len(pictures), pixels=sum(self.pixels))
+        self.end_stage("inspect")
+
+    def take_inputs(self, target: Target, inputs: Mapping[str, object], guard: ImageGuard, *, strict: bool) -> None:
+        """Makes `inputs`, by name and with pictures as encoded bytes, the rows of this request.
+
+        The guard inspects the pictures among them. `strict` is that of `SignatureSpec.accept`.
+
+        Raises:
+            CodecError, InvalidInput: an input or a picture is refused; names the field and the index.
+        """
+        self.target = target
+        self.rows = rows = target.spec.accept(inputs, strict=strict)
+        if target.spec.image_input is None:
+            guard.check_count(len(rows), target.field)
+            self.sizes = row_bytes(rows)
+            self.end_stage("inspect")
+            return
+        column = rows.columns[target.field]
+        pictures = column if isinstance(column, list) else column.ravel().tolist()
+        if len(rows) and not pictures:
+            raise CodecError(f"{target.field}: is empty, beside {len(rows)} rows of other inputs")
+        kept, sizes, pixels = self._inspect(target, pictures, guard)
+        if self.partial is not None and len(kept) < len(pictures) == len(rows):
+            cut = [rows.cut(index, index + 1) for index in self.partial.remaining]
+            self.rows = join(cut) if cut else rows.cut(0, 0)
+        elif len(sizes) != len(rows):  # rows and pictures do not match: one indivisible whole, charged to its first row
+            rest = [0] * (len(rows) - 1)
+            sizes, pixels = [sum(sizes), *rest], [sum(pixels), *rest]
+        self.sizes, self.pixels = sizes, pixels
+        self.end_stage("inspect")
+
+    def select_outputs(self, outputs: Sequence[str]) -> None:
+        """Has only these outputs of the signature computed and answered."""
+        target, rows = self._ready()
+        # Rows that want every output share batches with those that name none.
+        if set(outputs) != {tensor.name for tensor in target.spec.outputs}:
+            self.rows = rows.asking(outputs)
+
+    def _inspect(
+        self, target: Target, pictures: list[bytes], guard: ImageGuard
+    ) -> tuple[list[bytes], list[int], list[int]]:
+        """The pictures that the guard lets pass, the encoded bytes of each and the decoded pixels of each."""
+        spec, field, poison = target.spec, target.field, target.metrics.poison
+        if self.partial is None:
+            return pictures, [len(data) for data in pictures], guard.inspect_all(pictures, spec, field, poison)
+        guard.check_count(len(pictures), field)
+        found = self.partial.keep_good(
+            pictures, lambda data, index: (data, guard.inspect(data, spec, field, index, poison))
+        )
+        return [data for data, _ in found], [len(data) for data, _ in found], [pixels for _, pixels in found]
+
+    # Sent to the batcher.
+
+    def submit(self, on_reply: Callable[[Reply], None]) -> Entry | None:
+        """Sends the rows to the batcher; `on_reply` is called exactly once, on the loop.
+
+        Returns:
+            The entry, to be given to `withdraw` if the client leaves; None if the reply was made at once.
 
         Raises:
             QueueFull, PredictedLate, Closed: refused at once; `on_reply` is not called.
         """
         target, rows = self._ready()
-        if self.gaps is not None:
-            self._expect_rows(self.gaps, rows)
-        if not len(rows):
+        if self.partial is not None:
+            if not rows.aligned:
+                raise CodecError("on_error: these inputs can't be answered apart: they are not one value a row")
+            self.partial.expect(len(rows))
+        count = len(rows)
+        if not count:
             on_reply(self._reply_rows(target.spec.empty(rows.asked)))
             return None
         entry = Entry(
             rows,
-            len(rows),
+            count,
             row_bytes=self.sizes,
             row_pixels=self.pixels,
             deadline=self.deadline_s,
             key=rows.key,
             whole=not (rows.aligned and target.spec.batched),
-            keep_going=self.gaps is not None,
+            keep_going=self.partial is not None,
             bulk=self.bulk,
         )
-        target.batcher.submit(entry, lambda answer: on_reply(self.answer(answer)))
+        target.batcher.submit(entry, lambda answer: on_reply(self.answer(answer)), self._ticket)
         return entry
 
     async def predict(self) -> Reply:
@@ -131,96 +292,179 @@ class PredictRequest(Intake):
             raise
 
     def withdraw(self, entry: Entry | None) -> None:
-        """Takes back what `submit` returned: the caller has left and no reply is made any more."""
+        """Takes back the entry that `submit` returned: the client has left, and no reply is made any more."""
         if entry is not None and self.target is not None and self.target.batcher.withdraw(entry):
             self._count("cancelled")
 
+    # Answered.
+
     def answer(self, answer: Answer) -> Reply:
-        """The reply to what the batcher made of the entry; never raises."""
-        self._lap_s = monotonic()
+        """The reply to the batcher's answer; never raises."""
+        self._stage_began_s = monotonic()
         timing = answer.timing
-        self.laps["queue"] = timing.queue_s
+        self.stages["queue"] = timing.queue_s
         if timing.batch_images:
-            self._ran = timing.collate_s, timing.execute_s, timing.split_s, timing.batch_images, timing.reason
-        self._ready()[0].metrics.queue_wait.observe(timing.queue_s)
+            self._batch_times = (
+                timing.collate_s,
+                timing.execute_s,
+                timing.split_s,
+                timing.batch_images,
+                timing.reason,
+            )
+        target, rows = self._ready()
+        target.metrics.queue_wait.observe(timing.queue_s)
         try:
-            if self.gaps is None and answer.errors:
-                return self.fail(self._guilty(answer))
+            if self.partial is not None:
+                self.partial.refuse(answer.errors, target.field)
+            elif answer.errors:
+                index = min(answer.errors)  # of several refused rows, the first is named
+                return self.fail(InvalidInput(f"{target.field}[{index}]: {describe(answer.errors[index])}"))
             if answer.error is not None:
                 return self.fail(answer.error)
-            return self._reply_rows(self._answered(answer))
-        except Exception as err:  # noqa: BLE001 - the edge: whatever a renderer raises becomes this caller's 500, no one else's
+            pieces = [piece for piece in answer.pieces if isinstance(piece, Rows)]
+            return self._reply_rows(join(pieces) if pieces else target.spec.empty(rows.asked))
+        except Exception as err:  # noqa: BLE001 - the edge: an exception of a renderer is a 500 for this client alone
             return self.fail(err)
 
     def fail(self, error: BaseException) -> Reply:
-        """The reply to an exception, by the one table; logs what is our own fault."""
+        """The reply to an exception, from the table in `service/errors.py`; logs what is our own fault."""
         verdict = judge(error)
-        status = verdict.sts_status if self.is_sts else verdict.status
+        status = verdict.sts_status if self._is_sts else verdict.status
         if verdict is UNKNOWN:
             _log.error("a request failed", exc_info=error)
         self._count(verdict.outcome)
-        headers = {"Server-Timing": self.timing()}
+        headers = {"Server-Timing": self.timing(), ERROR_HEADER: verdict.code}
         wait_s = retry_after_s(error)
         if wait_s is not None or status == 503:
             headers["Retry-After"] = str(max(1, math.ceil(wait_s or 1)))
-        return Reply(status, codec.dump_json({"error": describe(error)}), headers)
+        body = {"error": describe(error)}
+        if self._has_error_code:
+            body["code"] = verdict.code
+        return Reply(status, codec.dump_json(body), headers)
 
     def timing(self) -> str:
-        """The `Server-Timing` header: each stage in milliseconds, and the whole."""
-        laps = self.laps
+        """The `Server-Timing` header: milliseconds of each stage, and of the whole."""
+        stages = self.stages
         total_s = monotonic() - self.started_s
-        return _timing_form(tuple(laps), self._ran) % (*[seconds * 1000 for seconds in laps.values()], total_s * 1000)
+        times_ms = [seconds * 1000 for seconds in stages.values()]
+        return _timing_template(tuple(stages), self._batch_times) % (*times_ms, total_s * 1000)
 
     def _reply_rows(self, rows: Rows) -> Reply:
-        made = self.render(rows)
-        self.lap("serialize")
+        render = self.render
+        made = codec.dump_columns(rows.columns) if render is None else render(rows)
+        self.end_stage("serialize")
         self._count("ok")
         headers = {"Server-Timing": self.timing()}
         if isinstance(made, bytes):
             return Reply(200, made, headers)
         return Reply(200, made.body, headers | made.headers, made.content_type)
 
-    def _answered(self, answer: Answer) -> Rows:
-        """The rows that were answered, in the request's order."""
-        target, rows = self._ready()
-        if self.gaps is not None:
-            self.gaps.condemn(answer.errors, target.field)
-        pieces = [piece for piece in answer.pieces if isinstance(piece, Rows)]
-        return join(pieces) if pieces else target.spec.empty(rows.asked)
-
-    def _guilty(self, answer: Answer) -> CodecError:
-        """The first guilty row by its index, and how many there are."""
-        target, _ = self._ready()
-        index = min(answer.errors)
-        return CodecError(f"{target.field}[{index}]: {describe(answer.errors[index])}")
+    def _ready(self) -> tuple[Target, Rows]:
+        if self.target is None or self.rows is None:
+            raise NotReady("the request was submitted before it was read")
+        return self.target, self.rows
 
     def _count(self, outcome: str) -> None:
-        """Counts the end of this ask under its model, and the stages of the edge; the runner's are counted a batch."""
+        """Counts the end of this request under its model, and its stages; the runner's stages are counted per batch."""
         if self.target is None:
             return
         metrics = self.target.metrics
         images = len(self.rows) if self.rows is not None else self.images
         metrics.request_ended(outcome, images, monotonic() - self.started_s)
-        laps, stages = self.laps, metrics.stages
+        stages, histograms = self.stages, metrics.stages
         for stage in _STAGES:
-            if stage in laps:
-                stages[stage].observe(laps[stage])
+            if stage in stages:
+                histograms[stage].observe(stages[stage])
+
+
+class Route(NamedTuple):
+    """Where the predict requests of one path go.
+
+    Attributes:
+        template: the path as metrics name it.
+        read: fills a request from a call.
+        is_sts: clients of Simple TensorFlow Serving get 400 where other clients get 404 or 415.
+        has_error_code: whether the body of an error carries its code.
+        is_for_any_model: whether the body names the model, so that it must name the only one where there is only one.
+    """
+
+    template: str
+    read: Callable[[PredictRequest, Call], None]
+    is_sts: bool = False
+    has_error_code: bool = True
+    is_for_any_model: bool = False
+
+
+class Predictor:
+    """Turns calls into replies, the same way for every dialect, by the fast lane and by Sanic's request path."""
+
+    def __init__(self, lifecycle: Lifecycle, registry: Registry, compression: Compression, *, timeout_s: float) -> None:
+        self._lifecycle = lifecycle
+        self._registry = registry
+        self._compression = compression
+        self._timeout_s = timeout_s
+        self._matchers: list[Callable[[str], Route | None]] = []
+
+    def add(self, match: Callable[[str], Route | None]) -> None:
+        """Adds a dialect. `match` returns the route of a POST to a path (without query), or None if it has none."""
+        self._matchers.append(match)
+
+    def match(self, path: str) -> Route | None:
+        """The route of a POST to `path`; None if no dialect predicts there."""
+        for match in self._matchers:
+            if (route := match(path)) is not None:
+                return route
+        return None
+
+    def begin(self, route: Route, call: Call, on_reply: Callable[[Reply], None]) -> tuple[PredictRequest, Entry | None]:
+        """Reads a call and submits it; `on_reply` is called exactly once, on the loop, perhaps before this returns.
+
+        Returns:
+            The request, and the entry for its `withdraw` if the client leaves.
+        """
+        request = PredictRequest(timeout_s=self._timeout_s, is_sts=route.is_sts, has_error_code=route.has_error_code)
+        pack = self._compression.pack
+        try:
+            self._read(request, route, call)
+            is_packed = self._compression.packs_answers
+            return request, request.submit(
+                (lambda reply: on_reply(pack(reply, call.headers))) if is_packed else on_reply
+            )
+        except Exception as err:  # noqa: BLE001 - the edge: every exception becomes an answer, by the one table
+            on_reply(request.fail(err))
+            return request, None
+
+    async def answer(self, route: Route, call: Call) -> Reply:
+        """`begin` for a coroutine; cancelling it withdraws the request."""
+        request = PredictRequest(timeout_s=self._timeout_s, is_sts=route.is_sts, has_error_code=route.has_error_code)
+        try:
+            self._read(request, route, call)
+            return self._compression.pack(await request.predict(), call.headers)
+        except Exception as err:  # noqa: BLE001 - the edge: every exception becomes an answer, by the one table
+            return request.fail(err)
+
+    def _read(self, request: PredictRequest, route: Route, call: Call) -> None:
+        if not self._lifecycle.is_serving:
+            self._lifecycle.check_ready()
+        headers = call.headers
+        if "x-darkroom-deadline-ms" in headers:
+            request.set_deadline(headers["x-darkroom-deadline-ms"])
+        if "x-darkroom-priority" in headers:
+            request.set_priority(headers["x-darkroom-priority"])
+        if route.is_for_any_model and (target := self._registry.sole) is not None:
+            request.refuse_early(target, 1)  # before the body is parsed
+        route.read(request, self._compression.open(call) if "content-encoding" in headers else call)
 
 
 @lru_cache(256)
-def _timing_form(stages: tuple[str, ...], ran: Ran | None) -> str:
-    """A `Server-Timing` header to be filled with milliseconds of `stages` and the whole: one for all of a batch."""
+def _timing_template(stages: tuple[str, ...], batch: BatchTimes | None) -> str:
+    """A `Server-Timing` header with %-places for milliseconds of `stages` and the whole; one serves a whole batch."""
     parts = [f"{stage};dur=%.3f" for stage in (*stages, "total")]
-    if ran is not None:
-        collate_s, execute_s, split_s, images, reason = ran
+    if batch is not None:
+        collate_s, execute_s, split_s, images, reason = batch
         times = (
             f"collate;dur={collate_s * 1000:.3f}, execute;dur={execute_s * 1000:.3f}, split;dur={split_s * 1000:.3f}"
         )
         parts.insert(stages.index("queue") + 1, times)
         parts += [f'batch;desc="{images}"', f'reason;desc="{reason}"']
     return ", ".join(parts)
-
-
-def _render_columns(rows: Rows) -> bytes:
-    """STS's answer: every output by its name."""
-    return codec.dump_columns(rows.columns)

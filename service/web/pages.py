@@ -1,4 +1,4 @@
-"""The pages: the models, a picture, JSON, clients to take away. Their files are read once, at the start."""
+"""The web pages: models, image inference, JSON inference, generated clients, API. Files are read once, at the start."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
     from sanic.request import Request
 
-    from darkroom.service.app import Darkroom
     from darkroom.service.http.middleware import App
+    from darkroom.service.parts import Darkroom
 
 PAGES = {
     "/": "index.html",
@@ -24,14 +24,14 @@ PAGES = {
     "/generate_clients": "generate_clients.html",
     "/docs": "docs.html",
 }
-# A page loads and talks to its own server only; a picture that a user chose is shown from memory (blob:).
+# A page may load from and send to its own server only; a picture that the user chose is shown from memory (blob:).
 POLICY = (
     "default-src 'self'; img-src 'self' blob:; style-src 'self'; script-src 'self'; base-uri 'none'; form-action 'self'"
 )
 
 
-def install(app: App, darkroom: Darkroom) -> None:
-    """Adds STS's four pages, that of the API, and what they load under `/web/`."""
+def add_page_routes(app: App, darkroom: Darkroom) -> None:
+    """Adds STS's four pages, the API's page, and the files that they load from `/web/`."""
     contents = _read_all()
 
     def answer(name: str) -> HTTPResponse:
@@ -40,7 +40,7 @@ def install(app: App, darkroom: Darkroom) -> None:
         return HTTPResponse(body, 200, headers, content_type)
 
     async def part(_: Request, name: str) -> HTTPResponse:
-        """A stylesheet, a script, a sample picture."""
+        """A stylesheet, a script or a sample picture."""
         if name not in contents:
             raise NotFound(f"there is no {name[:80]!r} here")
         return answer(name)
@@ -57,7 +57,7 @@ def install(app: App, darkroom: Darkroom) -> None:
 
 
 def _read_all() -> dict[str, tuple[bytes, str]]:
-    """Every file of service/web by its name, with its content type."""
+    """Every file of service/web and its content type, by name."""
     root = files("darkroom.service.web")
     found = {}
     for folder in (root, root / "samples"):

@@ -1,4 +1,4 @@
-"""The body of an infer request: its JSON, the binary data behind it, and the columns that both hold."""
+"""Reads the body of an infer request: its JSON, the binary tensors after it, and the input columns in both."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ LENGTH = "Inference-Header-Content-Length"
 
 
 class Body(NamedTuple):
-    """A body cut in two: its JSON object, and the binary tensors behind it in the order of the inputs, if there are."""
+    """A body in two parts: its JSON object, and the binary tensors after it in the order of the inputs, if there are any."""
 
     fields: dict[str, Any]
     tail: memoryview | None
 
 
 class Sent(NamedTuple):
-    """One input as it was sent: its fields, its parameters and those of the request, its place for messages."""
+    """One input as it was sent: its fields, its parameters and those of the request, and its place for messages."""
 
     item: Mapping[str, Any]
     parameters: Mapping[str, Any]
@@ -40,16 +40,16 @@ class Sent(NamedTuple):
 
     @property
     def is_base64(self) -> bool:
-        """Whether the strings that JSON has are base64: `content_type` says so, the input's before the request's."""
+        """Whether strings in JSON are base64, by `content_type`; that of the input counts before that of the request."""
         said: object = self.parameters.get("content_type", self.common.get("content_type"))
         return said == "base64"
 
 
 def parse_body(body: bytes, length: str | None) -> Body:
-    """Cuts a body at `length`, the value of the header, and parses what comes before.
+    """Cuts a body at `length`, the value of the header, and parses the JSON before it.
 
     Raises:
-        CodecError: the header is no length within the body, or the JSON isn't an object.
+        CodecError: the header is no length within the body, or the JSON is not an object.
     """
     if length is None:
         return Body(_fields(body), None)
@@ -60,10 +60,10 @@ def parse_body(body: bytes, length: str | None) -> Body:
 
 
 def read_inputs(body: Body, spec: SignatureSpec, decode: Decode) -> dict[str, Column]:
-    """The column of each input; pictures as raw bytes, `decode` makes them of the base64 texts that JSON has.
+    """The column of each input, with pictures as encoded bytes; `decode` makes them from base64 strings in JSON.
 
     Raises:
-        CodecError, InvalidInput: not the signature's inputs, each once; or data that isn't what its fields say.
+        CodecError, InvalidInput: not exactly the signature's inputs, each once; or the data does not match its fields.
     """
     inputs = body.fields.get("inputs")
     if not isinstance(inputs, list):
@@ -89,10 +89,10 @@ def read_inputs(body: Body, spec: SignatureSpec, decode: Decode) -> dict[str, Co
 
 
 def read_raw(body: bytes, spec: SignatureSpec) -> dict[str, Column]:
-    """The column of a body that is nothing but the one input: an element of BYTES, or whole rows of numbers.
+    """The column of a body that is only the data of the one input: one element of BYTES, or whole rows of numbers.
 
     Raises:
-        InvalidInput: the signature has several inputs, or the bytes don't fill rows of it.
+        InvalidInput: the signature has several inputs, or the bytes do not fill whole rows.
     """
     if len(spec.inputs) != 1:
         names = ", ".join(tensor.name for tensor in spec.inputs)
@@ -110,7 +110,7 @@ def read_raw(body: bytes, spec: SignatureSpec) -> dict[str, Column]:
 
 
 def as_object(value: object, where: str) -> dict[str, Any]:
-    """An object; an empty one where there is none.
+    """The object itself; an empty one for None.
 
     Raises:
         CodecError: something else.
@@ -126,7 +126,7 @@ def read_named(item: object, where: str) -> tuple[str, dict[str, Any]]:
     """The name and the parameters of an input or an output.
 
     Raises:
-        CodecError: it has no name, or its parameters are no object.
+        CodecError: it has no name, its parameters are no object, or it asks for shared memory.
     """
     fields = as_object(item, where)
     name = fields.get("name")
@@ -146,7 +146,7 @@ def _fields(body: bytes) -> dict[str, Any]:
 
 
 def _chunk(sent: Sent, tail: memoryview | None, at: int) -> memoryview | None:
-    """The binary data of an input, which begins at `at` of the tail; None where its data stands in the JSON."""
+    """The binary data of an input, which begins at `at` in the tail; None if its data is in the JSON."""
     size = sent.parameters.get("binary_data_size")
     if size is None:
         return None
@@ -161,7 +161,7 @@ def _chunk(sent: Sent, tail: memoryview | None, at: int) -> memoryview | None:
 
 
 def _column(sent: Sent, tensor: TensorSpec, chunk: memoryview | None, decode: Decode | None) -> Column:
-    """The values of one input; `decode` is given for the one that takes pictures."""
+    """The values of one input; `decode` is not None for the input that takes pictures."""
     item, name = sent.item, tensor.name
     dtype = tensors.parse_datatype(item.get("datatype"), sent.where)
     if dtype != tensor.dtype and "string" in {dtype, tensor.dtype}:
@@ -183,7 +183,7 @@ def _column(sent: Sent, tensor: TensorSpec, chunk: memoryview | None, decode: De
 def _pictures(
     item: Mapping[str, Any], chunk: memoryview | None, shape: tuple[int, ...], name: str, decode: Decode
 ) -> Column:
-    """Raw pictures. JSON has them as base64; clients send base64 text as binary data too, and base64 of base64."""
+    """Encoded pictures. In JSON they are base64; some clients also send base64 text as binary data, or base64 of base64."""
     if chunk is not None:
         pictures = tensors.split(chunk, name)
         tensors.check_count(len(pictures), shape, name)

@@ -1,4 +1,4 @@
-"""Infer requests of the Open Inference Protocol: JSON, JSON with binary tensors behind it, or one raw tensor."""
+"""Reads infer requests of the Open Inference Protocol: JSON, JSON followed by binary tensors, or one raw tensor."""
 
 from __future__ import annotations
 
@@ -17,91 +17,88 @@ if TYPE_CHECKING:
 
     from darkroom.models.rows import Column
     from darkroom.models.spec import SignatureSpec
+    from darkroom.service.predict.call import Call
     from darkroom.service.predict.image_guard import ImageGuard
-    from darkroom.service.predict.predictor import Call
     from darkroom.service.predict.request import PredictRequest
     from darkroom.service.serving.registry import Registry, Target
 
 
 class Infer:
-    """Reads the requests of one server into asks."""
+    """Reads the infer calls of one server into predict requests."""
 
-    def __init__(self, catalogue: Registry, door: ImageGuard) -> None:
-        self._catalogue = catalogue
-        self._door = door
+    def __init__(self, registry: Registry, guard: ImageGuard) -> None:
+        self._registry = registry
+        self._guard = guard
 
-    def read(self, ask: PredictRequest, call: Call, *, name: str, version: str | None) -> None:
-        """Fills `ask` from a call to model `name`; `version` is a number, a label, or None for the latest.
+    def read(self, request: PredictRequest, call: Call, *, name: str, version: str | None) -> None:
+        """Fills `request` from a call to model `name`; `version` is a number, a label, or None for the latest version.
 
         Raises:
-            CodecError, InvalidInput, UnknownModel, UnknownVersion, UnknownSignature, NotReady: each says why.
+            CodecError, InvalidInput, UnknownModel, UnknownVersion, UnknownSignature, NotReady: the call cannot be
+                served; the message says why.
         """
         length = call.headers.get(LENGTH.lower())
         if length is not None and length.strip() == "0":
-            self._read_raw(ask, call.body, name, version)
+            self._read_raw(request, call.body, name, version)
             return
         body = parse_body(call.body, length)
-        ask.lap("parse")
+        request.end_stage("parse")
         fields, parameters = body.fields, as_object(body.fields.get("parameters"), "parameters")
-        ask.target = target = find(self._catalogue, name, version, parameters.get("signature_name"))
-        _set_schedule(ask, parameters)
+        request.target = target = find(self._registry, name, version, parameters.get("signature_name"))
+        _set_schedule(request, parameters)
         outputs = _read_outputs(fields.get("outputs"), target.spec, is_binary=_flag(parameters, "binary_data_output"))
-        gaps = ask.keep_going(target) if wants_per_image(parameters.get("on_error")) else None
-        ask.render = InferReply(_read_id(fields.get("id")), target.model, outputs, gaps)
-        columns = read_inputs(body, target.spec, lambda texts: ask.decode_pictures(target, texts, self._door))
-        ask.lap("decode")
-        self._take(ask, target, columns, outputs)
+        partial = request.allow_partial(target) if wants_per_image(parameters.get("on_error")) else None
+        request.render = InferReply(_read_id(fields.get("id")), target.model, outputs, partial)
+        columns = read_inputs(body, target.spec, lambda texts: request.decode_pictures(target, texts, self._guard))
+        request.end_stage("decode")
+        self._take(request, target, columns, outputs)
 
-    def _read_raw(self, ask: PredictRequest, body: bytes, name: str, version: str | None) -> None:
-        ask.target = target = find(self._catalogue, name, version)
+    def _read_raw(self, request: PredictRequest, body: bytes, name: str, version: str | None) -> None:
+        request.target = target = find(self._registry, name, version)
         outputs = _read_outputs(None, target.spec, is_binary=True)
-        ask.render = InferReply(None, target.model, outputs)
+        request.render = InferReply(None, target.model, outputs)
         columns = read_raw(body, target.spec)
-        ask.lap("decode")
-        self._take(ask, target, columns, outputs)
+        request.end_stage("decode")
+        self._take(request, target, columns, outputs)
 
     def _take(
-        self, ask: PredictRequest, target: Target, columns: dict[str, Column], outputs: tuple[Output, ...]
+        self, request: PredictRequest, target: Target, columns: dict[str, Column], outputs: tuple[Output, ...]
     ) -> None:
-        """The rows for the batcher. Who wants every output rides with all others, whatever their dialect."""
+        """Sets the rows for the batcher. Rows that want every output share batches with requests of every dialect."""
         pictures = columns[target.field]
         if target.spec.image_input is not None and len(columns) == 1 and isinstance(pictures, list):
-            ask.take_pictures(target, pictures, self._door)
+            request.take_pictures(target, pictures, self._guard)
         else:
-            ask.take_inputs(target, columns, self._door, strict=True)
-        if ask.rows is not None and len(outputs) < len(target.spec.outputs):
-            ask.rows = ask.rows.asking([output.name for output in outputs])
+            request.take_inputs(target, columns, self._guard, strict=True)
+        if request.rows is not None and len(outputs) < len(target.spec.outputs):
+            request.rows = request.rows.asking([output.name for output in outputs])
 
 
-def find(catalogue: Registry, name: str, version: str | None, signature: object = None) -> Target:
-    """The target that a path names; of a model without the default signature, its first.
+def find(registry: Registry, name: str, version: str | None, signature: object = None) -> Target:
+    """The target that a path names; its first signature if it has no default signature.
 
     Raises:
-        CodecError: `signature` is no text.
-        UnknownModel, UnknownVersion, UnknownSignature, NotReady: there is none; each lists what there is.
+        CodecError: `signature` is not text.
+        UnknownModel, UnknownVersion, UnknownSignature, NotReady: there is none; the message lists what exists.
     """
-    number = _parse_version(catalogue, name, version)
+    number = None
+    if version is not None:
+        if version.isascii() and version.isdigit() and len(version) < 20:
+            number = int(version)
+        elif version in registry.labels(name):
+            number = registry.labelled(name, version)
+        else:
+            raise UnknownVersion(name, version, tuple(registry.versions(name)))
     if signature is None:
-        targets = catalogue.version(name, number)
+        targets = registry.version(name, number)
         return targets.get(DEFAULT_SIGNATURE) or next(iter(targets.values()))
     if not isinstance(signature, str):
         raise CodecError(f"parameters.signature_name: expected text, got {quote(signature)}")
-    return catalogue.find(name, number, signature)
-
-
-def _parse_version(catalogue: Registry, name: str, version: str | None) -> int | None:
-    """The number of a version that a path names by its number or its label; None for the latest."""
-    if version is None:
-        return None
-    if version.isascii() and version.isdigit() and len(version) < 20:
-        return int(version)
-    if version in catalogue.labels(name):
-        return catalogue.labelled(name, version)
-    raise UnknownVersion(name, version, tuple(catalogue.versions(name)))
+    return registry.find(name, number, signature)
 
 
 def _read_outputs(asked: object, spec: SignatureSpec, *, is_binary: bool) -> tuple[Output, ...]:
-    """The outputs that a request wants, in its order; all where it names none. `is_binary` holds unless they differ."""
+    """The outputs that a request wants, in its order; all if it names none. `is_binary` is the default of each output."""
     if not asked:
         return tuple(Output(tensor.name, is_binary) for tensor in spec.outputs)
     if not isinstance(asked, list):
@@ -119,20 +116,20 @@ def _read_outputs(asked: object, spec: SignatureSpec, *, is_binary: bool) -> tup
     return tuple(outputs.values())
 
 
-def _set_schedule(ask: PredictRequest, parameters: Mapping[str, Any]) -> None:
-    """`timeout` in microseconds, 0 for none; `priority` 0 (none given) or 1 goes first, any other to the bulk lane."""
+def _set_schedule(request: PredictRequest, parameters: Mapping[str, Any]) -> None:
+    """Applies `timeout` (microseconds, 0 for none) and `priority` (0, none given, or 1: interactive; any other: bulk)."""
     for name in ("timeout", "priority"):
         value = parameters.get(name, 0)
         if type(value) is not int or not 0 <= value < 1 << 64:
             raise CodecError(f"parameters.{name}: expected a whole number of 0 or more, got {quote(value)}")
     if timeout_us := parameters.get("timeout"):
-        ask.set_timeout(timeout_us / 1e6)
+        request.set_timeout(timeout_us / 1e6)
     if priority := parameters.get("priority"):
-        ask.bulk = priority > 1
+        request.bulk = priority > 1
 
 
 def _read_id(value: object) -> str | None:
-    """The id to echo: text or a whole number."""
+    """The id to echo in the answer: text or a whole number."""
     if value is None or value == "":
         return None
     text = str(value) if type(value) is int else value

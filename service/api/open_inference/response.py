@@ -1,4 +1,4 @@
-"""The answer to an infer request: JSON, or JSON with the tensors behind it as binary data."""
+"""Writes the answer to an infer request: JSON, or JSON followed by binary tensors."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from darkroom.models.errors import InvalidInput
 from darkroom.service.api.open_inference import tensors
 from darkroom.service.api.open_inference.body import LENGTH
 from darkroom.service.predict import codec
-from darkroom.service.predict.request import Rendered
+from darkroom.service.predict.call import Rendered
 
 if TYPE_CHECKING:
     from darkroom.models.rows import Column, Rows
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Output(NamedTuple):
-    """One output that is wanted: in which form, and with `classes` as the names of its so many largest values."""
+    """One output that a request wants: its form, and if `classes` > 0, the names of its `classes` largest values instead."""
 
     name: str
     is_binary: bool
@@ -29,18 +29,18 @@ class Output(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class InferReply:
-    """Renders the outputs that a request wants, in its order; `request_id` is echoed where there is one.
+    """Renders the outputs that a request wants, in its order; `request_id` is echoed if there is one.
 
-    With `gaps` the tensors hold the rows that were answered, and `parameters.errors` tells of the others.
+    With `partial`, the tensors have the answered rows only, and `parameters.errors` explains the refused ones.
     """
 
     request_id: str | None
     model: ModelSpec
     outputs: tuple[Output, ...]
-    gaps: PartialResult | None = None
+    partial: PartialResult | None = None
 
     def __call__(self, rows: Rows) -> bytes | Rendered:
-        """The body, and the headers that a binary one needs."""
+        """The body; with the header that a binary one needs, a `Rendered`."""
         described: list[dict[str, object]] = []
         buffers: list[bytes] = []
         for name, is_binary, classes in self.outputs:
@@ -58,8 +58,8 @@ class InferReply:
         answer: dict[str, object] = {"model_name": name, "model_version": version, "outputs": described}
         if self.request_id is not None:
             answer["id"] = self.request_id
-        if self.gaps is not None:
-            answer["parameters"] = {"errors": self.gaps.listing()}
+        if self.partial is not None:
+            answer["parameters"] = {"errors": self.partial.error_list()}
         head = codec.dump_json(answer)
         if not buffers:
             return head
@@ -67,13 +67,13 @@ class InferReply:
 
 
 def classify(column: Column, k: int, labels: tuple[str, ...], name: str) -> Column:
-    """The `k` largest values of each row as Triton's classification extension writes them: `value:index[:label]`.
+    """The `k` largest values of each row, written as in Triton's classification extension: `value:index[:label]`.
 
     Returns:
-        Object array, bytes[n, k or fewer]; a label only where there are as many labels as values.
+        Object array, bytes[n, k or fewer]; a label only if there are as many labels as values.
 
     Raises:
-        InvalidInput: the output holds no numbers, or not one vector a row.
+        InvalidInput: the output is not one vector of numbers for each row.
     """
     if isinstance(column, list) or column.ndim < 2 or column.dtype.kind not in "iufV":
         raise InvalidInput(f"classification: output {name!r} holds no vector of numbers a row")

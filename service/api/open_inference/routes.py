@@ -16,7 +16,7 @@ from darkroom.service.config.tokens import Scope
 from darkroom.service.errors import NotReady
 from darkroom.service.http.middleware import call_of, json_response, reply_response
 from darkroom.service.predict import codec
-from darkroom.service.predict.predictor import Route
+from darkroom.service.predict.request import Route
 from darkroom.service.serving.registry import NO_VERSION
 
 if TYPE_CHECKING:
@@ -26,19 +26,19 @@ if TYPE_CHECKING:
     from sanic.response import HTTPResponse
 
     from darkroom.models.spec import TensorSpec
-    from darkroom.service.app import Darkroom
     from darkroom.service.http.middleware import App
+    from darkroom.service.parts import Darkroom
     from darkroom.service.serving.registry import Registry, VersionState
 
 NAME = "/v2/models/<name:str>"
 VERSION = "/v2/models/<name:str>/versions/<version:str>"
-# The protocol's extensions by the names that Triton gave them.
+# The protocol's extensions by Triton's names.
 EXTENSIONS = ("binary_tensor_data", "classification", "model_repository", "parameters", "schedule_policy")
 STATES = {AVAILABLE: "READY", LOADING: "LOADING", UNLOADING: "UNLOADING"}  # all others: UNAVAILABLE
-MAX_ROUTES = 256  # guess: models and versions that are asked at once; a scanner can fill no more
+MAX_ROUTES = 256  # guess: models and versions in use at the same time; a scanner cannot fill more
 
 
-def install(app: App, darkroom: Darkroom) -> None:
+def add_open_inference_routes(app: App, darkroom: Darkroom) -> None:
     """Adds everything under `/v2`."""
     _install_health(app, darkroom)
     _install_models(app, darkroom)
@@ -46,16 +46,16 @@ def install(app: App, darkroom: Darkroom) -> None:
     _install_repository(app, darkroom)
 
 
-def describe_model(catalogue: Registry, name: str, version: str | None) -> dict[str, Any]:
-    """The metadata of a model: its versions, rising, and the tensors of the default signature of `version`.
+def describe_model(registry: Registry, name: str, version: str | None) -> dict[str, Any]:
+    """The metadata of a model: its versions, ascending, and the tensors of the default signature of `version`.
 
     Raises:
-        UnknownModel, UnknownVersion, NotReady: there is none; each lists what there is.
+        UnknownModel, UnknownVersion, NotReady: there is none; the message lists what exists.
     """
-    spec = find(catalogue, name, version).spec
+    spec = find(registry, name, version).spec
     return {
         "name": name,
-        "versions": [str(number) for number in catalogue.versions(name)],
+        "versions": [str(number) for number in registry.versions(name)],
         "platform": "tensorflow_savedmodel",
         "inputs": [_describe_tensor(tensor) for tensor in spec.inputs],
         "outputs": [_describe_tensor(tensor) for tensor in spec.outputs],
@@ -63,7 +63,7 @@ def describe_model(catalogue: Registry, name: str, version: str | None) -> dict[
 
 
 def matcher(read: Callable[..., None]) -> Callable[[str], Route | None]:
-    """What gives the route of a POST to an infer path; `read` is `Infer.read`."""
+    """A function from the path of a POST to its route, or to None; `read` is `Infer.read`."""
 
     @lru_cache(MAX_ROUTES)
     def route(name: str, version: str | None) -> Route:
@@ -84,22 +84,22 @@ def matcher(read: Callable[..., None]) -> Callable[[str], Route | None]:
 
 
 def _install_health(app: App, darkroom: Darkroom) -> None:
-    lifecycle, edge = darkroom.lifecycle, darkroom.middleware
+    lifecycle, middleware = darkroom.lifecycle, darkroom.middleware
 
     async def live(_: Request) -> HTTPResponse:
-        """The process answers; only that."""
+        """Liveness: the process answers."""
         return json_response({"live": True})
 
     async def ready(_: Request) -> HTTPResponse:
-        """Whether to send requests here."""
+        """Readiness: whether to send requests here."""
         return json_response({"ready": lifecycle.is_ready}, 200 if lifecycle.is_ready else 503)
 
-    edge.route(app, "GET", "/v2/health/live", live, scope=None)
-    edge.route(app, "GET", "/v2/health/ready", ready, scope=None)
+    middleware.route(app, "GET", "/v2/health/live", live, scope=None)
+    middleware.route(app, "GET", "/v2/health/ready", ready, scope=None)
 
 
 def _install_models(app: App, darkroom: Darkroom) -> None:
-    catalogue, edge = darkroom.registry, darkroom.middleware
+    registry, middleware = darkroom.registry, darkroom.middleware
 
     async def server(_: Request) -> HTTPResponse:
         """The name, the version and the extensions of this server."""
@@ -107,20 +107,20 @@ def _install_models(app: App, darkroom: Darkroom) -> None:
 
     async def model(_: Request, name: str, version: str | None = None) -> HTTPResponse:
         """The metadata of a model."""
-        return json_response(describe_model(catalogue, unquote(name), version and unquote(version)))
+        return json_response(describe_model(registry, unquote(name), version and unquote(version)))
 
     async def model_ready(_: Request, name: str, version: str | None = None) -> HTTPResponse:
-        """Whether a version, the latest where none is named, would take a request."""
+        """Whether a version would take a request; the latest if none is named."""
         darkroom.lifecycle.check_ready()
-        target = find(catalogue, unquote(name), version and unquote(version))
+        target = find(registry, unquote(name), version and unquote(version))
         if not target.batcher.is_healthy:
             raise NotReady(f"model {target.model.name!r} is not ready")
         return json_response({"name": target.model.name, "ready": True})
 
-    edge.route(app, "GET", "/v2", server)
+    middleware.route(app, "GET", "/v2", server)
     for path in (NAME, VERSION):
-        edge.route(app, "GET", path, model)
-        edge.route(app, "GET", f"{path}/ready", model_ready)
+        middleware.route(app, "GET", path, model)
+        middleware.route(app, "GET", f"{path}/ready", model_ready)
 
 
 def _install_infer(app: App, darkroom: Darkroom) -> None:
@@ -142,20 +142,22 @@ def _install_repository(app: App, darkroom: Darkroom) -> None:
     repository, settings = darkroom.manager, darkroom.settings
 
     async def index(request: Request) -> HTTPResponse:
-        """Every version that is known, or with `{"ready": true}` those that can be asked."""
+        """Every known version with its state; with `{"ready": true}`, only those that are served."""
         only_ready = bool(request.body) and as_object(codec.parse_json(request.body), "body").get("ready") is True
         described = [_describe_state(state) for state in repository.index()]
         return json_response([state for state in described if not only_ready or state["state"] == "READY"])
 
     async def load(request: Request, name: str) -> HTTPResponse:
-        """Loads what is new, what failed and what changed; answers when it is served."""
+        """Loads new, failed and changed versions; answers when they are served."""
         check_operator(settings, request.headers)
-        _refuse_files(request.body)
+        fields = as_object(codec.parse_json(request.body) if request.body else None, "body")
+        if as_object(fields.get("parameters"), "parameters"):  # nothing from a client is written to disk
+            raise InvalidInput("parameters: a model is loaded from its own folder; no file or configuration is taken")
         await darkroom.peers.load(unquote(name))
         return json_response({"name": unquote(name), "load": True})
 
     async def unload(request: Request, name: str) -> HTTPResponse:
-        """Takes the model away until it is loaded; answers when its memory is free."""
+        """Unloads the model until it is loaded again; answers when its memory is free."""
         check_operator(settings, request.headers)
         await darkroom.peers.unload(unquote(name))
         return json_response({"name": unquote(name), "unload": True})
@@ -165,21 +167,14 @@ def _install_repository(app: App, darkroom: Darkroom) -> None:
     darkroom.middleware.route(app, "POST", "/v2/repository/models/<name:str>/unload", unload, scope=Scope.ADMIN)
 
 
-def _refuse_files(body: bytes) -> None:
-    """A load request may bring a model's files or configuration; nothing that a client sends is written to disk."""
-    fields = as_object(codec.parse_json(body) if body else None, "body")
-    if as_object(fields.get("parameters"), "parameters"):
-        raise InvalidInput("parameters: a model is loaded from its own folder; no file or configuration is taken")
-
-
 def _describe_tensor(tensor: TensorSpec) -> dict[str, Any]:
-    """`{"name", "datatype", "shape"}`; -1 stands for an unknown size, and alone for an unknown rank."""
+    """`{"name", "datatype", "shape"}`; -1 means an unknown size, and a lone -1 an unknown rank."""
     shape = [-1] if tensor.shape is None else [-1 if size is None else size for size in tensor.shape]
     return {"name": tensor.name, "datatype": DATATYPES[tensor.dtype], "shape": shape}
 
 
 def _describe_state(state: VersionState) -> dict[str, str]:
-    """A version in the words of the repository extension."""
+    """A version's state in the words of the repository extension."""
     number = "" if state.version == NO_VERSION else str(state.version)
     return {
         "name": state.model,

@@ -1,7 +1,7 @@
-"""Tensors of the Open Inference Protocol to columns and back: in JSON, flat or nested, and as its binary extension.
+"""Converts tensors of the Open Inference Protocol to columns and back: in JSON, flat or nested, and in binary form.
 
-A BYTES tensor is, in binary, one element behind the other in row-major order, each as its length (4 bytes,
-little-endian) and its bytes. No size that a client names is believed before it is compared with the bytes that came.
+A binary BYTES tensor is a sequence of elements in row-major order. Each element is its length (4 bytes, little-endian) and
+its bytes. A size that a client names is compared with the received bytes before it is used.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ DATATYPES = {
 DTYPES = {datatype: dtype for dtype, datatype in DATATYPES.items()}
 Buffer: TypeAlias = "bytes | memoryview"
 MAX_RANK = 32  # precedent: numpy's own bound until 2.0; TensorFlow's kernels take fewer
-MAX_VALUES = 1 << 40  # of a tensor, sizes of 0 left out: far more than a body holds, and numpy can multiply them
+MAX_VALUES = 1 << 40  # of a tensor, without sizes of 0: far more than a body can have, and numpy can multiply them
 
 _LENGTH = Struct("<I")
 
@@ -52,7 +52,7 @@ def parse_datatype(value: object, where: str) -> str:
     """The dtype, a key of DATATYPES, that a tensor's `datatype` names.
 
     Raises:
-        CodecError: it names none.
+        CodecError: it names none of them.
     """
     if not isinstance(value, str) or value not in DTYPES:
         raise CodecError(f"{where}.datatype: expected one of {', '.join(DTYPES)}, got {quote(value)}")
@@ -63,8 +63,8 @@ def parse_shape(value: object, where: str) -> tuple[int, ...]:
     """A tensor's `shape`.
 
     Raises:
-        CodecError: not a list of at most MAX_RANK whole numbers of 0 or more, too many values, or rows without any
-            value: as many of them as a client likes would take no bytes.
+        CodecError: not a list of at most MAX_RANK whole numbers of 0 or more; too many values; or rows without any
+            value, because any number of them would take no bytes.
     """
     if not isinstance(value, list) or len(value) > MAX_RANK or any(type(n) is not int or n < 0 for n in value):
         raise CodecError(f"{where}.shape: expected a list of at most {MAX_RANK} sizes, got {quote(value)}")
@@ -76,11 +76,11 @@ def parse_shape(value: object, where: str) -> tuple[int, ...]:
 
 
 def read_json(data: object, dtype: str, shape: tuple[int, ...], name: str) -> Column:
-    """The column of a `data` list, flat or nested, whose values are of `dtype`; text for strings.
+    """The column of a `data` list, flat or nested, with values of `dtype`; strings are text.
 
     Raises:
-        CodecError: another number of values than `shape` has.
-        InvalidInput: a value of another kind or one that does not fit, or ragged lists.
+        CodecError: the number of values differs from that of `shape`.
+        InvalidInput: a value has another kind or does not fit, or the lists are ragged.
     """
     column = exact(data, dtype, name)
     if isinstance(column, list):
@@ -90,11 +90,11 @@ def read_json(data: object, dtype: str, shape: tuple[int, ...], name: str) -> Co
 
 
 def read_base64(data: object, shape: tuple[int, ...], name: str) -> Column:
-    """The column of a `data` list of strings that are base64, in either alphabet, padded or not.
+    """The column of a `data` list of base64 strings, in either alphabet, padded or not.
 
     Raises:
-        CodecError: a string that isn't base64, or another number of them than `shape` has.
-        InvalidInput: a value that isn't a string, or ragged lists.
+        CodecError: a string is not base64, or the number of strings differs from that of `shape`.
+        InvalidInput: a value is not a string, or the lists are ragged.
     """
     values: list[bytes] = []
     for index, text in enumerate(texts(data, name)):
@@ -109,7 +109,7 @@ def texts(data: object, name: str) -> list[str]:
     """The strings of a `data` list, flat or nested, in row-major order.
 
     Raises:
-        InvalidInput: a value that isn't a string, or ragged lists.
+        InvalidInput: a value is not a string, or the lists are ragged.
     """
     if isinstance(data, list) and set(map(type, data)) == {str}:
         return data
@@ -118,10 +118,10 @@ def texts(data: object, name: str) -> list[str]:
 
 
 def read_binary(chunk: Buffer, dtype: str, shape: tuple[int, ...], name: str) -> Column:
-    """The column of a tensor's bytes; an array is a read-only view of `chunk` where its place in memory allows it.
+    """The column of a tensor's bytes; an array is a read-only view of `chunk` if it is aligned in memory, else a copy.
 
     Raises:
-        CodecError: another number of bytes, or of elements, than `shape` has.
+        CodecError: the number of bytes, or of elements, differs from that of `shape`.
     """
     if dtype == "string":
         return shaped(split(chunk, name), shape, name)
@@ -130,7 +130,7 @@ def read_binary(chunk: Buffer, dtype: str, shape: tuple[int, ...], name: str) ->
     if len(chunk) != need:
         wants = f"shape {list(shape)} of {DATATYPES[dtype]} takes {need}"
         raise CodecError(f"{name}: {len(chunk)} bytes were sent, {wants}")
-    if dtype == "bool":  # a byte of another value than 0 and 1 is no numpy bool
+    if dtype == "bool":  # numpy allows only 0 and 1 in a bool
         return np.not_equal(np.frombuffer(chunk, np.uint8), 0).reshape(shape)
     array = np.frombuffer(chunk, kind).reshape(shape)
     return array if array.flags.aligned else array.copy()
@@ -140,7 +140,7 @@ def split(chunk: Buffer, name: str) -> list[bytes]:
     """The elements of a BYTES tensor.
 
     Raises:
-        CodecError: an element is longer than what is left.
+        CodecError: an element is longer than the rest of the chunk.
     """
     values: list[bytes] = []
     at, end = 0, len(chunk)
@@ -160,7 +160,7 @@ def shaped(values: list[bytes], shape: tuple[int, ...], name: str) -> Column:
     """Elements in row-major order as a column: the list itself for rank 1, else an object array.
 
     Raises:
-        CodecError: another number of elements than `shape` has.
+        CodecError: the number of elements differs from that of `shape`.
     """
     check_count(len(values), shape, name)
     if len(shape) == 1:
@@ -180,7 +180,7 @@ def describe(name: str, column: Column) -> dict[str, object]:
     """`{"name", "datatype", "shape"}` of an output.
 
     Raises:
-        CodecError: the protocol has no name for its type.
+        CodecError: the protocol has no name for the type of the output.
     """
     datatype = DATATYPES["string"] if isinstance(column, list) else _datatype(column.dtype)
     if datatype is None:
@@ -189,7 +189,7 @@ def describe(name: str, column: Column) -> dict[str, object]:
 
 
 def write_json(column: Column) -> dict[str, object]:
-    """`{"data": flat list}`; strings that are not all UTF-8 go as base64, and `parameters` say so."""
+    """`{"data": flat list}`; if not all strings are UTF-8, all are base64, and `parameters` say so."""
     if not isinstance(column, list) and column.dtype != object:
         return {"data": codec.jsonable(column.reshape(-1))}
     values = _strings(column)
@@ -201,13 +201,13 @@ def write_json(column: Column) -> dict[str, object]:
 
 
 def write_binary(column: Column) -> bytes:
-    """The bytes of a tensor in row-major order; see the first lines of this file for strings."""
+    """The bytes of a tensor in row-major order; for strings see the first lines of this module."""
     if not isinstance(column, list) and column.dtype != object:
         return column.tobytes()
     return b"".join(chain.from_iterable((_LENGTH.pack(len(value)), value) for value in _strings(column)))
 
 
-@lru_cache(64)  # numpy takes 2 us to tell the name of a dtype
+@lru_cache(64)  # numpy takes 2 us to name a dtype
 def _datatype(dtype: np.dtype[Any]) -> str | None:
     return DATATYPES.get("string" if dtype.kind == "O" else dtype.name)
 

@@ -6,24 +6,23 @@ from typing import TYPE_CHECKING
 
 from darkroom.service.api.simple.request import Simple
 from darkroom.service.http.middleware import call_of, reply_response
-from darkroom.service.predict.predictor import Route
+from darkroom.service.predict.request import Route
 
 if TYPE_CHECKING:
     from sanic.request import Request
     from sanic.response import HTTPResponse
 
-    from darkroom.service.app import Darkroom
     from darkroom.service.http.middleware import App
+    from darkroom.service.parts import Darkroom
 
 
-def install(app: App, darkroom: Darkroom) -> None:
+def add_simple_routes(app: App, darkroom: Darkroom) -> None:
     """Adds `POST /`."""
-    read = Simple(darkroom.registry, darkroom.image_guard).read
-    route = Route("/", read, is_sts=True, sole=lambda: darkroom.registry.sole)
+    route = Route("/", Simple(darkroom.registry, darkroom.image_guard).read, is_sts=True, is_for_any_model=True)
     darkroom.predictor.add(lambda path: route if path == "/" else None)
 
     async def predict(request: Request) -> HTTPResponse:
-        """One predict request, whichever way the pictures come."""
+        """One predict request, in whichever form its images come."""
         return reply_response(await darkroom.predictor.answer(route, call_of(request)))
 
     darkroom.middleware.route(app, "POST", "/", predict)

@@ -1,6 +1,6 @@
-"""The addresses under /v1/, in TensorFlow Serving's grammar, and what stands behind them. Pure functions.
+"""Parses the paths under /v1/ by TensorFlow Serving's grammar, and finds what they name. Pure functions.
 
-The words of a path may be in any case; names and acts are taken as they are, and names may be %-encoded.
+The fixed words of a path may be in upper or lower case. Names and methods are case-sensitive; names may be %-encoded.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from darkroom.service.errors import CodecError, NotFound
 if TYPE_CHECKING:
     from darkroom.service.serving.registry import Registry, Target
 
-ANY = "/<rest:(?P<rest>(?i:v1)/.*)>"  # Sanic's router knows no words in any case, so that it hands over all of them
-MALFORMED = "/v1/"  # as metrics tell what is none of ROUTES
+ANY = "/<rest:(?P<rest>(?i:v1)/.*)>"  # Sanic's router cannot match words in any case, so one route takes every path
+MALFORMED = "/v1/"  # what metrics name a path that is none of ROUTES
 
 _MODEL, _WHICHES = "/v1/models/NAME", ("", "/versions/VERSION", "/labels/LABEL")
 _ACTS = ("predict", "classify", "regress")
@@ -38,20 +38,20 @@ _LISTS = re.compile(f"{_MODELS}(?:/(?P<model>[^/:]+)(?i:/labels))?")
 
 
 class Address(NamedTuple):
-    """What a path names; `version` and `label` are None where the path leaves the choice to the server."""
+    """What a path names; `version` and `label` are None if the path leaves the choice to the server."""
 
     model: str
     version: int | None
     label: str | None
     act: str  # predict, classify, regress; status, metadata; models, labels
-    template: str  # the path with its names in capitals, as metrics and documents tell it
+    template: str  # the path with its names in capitals, as in metrics and documents
 
 
 def posted(path: str) -> Address | None:
-    """The address of a POST; None where TensorFlow Serving calls it malformed.
+    """The address of a POST; None if TensorFlow Serving calls the path malformed.
 
     Raises:
-        CodecError: a version that is no int64.
+        CodecError: the version is no int64.
     """
     found = _ACT.fullmatch(path)
     if found is None:
@@ -61,10 +61,10 @@ def posted(path: str) -> Address | None:
 
 
 def read(path: str) -> Address | None:
-    """The address of a GET; None where TensorFlow Serving calls it malformed.
+    """The address of a GET; None if TensorFlow Serving calls the path malformed.
 
     Raises:
-        CodecError: a version that is no int64.
+        CodecError: the version is no int64.
     """
     if found := _STATUS.fullmatch(path):
         return _address(found, "metadata", "/metadata") if found["act"] else _address(found, "status", "")
@@ -76,30 +76,30 @@ def read(path: str) -> Address | None:
     return None
 
 
-def version_of(catalogue: Registry, address: Address) -> int | None:
-    """The version that an address names, by its number or its label; None: the latest.
+def version_of(registry: Registry, address: Address) -> int | None:
+    """The version that an address names by its number or its label; None for the latest.
 
     Raises:
-        CodecError: no version has the label.
+        CodecError: no version has this label.
     """
     if address.label is None:
         return address.version
     try:
-        return catalogue.labelled(address.model, address.label)
+        return registry.labelled(address.model, address.label)
     except (UnknownModel, UnknownLabel) as err:
         raise CodecError(f"Unrecognized servable version label: {quote(address.label)}") from err
 
 
-def lookup(catalogue: Registry, address: Address) -> dict[str, Target]:
+def lookup(registry: Registry, address: Address) -> dict[str, Target]:
     """The signatures of the version that an address names.
 
     Raises:
         NotFound, CodecError: there is no such model or version, or no such label.
-        NotReady: nothing of the model can be asked now.
+        NotReady: no version of the model is served now.
     """
-    version = version_of(catalogue, address)
+    version = version_of(registry, address)
     try:
-        return catalogue.version(address.model, version)
+        return registry.version(address.model, version)
     except (UnknownModel, UnknownVersion) as err:
         name = quote(address.model)
         which = f"Latest({name})" if version is None else f"Specific({name}, {version})"
@@ -107,24 +107,20 @@ def lookup(catalogue: Registry, address: Address) -> dict[str, Target]:
 
 
 def malformed(method: str, path: str) -> CodecError:
-    """The error for what is none of ROUTES."""
+    """The error for a path that is none of ROUTES."""
     return CodecError(f"Malformed request: {method} {quote(path)}")
 
 
 def _address(found: re.Match[str], act: str, suffix: str) -> Address:
     model, version, label = found.group("model", "version", "label")
+    digits = (version or "").lstrip("0") or "0"
+    if len(digits) > 19 or int(digits) > MAX_VERSION:
+        raise CodecError(f"Failed to convert version: {quote(version)} to numeric.")
     which = "/versions/VERSION" if version else "/labels/LABEL" if label else ""
     return Address(
         unquote(model),
-        None if version is None else _number(version),
+        None if version is None else int(digits),
         None if label is None else unquote(label),
         act,
         f"{_MODEL}{which}{suffix}",
     )
-
-
-def _number(version: str) -> int:
-    digits = version.lstrip("0") or "0"
-    if len(digits) > 19 or int(digits) > MAX_VERSION:
-        raise CodecError(f"Failed to convert version: {quote(version)} to numeric.")
-    return int(digits)

@@ -1,4 +1,4 @@
-"""The inputs of a TensorFlow Serving request out of its JSON, in row form and in columnar form. Pure functions."""
+"""Reads the inputs in the JSON of a TensorFlow Serving request, in row form and in columnar form. Pure functions."""
 
 from __future__ import annotations
 
@@ -19,12 +19,14 @@ def parse_object(body: bytes) -> dict[str, Any]:
     """The JSON object of a body.
 
     Raises:
-        CodecError: the body isn't JSON, or not an object.
+        CodecError: the body is not JSON, or not an object.
     """
     if not body:
         raise CodecError("JSON Parse error: The document is empty")
     try:
-        fields = codec.parse_json(body.removeprefix(BOM_UTF8))  # RapidJSON skips it, and some clients write it
+        fields = codec.parse_json(
+            body.removeprefix(BOM_UTF8)
+        )  # TensorFlow Serving's RapidJSON skips it, and some clients write it
     except CodecError as err:
         raise CodecError(f"JSON Parse error: {err.__cause__}") from err
     if not isinstance(fields, dict):
@@ -33,10 +35,10 @@ def parse_object(body: bytes) -> dict[str, Any]:
 
 
 def rows_to_columns(instances: object, names: Sequence[str]) -> dict[str, list[Any]]:
-    """The values of `instances` by input, one a row: objects with exactly these names, or bare values for one input.
+    """The values of `instances` by input, one for each row: objects with exactly these names, or bare values of one input.
 
     Raises:
-        CodecError: not a list of at least one row, rows of both kinds, or other names; tells the row.
+        CodecError: not a list of at least one row, rows of both kinds, or other names; names the row.
     """
     if not isinstance(instances, list):
         raise CodecError("Excepting 'instances' to be an list/array")
@@ -56,10 +58,10 @@ def rows_to_columns(instances: object, names: Sequence[str]) -> dict[str, list[A
 
 
 def inputs_to_columns(inputs: object, names: Sequence[str]) -> dict[str, Any]:
-    """The values of `inputs` by input: an object with at least these names, or a bare value for one input.
+    """The values of `inputs` by input: an object with at least these names, or the bare value of one input.
 
     Raises:
-        CodecError: a name is missing, or a bare value stands for several inputs.
+        CodecError: a name is missing, or a bare value is sent for several inputs.
     """
     if isinstance(inputs, dict) and _is_named(inputs):
         for name in names:
@@ -75,10 +77,10 @@ def inputs_to_columns(inputs: object, names: Sequence[str]) -> dict[str, Any]:
 
 
 def parse_examples(fields: dict[str, Any]) -> tuple[list[Any], Any]:
-    """`examples` and `context` of a classify or regress request, each `{"b64": text}` in them as bytes.
+    """`examples` and `context` of a classify or regress request, with each `{"b64": text}` in them decoded to bytes.
 
     Raises:
-        CodecError: no examples, or a value that isn't base64; names the example.
+        CodecError: no examples, or a value that is not base64; names the example.
     """
     examples = fields.get("examples")
     if "examples" not in fields:
@@ -92,23 +94,30 @@ def parse_examples(fields: dict[str, Any]) -> tuple[list[Any], Any]:
 
 
 def decode_strings(columns: dict[str, Any], spec: SignatureSpec) -> dict[str, Any]:
-    """The columns with the pictures of the image input, and each `{"b64": text}` of other strings, as bytes.
+    """The columns with the pictures of the image input, and each `{"b64": text}` of other string inputs, decoded to bytes.
 
     Raises:
-        CodecError: a value that isn't base64, or is nested too deep; names the input, and the index of a picture.
+        CodecError: a value is not base64, or is nested too deep; names the input, and the index of a picture.
     """
     for tensor in spec.inputs:
         if tensor.dtype == "string":
             name = tensor.name
             try:
-                columns[name] = _decode(columns[name], name, is_picture=name == spec.image_input)
+                if name == spec.image_input:
+                    columns[name] = _nested_pictures(columns[name], name)
+                else:
+                    columns[name] = codec.decode_binary(columns[name])
+            except CodecError:
+                raise
+            except ValueError as err:
+                raise CodecError(f"{name}: is not base64: {err}") from err
             except RecursionError as err:
                 raise CodecError(f"{name}: is nested too deep") from err
     return columns
 
 
 def odd_row(columns: dict[str, list[Any]]) -> str:
-    """What is wrong with the first row whose shape isn't that of row 0, in TensorFlow Serving's words; else empty."""
+    """The error, in TensorFlow Serving's words, for the first row whose shape differs from row 0; empty if none does."""
     for name, rows in columns.items():
         first = _shape(rows[0])
         for index, row in enumerate(rows):
@@ -121,7 +130,7 @@ def odd_row(columns: dict[str, list[Any]]) -> str:
 
 
 def _is_named(value: object) -> bool:
-    """Whether an object names inputs; `{"b64": text}` is a value."""
+    """Whether this is an object of named inputs; `{"b64": text}` is a value instead."""
     return isinstance(value, dict) and not (len(value) == 1 and isinstance(value.get("b64"), str))
 
 
@@ -141,15 +150,6 @@ def _named_rows(instances: list[Any], names: Sequence[str]) -> dict[str, list[An
     return {name: [row[name] for row in instances] for name in names}
 
 
-def _decode(values: object, field: str, *, is_picture: bool) -> object:
-    if is_picture:
-        return _nested_pictures(values, field)
-    try:
-        return codec.decode_binary(values)
-    except ValueError as err:
-        raise CodecError(f"{field}: is not base64: {err}") from err
-
-
 def _decode_features(example: object, where: str) -> object:
     if not isinstance(example, dict):
         return example
@@ -162,7 +162,7 @@ def _decode_features(example: object, where: str) -> object:
 
 
 def _nested_pictures(values: object, field: str, index: int = 0, depth: int = 0) -> object:
-    """Pictures in lists in lists; `index` is the place in the innermost list."""
+    """Decodes pictures in nested lists; `index` is the place in the innermost list."""
     if isinstance(values, list):
         codec.check_depth(depth)
         return [_nested_pictures(value, field, at, depth + 1) for at, value in enumerate(values)]

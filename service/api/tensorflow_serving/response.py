@@ -1,4 +1,4 @@
-"""The answers of TensorFlow Serving's dialect: rows, columns, classes and regressions. Pure functions."""
+"""Writes the answers of TensorFlow Serving's dialect: rows, columns, classes and regressions. Pure functions."""
 
 from __future__ import annotations
 
@@ -11,52 +11,61 @@ from darkroom.models.errors import InvalidInput
 from darkroom.service.predict import codec
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from darkroom.models.rows import Column, Rows
     from darkroom.service.predict.partial import PartialResult
 
-BYTES_SUFFIX = "_bytes"  # a string output of such a name is binary: TensorFlow Serving has no other way to know
+BYTES_SUFFIX = "_bytes"  # as in TensorFlow Serving, only its name tells that a string output is binary
 
 
-def dump_rows(rows: Rows, *, k: int = 0, labels: Sequence[str] = (), gaps: PartialResult | None = None) -> bytes:
-    """`{"predictions": [one a row]}`: bare values of the one output, or objects of several.
+def dump_rows(rows: Rows, *, k: int = 0, labels: Sequence[str] = (), partial: PartialResult | None = None) -> bytes:
+    """`{"predictions": […]}`, one for each row: the bare value of a single output, or an object of several.
 
-    `k` > 0 gives the k largest of each score vector, with their labels; see `codec.top_k`. `gaps` are rows that were
-    refused: null in their places, and `errors` beside `predictions`.
+    With `k` > 0, each score vector becomes its k largest scores with their labels; see `codec.top_k`. With `partial`,
+    the refused rows are null and the key `errors` explains them.
 
     Raises:
-        InvalidInput: an output is a scalar, or the outputs differ in their number of rows.
+        InvalidInput: an output is a scalar, or two outputs have different numbers of rows.
     """
-    count = _count_rows(rows.columns)
+    count = -1
+    for name, column in rows.columns.items():
+        if not isinstance(column, list) and not column.ndim:
+            raise InvalidInput(f"Tensor name: {name} has no shape information: ask in columnar form, with 'inputs'")
+        if count not in {-1, len(column)}:
+            raise InvalidInput(
+                f"Tensor name: {name} has inconsistent batch size: {len(column)} expecting: {count}; "
+                "ask in columnar form, with 'inputs'"
+            )
+        count = len(column)
     values = _values(rows, k, labels)
     told: Any = (
         next(iter(values.values()))
         if len(values) == 1
-        # By index: 1.6 us for one row of two outputs where zipping the columns took 4.8; for 64 rows the same.
+        # By index: 1.6 us for one row of two outputs; zipping the columns took 4.8. For 64 rows they are equal.
         else [{name: column[row] for name, column in values.items()} for row in range(count)]
     )
-    if gaps is None:
+    if partial is None:
         return codec.dump_json({"predictions": told})
-    return codec.dump_json({"predictions": gaps.spread(told), "errors": gaps.listing()})
+    return codec.dump_json({"predictions": partial.fill(told), "errors": partial.error_list()})
 
 
-def dump_columns(rows: Rows, *, k: int = 0, labels: Sequence[str] = (), gaps: PartialResult | None = None) -> bytes:
-    """`{"outputs": …}`: the one output itself, or an object of several; `k`, `labels` and `gaps` as in `dump_rows`."""
+def dump_columns(rows: Rows, *, k: int = 0, labels: Sequence[str] = (), partial: PartialResult | None = None) -> bytes:
+    """`{"outputs": …}`: the single output, or an object of several; `k`, `labels` and `partial` as in `dump_rows`."""
     values = _values(rows, k, labels)
-    if gaps is not None:
-        values = {name: gaps.spread(column) for name, column in values.items()}
+    if partial is not None:
+        values = {name: partial.fill(column) for name, column in values.items()}
     told = {"outputs": next(iter(values.values())) if len(values) == 1 else values}
-    return codec.dump_json(told if gaps is None else told | {"errors": gaps.listing()})
+    return codec.dump_json(told if partial is None else told | {"errors": partial.error_list()})
 
 
 def dump_classes(rows: Rows, *, count: int) -> bytes:
-    """`{"results": [[[label, score], …] a row]}` out of `classes` (strings) and `scores` (floats), [count, c] both.
+    """`{"results": [[[label, score], …], …]}` for each row, from `classes` (strings) and `scores` (floats), both [count, c].
 
     A missing label is "", a missing score 0.0.
 
     Raises:
-        InvalidInput: there is neither, or one is of another shape or kind.
+        InvalidInput: there is neither, or one has another shape or kind.
     """
     named, scored = (rows.columns.get(name) for name in ("classes", "scores"))
     shapes = {_matrix_shape(column, count) for column in (named, scored) if column is not None}
@@ -70,10 +79,10 @@ def dump_classes(rows: Rows, *, count: int) -> bytes:
 
 
 def dump_regressions(rows: Rows, *, count: int) -> bytes:
-    """`{"results": [one value a row]}` out of `outputs` (floats [count] or [count, 1]).
+    """`{"results": […]}`, one value for each row, from `outputs` (floats [count] or [count, 1]).
 
     Raises:
-        InvalidInput: it is of another shape or kind.
+        InvalidInput: it has another shape or kind.
     """
     column = rows.columns["outputs"]
     shape = np.shape(column)
@@ -94,24 +103,8 @@ def _matrix_shape(column: Column, count: int) -> tuple[int, int]:
     return shape[0], shape[1]
 
 
-def _count_rows(columns: Mapping[str, Column]) -> int:
-    """The rows that every output has; refuses outputs that can't be told row by row."""
-    expected = -1
-    for name, column in columns.items():
-        if not isinstance(column, list) and not column.ndim:
-            raise InvalidInput(f"Tensor name: {name} has no shape information: ask in columnar form, with 'inputs'")
-        count = len(column)
-        if expected not in {-1, count}:
-            raise InvalidInput(
-                f"Tensor name: {name} has inconsistent batch size: {count} expecting: {expected}; "
-                "ask in columnar form, with 'inputs'"
-            )
-        expected = count
-    return expected
-
-
 def _values(rows: Rows, k: int, labels: Sequence[str]) -> dict[str, Any]:
-    """The outputs by name, as orjson writes them."""
+    """The outputs by name, as orjson takes them."""
     values = codec.top_k(rows, k, labels) if k else {}
     for name, column in rows.columns.items():
         is_string = isinstance(column, list) or column.dtype.kind == "O"
@@ -123,7 +116,7 @@ def _values(rows: Rows, k: int, labels: Sequence[str]) -> dict[str, Any]:
 
 
 def _encode(values: Any) -> Any:
-    """Bytes in lists and arrays of any depth as `{"b64": text}`."""
+    """Bytes, in lists and arrays of any depth, as `{"b64": text}`."""
     if isinstance(values, np.ndarray):
         values = values.tolist()
     if isinstance(values, list):

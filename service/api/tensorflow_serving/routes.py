@@ -1,4 +1,4 @@
-"""TensorFlow Serving's REST dialect: predict, classify, regress; raw pictures and form-data at the same addresses."""
+"""TensorFlow Serving's REST dialect: predict, classify and regress; encoded images and form-data at the same paths."""
 
 from __future__ import annotations
 
@@ -6,14 +6,22 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from darkroom.models.errors import InvalidInput, quote
-from darkroom.service.api.tensorflow_serving import paths as addresses
-from darkroom.service.api.tensorflow_serving import request as instances
-from darkroom.service.api.tensorflow_serving import response as predictions
+from darkroom.service.api.tensorflow_serving import paths
+from darkroom.service.api.tensorflow_serving.request import (
+    decode_strings,
+    inputs_to_columns,
+    odd_row,
+    parse_examples,
+    parse_object,
+    rows_to_columns,
+)
+from darkroom.service.api.tensorflow_serving.response import dump_classes, dump_columns, dump_regressions, dump_rows
 from darkroom.service.errors import CodecError
 from darkroom.service.http.middleware import call_of, reply_response
 from darkroom.service.predict import codec
+from darkroom.service.predict.call import first_values
 from darkroom.service.predict.partial import wants_per_image
-from darkroom.service.predict.predictor import Route, first_values
+from darkroom.service.predict.request import Route
 from darkroom.service.serving.registry import DEFAULT_SIGNATURE
 
 if TYPE_CHECKING:
@@ -24,10 +32,10 @@ if TYPE_CHECKING:
 
     from darkroom.models.spec import SignatureSpec
     from darkroom.service.api.tensorflow_serving.paths import Address
-    from darkroom.service.app import Darkroom
     from darkroom.service.http.middleware import App
+    from darkroom.service.parts import Darkroom
+    from darkroom.service.predict.call import Call
     from darkroom.service.predict.image_guard import ImageGuard
-    from darkroom.service.predict.predictor import Call
     from darkroom.service.predict.request import PredictRequest
     from darkroom.service.serving.registry import Registry, Target
 
@@ -38,79 +46,84 @@ NO_FORM = "Missing 'inputs' or 'instances' key"
 
 
 class TensorFlowServing:
-    """Reads the requests of TensorFlow Serving's clients into asks."""
+    """Reads the calls of one server's TensorFlow Serving clients into predict requests."""
 
-    def __init__(self, catalogue: Registry, door: ImageGuard) -> None:
-        self._catalogue = catalogue
-        self._door = door
+    def __init__(self, registry: Registry, guard: ImageGuard) -> None:
+        self._registry = registry
+        self._guard = guard
 
-    def read_predict(self, address: Address, ask: PredictRequest, call: Call) -> None:
-        """Fills `ask` from JSON in row or columnar form, a form of pictures, or a body that is one picture.
+    def read_predict(self, address: Address, request: PredictRequest, call: Call) -> None:
+        """Fills `request` from JSON in row or columnar form, from form-data with images, or from a body that is one image.
 
-        The body decides, not its Content-Type: clients send JSON under any (curl's default among them).
+        The body decides, not its Content-Type: clients send JSON under any type, among them curl's default.
 
         Raises:
-            CodecError, InvalidInput: the request can't be served; each says why.
+            CodecError, InvalidInput: the call cannot be served; the message says why.
         """
         body = call.body
         if not body.startswith(b"{"):
             kind = call.headers.get("content-type", "").lower()
             if kind.startswith("multipart/form-data"):
-                self._read_form(address, ask, call)
+                # The files `image` and `images`, as STS's forms have them; the keys of the JSON form are fields.
+                files, values = call.form()
+                pictures = [file.body for file in (*files.get("image", ())[:1], *files.get("images", ()))]
+                if not pictures:
+                    raise CodecError("form-data: no file called 'image' or 'images'")
+                self._take_raw(address, request, pictures, first_values(values))
                 return
             if kind.startswith("image/") or codec.begins_as_picture(body):
-                self._take_raw(address, ask, [body], call.query)
+                self._take_raw(address, request, [body], call.query)
                 return
-        fields = instances.parse_object(body)
-        ask.lap("parse")
-        ask.target = target = self._find(address, fields.get("signature_name", ""))
-        self._take_json(ask, target, fields)
+        fields = parse_object(body)
+        request.end_stage("parse")
+        request.target = target = self._find(address, fields.get("signature_name", ""))
+        self._take_json(request, target, fields)
         if "output_filter" in fields:
-            ask.ask_for(_filtered(fields["output_filter"], target.spec))
+            request.select_outputs(_filtered(fields["output_filter"], target.spec))
 
-    def read_examples(self, address: Address, ask: PredictRequest, call: Call) -> None:
-        """Fills `ask` with serialized tf.Examples from the JSON of `:classify` and `:regress`.
+    def read_examples(self, address: Address, request: PredictRequest, call: Call) -> None:
+        """Fills `request` from the JSON of `:classify` and `:regress`, with serialized tf.Examples.
 
         Raises:
-            CodecError, InvalidInput: the request can't be served; each says why.
+            CodecError, InvalidInput: the call cannot be served; the message says why.
         """
-        fields = instances.parse_object(call.body)
-        examples, context = instances.parse_examples(fields)
-        ask.lap("parse")
-        ask.target = target = self._find(address, fields.get("signature_name", ""), MISSING_METHOD)
+        fields = parse_object(call.body)
+        examples, context = parse_examples(fields)
+        request.end_stage("parse")
+        request.target = target = self._find(address, fields.get("signature_name", ""), MISSING_METHOD)
         asked = _outputs_of(target.spec, address.act)
-        from darkroom.models.saved_model.tf_example import serialize  # noqa: PLC0415 - TensorFlow's protobufs; a fake model comes without them
+        from darkroom.models.saved_model.tf_example import serialize  # noqa: PLC0415 - TensorFlow's protobufs; a fake model runs without them
 
         serialized = serialize(examples, context, floats=target.spec.float_features)
-        ask.lap("decode")
-        ask.take_inputs(target, {"inputs": serialized}, self._door, strict=True)
-        ask.ask_for(asked)
-        dump = predictions.dump_classes if address.act == "classify" else predictions.dump_regressions
-        ask.render = partial(dump, count=len(serialized))
+        request.end_stage("decode")
+        request.take_inputs(target, {"inputs": serialized}, self._guard, strict=True)
+        request.select_outputs(asked)
+        dump = dump_classes if address.act == "classify" else dump_regressions
+        request.render = partial(dump, count=len(serialized))
 
     def match(self, path: str) -> Route | None:
-        """The route of a POST to `path`; None where it isn't of this dialect, or its version is no int64."""
+        """The route of a POST to `path`; None if it is not of this dialect, or if its version is no int64."""
         try:
-            address = addresses.posted(path)
+            address = paths.posted(path)
         except CodecError:
             return None
         if address is None:
             return None
         read = self.read_predict if address.act == "predict" else self.read_examples
-        return Route(address.template, partial(read, address))
+        return Route(address.template, partial(read, address), has_error_code=False)
 
     def _find(self, address: Address, signature: object, missing: str = MISSING) -> Target:
-        """The target of an address and a `signature_name`; `missing` are the words where there is none of that name."""
+        """The target of an address and a `signature_name`; `missing` is the message for an unknown name."""
         if not isinstance(signature, str):
             raise CodecError("Not formatted correctly. 'signature_name' key must be a string value.")
         name = signature or DEFAULT_SIGNATURE
-        target = addresses.lookup(self._catalogue, address).get(name)
+        target = paths.lookup(self._registry, address).get(name)
         if target is None:
             raise CodecError(missing.format(quote(name)))
         return target
 
-    def _take_json(self, ask: PredictRequest, target: Target, fields: Mapping[str, Any]) -> None:
-        """Makes the JSON's inputs the rows of `ask`."""
+    def _take_json(self, request: PredictRequest, target: Target, fields: Mapping[str, Any]) -> None:
+        """Makes the inputs in the JSON the rows of `request`."""
         spec = target.spec
         names = [tensor.name for tensor in spec.inputs]
         if not names:
@@ -119,71 +132,55 @@ class TensorFlowServing:
         if is_row == ("inputs" in fields):
             raise CodecError(ONE_FORM if is_row else NO_FORM)
         if is_row:
-            columns: dict[str, Any] = instances.rows_to_columns(fields["instances"], names)
-            _set_answer(ask, target, fields, predictions.dump_rows)
+            columns: dict[str, Any] = rows_to_columns(fields["instances"], names)
+            _set_answer(request, target, fields, dump_rows)
         else:
-            columns = instances.inputs_to_columns(fields["inputs"], names)
-            _set_answer(ask, target, fields, predictions.dump_columns)
-        if spec.image_input is None or len(names) > 1 or not _is_flat(spec):
-            self._take_columns(ask, target, columns, is_row=is_row)
+            columns = inputs_to_columns(fields["inputs"], names)
+            _set_answer(request, target, fields, dump_columns)
+        is_list = len(names) == 1 and (spec.inputs[0].shape is None or len(spec.inputs[0].shape) == 1)
+        if spec.image_input is not None and is_list:
+            values = columns[names[0]]
+            if not isinstance(values, list):
+                raise CodecError(f"{names[0]}: expected a list of base64 strings, got {type(values).__name__}")
+            pictures = request.decode_pictures(target, values, self._guard)
+            request.end_stage("decode")
+            request.take_pictures(target, pictures, self._guard)
             return
-        values = columns[names[0]]
-        if not isinstance(values, list):
-            raise CodecError(f"{names[0]}: expected a list of base64 strings, got {type(values).__name__}")
-        pictures = ask.decode_pictures(target, values, self._door)
-        ask.lap("decode")
-        ask.take_pictures(target, pictures, self._door)
-
-    def _take_columns(self, ask: PredictRequest, target: Target, columns: dict[str, Any], *, is_row: bool) -> None:
-        raw = instances.decode_strings(columns, target.spec)
-        ask.lap("decode")
+        columns = decode_strings(columns, spec)
+        request.end_stage("decode")
         try:
-            ask.take_inputs(target, raw, self._door, strict=True)
+            request.take_inputs(target, columns, self._guard, strict=True)
         except InvalidInput as err:
-            if is_row and (odd := instances.odd_row(raw)):
+            if is_row and (odd := odd_row(columns)):
                 raise InvalidInput(odd, input_name=err.input_name, index=err.index) from err
             raise
 
-    def _read_form(self, address: Address, ask: PredictRequest, call: Call) -> None:
-        """The files `image` and `images`, as STS's forms have them; what JSON has as keys are fields."""
-        files, fields = call.form()
-        pictures = [file.body for file in (*files.get("image", ())[:1], *files.get("images", ()))]
-        if not pictures:
-            raise CodecError("form-data: no file called 'image' or 'images'")
-        self._take_raw(address, ask, pictures, first_values(fields))
-
     def _take_raw(
-        self, address: Address, ask: PredictRequest, pictures: list[bytes], fields: Mapping[str, str]
+        self, address: Address, request: PredictRequest, pictures: list[bytes], fields: Mapping[str, str]
     ) -> None:
-        """Raw pictures into the one string input of the signature, answered in row form."""
-        ask.lap("parse")
-        ask.target = target = self._find(address, fields.get("signature_name", ""))
+        """Gives encoded pictures to the one string input of the signature; the answer is in row form."""
+        request.end_stage("parse")
+        request.target = target = self._find(address, fields.get("signature_name", ""))
         spec = target.spec
         if len(spec.inputs) != 1 or spec.inputs[0].dtype != "string":
             wants = ", ".join(f"{tensor.name} ({tensor.dtype})" for tensor in spec.inputs)
             raise InvalidInput(f"signature {spec.name!r} takes no picture: its inputs are {wants}")
-        _set_answer(ask, target, fields, predictions.dump_rows)
-        ask.take_pictures(target, pictures, self._door)
+        _set_answer(request, target, fields, dump_rows)
+        request.take_pictures(target, pictures, self._guard)
         if "output_filter" in fields:
-            ask.ask_for(_filtered(fields["output_filter"].split(","), spec))
+            request.select_outputs(_filtered(fields["output_filter"].split(","), spec))
 
 
-def _is_flat(spec: SignatureSpec) -> bool:
-    """Whether the one input takes a list of strings."""
-    shape = spec.inputs[0].shape
-    return shape is None or len(shape) == 1
-
-
-def _set_answer(ask: PredictRequest, target: Target, fields: Mapping[str, Any], dump: Callable[..., bytes]) -> None:
-    """Answers by `dump`, with the k largest scores, and with the good rows alone, where the fields ask for it."""
+def _set_answer(request: PredictRequest, target: Target, fields: Mapping[str, Any], dump: Callable[..., bytes]) -> None:
+    """Answers by `dump`; limits the answer to the k largest scores, and to the good rows, if the fields ask for it."""
     k = codec.parse_k(fields.get("top_k"))
-    gaps = ask.keep_going(target) if wants_per_image(fields.get("on_error")) else None
-    is_plain = not k and gaps is None
-    ask.render = dump if is_plain else partial(dump, k=k, labels=target.model.labels, gaps=gaps)
+    partial_result = request.allow_partial(target) if wants_per_image(fields.get("on_error")) else None
+    is_plain = not k and partial_result is None
+    request.render = dump if is_plain else partial(dump, k=k, labels=target.model.labels, partial=partial_result)
 
 
 def _filtered(outputs: object, spec: SignatureSpec) -> Sequence[str]:
-    """The outputs that `output_filter` names; all of them where it is empty."""
+    """The outputs that `output_filter` names; if it is empty, all of them."""
     known = [tensor.name for tensor in spec.outputs]
     if not isinstance(outputs, list) or not all(isinstance(name, str) for name in outputs):
         raise CodecError("output_filter: expected a list of names of outputs")
@@ -199,7 +196,7 @@ def _filtered(outputs: object, spec: SignatureSpec) -> Sequence[str]:
 
 
 def _outputs_of(spec: SignatureSpec, act: str) -> list[str]:
-    """The outputs that classify or regress answers with; TF2 exports keep their keys and lose their method names."""
+    """The outputs of a classify or regress answer, found by their names: TF2 exports lose the method names."""
     wanted = ("classes", "scores") if act == "classify" else ("outputs",)
     found = [tensor.name for tensor in spec.outputs if tensor.name in wanted]
     inputs = [(tensor.name, tensor.dtype) for tensor in spec.inputs]
@@ -214,25 +211,25 @@ def _outputs_of(spec: SignatureSpec, act: str) -> list[str]:
     return found
 
 
-def install(app: App, darkroom: Darkroom) -> None:
-    """Adds the POSTs under `/v1/`, and the answer to what TensorFlow Serving calls malformed there."""
+def add_tensorflow_serving_routes(app: App, darkroom: Darkroom) -> None:
+    """Adds the POSTs under `/v1/`, and the answer to requests that TensorFlow Serving calls malformed."""
     dialect = TensorFlowServing(darkroom.registry, darkroom.image_guard)
     darkroom.predictor.add(dialect.match)
 
-    async def predict(request: Request, rest: str) -> HTTPResponse:  # noqa: ARG001 - Sanic hands over what it matched
+    async def predict(request: Request, rest: str) -> HTTPResponse:  # noqa: ARG001 - Sanic passes what it matched
         """One predict, classify or regress request."""
         route = dialect.match(request.path)
         if route is None:
-            request.ctx.template = addresses.MALFORMED
-            addresses.posted(request.path)  # a version that is no int64 has words of its own
-            raise addresses.malformed(request.method, request.path)
+            request.ctx.template = paths.MALFORMED
+            paths.posted(request.path)  # a version that is no int64 has a message of its own
+            raise paths.malformed(request.method, request.path)
         request.ctx.template = route.template
         return reply_response(await darkroom.predictor.answer(route, call_of(request)))
 
-    async def refuse(request: Request, rest: str) -> HTTPResponse:  # noqa: ARG001 - Sanic hands over what it matched
-        """A method that nothing under /v1/ takes."""
-        request.ctx.template = addresses.MALFORMED
-        raise addresses.malformed(request.method, request.path)
+    async def refuse(request: Request, rest: str) -> HTTPResponse:  # noqa: ARG001 - Sanic passes what it matched
+        """A method that no path under /v1/ takes."""
+        request.ctx.template = paths.MALFORMED
+        raise paths.malformed(request.method, request.path)
 
     for method, handler in (("POST", predict), ("PUT", refuse), ("PATCH", refuse), ("DELETE", refuse)):
-        darkroom.middleware.route(app, method, addresses.ANY, handler)
+        darkroom.middleware.route(app, method, paths.ANY, handler)

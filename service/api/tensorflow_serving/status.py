@@ -1,4 +1,4 @@
-"""What is served, to GET under /v1/: STS's list of models, TensorFlow Serving's status and metadata, class labels."""
+"""GET under /v1/: STS's list of models, TensorFlow Serving's status and metadata, class labels."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from sanic.response import HTTPResponse
 
 from darkroom.models.errors import UnknownModel, quote
-from darkroom.service.api.tensorflow_serving import paths as addresses
+from darkroom.service.api.tensorflow_serving import paths
 from darkroom.service.errors import NotFound
 from darkroom.service.http.middleware import json_response
 from darkroom.service.serving.registry import DEFAULT_SIGNATURE
@@ -18,86 +18,79 @@ if TYPE_CHECKING:
 
     from sanic.request import Request
 
-    from darkroom.models.spec import ModelSpec, TensorSpec
+    from darkroom.models.spec import TensorSpec
     from darkroom.service.api.tensorflow_serving.paths import Address
-    from darkroom.service.app import Darkroom
-    from darkroom.service.config.settings import Settings
     from darkroom.service.http.middleware import App
+    from darkroom.service.parts import Darkroom
     from darkroom.service.serving.registry import Registry, Target, VersionState
 
 
-def install(app: App, darkroom: Darkroom) -> None:
-    """Adds the GETs of `addresses.ROUTES`."""
-    catalogue = darkroom.registry
-    folders = {} if darkroom.middleware.allows(None) else _folders(darkroom.settings)  # not told to strangers
+def add_status_routes(app: App, darkroom: Darkroom) -> None:
+    """Adds the GETs of `paths.ROUTES`."""
+    registry = darkroom.registry
+    folders: dict[str, str] = {}  # the path of each model; only clients with credentials may know it
+    if not darkroom.auth.allows(None):
+        folders = {entry.name: str(entry.base_path) for entry in darkroom.settings.models}
     answers: dict[str, Callable[[Address], HTTPResponse]] = {
-        "models": lambda _: json_response([describe_model(catalogue, name, folders) for name in catalogue.models()]),
-        "status": lambda address: json_response(_status(catalogue, address, folders)),
-        "metadata": lambda address: _metadata(addresses.lookup(catalogue, address)),
-        "labels": lambda address: json_response(_labels(catalogue, address.model)),
+        "models": lambda _: json_response([describe_model(registry, name, folders) for name in registry.models()]),
+        "status": lambda address: json_response(_status(registry, address, folders)),
+        "metadata": lambda address: _metadata(paths.lookup(registry, address)),
+        "labels": lambda address: json_response(_labels(registry, address.model)),
     }
 
-    async def read(request: Request, rest: str) -> HTTPResponse:  # noqa: ARG001 - Sanic hands over what it matched
+    async def read(request: Request, rest: str) -> HTTPResponse:  # noqa: ARG001 - Sanic passes what it matched
         """One model, or all of them."""
-        address = addresses.read(request.path)
+        address = paths.read(request.path)
         if address is None:
-            request.ctx.template = addresses.MALFORMED
-            raise addresses.malformed(request.method, request.path)
+            request.ctx.template = paths.MALFORMED
+            raise paths.malformed(request.method, request.path)
         request.ctx.template = address.template
         return answers[address.act](address)
 
-    darkroom.middleware.route(app, "GET", addresses.ANY, read)
+    darkroom.middleware.route(app, "GET", paths.ANY, read)
 
 
-def _folders(settings: Settings) -> dict[str, str]:
-    """Where each model's versions lie, by its name."""
-    return {entry.name: str(entry.base_path) for entry in settings.models}
-
-
-def _status(catalogue: Registry, address: Address, folders: Mapping[str, str]) -> dict[str, Any]:
-    """The state of the version that the address names; of a whole model all of them, and STS's description."""
-    name, version = address.model, addresses.version_of(catalogue, address)
+def _status(registry: Registry, address: Address, folders: Mapping[str, str]) -> dict[str, Any]:
+    """The state of the version that the address names; for a whole model, all states and STS's description."""
+    name, version = address.model, paths.version_of(registry, address)
     if version is None:
-        return describe_model(catalogue, name, folders)
-    states = [_describe_state(state) for state in catalogue.states(name) if state.version == version]
+        return describe_model(registry, name, folders)
+    states = [_describe_state(state) for state in registry.states(name) if state.version == version]
     if not states:
         raise NotFound(f"Could not find version {version} of model {quote(name)}")
     return {"model_version_status": states}
 
 
-def _labels(catalogue: Registry, name: str) -> list[str]:
-    """The class names of the latest version, in their order; empty where the model ships none."""
-    _check_known(catalogue, name)
-    return list(next(iter(catalogue.version(name).values())).model.labels)
+def _labels(registry: Registry, name: str) -> list[str]:
+    """The class names of the latest version, in class order; empty if the model ships none."""
+    _check_known(registry, name)
+    return list(next(iter(registry.version(name).values())).model.labels)
 
 
-def _check_known(catalogue: Registry, name: str) -> None:
+def _check_known(registry: Registry, name: str) -> None:
     try:
-        catalogue.versions(name)
+        registry.versions(name)
     except UnknownModel as err:
         raise NotFound(f"Could not find any versions of model {quote(name)}") from err
 
 
 def _metadata(targets: dict[str, Target]) -> HTTPResponse:
-    """The signatures of one version, in TensorFlow Serving's words and in its layout, to the space."""
+    """The signatures of one version, in TensorFlow Serving's words and exactly in its layout."""
     model = next(iter(targets.values())).model
     spec = {"name": model.name, "signature_name": "", "version": str(model.version)}
-    signatures = {"signature_def": _signature_defs(model)}
+    described = {
+        name: {
+            "inputs": _tensor_infos(signature.inputs),
+            "outputs": _tensor_infos(signature.outputs),
+            "method_name": signature.method_name,
+            "defaults": {},
+        }
+        for name, signature in model.signatures.items()
+    }
+    signatures = {"signature_def": described}
     parts = (json.dumps(part, indent=1, ensure_ascii=False) for part in (spec, signatures))
     text = '{{\n"model_spec":{}\n,\n"metadata": {{"signature_def": {}\n}}\n}}\n'.format(*parts)
     return HTTPResponse(text, 200, {}, "application/json")
-
-
-def _signature_defs(model: ModelSpec) -> dict[str, Any]:
-    return {
-        name: {
-            "inputs": _tensor_infos(spec.inputs),
-            "outputs": _tensor_infos(spec.outputs),
-            "method_name": spec.method_name,
-            "defaults": {},
-        }
-        for name, spec in model.signatures.items()
-    }
 
 
 def _tensor_infos(tensors: Iterable[TensorSpec]) -> dict[str, Any]:
@@ -110,16 +103,16 @@ def _tensor_infos(tensors: Iterable[TensorSpec]) -> dict[str, Any]:
     return infos
 
 
-def describe_model(catalogue: Registry, name: str, folders: Mapping[str, str]) -> dict[str, Any]:
-    """STS's description of a model, with what it had no word for: state, wire, batching and passes of each signature.
+def describe_model(registry: Registry, name: str, folders: Mapping[str, str]) -> dict[str, Any]:
+    """STS's description of a model, and what STS did not have: state, formats, batching and passes of each signature.
 
-    `folders` has the model's path, where it may be told; else its name stands there.
+    `folders` has the path of each model if the client may know it; otherwise the model's name takes its place.
 
     Raises:
-        NotFound: there is none of that name.
+        NotFound: there is no model of that name.
     """
-    _check_known(catalogue, name)
-    versions = catalogue.versions(name)
+    _check_known(registry, name)
+    versions = registry.versions(name)
     targets = versions[max(versions)] if versions else {}
     first = targets.get(DEFAULT_SIGNATURE) or next(iter(targets.values()), None)
     return {
@@ -129,7 +122,7 @@ def describe_model(catalogue: Registry, name: str, folders: Mapping[str, str]) -
         "model_signature": _describe_tensors(first) if first else None,
         "platform": "TensorFlow",
         "signatures": {key: _describe_signature(target) for key, target in targets.items()},
-        "model_version_status": [_describe_state(state) for state in catalogue.states(name)],
+        "model_version_status": [_describe_state(state) for state in registry.states(name)],
     }
 
 
@@ -146,7 +139,7 @@ def _describe_tensors(target: Target) -> dict[str, list[dict[str, Any]]]:
 
 
 def _describe_signature(target: Target) -> dict[str, Any]:
-    """What a caller should know of one signature."""
+    """What a client should know about one signature."""
     spec = target.spec
     return {
         **_describe_tensors(target),
@@ -159,6 +152,6 @@ def _describe_signature(target: Target) -> dict[str, Any]:
 
 
 def _tensor(tensor: TensorSpec) -> dict[str, Any]:
-    """`{"name", "dtype" (TensorFlow's number), "shape"}`; -1 stands for an unknown size."""
+    """`{"name", "dtype" (TensorFlow's number), "shape"}`; -1 means an unknown size."""
     shape = None if tensor.shape is None else [-1 if size is None else size for size in tensor.shape]
     return {"name": tensor.name, "dtype": tensor.enum, "shape": shape}

@@ -1,4 +1,4 @@
-"""Clients written for a signature: an example body, and a program in each language that sends it and runs as it is."""
+"""Writes clients for a signature: an example body, and in each language a complete program that sends it."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ if TYPE_CHECKING:
     from darkroom.models.spec import TensorSpec
     from darkroom.service.serving.registry import Target
 
-PICTURE = "@picture@"  # stands in a body where the picture comes
+PICTURE = "@picture@"  # the placeholder of the picture in a body
 SAMPLES = {"jpeg": "sample.jpg", "png": "sample.jpg", "gif": "sample.jpg", "bmp": "sample.bmp"}  # format → a file
 TOP_K = 5
-FEW_VALUES = 100  # two rows of so many values, as STS wrote them, still fit on a screen
+FEW_VALUES = 100  # two rows of so many values, as in STS, still fit on a screen
 
 
 def example_body(target: Target) -> dict[str, Any]:
-    """A body of `POST /` that the signature answers; where its one picture belongs it holds `PICTURE`.
+    """A body of `POST /` that the signature answers, with `PICTURE` in the place of its one picture.
 
-    Numbers are ones, as STS wrote them; shapes and texts are those that the signature took at warm-up, where it did.
+    Numbers are ones, as in STS. Shapes and texts are those of the warm-up, if there was one.
     """
     spec = target.spec
     body: dict[str, Any] = {"data": {tensor.name: _example(target, tensor) for tensor in spec.inputs}}
@@ -49,15 +49,15 @@ def example_json(target: Target) -> dict[str, Any]:
 
 
 def sample_picture(target: Target) -> str:
-    """A small picture, as base64, of a format that the signature's graph decodes."""
+    """A small picture, as base64, in a format that the signature's graph decodes."""
     name = next((SAMPLES[kind] for kind in SAMPLES if kind in target.spec.formats), "sample.jpg")
     return base64.b64encode((files(__name__) / name).read_bytes()).decode()
 
 
 def write_client(language: str, target: Target, url: str, *, is_guarded: bool) -> str:
-    """A program of one of LANGUAGES that posts the example to `url` (an http address without quotes or blanks).
+    """A program in one of LANGUAGES that posts the example to `url` (an http address without quotes or blanks).
 
-    It sends another picture where it is given a path. `is_guarded`: it takes its `Authorization` from the environment.
+    Given a path, the program sends that picture instead. `is_guarded`: it reads `Authorization` from the environment.
     """
     kept = {"picture" if target.spec.image_input else "data"} | ({"auth"} if is_guarded else set())
     template = (files(__name__) / f"{language}.tmpl").read_text(encoding="utf-8")
@@ -72,7 +72,7 @@ def write_client(language: str, target: Target, url: str, *, is_guarded: bool) -
 
 
 def _keep(line: str, kept: set[str]) -> str:
-    """A line of a template: `@flag text` is text where the flag is kept, else nothing; any other is itself."""
+    """A line of a template. `@flag text` becomes the text if the flag is kept, else nothing; other lines are unchanged."""
     found = re.fullmatch(r"@([a-z]+)(?: (.*))?(\n)", line)
     if found is None:
         return line
@@ -93,9 +93,9 @@ def _example(target: Target, tensor: TensorSpec) -> object:
 
 
 def _shape(target: Target, tensor: TensorSpec, known: Column | None) -> tuple[int, ...]:
-    """The shape of an example: two rows where they are short and go with no picture, else one.
+    """The shape of an example: two rows if they are short and there is no picture, else one.
 
-    An unknown inner size is the one that warm-up found, else 1.
+    An unknown inner size is that of the warm-up, else 1.
     """
     sizes = [size or 1 for size in (tensor.shape if tensor.shape is not None else (None,))]
     if isinstance(known, np.ndarray):
@@ -106,7 +106,7 @@ def _shape(target: Target, tensor: TensorSpec, known: Column | None) -> tuple[in
 
 
 def _text(known: Column | None) -> object:
-    """The text that warm-up found; bytes that are no text as `{"b64"}`, which every dialect reads."""
+    """The text of the warm-up; bytes that are not text become `{"b64"}`, which every dialect reads."""
     value = known[0] if isinstance(known, list) else b"" if known is None else known.ravel()[0]
     try:
         return value.decode("ascii")
@@ -115,12 +115,12 @@ def _text(known: Column | None) -> object:
 
 
 def _bash(body: object) -> str:
-    """JSON in single quotes, with the picture's variable between them."""
+    """JSON in single quotes, interrupted by the variable of the picture."""
     return "'" + json.dumps(body).replace("'", "'\\''").replace(PICTURE, "'\"$picture\"'") + "'"
 
 
 def _python(body: object) -> str:
-    """JSON, which Python reads but for true and false."""
+    """JSON; Python reads it, except for true and false."""
     text = json.dumps(body)
     text = repr(body) if re.search(r"\b(?:true|false)\b", text) else text.replace(json.dumps(PICTURE), "picture")
     return text.replace(repr(PICTURE), "picture")
@@ -131,7 +131,7 @@ def _javascript(body: object) -> str:
 
 
 def _golang(body: object) -> str:
-    """JSON as a raw string, with the picture's variable between its parts."""
+    """JSON as a raw string, interrupted by the variable of the picture."""
     return "`" + json.dumps(body).replace("`", "\\u0060").replace(PICTURE, "` + picture + `") + "`"
 
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import re
+
 import pytest
 
 import darkroom.batching.errors
@@ -7,7 +9,18 @@ import darkroom.models.errors
 import darkroom.service.errors
 from darkroom.batching.errors import BatchingError, QueueFull
 from darkroom.models.errors import InvalidInput, ModelError
-from darkroom.service.errors import TABLE, UNKNOWN, CodecError, NotReady, describe, judge, quote, retry_after_s
+from darkroom.service.errors import (
+    TABLE,
+    UNKNOWN,
+    CodecError,
+    NotReady,
+    Verdict,
+    describe,
+    http_code,
+    judge,
+    quote,
+    retry_after_s,
+)
 
 OUTCOMES = {
     "ok",
@@ -39,6 +52,24 @@ def test_every_exception_of_the_house_stands_in_the_table_itself() -> None:
 
 def test_every_outcome_is_one_of_the_label_s_values() -> None:
     assert {verdict.outcome for verdict in TABLE.values()} <= OUTCOMES
+
+
+@pytest.mark.parametrize("verdict", [*TABLE.values(), UNKNOWN])
+def test_every_exception_has_a_code_for_programs(verdict: Verdict) -> None:
+    assert re.fullmatch(r"[a-z]+(_[a-z]+)*", verdict.code)
+
+
+def test_a_code_means_one_kind_of_status_so_that_a_program_may_go_by_either() -> None:
+    for code in {verdict.code for verdict in TABLE.values()}:
+        assert len({verdict.status // 100 for verdict in TABLE.values() if verdict.code == code}) == 1
+
+
+@pytest.mark.parametrize("status", range(400, 600))
+def test_every_http_status_of_an_error_has_a_code(status: int) -> None:
+    code = http_code(status)
+    assert re.fullmatch(r"[a-z]+(_[a-z]+)*", code)
+    if code in (codes := {verdict.code: verdict.status for verdict in TABLE.values()}):
+        assert status // 100 == codes[code] // 100
 
 
 def test_a_subclass_is_judged_as_its_nearest_parent() -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from darkroom.service.predict.image_header import sniff
+from darkroom.service.predict.image_guard import sniff
 from loadtest.bench import comparison, report
 from loadtest.bench.contenders import DARKROOM, MOSEC, Contender, mlserver, tuned_mosec
 from loadtest.bench.latency import LatencyResult

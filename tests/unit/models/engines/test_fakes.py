@@ -44,5 +44,5 @@ def test_the_fake_model_is_one_version_with_one_signature() -> None:
 
 
 def test_the_fakes_need_no_tensorflow() -> None:
-    program = "import sys, darkroom.models.engines.fakes, darkroom.models.engines.runner, darkroom.service.predict.image_header; sys.exit('tensorflow' in sys.modules)"
+    program = "import sys, darkroom.models.engines.fakes, darkroom.models.engines.runner, darkroom.service.predict.image_guard; sys.exit('tensorflow' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

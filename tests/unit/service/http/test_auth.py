@@ -11,7 +11,7 @@ from darkroom.service.__main__ import main
 from darkroom.service.config.model_config import BadSettingsError
 from darkroom.service.config.settings import read_settings
 from darkroom.service.config.tokens import Scope, new_token, read_tokens
-from darkroom.service.http.auth import CHECK_PERIOD_S, Auth, Standing
+from darkroom.service.http.auth import CHECK_PERIOD_S, Access, Auth
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,12 +26,12 @@ def _basic(text: str) -> str:
 def test_without_credentials_of_its_own_a_server_welcomes_everybody() -> None:
     auth = Auth()
     assert not auth.is_on
-    assert auth.standing(None, Scope.ADMIN) is Standing.WELCOME
+    assert auth.access(None, Scope.ADMIN) is Access.ALLOWED
 
 
 def test_a_password_covers_every_scope_and_nothing_else_passes() -> None:
     auth = Auth(password=("u", "p:ü"))
-    assert {auth.standing(_basic("u:p:ü"), scope) for scope in Scope} == {Standing.WELCOME}
+    assert {auth.access(_basic("u:p:ü"), scope) for scope in Scope} == {Access.ALLOWED}
     wrong = [
         None,
         "",
@@ -42,7 +42,7 @@ def test_a_password_covers_every_scope_and_nothing_else_passes() -> None:
         "Bearer x",
         "\udcff",
     ]
-    assert {auth.standing(each, Scope.PREDICT) for each in wrong} == {Standing.STRANGER}
+    assert {auth.access(each, Scope.PREDICT) for each in wrong} == {Access.UNAUTHENTICATED}
 
 
 def test_a_token_covers_its_scopes_and_is_nowhere_in_the_file(tmp_path: Path) -> None:
@@ -51,9 +51,9 @@ def test_a_token_covers_its_scopes_and_is_nowhere_in_the_file(tmp_path: Path) ->
     file.write_text(f"# who may ask\n\n{token.line()}  # until May\n", encoding="utf-8")
     assert text not in file.read_text(encoding="utf-8")
     auth = Auth(tokens_file=file)
-    standings = [auth.standing(f"Bearer {text}", scope) for scope in (Scope.PREDICT, Scope.METRICS, Scope.ADMIN)]
-    assert standings == [Standing.WELCOME, Standing.WELCOME, Standing.OUT_OF_SCOPE]
-    assert auth.standing(f"bearer  {text} ", Scope.PREDICT) is Standing.WELCOME
+    standings = [auth.access(f"Bearer {text}", scope) for scope in (Scope.PREDICT, Scope.METRICS, Scope.ADMIN)]
+    assert standings == [Access.ALLOWED, Access.ALLOWED, Access.OUT_OF_SCOPE]
+    assert auth.access(f"bearer  {text} ", Scope.PREDICT) is Access.ALLOWED
     for wrong in (
         None,
         "Bearer",
@@ -63,7 +63,7 @@ def test_a_token_covers_its_scopes_and_is_nowhere_in_the_file(tmp_path: Path) ->
         "Bearer \udcff",
         _basic("u:p"),
     ):
-        assert auth.standing(wrong, Scope.PREDICT) is Standing.STRANGER
+        assert auth.access(wrong, Scope.PREDICT) is Access.UNAUTHENTICATED
 
 
 def test_a_changed_file_is_read_again_at_the_next_look_and_not_before(tmp_path: Path) -> None:
@@ -75,10 +75,10 @@ def test_a_changed_file_is_read_again_at_the_next_look_and_not_before(tmp_path: 
     auth = Auth(tokens_file=file, clock=lambda: now[0])
     file.write_text(new.line(), encoding="utf-8")
     now[0] = CHECK_PERIOD_S * 0.99
-    assert auth.standing(f"Bearer {first}", Scope.PREDICT) is Standing.WELCOME
+    assert auth.access(f"Bearer {first}", Scope.PREDICT) is Access.ALLOWED
     now[0] = CHECK_PERIOD_S
-    assert auth.standing(f"Bearer {first}", Scope.PREDICT) is Standing.STRANGER
-    assert auth.standing(f"Bearer {second}", Scope.PREDICT) is Standing.WELCOME
+    assert auth.access(f"Bearer {first}", Scope.PREDICT) is Access.UNAUTHENTICATED
+    assert auth.access(f"Bearer {second}", Scope.PREDICT) is Access.ALLOWED
 
 
 def test_a_file_that_breaks_or_goes_leaves_the_tokens_that_there_were(tmp_path: Path) -> None:
@@ -88,13 +88,13 @@ def test_a_file_that_breaks_or_goes_leaves_the_tokens_that_there_were(tmp_path: 
     auth = Auth(tokens_file=file)
     file.write_text("nonsense", encoding="utf-8")
     auth.reload()
-    assert auth.standing(f"Bearer {text}", Scope.PREDICT) is Standing.WELCOME
+    assert auth.access(f"Bearer {text}", Scope.PREDICT) is Access.ALLOWED
     file.unlink()
     auth.reload()
-    assert auth.standing(f"Bearer {text}", Scope.PREDICT) is Standing.WELCOME
+    assert auth.access(f"Bearer {text}", Scope.PREDICT) is Access.ALLOWED
     file.write_text("", encoding="utf-8")
     auth.reload()
-    assert auth.standing(f"Bearer {text}", Scope.PREDICT) is Standing.STRANGER
+    assert auth.access(f"Bearer {text}", Scope.PREDICT) is Access.UNAUTHENTICATED
 
 
 @pytest.mark.parametrize(
@@ -127,8 +127,8 @@ def test_the_command_prints_the_token_once_and_keeps_its_hash(
         ("bob", PREDICT),
     ]
     auth = Auth(tokens_file=file)
-    assert auth.standing(f"Bearer {alice}", Scope.ADMIN) is Standing.WELCOME
-    assert auth.standing(f"Bearer {bob}", Scope.ADMIN) is Standing.OUT_OF_SCOPE
+    assert auth.access(f"Bearer {alice}", Scope.ADMIN) is Access.ALLOWED
+    assert auth.access(f"Bearer {bob}", Scope.ADMIN) is Access.OUT_OF_SCOPE
     assert main(["token", "carol"]) == 0
     assert capsys.readouterr().err.startswith("carol predict ")
 

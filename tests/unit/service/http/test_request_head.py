@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from darkroom.service.http.request_head import MAX_HEAD_BYTES, MAX_HEADS, HeadReader
-from darkroom.service.predict.predictor import Route
+from darkroom.service.predict.request import Route
 
 ROUTE = Route("/", lambda *_: None)
 READER = HeadReader(lambda path: ROUTE if path == "/" else None, max_body_bytes=100)

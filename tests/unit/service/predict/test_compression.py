@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from darkroom.service.errors import CodecError, TooLarge, UnsupportedContent
+from darkroom.service.predict.call import Reply
 from darkroom.service.predict.compression import MAX_MEMBERS, MIN_ANSWER_BYTES, Compression, accepted, inflate
-from darkroom.service.predict.request import Reply
 
 LIMIT = 10_000_000
 

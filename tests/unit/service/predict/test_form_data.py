@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from darkroom.service.errors import CodecError
-from darkroom.service.predict.form_data import MAX_FIELD_BYTES, MAX_HEAD_BYTES, MAX_PARTS, parse_form
+from darkroom.service.predict.form_data import MAX_FIELD_BYTES, MAX_HEAD_BYTES, MAX_HEADERS, MAX_PARTS, parse_form
 
 KIND = "multipart/form-data; boundary=x"
 
@@ -40,6 +40,13 @@ def test_a_file_s_bytes_come_through_untouched(bodies: list[bytes]) -> None:
     assert [file.body for file in files["a"]] == bodies
 
 
+def test_a_file_name_that_is_not_ascii_makes_a_file_as_well() -> None:
+    head = b"Content-Disposition: form-data; name=\"a\"; filename*=utf-8''f%C3%BC.png"
+    files, fields = parse_form(_part(b"\xff", head) + b"--x--", KIND)
+    assert [file.body for file in files["a"]] == [b"\xff"]
+    assert not fields
+
+
 def test_text_before_the_first_boundary_and_behind_the_last_is_left_alone() -> None:
     assert parse_form(b"hello\r\n" + _part(b"1") + b"--x--\r\nbye", KIND) == ({}, {"a": ["1"]})
 
@@ -47,20 +54,23 @@ def test_text_before_the_first_boundary_and_behind_the_last_is_left_alone() -> N
 @pytest.mark.parametrize(
     ("body", "words"),
     [
-        (b"", "no part begins"),
-        (b"abc", "no part begins"),
-        (b"--x", "part 1 is cut off"),
-        (b"--x\r\n", "part 1 is cut off"),
-        (_part(b"1"), "part 1 is cut off"),
-        (_part(b"1") + b"--x\r\n", "part 2 is cut off"),
-        (_part(b"1")[:-3], "part 1 is cut off"),
-        (_part(b"1", b"nothing: here") + b"--x--", "part 1 has no name"),
-        (_part(b"1", b"no colon") + b"--x--", "without a colon"),
-        (_part(b"1", b"\xff\xfe: y") + b"--x--", "not UTF-8"),
+        (b"", "part 1: Unexpected end"),
+        (b"abc", "part 1: Unexpected end"),
+        (b"--x", "part 1: Unexpected end"),
+        (b"--x\r\n", "part 1: Unexpected end"),
+        (_part(b"1"), "part 1: Unexpected end"),
+        (_part(b"1") + b"--x\r\n", "part 2: Unexpected end"),
+        (_part(b"1")[:-3], "part 1: Unexpected end"),
+        (_part(b"1", b"nothing: here") + b"--x--", "part 1: Missing Content-Disposition"),
+        (_part(b"1", b"Content-Disposition: form-data") + b"--x--", "part 1 has no name"),
+        (_part(b"1", b'Content-Disposition: form-data; filename="f"') + b"--x--", "part 1 has no name"),
+        (_part(b"1", b"no colon") + b"--x--", "part 1: Malformed"),
+        (_part(b"1", b"\xff\xfe: y") + b"--x--", "part 1: Segment header failed to decode$"),
         (_part(b"\xff") + b"--x--", "not UTF-8"),
-        (_part(b"1", b"a: " + b"b" * MAX_HEAD_BYTES) + b"--x--", f"over {MAX_HEAD_BYTES} bytes"),
+        (_part(b"1", b"a: " + b"b" * MAX_HEAD_BYTES) + b"--x--", "part 1: Maximum segment header length"),
+        (_part(b"1", b"a: b\r\n" * MAX_HEADERS + b"a: b") + b"--x--", "part 1: Maximum segment header count"),
         (_part(b"1" * (MAX_FIELD_BYTES + 1)) + b"--x--", f"over {MAX_FIELD_BYTES} bytes"),
-        (_part(b"") * (MAX_PARTS + 1) + b"--x--", f"more than {MAX_PARTS} parts"),
+        (_part(b"") * (MAX_PARTS + 1) + b"--x--", f"part {MAX_PARTS + 1}: Maximum segment count"),
     ],
 )
 def test_a_body_that_is_no_form_is_refused_with_the_part_that_broke_it(body: bytes, words: str) -> None:

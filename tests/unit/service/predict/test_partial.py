@@ -1,4 +1,4 @@
-"""Refused rows beside answered ones."""
+"""Partial answers: some rows are refused, the others are answered."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ def test_every_row_is_either_answered_at_its_index_or_told_of_once(kinds: list[s
 
         return judge
 
-    gaps = PartialResult()
+    partial = PartialResult()
     rows = list(enumerate(kinds))
     for kind in ("unreadable", "outsized"):
-        rows = gaps.sift(rows, refuse(kind))  # type: ignore[arg-type] # the closure's type is told by its use
+        rows = partial.keep_good(rows, refuse(kind))  # type: ignore[arg-type] # the closure's type is told by its use
     guilty = {row: InvalidInput("guilty") for row, (_, kind) in enumerate(rows) if kind == "guilty"}
-    gaps.condemn(guilty, "x")
+    partial.refuse(guilty, "x")
     answered = np.array([index for index, kind in rows if kind == "good"], dtype=np.int64)
-    answer = gaps.answer({"out": answered})
+    answer = partial.answer({"out": answered})
     assert answer["out"] == [index if kind == "good" else None for index, kind in enumerate(kinds)]
     bad = [(index, kind) for index, kind in enumerate(kinds) if kind != "good"]
     assert answer["errors"] == [{"index": index, "error": f"x[{index}]: {kind}"} for index, kind in bad]

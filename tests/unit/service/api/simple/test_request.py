@@ -1,4 +1,4 @@
-"""What STS's clients send, where no other test looks."""
+"""How the strings of an STS request are decoded, at any depth."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from darkroom.service.api.simple import request as simple_body
+from darkroom.service.api.simple.request import _decode_texts
 from darkroom.service.errors import CodecError
 from darkroom.service.predict.codec import MAX_DEPTH
 
@@ -17,14 +17,14 @@ def test_texts_nested_too_deep_are_refused_by_their_input(depth: int) -> None:
     for _ in range(depth):
         deep = [deep]
     with pytest.raises(CodecError, match="number: is nested too deep"):
-        simple_body._decode_texts(deep, "number")
+        _decode_texts(deep, "number")
 
 
 def test_texts_as_deep_as_a_tensor_has_dimensions_are_decoded() -> None:
     deep: Any = "eA=="
     for _ in range(MAX_DEPTH):
         deep = [deep]
-    found = simple_body._decode_texts(deep, "number")
+    found = _decode_texts(deep, "number")
     for _ in range(MAX_DEPTH):
         assert isinstance(found, list)
         (found,) = found

@@ -1,0 +1,54 @@
+"""The parts of one server, by name: what `create_app` builds and what the routes, the workers and the tests use."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from darkroom.service.http.auth import auth_of
+from darkroom.service.http.connection import Receiving
+from darkroom.service.http.fast_lane import LaneParts
+from darkroom.service.http.middleware import Middleware
+from darkroom.service.http.request_head import HeadReader
+from darkroom.service.http.request_log import RequestLog
+from darkroom.service.predict.compression import Compression
+from darkroom.service.predict.image_guard import ImageGuard
+from darkroom.service.predict.request import Predictor
+from darkroom.service.serving.lifecycle import Lifecycle
+from darkroom.service.serving.manager import ModelManager
+from darkroom.service.serving.registry import Registry
+from darkroom.service.telemetry.metrics import Metrics
+from darkroom.service.version import version_of
+from darkroom.service.workers.peers import Alone
+
+if TYPE_CHECKING:
+    from darkroom.service.config.settings import Settings
+    from darkroom.service.workers.peers import Peers
+
+
+class Darkroom:
+    """One server's parts, built from its settings; routes and tests find them at `app.ctx.darkroom`."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.registry = Registry()
+        self.version = version_of("darkroom")
+        self.metrics = Metrics(version=self.version, tensorflow=version_of("tensorflow-cpu", "tensorflow"))
+        self.image_guard = ImageGuard(settings.max_images, settings.max_image_bytes, settings.max_image_pixels)
+        self.manager = ModelManager(settings, self.registry, self.metrics)
+        self.lifecycle = Lifecycle(settings, self.manager, self.metrics)
+        self.peers: Peers = Alone(self.metrics, self.manager)
+        compression = Compression(settings.max_body_bytes, packs_answers=settings.compress_answers)
+        self.predictor = Predictor(
+            self.lifecycle, self.registry, compression, timeout_s=settings.request_timeout_ms / 1000
+        )
+        self.receiving = Receiving(settings.max_receiving_bytes)
+        self.auth = auth_of(settings)
+        self.request_log = RequestLog(self.metrics, access_log=settings.access_log, cors=settings.enable_cors)
+        self.middleware = Middleware(settings, self.request_log, self.lifecycle, self.auth)
+        self.lane = LaneParts(
+            heads=HeadReader(self.predictor.match, max_body_bytes=settings.max_body_bytes),
+            predictor=self.predictor,
+            request_log=self.request_log,
+            lifecycle=self.lifecycle,
+            auth=self.auth,
+        )
