@@ -2,7 +2,7 @@
 
 import sys
 
-from darkroom.service.__main__ import main
+from darkroom.service.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -14,10 +14,10 @@ from darkroom.service.api.openapi import add_openapi_routes
 from darkroom.service.api.simple.routes import add_simple_routes
 from darkroom.service.api.tensorflow_serving.routes import add_tensorflow_serving_routes
 from darkroom.service.api.tensorflow_serving.status import add_status_routes
+from darkroom.service.api.web.generate import add_client_routes
+from darkroom.service.api.web.pages import add_page_routes
 from darkroom.service.http.request_head import MAX_HEAD_BYTES
 from darkroom.service.parts import Darkroom
-from darkroom.service.web.generate import add_client_routes
-from darkroom.service.web.pages import add_page_routes
 
 if TYPE_CHECKING:
     from darkroom.models.engine import LoadedModel

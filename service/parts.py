@@ -17,7 +17,7 @@ from darkroom.service.serving.lifecycle import Lifecycle
 from darkroom.service.serving.manager import ModelManager
 from darkroom.service.serving.registry import Registry
 from darkroom.service.telemetry.metrics import Metrics
-from darkroom.service.version import version_of
+from darkroom.service.telemetry.version import version_of
 from darkroom.service.workers.peers import Alone
 
 if TYPE_CHECKING:

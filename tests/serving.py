@@ -74,7 +74,7 @@ class Process:
 
     def __init__(self, *flags: str, environment: dict[str, str] | None = None, cwd: Path | None = None) -> None:
         defaults = [f"--{name}={value}" for name, value in DEFAULTS.items()]
-        command = [sys.executable, "-m", "darkroom.service", "serve", "--host=127.0.0.1", "--port=0", *defaults, *flags]
+        command = [sys.executable, "-m", "darkroom", "serve", "--host=127.0.0.1", "--port=0", *defaults, *flags]
         self.lines: list[str] = []
         self.url = ""
         self._ready = threading.Event()

@@ -152,7 +152,7 @@ _SERVE = ("serve", "--host=127.0.0.1", "--port={port}", "--model_base_path={mode
 INTERPRETED = Contender(
     "Darkroom, interpreted",
     "as Python, every default, one raw picture a request",
-    (sys.executable, "-m", "darkroom.service", *_SERVE),
+    (sys.executable, "-m", "darkroom", *_SERVE),
     path="/",
     ready_path="/v2/health/ready",
     content_type="image/jpeg",

@@ -83,7 +83,7 @@ def _measure(options: argparse.Namespace, folder: Path) -> int:
     port = processes.free_port()
     base = folder / "model"
     shutil.copytree(options.versions[0], base / "1")
-    command = [sys.executable, "-m", "darkroom.service", "serve", "--host=127.0.0.1", f"--port={port}"]
+    command = [sys.executable, "-m", "darkroom", "serve", "--host=127.0.0.1", f"--port={port}"]
     command += [f"--model_base_path={base}", "--reload_interval_ms=250", f"--cache_dir={folder / 'cache'}"]
     command += (
         [] if options.cached else ["--max_cache_bytes=0"]

@@ -1,7 +1,7 @@
 """`/openapi.json`: the OpenAPI 3.1 document of every operation, with the models that are served in its examples.
 
 It is built here and not kept as a file: written out, the same document has over 2,000 lines of YAML.
-The page that shows it is `service/web/docs.html`.
+The page that shows it is `service/api/web/docs.html`.
 """
 
 from __future__ import annotations
@@ -9,10 +9,10 @@ from __future__ import annotations
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from darkroom.service.api.web.clients import example_json
 from darkroom.service.config.tokens import Scope
 from darkroom.service.errors import ERROR_HEADER, HTTP_CODES, TABLE
 from darkroom.service.http.middleware import json_response
-from darkroom.service.web.clients import example_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -48,7 +48,7 @@ tf.saved_model.save(module, sys.argv[2], module.serve.get_concrete_function(spec
 
 def check(*arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "darkroom.service", "check", *map(str, arguments)],
+        [sys.executable, "-m", "darkroom", "check", *map(str, arguments)],
         capture_output=True,
         text=True,
         timeout=200,

@@ -28,9 +28,7 @@ def tiny():
 """
 
 
-def _export(
-    *arguments: str, cwd: Path, start: Sequence[str] = ("-m", "darkroom.service")
-) -> subprocess.CompletedProcess[str]:
+def _export(*arguments: str, cwd: Path, start: Sequence[str] = ("-m", "darkroom")) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, *start, "export", *arguments],
         capture_output=True,
@@ -77,7 +75,7 @@ def test_a_user_s_own_package_may_have_the_name_of_one_of_ours(tmp_path: Path, p
     (folder / "mynet.py").write_text(OWN_PACKAGE.format(package=package))
     script = tmp_path / "bin" / "darkroom"  # as an installation writes it: Python then puts its folder on the path
     script.parent.mkdir()
-    script.write_text("import sys\nfrom darkroom.service.__main__ import main\nsys.exit(main())\n")
+    script.write_text("import sys\nfrom darkroom.service.cli.main import main\nsys.exit(main())\n")
     for name, start in (("module", ("-m", "darkroom")), ("script", (str(script),))):
         made = _export(f"{package}.mynet:build", "--size=8x8", f"--as={name}", cwd=tmp_path, start=start)
         assert made.returncode == 0, made.stderr

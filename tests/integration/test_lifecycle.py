@@ -25,7 +25,7 @@ pytestmark = pytest.mark.slow
 
 def _darkroom(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "darkroom.service", *arguments], capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, "-m", "darkroom", *arguments], capture_output=True, text=True, timeout=120, check=False
     )
 
 

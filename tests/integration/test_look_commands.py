@@ -21,7 +21,7 @@ pytestmark = pytest.mark.slow
 
 def darkroom(*arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "darkroom.service", *map(str, arguments)],
+        [sys.executable, "-m", "darkroom", *map(str, arguments)],
         capture_output=True,
         text=True,
         timeout=200,

@@ -192,7 +192,7 @@ def test_workers_speak_tls(tmp_path: Path) -> None:
 
 
 def _serve(*flags: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "darkroom.service", "serve", "--host=127.0.0.1", "--workers=2", *flags]
+    command = [sys.executable, "-m", "darkroom", "serve", "--host=127.0.0.1", "--workers=2", *flags]
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
 
 

@@ -30,7 +30,7 @@ OWNERS = {
 }
 # What each place may import of the rest of the house, its own folder aside. The most exact name that fits a module counts.
 MODELS_WORDS = ["models.errors", "models.rows", "models.spec", "models.engine"]
-SERVICE_GROUND = ["service.errors", "service.version", "service.config", "service.telemetry"]
+SERVICE_GROUND = ["service.errors", "service.config", "service.telemetry"]
 MAY_IMPORT = {
     "batching": [],
     "batching.backend": [],
@@ -39,7 +39,7 @@ MAY_IMPORT = {
     "batching.entry": ["batching.backend"],
     "batching.observer": ["batching.entry", "batching.errors", "batching.backend"],
     "batching.scheduler": ["batching.entry", "batching.limits", "batching.errors"],
-    "batching.driver": ["batching"],
+    "batching.driver": ["batching.backend", "batching.entry", "batching.errors", "batching.limits", "batching.observer", "batching.scheduler"],
     "batching.batcher": ["batching"],
     "models": MODELS_WORDS,
     "models.runtime": MODELS_WORDS,
@@ -52,7 +52,6 @@ MAY_IMPORT = {
     "models.profile": [*MODELS_WORDS, "models.runtime", "models.saved_model", "models.rewriting", "models.engines"],
     "service.config": ["batching", "models", "service.errors"],
     "service.errors": ["batching", "models"],
-    "service.version": ["batching"],
     "service.telemetry": ["batching", "models", "service.errors", "service.config"],
     "service.serving": ["batching", "models", *SERVICE_GROUND],
     "service.predict": ["batching", "models", *SERVICE_GROUND, "service.serving"],
@@ -60,20 +59,15 @@ MAY_IMPORT = {
     "service.workers": ["batching", "models", *SERVICE_GROUND, "service.serving"],
     "service.api": [
         "batching", "models", *SERVICE_GROUND, "service.serving", "service.predict", "service.http", "service.parts",
-        "service.web.clients",
-    ],
-    "service.web": [
-        "batching", "models", *SERVICE_GROUND, "service.serving", "service.predict", "service.http", "service.parts",
     ],
     "service.parts": ["batching", "models", *SERVICE_GROUND, "service.serving", "service.predict", "service.http", "service.workers"],
     "service.app": ["batching", "models", "service"],
     "service.server": ["batching", "models", "service"],
     "service.cli": ["batching", "models", "service"],
-    "service.__main__": ["batching", "models", "service"],
 }  # fmt: skip
 ENTRIES = 12  # of a folder at most, its __init__ aside
 MEDIAN_LINES, MOST_LINES = 7, 60  # of a function
-NAMED_ONCE = 0.19  # share of the functions that are helpers and named once; 0.14 is the aim
+NAMED_ONCE = 0.14  # share of the functions that are helpers and are named once
 FILES = [path for room in ROOMS for path in sorted((ROOT / room).rglob("*.py"))]
 PROSE = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *ROOT.glob("Makefile"), ROOT / "docker-compose.yml"]
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 ROOT = Path(__file__).parents[2]
-SAMPLE = ROOT / "service" / "web" / "clients" / "sample.jpg"
+SAMPLE = ROOT / "service" / "api" / "web" / "clients" / "sample.jpg"
 # language → (file name, the command that runs it)
 PROGRAMS = {
     "bash": ("client.sh", ["bash"]),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from darkroom.service.__main__ import main
+from darkroom.service.cli.main import main
 from darkroom.service.config.model_config import BadSettingsError
 from darkroom.service.config.settings import read_settings
 from darkroom.service.config.tokens import Scope, new_token, read_tokens

@@ -57,8 +57,8 @@ def add_page_routes(app: App, darkroom: Darkroom) -> None:
 
 
 def _read_all() -> dict[str, tuple[bytes, str]]:
-    """Every file of service/web and its content type, by name."""
-    root = files("darkroom.service.web")
+    """Every file of service/api/web and its content type, by name."""
+    root = files("darkroom.service.api.web")
     found = {}
     for folder in (root, root / "samples"):
         for item in folder.iterdir():

@@ -17,7 +17,7 @@ from darkroom.service.config.machine import raise_open_files
 from darkroom.service.config.model_config import BadSettingsError
 from darkroom.service.config.settings import Settings, add_flags, settings_from_flags
 from darkroom.service.telemetry.logs import set_up_logs
-from darkroom.service.version import version_line
+from darkroom.service.telemetry.version import version_line
 from darkroom.service.workers.peers import WorkerHandles
 
 if TYPE_CHECKING:

@@ -8,10 +8,10 @@ from urllib.parse import unquote
 
 from sanic.response import HTTPResponse
 
+from darkroom.service.api.web.clients import LANGUAGES, example_json, write_client
 from darkroom.service.errors import CodecError, quote
 from darkroom.service.http.middleware import json_response
 from darkroom.service.serving.registry import DEFAULT_SIGNATURE
-from darkroom.service.web.clients import LANGUAGES, example_json, write_client
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
