@@ -245,7 +245,8 @@ class BatchQueue:
     def _dispatch(self, spans: list[Span], images: int, reason: Reason, now: float) -> Batch:
         """Makes a batch of `spans`, which hold `images` rows, and takes a place of the backend for it."""
         self._admission.changes += 1
-        padding = 0 if spans[0][0].whole else self.limits.padding(images)
+        limits = self.limits
+        padding = limits.padding(images) if limits.allowed_batch_sizes and not spans[0][0].whole else 0
         expected_s = self.sizer.cost(images + padding)
         return self.in_flight.add(spans, images, padding=padding, reason=reason, now=now, expected_s=expected_s)
 

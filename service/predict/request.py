@@ -312,7 +312,6 @@ class PredictRequest:
                 timing.reason,
             )
         target, rows = self._ready()
-        target.metrics.queue_wait.observe(timing.queue_s)
         try:
             if self.partial is not None:
                 self.partial.refuse(answer.errors, target.field)

@@ -18,7 +18,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
 
 from darkroom.batching.entry import Reason
-from darkroom.batching.observer import Observer
+from darkroom.batching.observer import Observer, Outcome
 from darkroom.models.runtime.gpu_memory import device_memory
 from darkroom.models.versions.policy import STATES
 from darkroom.service.errors import TABLE
@@ -39,9 +39,10 @@ if TYPE_CHECKING:
     from prometheus_client.core import Metric
 
     from darkroom.batching.backend import BatchReport
-    from darkroom.batching.entry import Batch
+    from darkroom.batching.entry import Batch, Timing
     from darkroom.batching.observer import QueueStats
 
+CANCELLED = Outcome.CANCELLED
 STAGES = ("parse", "decode", "inspect", "collate", "execute", "split", "serialize")
 OUTCOMES = ("ok", *sorted({verdict.outcome for verdict in TABLE.values()} | {"cancelled"}))
 POISONS = ("base64", "format", "pixels", "bytes", "graph")
@@ -93,6 +94,11 @@ class ModelMetrics(Observer):
         self.requests[outcome] += 1
         self.images[outcome] += images
         self.duration.observe(duration_s)
+
+    def ended(self, rows: int, outcome: Outcome, timing: Timing, error: BaseException | None) -> None:  # noqa: ARG002 - the observer's signature
+        """Observes how long an entry waited for the engine; one that its client left tells nothing of that."""
+        if outcome is not CANCELLED:
+            self.queue_wait.observe(timing.queue_s)
 
     def dispatched(self, batch: Batch) -> None:
         """Counts a batch by its reason and size."""
