@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 HERE = Path(__file__).resolve().parents[2]
 ROOMS = ("batching", "models", "service")
 READY_TIMEOUT_S = 120
-PICTURE = HERE / "loadtest/traffic/payloads/digit_7.jpg"
+PICTURE = HERE / "loadtest/traffic/payloads/digits/digit_7.jpg"
 
 
 class Called(NamedTuple):

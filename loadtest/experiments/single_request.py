@@ -1,6 +1,6 @@
 """Latency of a single request over a keep-alive connection, compared with a plain call of the signature.
 
-    python -m loadtest.experiments.single_request --url http://127.0.0.1:8500 --model model/digits/1 --picture loadtest/traffic/payloads/digit_7.jpg
+    python -m loadtest.experiments.single_request --url http://127.0.0.1:8500 --model model/digits/1 --picture loadtest/traffic/payloads/digits/digit_7.jpg
 
 Start the server first, as its own process. The signature is called eagerly in this process, as TensorFlow's guide does.
 Rounds alternate, so that background load affects both.

@@ -1,6 +1,6 @@
 """Effect of slow clients on good ones: p99 of 32 clients with and without 500 idle and 200 trickling connections.
 
-    python -m loadtest.experiments.slow_clients --url http://127.0.0.1:8500 --picture loadtest/traffic/payloads/digit_7.jpg
+    python -m loadtest.experiments.slow_clients --url http://127.0.0.1:8500 --picture loadtest/traffic/payloads/digits/digit_7.jpg
 
 Rounds with and without them alternate, so that background load affects both. The good clients form a closed loop; the
 slow ones send one byte of a request head, or of a body, each second.

@@ -1,6 +1,6 @@
 """Draws the ten digits of `payloads/`: 28x28 grey JPEGs in Pillow's own font, so that no licence applies to them.
 
-    python -m loadtest.traffic.draw_digits loadtest/traffic/payloads
+    python -m loadtest.traffic.draw_digits loadtest/traffic/payloads/digits
 
 The files are committed; this program made them. White on black, like scikit-learn's digits.
 """

@@ -50,7 +50,7 @@ def load(kind: str) -> tuple[Picture, ...]:
     Raises:
         KeyError: there is no such kind.
     """
-    return tuple(Picture(name, (FOLDER / f"{name}.jpg").read_bytes()) for name in KINDS[kind])
+    return tuple(Picture(name, (FOLDER / kind / f"{name}.jpg").read_bytes()) for name in KINDS[kind])
 
 
 def truncated(picture: Picture) -> Picture:

@@ -1,7 +1,7 @@
 """`/openapi.json`: the OpenAPI 3.1 document of every operation, with the models that are served in its examples.
 
 It is built here and not kept as a file: written out, the same document has over 2,000 lines of YAML.
-The page that shows it is `service/api/web/docs.html`.
+The page that shows it is `service/api/web/html/docs.html`.
 """
 
 from __future__ import annotations

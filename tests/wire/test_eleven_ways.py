@@ -119,7 +119,7 @@ def test_eleven_connections_ride_in_one_batch_and_get_the_same_answer() -> None:
 def test_a_real_model_answers_the_same_to_the_bit_in_one_batch_and_to_rounding_apart() -> None:
     from darkroom.models.engines.open import load_model  # noqa: PLC0415 - TensorFlow takes seconds to import
 
-    data = (Path(__file__).parents[2] / "loadtest" / "traffic" / "payloads" / "digit_7.jpg").read_bytes()
+    data = (Path(__file__).parents[2] / "loadtest" / "traffic" / "payloads" / "digits" / "digit_7.jpg").read_bytes()
     held = Held(load_model(BUILT / "digits" / "1", name="default", version=1))
     with running(held.model, max_inflight_batches=1) as server:
         ways = _ways(server.url, _types(held.model), data)

@@ -57,13 +57,13 @@ def add_page_routes(app: App, darkroom: Darkroom) -> None:
 
 
 def _read_all() -> dict[str, tuple[bytes, str]]:
-    """Every file of service/api/web and its content type, by name."""
+    """Every file of html/, assets/ and samples/ and its content type, by name."""
     root = files("darkroom.service.api.web")
     found = {}
-    for folder in (root, root / "samples"):
+    for folder in (root / "html", root / "assets", root / "samples"):
         for item in folder.iterdir():
             kind = mimetypes.guess_type(item.name)[0]
-            if item.is_file() and kind is not None and not item.name.endswith(".py"):
+            if kind is not None:
                 charset = "; charset=utf-8" if kind.startswith("text/") else ""
                 found[item.name] = (item.read_bytes(), kind + charset)
     return found
