@@ -16,6 +16,7 @@ from darkroom.service.api.tensorflow_serving import paths
 from darkroom.service.app import create_app
 from darkroom.service.cli.doc_tables import DOCS, metrics_page, settings_page
 from darkroom.service.config.settings import Settings
+from darkroom.service.errors import HTTP_CODES, TABLE
 from tests.meta.house_figures import entries, figures
 
 ROOT = Path(__file__).parents[2]
@@ -192,6 +193,12 @@ def test_every_route_is_documented() -> None:
     found |= {template for _, template in paths.ROUTES}
     assert len(found) > 8
     assert {path for path in found if f"`{path}`" not in text} == set()
+
+
+def test_every_error_code_is_documented() -> None:
+    text = (DOCS / "dialects.md").read_text(encoding="utf-8")
+    codes = {verdict.code for verdict in TABLE.values()} | set(HTTP_CODES.values())
+    assert {code for code in codes if f"`{code}`" not in text} == set()
 
 
 @pytest.mark.parametrize("path", PROSE, ids=lambda path: str(path.relative_to(ROOT)))
