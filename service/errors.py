@@ -32,7 +32,7 @@ from darkroom.models.errors import (
     UnknownVersion,
 )
 
-MAX_QUOTED_CHARS = 256  # nothing a client sent is echoed beyond this
+MAX_QUOTED_CHARS = 256  # bytes of UTF-8: nothing a client sent is echoed beyond this
 
 
 _REPR = reprlib.Repr()
@@ -148,6 +148,7 @@ def retry_after_s(error: BaseException) -> float | None:
 
 
 def quote(value: object) -> str:
-    """A client's value for a message: its repr, cut at 256 characters. Only the beginning of the value is read."""
+    """A client's value for a message: its repr, cut at 256 bytes of UTF-8. Only the beginning of the value is read."""
     text = _REPR.repr(value)
-    return text if len(text) <= MAX_QUOTED_CHARS else text[:MAX_QUOTED_CHARS] + "…"
+    raw = text.encode("utf-8", "replace")
+    return text if len(raw) <= MAX_QUOTED_CHARS else raw[:MAX_QUOTED_CHARS].decode("utf-8", "ignore") + "…"

@@ -99,3 +99,4 @@ def test_only_an_error_that_knows_says_when_to_try_again() -> None:
 def test_a_client_s_value_is_cut_at_256_characters() -> None:
     assert len(quote("x" * 10_000)) == 257
     assert quote("x") == "'x'"
+    assert len(quote("é😀" * 10_000).encode()) <= 256 + len("…".encode())
