@@ -293,10 +293,18 @@ class ModelManager:
                     if record.version not in found and record.servable is None:
                         self._registry.forget(model.name, record.version)
                 for version in todo.unsettled:
-                    self._record(model, version).note(START, "its files are still being written")
+                    self._note_unsettled(self._record(model, version), found[version].missing)
                 break
             await self._load(model, todo.loads[0], found[todo.loads[0]])
         return todo
+
+    def _note_unsettled(self, record: VersionRecord, missing: str) -> None:
+        """Notes that a version is still being copied; logs what it waits for, each time that changes."""
+        reason = f"its files are still being written{missing and ': '}{missing}"
+        if missing and (record.state, record.message) != (START, reason):
+            fields = {"model": record.model, "version": record.version, "reason": missing}
+            _log.warning("a version waits for the rest of its files", extra={"fields": fields})
+        record.note(START, reason)
 
     async def _scan(self, model: Model) -> Mapping[int, Found]:
         """The versions of the source. None if the source cannot be read, which changes nothing of what is served."""
