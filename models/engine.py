@@ -1,6 +1,7 @@
 """The interface of a loaded model: what other packages may ask of an engine, and the record of one loaded version."""
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol, runtime_checkable
 
@@ -90,10 +91,14 @@ class LoadedModel:
         return self.replicas.get(signature) or {"cpu:0": self.engines[signature]}
 
     def close(self) -> None:
-        """Frees the engines and what they share. Idempotent. No call may be running."""
-        for name in self.engines:
-            for engine in self.engines_of(name).values():
-                engine.close()
+        """Frees the engines and what they share. Idempotent. No call may be running.
+
+        If closing one engine raises, the others and what they share are freed nevertheless.
+        """
         free, self.free = self.free, None
-        if free is not None:
-            free()
+        with ExitStack() as last_first:
+            if free is not None:
+                last_first.callback(free)
+            for name in self.engines:
+                for engine in self.engines_of(name).values():
+                    last_first.callback(engine.close)

@@ -122,7 +122,7 @@ class Server:
 
         def on_connection(connection: socket.socket) -> None:
             connection.setblocking(False)
-            task = self.loop.create_task(open_connection(connection))
+            task = self.loop.create_task(open_connection(connection), name="open-connection")
             opening.add(task)
             task.add_done_callback(opening.discard)
 
@@ -135,7 +135,11 @@ class Server:
 
         lifecycle.is_known_ready = False
         await member.open(
-            on_connection=on_connection, status=status, on_known_ready=on_known_ready, on_supervisor_gone=self.stop
+            lifecycle.tasks,
+            on_connection=on_connection,
+            status=status,
+            on_known_ready=on_known_ready,
+            on_supervisor_gone=self.stop,
         )
 
     async def _announce(self) -> None:
@@ -195,7 +199,7 @@ def _hint(url: str, darkroom: Darkroom) -> str:
     lines = [f"darkroom: ready, {url}/image_inference is the page, {url}/metrics the metrics"]
     for name in darkroom.registry.models():
         versions = ", ".join(map(str, darkroom.registry.versions(name)))
-        lines.append(f"  {name}, version {versions}")
+        lines.append(f"  {name}, version {versions}" if versions else f"  {name}, not served now")
     target = next((t for t in darkroom.registry.targets() if t.spec.image_input), None)
     if target is not None:
         picture = "tests/images/chelsea.jpg"

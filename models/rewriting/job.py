@@ -57,7 +57,7 @@ class Job:
             for folder in (_SOURCES, *self.custom_op_paths, self.path):
                 for file in sorted(folder.rglob("*.py" if folder is _SOURCES else "*")):
                     if file.is_file():
-                        digest.update(f"\n{file.relative_to(folder)}\n".encode())
+                        digest.update(f"\n{file.relative_to(folder)}\n".encode("utf-8", "surrogateescape"))
                         digest.update(_digest(file))
         except OSError as err:
             raise LoadFailed(f"its files cannot be read: {err.strerror}") from err

@@ -1,22 +1,35 @@
 """Where the versions of a model come from: a folder of version folders, or a table of functions. Never parses a file."""
 
+import errno
+import os
+import re
 import time
 from collections.abc import Callable, Hashable, Mapping
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from darkroom.models.engine import LoadedModel
-from darkroom.models.errors import LoadFailed
+from darkroom.models.errors import LoadFailed, quote
 from darkroom.models.saved_model import FILE_NAME
 
+MAX_VERSION = (1 << 63) - 1  # precedent: TensorFlow Serving's versions are int64
+_NO_FILE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})  # of a link that leads nowhere, and of a stray file
 SETTLED_SCANS = 2  # guess: a copy that pauses for longer than a scan's interval is rare, and the load notices it
 
 
+# The files of a SavedModel that a load cannot do without. A copy is judged by these, and by nothing else.
+_KNOWN = re.compile(r"saved_model\.pb|variables\.index|variables\.data-(\d{5,9})-of-(\d{5,9})")
+
+
 class Found(NamedTuple):
-    """A version that exists: `stamp` changes when its files do; it is settled when they have stopped changing."""
+    """A version that exists: `stamp` changes when its files do; it is settled when they have stopped changing.
+
+    `missing` is what a half-copied version still waits for, for people; empty where its files are complete.
+    """
 
     stamp: Hashable
     is_settled: bool = True
+    missing: str = ""
 
 
 class Source(Protocol):
@@ -79,14 +92,20 @@ class FolderSource:
         found = {}
         for version, folder in versions(self._base_path).items():
             try:
-                stamp, changed_s = self._stamp(folder)
-                is_whole = self._is_whole(folder)
-            except OSError:  # it is being deleted
+                files = _files(folder)
+            except (FileNotFoundError, NotADirectoryError):  # it is being deleted
                 continue
+            except OSError as err:  # its load will say that it cannot be read
+                found[version] = Found(("unreadable", err.errno))
+                continue
+            stamp = tuple((name, stat.st_size, stat.st_mtime_ns) for name, stat in files.items())
+            # The change time, not the modification time, since a copy may preserve the modification time.
+            changed_s = max((stat.st_ctime for stat in files.values()), default=0.0)
             before, scans = self._seen.get(version, (None, 0))
             seen[version] = (stamp, scans + 1 if stamp == before else 1)
             is_still = seen[version][1] >= SETTLED_SCANS or 0 <= self._settle_s <= self._clock() - changed_s
-            found[version] = Found(stamp, is_settled=is_still and is_whole)
+            missing = incomplete({name: stat.st_size for name, stat in files.items()})
+            found[version] = Found(stamp, is_settled=is_still and not missing, missing=missing)
         self._seen = seen
         return found
 
@@ -97,37 +116,70 @@ class FolderSource:
             raise LoadFailed("its folder is gone")
         return self._load(folder, version)
 
-    @staticmethod
-    def _stamp(folder: Path) -> tuple[Hashable, float]:
-        """A value that changes when a file of the folder does, and the time of the last change by the file system's clock.
 
-        That is the change time, not the modification time, since a copy may preserve the modification time.
-        """
-        stats = [(str(path.relative_to(folder)), path.stat()) for path in sorted(folder.rglob("*")) if path.is_file()]
-        stamp = tuple((name, stat.st_size, stat.st_mtime_ns) for name, stat in stats)
-        return stamp, max((stat.st_ctime for _, stat in stats), default=0.0)
+def _files(folder: Path) -> dict[str, os.stat_result]:
+    """Every file below a folder, by its path there, in order. A link that leads nowhere is no file.
 
-    @staticmethod
-    def _is_whole(folder: Path) -> bool:
-        """Whether the variables have an index and as many pieces as their names say."""
-        pieces = [path.name for path in (folder / "variables").glob("variables.data-*-of-*")]
-        has_index = (folder / "variables" / "variables.index").is_file()
-        return bool(pieces) == has_index and all(len(pieces) == int(name.rpartition("-")[2]) for name in pieces)
+    Raises:
+        OSError: the folder, or a folder in it, can't be listed or entered.
+    """
+    files: dict[str, os.stat_result] = {}
+
+    def refuse(err: OSError) -> None:
+        raise err
+
+    for parent, folders, names in os.walk(folder, onerror=refuse):
+        folders.sort()
+        for name in sorted(names):
+            path = Path(parent, name)
+            try:
+                files[str(path.relative_to(folder))] = path.stat()
+            except OSError as err:
+                if err.errno not in _NO_FILE:
+                    raise
+    return files
+
+
+def incomplete(sizes: Mapping[str, int]) -> str:
+    """What a version still waits for while it is being copied, for people; empty where its files are complete.
+
+    Args:
+        sizes: the bytes of each file, by its path in the version's folder.
+    """
+    shards: dict[int, set[int]] = {}  # number of shards → those that are there
+    for path, size in sizes.items():
+        folder, _, name = path.rpartition("/")
+        known = _KNOWN.search(name) if folder in {"", "variables"} else None
+        if known is None:
+            continue
+        # Tools give a file its name when it is whole. Before that it is, for example, `.NAME.XXXXXX` (rsync),
+        # `NAME.6eF6aBcD` (aws s3 cp), `NAME_.gstmp` (gsutil), `.azDownload-UUID-NAME` (azcopy), `NAME.part`, `NAME.tmp`.
+        if known[0] != name and path.removesuffix(name) + known[0] not in sizes:
+            return f"{known[0]} is being copied, as {quote(name)}"
+        if known[0] == name and not size:
+            return f"{name} is empty"
+        if known[0] == name and known[2] and int(known[1]) < int(known[2]):
+            shards.setdefault(int(known[2]), set()).add(int(known[1]))
+    if FILE_NAME not in sizes:
+        return f"{FILE_NAME} is missing"
+    if bool(shards) != ("variables/variables.index" in sizes):
+        return "variables.index is missing" if shards else "the variables.data files are missing"
+    lacks = [of - len(there) for of, there in shards.items()]
+    return f"{min(lacks)} of the variables.data files are missing" if shards and min(lacks) else ""
 
 
 def versions(base_path: Path) -> dict[int, Path]:
-    """The version folders in `base_path`, oldest first: named by a number, with saved_model.pb in them.
+    """The version folders in `base_path`, oldest first: named by a number, with saved_model.pb in them, or half of it.
 
-    `00000123` is version 123. Where `1` and `01` both exist, the shorter name wins. Everything else is ignored.
+    `00000123` is version 123. Where `1` and `01` both exist, the shorter name wins. A folder that cannot be entered is a
+    version too: its load says so. Everything else is ignored.
 
     Raises:
         LoadFailed: the folder does not exist, cannot be listed, or has no version in it.
     """
     try:
         folders = sorted(base_path.iterdir(), key=lambda folder: (len(folder.name), folder.name), reverse=True)
-        found = {
-            int(folder.name): folder for folder in folders if _is_number(folder.name) and (folder / FILE_NAME).is_file()
-        }
+        found = {int(folder.name): folder for folder in folders if _is_number(folder.name) and _is_version(folder)}
     except OSError as err:
         raise LoadFailed(f"the model's folder cannot be listed: {err.strerror}") from err
     if not found:
@@ -153,4 +205,14 @@ def locate(path: Path) -> tuple[Path, str, int]:
 
 
 def _is_number(name: str) -> bool:
-    return name.isascii() and name.isdecimal()
+    return name.isascii() and name.isdecimal() and int(name) <= MAX_VERSION
+
+
+def _is_version(folder: Path) -> bool:
+    """Whether a folder has a SavedModel, or a part of one that is being copied; True for one that cannot be entered."""
+    try:
+        if (folder / FILE_NAME).is_file():
+            return True
+        return any(FILE_NAME in path.name for path in folder.iterdir() if path.is_file())
+    except OSError as err:
+        return err.errno not in _NO_FILE

@@ -103,6 +103,7 @@ class Settings(BaseModel):
     secret_key: Path = Field(Path("secret.key"), description="private key for --enable_ssl (STS)")
     enable_cors: bool = Field(False, description="send CORS headers, so that pages from other origins may call this server. Off by default, because any web page could then use a visitor's browser to send requests (STS: true)")
     reload_models: bool = Field(True, description="follow the version folders while the server runs (STS: true)")
+    ready_when: Literal["all", "any"] = Field("all", description="when the server is ready: all: every model of the settings has been loaded or has failed; any: one model is served. Each model takes requests as soon as it is loaded, whatever this says (precedent: Triton waits for all)")
     reload_interval_ms: float = Field(1000.0, gt=0, description="how often the version folders are scanned. A version is loaded when its files have not changed for two intervals (precedent: TF Serving)")
     enable_b64_autoconvert: bool = Field(False, description='accepted for old start scripts; {"b64": ...} is always understood (STS)')
     download_inference_images: bool = Field(False, description="accepted for old start scripts; nothing that a client sends is ever written to disk (STS)")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from darkroom.models.runtime.memory import freeze
 from darkroom.service.errors import NotReady
+from darkroom.service.telemetry.tasks import Tasks
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,16 +32,24 @@ class ServerState(IntEnum):
     STOPPED = 3
 
 
+UNREADY = {
+    ServerState.STARTING: "the models are still loading",
+    ServerState.DRAINING: "the server is draining; ask another one",
+    ServerState.STOPPED: "the server has stopped",
+}
+
+
 class Lifecycle:
     """Starts and stops the parts of a server in order. On the event loop.
 
     Attributes:
         state: the present state; only `_move` changes it.
-        is_serving: whether the state is READY.
+        is_serving: whether predict requests are taken: from the first served version on, until the drain.
         is_draining: whether the state is DRAINING or STOPPED; connections are then closed after their answer.
         is_known_ready: False only for a worker whose supervisor has not yet learned that it is ready.
         settled: set when the first load has ended, with or without success.
         failure: why the first load failed; None if it did not.
+        tasks: the background tasks; one that keeps failing makes the server not ready.
     """
 
     def __init__(self, settings: Settings, manager: ModelManager, metrics: Metrics) -> None:
@@ -50,7 +59,8 @@ class Lifecycle:
         self.state = ServerState.STARTING
         self.is_serving = self.is_draining = False
         self.is_known_ready = True
-        self._tasks: list[asyncio.Task[None]] = []  # if one of them ends, the server is not ready
+        self.tasks = Tasks(metrics.task_failures)
+        manager.on_served = self._note_served
         self._loading: asyncio.Task[None] | None = None
         self.failure: Exception | None = None
         self.settled = asyncio.Event()
@@ -63,25 +73,32 @@ class Lifecycle:
     @property
     def takes_requests(self) -> bool:
         """Whether this process takes predict requests: READY, a model is served, every batcher and task is alive."""
-        return self.is_serving and self._manager.are_healthy and all(not t.done() for t in self._tasks)
+        return self.state is ServerState.READY and self._manager.are_healthy and not self.tasks.trouble
+
+    @property
+    def trouble(self) -> str:
+        """Why the server is not ready, for people; empty if it is."""
+        if self.is_ready:
+            return ""
+        if self.state is not ServerState.READY:
+            return UNREADY[self.state]
+        if not self.is_known_ready:
+            return "the supervisor has not yet learned that this worker is ready"
+        return self.tasks.trouble or self._manager.trouble
 
     def check_ready(self) -> None:
-        """Returns if the server is READY. An unhealthy batcher raises its own error at submit.
+        """Returns if predict requests are taken. An unhealthy batcher raises its own error at submit.
 
         Raises:
             NotReady: the server is starting or stopping; says which.
         """
         if not self.is_serving:
-            words = {
-                ServerState.STARTING: "the models are still loading",
-                ServerState.STOPPED: "the server has stopped",
-            }
-            raise NotReady(words.get(self.state, "the server is draining; ask another one"))
+            raise NotReady(UNREADY[self.state])
 
     async def start(self, models: Sequence[LoadedModel]) -> None:
         """Serves `models`; if there are none, starts to load those of the settings in a task."""
         freeze()
-        self._tasks.append(asyncio.create_task(self._watch_loop(), name="event-loop-lag"))
+        self.tasks.start("event-loop-lag", self._watch_loop)
         if models:
             self._manager.give(models)
             await self._manager.load_all()
@@ -99,8 +116,7 @@ class Lifecycle:
     def stop(self) -> None:
         """Frees the engines; idempotent."""
         self._move(ServerState.STOPPED)
-        for task in self._tasks:
-            task.cancel()
+        self.tasks.close()
         self._manager.close()
 
     async def _load(self) -> None:
@@ -109,11 +125,18 @@ class Lifecycle:
             await self._manager.load_all()
             self._become_ready()
             if self._settings.reload_models:
-                self._tasks.append(asyncio.create_task(self._manager.watch(), name="watch-models"))
+                self.tasks.start("watch-models", self._manager.watch)
         except Exception as err:  # noqa: BLE001 - any error must end the process with its message
             if self.state is ServerState.STARTING:  # else the stop has cancelled the load
                 self.failure = err
             self.settled.set()
+
+    def _note_served(self) -> None:
+        """Takes requests from the first served version on; with `--ready_when=any` the server is READY then."""
+        if self.state is ServerState.STARTING:
+            self.is_serving = True
+            if self._settings.ready_when == "any":
+                self._become_ready()
 
     def _move(self, state: ServerState) -> None:
         """Sets the state, and the two flags that every request reads."""

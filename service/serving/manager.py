@@ -7,7 +7,7 @@ import logging
 import time
 from typing import TYPE_CHECKING, Any
 
-from darkroom.models.errors import LoadFailed, ModelError, UnknownModel, UnknownVersion
+from darkroom.models.errors import LoadFailed, ModelError, UnknownModel, UnknownVersion, quote
 from darkroom.models.versions.folder import GivenSource
 from darkroom.models.versions.policy import AVAILABLE, END, LOADING, START, UNLOADING, Failure, Plan, Policy, plan
 from darkroom.service.serving.registry import NO_VERSION
@@ -35,6 +35,7 @@ class Model:
         is_wanted: False after it was unloaded on request.
         inflight: the calls in flight of each signature, from the version that was loaded last.
         trouble: why the last scan of its source failed; empty if it did not.
+        bug: what else the last look at it raised; empty if nothing.
     """
 
     def __init__(self, name: str, source: Source, policy: Policy) -> None:
@@ -43,11 +44,15 @@ class Model:
         self.policy = policy
         self.is_wanted = True
         self.inflight: dict[str, int] = {}
-        self.trouble = ""
+        self.trouble = self.bug = ""
 
 
 class ModelManager:
     """Loads and unloads every version of every model, from `load_all` to `close`. On the event loop.
+
+    Whatever one version raises while it is found, loaded, warmed up, swapped or closed is the failure of that version:
+    it ends in state END with the reason, the log has the traceback, and it is tried again as any failed load. All other
+    versions and models go on.
 
     What blocks runs in a thread. Only one version is loaded at a time: two loads at once would need twice the memory
     and no less time.
@@ -58,6 +63,9 @@ class ModelManager:
         metrics: shows the time series of the registry's versions from now on.
         clock: in seconds.
         in_thread: runs a function that blocks.
+
+    Attributes:
+        on_served: called each time requests find a new version.
     """
 
     def __init__(
@@ -78,6 +86,7 @@ class ModelManager:
         self._models: dict[str, Model] = {}
         self._is_serving = False  # the first load of all models is over
         self._is_stopping = False
+        self.on_served: Callable[[], None] = lambda: None
         self._change = asyncio.Lock()  # held while a version is loaded or unloaded
         self._unregistered: set[Servable] = set()  # being opened or freed
         self._changes: set[asyncio.Task[None]] = set()
@@ -87,6 +96,14 @@ class ModelManager:
         """Whether there is a model and every batcher is alive."""
         targets = self._registry.targets()
         return bool(targets) and all(target.batcher.is_healthy for target in targets)
+
+    @property
+    def trouble(self) -> str:
+        """Why the models are not healthy, for people; empty if they are."""
+        dead = [target for target in self._registry.targets() if not target.batcher.is_healthy]
+        if dead:
+            return f"the batcher of model {dead[0].model.name!r}, signature {dead[0].spec.name!r}, is broken"
+        return "" if self._registry.targets() else "no model is served"
 
     def know(self, name: str, source: Source, policy: Policy) -> None:
         """Adds a model, in place of those of the settings. `load_all` loads it."""
@@ -203,12 +220,19 @@ class ModelManager:
         """Stops loading, refuses new requests and answers the accepted ones, for at most `timeout_s`."""
         self._is_stopping = True
         self._sources.stop()
-        await asyncio.gather(*(servable.drain(timeout_s) for servable in self._servables()))
+        drained = await asyncio.gather(
+            *(servable.drain(timeout_s) for servable in self._servables()), return_exceptions=True
+        )
+        for error in filter(None, drained):
+            _log.error("a version could not be drained", exc_info=error)
 
     def close(self) -> None:
         """Closes the batchers, waits for the threads, then frees the engines; idempotent."""
         for servable in self._servables():
-            servable.close()
+            try:
+                servable.close()
+            except Exception as err:  # noqa: BLE001 - one version's bug must not keep the others open
+                _log.error("a version could not be closed", exc_info=err)
 
     def _servables(self) -> list[Servable]:
         records = [record for name in self._models for record in self._registry.records(name)]
@@ -234,14 +258,26 @@ class ModelManager:
 
     async def _complete(self, change: Coroutine[Any, Any, None]) -> None:
         """Waits for a change; cancelling the caller does not cancel the change."""
-        task = asyncio.create_task(change)
+        task = asyncio.create_task(change, name="change-models")
         self._changes.add(task)
         task.add_done_callback(self._changes.discard)
         await asyncio.shield(task)
 
     async def _follow(self, model: Model) -> Plan:
-        async with self._change:
-            return await self._update(model)
+        """`_update`, alone. Whatever it raises is this model's trouble: the other models are followed nevertheless."""
+        try:
+            async with self._change:
+                todo = await self._update(model)
+        except Exception as err:  # noqa: BLE001 - a bug of ours, which only this model has met
+            bug, todo = reason_of(err), Plan([], [], [])
+            if bug != model.bug:
+                _log.error("a model can't be followed", extra={"fields": {"model": model.name}}, exc_info=err)
+            if not self._registry.versions(model.name):
+                self._record(model, NO_VERSION).note(END, bug)
+            model.bug = bug
+        else:
+            model.bug = ""
+        return todo
 
     async def _update(self, model: Model) -> Plan:
         """Loads and unloads until the served versions are those that the policy selects. Returns what is left."""
@@ -257,23 +293,32 @@ class ModelManager:
                     if record.version not in found and record.servable is None:
                         self._registry.forget(model.name, record.version)
                 for version in todo.unsettled:
-                    self._record(model, version).note(START, "its files are still being written")
+                    self._note_unsettled(self._record(model, version), found[version].missing)
                 break
             await self._load(model, todo.loads[0], found[todo.loads[0]])
         return todo
+
+    def _note_unsettled(self, record: VersionRecord, missing: str) -> None:
+        """Notes that a version is still being copied; logs what it waits for, each time that changes."""
+        reason = f"its files are still being written{missing and ': '}{missing}"
+        if missing and (record.state, record.message) != (START, reason):
+            fields = {"model": record.model, "version": record.version, "reason": missing}
+            _log.warning("a version waits for the rest of its files", extra={"fields": fields})
+        record.note(START, reason)
 
     async def _scan(self, model: Model) -> Mapping[int, Found]:
         """The versions of the source. None if the source cannot be read, which changes nothing of what is served."""
         trouble = ""
         found: Mapping[int, Found] = {}
+        failure: Exception | None = None
         try:
             found = await self._in_thread(model.source.scan)
-        except LoadFailed as err:
-            trouble = str(err)
+        except Exception as err:  # noqa: BLE001 - whatever one model's folder raises is that model's failure
+            failure, trouble = err, reason_of(err)
         served = self._registry.versions(model.name)
         if trouble and trouble != model.trouble:
             fields = {"model": model.name, "reason": trouble, "still_served": sorted(served)}
-            _log.error("a model's versions can't be looked for", extra={"fields": fields})
+            _log.error("a model's versions can't be looked for", extra={"fields": fields}, exc_info=failure)
         if trouble and not served:
             self._record(model, NO_VERSION).note(END, trouble)
         model.trouble = trouble
@@ -286,34 +331,47 @@ class ModelManager:
         record.note(LOADING)
         try:
             loaded = await self._in_thread(model.source.load, version)
-        except LoadFailed as err:
-            self._fail(record, found, str(err))
+        except Exception as err:  # noqa: BLE001 - whatever loading a version raises is that version's failure
+            self._fail(record, found, reason_of(err), err)
             return
         load_s = self._clock() - started_s
+        try:
+            servable = await self._open(model, record, loaded, load_s)
+        except Exception as err:  # noqa: BLE001 - as above
+            self._fail(record, found, f"its warm-up failed: {reason_of(err)}", err)
+            return
+        before, record.servable = record.servable, servable
+        record.stamp, record.failure = found.stamp, None
+        self._registry.add(model.name, version, servable.targets)
+        record.note(AVAILABLE)
+        self.on_served()
+        fields = {"load_s": round(load_s, 2), "warmup_s": round(self._clock() - started_s - load_s, 2)}
+        _log.info("model is served", extra={"fields": describe_loaded(loaded) | fields})
+        if before is not None:
+            await self._free(before, record)
+
+    async def _open(self, model: Model, record: VersionRecord, loaded: LoadedModel, load_s: float) -> Servable:
+        """A loaded version, warmed up and ready to take requests. If that fails, it is freed."""
         metrics = record.metrics
         assert metrics is not None  # noqa: S101 - `_record` gave it some
         metrics.load_s.observe(load_s)
         servable = Servable(loaded, self._settings, metrics, in_thread=self._in_thread)
         self._unregistered.add(servable)  # so that `close` finds it
-        is_alone = not self._registry.targets() or not self._is_serving
+        is_starting = not self._is_serving and self._settings.ready_when == "all"  # nobody is sent here yet
+        is_alone = is_starting or not self._registry.targets()
         try:
             await servable.open(None if is_alone else model.inflight)
-        except ModelError as err:
-            await self._free(servable)
-            self._fail(record, found, f"its warm-up failed: {err}")
-            return
+        except Exception:
+            await self._free(servable, record)
+            raise
         model.inflight |= servable.inflight
         self._unregistered.discard(servable)
-        before, record.servable = record.servable, servable
-        record.stamp, record.failure = found.stamp, None
-        self._registry.add(model.name, version, servable.targets)
-        record.note(AVAILABLE)
-        fields = {"load_s": round(load_s, 2), "warmup_s": round(self._clock() - started_s - load_s, 2)}
-        _log.info("model is served", extra={"fields": describe_loaded(loaded) | fields})
-        if before is not None:
-            await self._free(before)
+        return servable
 
-    def _fail(self, record: VersionRecord, found: Found, reason: str) -> None:
+    def _fail(self, record: VersionRecord, found: Found, reason: str, error: Exception) -> None:
+        """Notes that a version could not be loaded, why, and when it is tried again."""
+        if record.metrics is not None:
+            record.metrics.load_failures += 1
         record.failure = failure = Failure.after(record.failure, found.stamp, self._clock())
         if record.servable is not None:  # its files changed; what was loaded before stays
             record.note(AVAILABLE, f"its new files can't be served: {reason}")
@@ -321,7 +379,7 @@ class ModelManager:
             record.note(END, reason)
         fields = {"model": record.model, "version": record.version, "reason": reason}
         fields["next_try_s"] = round(failure.retry_at_s - self._clock())
-        _log.error("model can't be served", extra={"fields": fields})
+        _log.error("model can't be served", extra={"fields": fields}, exc_info=error)
 
     async def _retire(self, model: Model, version: int) -> None:
         """Hides a version from requests, lets it finish what it accepted, then frees and forgets it."""
@@ -330,11 +388,21 @@ class ModelManager:
         servable, record.servable = record.servable, None
         record.note(UNLOADING)
         if servable is not None:
-            await self._free(servable)
+            await self._free(servable, record)
         self._registry.forget(model.name, version)
         _log.info("version is unloaded", extra={"fields": {"model": model.name, "version": version}})
 
-    async def _free(self, servable: Servable) -> None:
+    async def _free(self, servable: Servable, record: VersionRecord) -> None:
+        """Lets a version finish what it accepted, then frees it. If that raises, the log has it and all else goes on."""
         self._unregistered.add(servable)
-        await servable.retire(self._settings.request_timeout_ms / 1000)  # no entry's deadline is further away
+        try:
+            await servable.retire(self._settings.request_timeout_ms / 1000)  # no entry's deadline is further away
+        except Exception as err:  # noqa: BLE001 - it serves no longer; the other versions go on
+            fields = {"model": record.model, "version": record.version}
+            _log.error("a version could not be freed", extra={"fields": fields}, exc_info=err)
         self._unregistered.discard(servable)
+
+
+def reason_of(error: Exception) -> str:
+    """Why a version or a task failed, for people: the message; of an error that is no ModelError, with its kind."""
+    return str(error) if isinstance(error, ModelError) else f"{type(error).__name__}: {quote(str(error))}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from darkroom.batching.batcher import Batcher
 from darkroom.batching.limits import Limits
 from darkroom.models.engines.runner import Runner
-from darkroom.models.errors import InvalidInput
+from darkroom.models.errors import InvalidInput, LoadFailed
 from darkroom.models.rows import Rows
 from darkroom.models.runtime.gpu_memory import device_memory
 from darkroom.models.runtime.memory import give_back
@@ -41,7 +42,7 @@ class Target:
     Attributes:
         passes: the reports of the load-time passes, as the metadata shows them.
         samples: single rows that the signature accepted during warm-up.
-        field: the input that messages name: the one that takes images, else the first.
+        field: the input that messages name: the one that takes images, else the first; empty if there is no input.
     """
 
     model: ModelSpec
@@ -54,7 +55,8 @@ class Target:
     field: str = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "field", self.spec.image_input or self.spec.inputs[0].name)
+        first = next((tensor.name for tensor in self.spec.inputs), "")
+        object.__setattr__(self, "field", self.spec.image_input or first)
 
 
 class Servable:
@@ -86,13 +88,15 @@ class Servable:
                 leaves it most of the machine. None: nothing is serving.
 
         Raises:
-            ModelError: a signature failed on its warm-up rows.
+            ModelError: a signature failed on its warm-up rows, or there is none.
         """
         started_s = time.monotonic()
         loaded = self._loaded
         assert loaded is not None  # noqa: S101 - it is opened before it is closed
         for name, engine in loaded.engines.items():
             self.targets[name] = await self._open(loaded, engine, serving_inflight)
+        if not self.targets:
+            raise LoadFailed("it has no signature that can be served")
         await self._in_thread(give_back)  # measured on EfficientNet-Lite0: opening it leaves 140 MB behind
         for target in self.targets.values():
             target.batcher.start()
@@ -177,14 +181,18 @@ class Servable:
                 self._metrics.queues.remove(target.batcher.stats)
 
     def _free(self) -> None:
-        """Closes what it owns and drops the references, without which the memory would not be freed."""
-        for runner in self._runners:
-            runner.close()
-        self._runners.clear()
-        self.targets.clear()
+        """Closes what it owns and drops the references, without which the memory would not be freed.
+
+        If closing one part raises, the others are closed nevertheless.
+        """
+        runners, self._runners = self._runners, []
         loaded, self._loaded = self._loaded, None
-        if loaded is not None:
-            loaded.close()
+        self.targets.clear()
+        with ExitStack() as last_first:
+            if loaded is not None:
+                last_first.callback(loaded.close)
+            for runner in runners:
+                last_first.callback(runner.close)
 
 
 def describe_loaded(loaded: LoadedModel) -> dict[str, object]:

@@ -32,6 +32,7 @@ from darkroom.service.telemetry.histogram import (
     batch_edges,
     with_slo,
 )
+from darkroom.service.telemetry.tasks import task_failures_family
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -75,6 +76,7 @@ class ModelMetrics(Observer):
         self.batches: Counter[str] = Counter({reason.value: 0 for reason in Reason})
         self.padding_images = 0
         self.batch_retries = 0
+        self.load_failures = 0
         self.duration = Histogram(latency)
         self.queue_wait = Histogram(latency)
         self.execution = Histogram(latency)
@@ -141,6 +143,7 @@ class Metrics(Collector):
         self.routes: dict[str, RouteMetrics] = {}
         self.http_in_flight = 0
         self.fast_lane_requests = 0
+        self.task_failures: Counter[str] = Counter()
         self.loop_lag = Histogram(LATENCY_EDGES)
         self.build = (version, tensorflow, platform.python_version())
         self.registry = CollectorRegistry(auto_describe=False)
@@ -193,6 +196,7 @@ class Metrics(Collector):
         fast = CounterMetricFamily("darkroom_fast_lane_requests", "HTTP requests that bypassed Sanic.")
         fast.add_metric((), self.fast_lane_requests)
         yield fast
+        yield task_failures_family(self.task_failures)
         routes = self.routes.items()
         for name, text, pick in (
             ("darkroom_http_request_duration_seconds", FROM_REQUEST_TO_ANSWER, attrgetter("duration")),
@@ -267,6 +271,7 @@ def _collect_counts(models: Sequence[ModelMetrics]) -> Iterator[Metric]:
     for name, text, pick in (
         ("darkroom_padding_images", "Rows added to reach an allowed batch size.", attrgetter("padding_images")),
         ("darkroom_batch_retries", "Engine calls made to find a guilty row.", attrgetter("batch_retries")),
+        ("darkroom_model_load_failures", "Loads of a version that failed.", attrgetter("load_failures")),
     ):
         family = CounterMetricFamily(name, text, labels=MODEL_LABELS)
         for model in models:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Awaitable, Callable
 
+_log = logging.getLogger("darkroom.service")
 MAX_MESSAGE_BYTES = 64 << 20  # guess: the metrics of two versions take 100 KB
 NO_REPLY = 0  # the number of a message that expects no reply
 
@@ -20,12 +22,16 @@ class ChannelClosed(Exception):
     """The other end of the channel is closed."""
 
 
+class RequestFailed(Exception):
+    """The other end failed while it handled a request: a bug of ours, which its log tells."""
+
+
 class Channel:
-    """One end of a channel. A message is a line `[number, is_reply, content]`.
+    """One end of a channel. A message is a line `[number, is_reply, content]`; `is_reply` is null for a failed request.
 
     Args:
-        handle: receives each request of the other end and returns the reply, which must be JSON. It must not raise: a
-            request that can fail says so in its reply.
+        handle: receives each request of the other end and returns the reply, which must be JSON. A request that can fail
+            says so in its reply. What `handle` raises is logged here, and the other end gets RequestFailed.
     """
 
     def __init__(self, handle: Callable[[dict[str, Any]], Awaitable[Any]]) -> None:
@@ -45,7 +51,10 @@ class Channel:
         assert self._reader is not None  # noqa: S101 - it is open
         try:
             while (line := await self._reader.readline()).endswith(b"\n"):
-                self._receive(*orjson.loads(line))
+                try:
+                    self._receive(*orjson.loads(line))
+                except Exception as err:  # noqa: BLE001 - a bug of ours; the next message may be well
+                    _log.error("a message can't be read", exc_info=err)
         except ConnectionError:
             pass  # the other process ended
         finally:
@@ -70,6 +79,7 @@ class Channel:
 
         Raises:
             ChannelClosed: the channel was closed before the reply came.
+            RequestFailed: the other end raised an exception instead of a reply.
             TimeoutError: no reply within `timeout_s`.
         """
         if self._writer is None or self._writer.is_closing():
@@ -83,19 +93,27 @@ class Channel:
         finally:
             del self._pending[number]
 
-    def _receive(self, number: int, is_reply: bool, content: Any) -> None:  # noqa: FBT001 - a message's three parts
-        if not is_reply:
-            task = asyncio.create_task(self._reply(number, content))
+    def _receive(self, number: int, is_reply: bool | None, content: Any) -> None:  # noqa: FBT001 - a message's three parts
+        if is_reply is False:
+            task = asyncio.create_task(self._reply(number, content), name="channel-reply")
             self._handling.add(task)
             task.add_done_callback(self._handling.discard)
         elif number in self._pending and not self._pending[number].done():
-            self._pending[number].set_result(content)
+            if is_reply:
+                self._pending[number].set_result(content)
+            else:
+                self._pending[number].set_exception(RequestFailed(content))
 
     async def _reply(self, number: int, message: dict[str, Any]) -> None:
-        reply = await self._handle(message)
+        is_reply: bool | None = True
+        try:
+            reply = await self._handle(message)
+        except Exception as err:  # noqa: BLE001 - a bug of ours; without a reply the other end would wait for ever
+            _log.error("a message failed", extra={"fields": {"type": message.get("type")}}, exc_info=err)
+            reply, is_reply = type(err).__name__, None
         if number != NO_REPLY:
-            self._send(number, reply, is_reply=True)
+            self._send(number, reply, is_reply=is_reply)
 
-    def _send(self, number: int, content: Any, *, is_reply: bool) -> None:
+    def _send(self, number: int, content: Any, *, is_reply: bool | None) -> None:
         if self._writer is not None and not self._writer.is_closing():
             self._writer.write(orjson.dumps((number, is_reply, content)) + b"\n")

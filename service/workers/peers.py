@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
 
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
     from darkroom.service.serving.manager import ModelManager
     from darkroom.service.telemetry.metrics import Metrics
+    from darkroom.service.telemetry.tasks import Tasks
 
 REPORT_S = 0.1  # guess: how old the supervisor's count of a worker's connections may be
 CONNECTIONS_A_TURN = 64  # guess: connections that are taken before the event loop runs something else
@@ -104,12 +106,12 @@ class Member:
         self._channel_end = socket.socket(fileno=handles.channel)
         self._alone = alone
         self._channel = Channel(self._handle)
-        self._tasks: list[asyncio.Task[None]] = []
         self._changes: set[asyncio.Task[None]] = set()
         self._taken = 0
 
     async def open(
         self,
+        tasks: Tasks,
         *,
         on_connection: Callable[[socket.socket], object],
         status: Callable[[], dict[str, Any]],
@@ -119,6 +121,7 @@ class Member:
         """Starts to receive connections and messages from the supervisor.
 
         Args:
+            tasks: what runs in the background here is one of them, until they are closed.
             on_connection: called with each connection that the supervisor passes.
             status: `is_ready` and the number of `connections`; reported to the supervisor whenever it changes.
             on_known_ready: called when the supervisor has learned that this worker is ready. From then on only ready
@@ -128,9 +131,9 @@ class Member:
         loop = asyncio.get_running_loop()
         loop.add_reader(self._connections, self._receive, on_connection)
         await self._channel.open(self._channel_end)
-        reading = loop.create_task(self._channel.run())
+        reading = tasks.start("supervisor-channel", self._channel.run)
         reading.add_done_callback(lambda _: on_supervisor_gone())
-        self._tasks += [reading, loop.create_task(self._keep_reporting(status, on_known_ready))]
+        tasks.start("report-to-supervisor", partial(self._keep_reporting, status, on_known_ready))
 
     def refuse(self) -> None:
         """Takes no more connections; idempotent."""
@@ -139,8 +142,6 @@ class Member:
 
     def close(self) -> None:
         """Closes the channel."""
-        for task in self._tasks:
-            task.cancel()
         self._channel.close()
 
     def notify(self, message: dict[str, Any]) -> None:
@@ -177,7 +178,7 @@ class Member:
             if failure:
                 raise LoadFailed(failure)
 
-        task = asyncio.create_task(spread())
+        task = asyncio.create_task(spread(), name="change-all-workers")
         self._changes.add(task)
         task.add_done_callback(self._changes.discard)
         await asyncio.shield(task)

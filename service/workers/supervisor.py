@@ -9,7 +9,9 @@ import asyncio
 import logging
 import signal
 import sys
+from collections import Counter
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from prometheus_client import CollectorRegistry, ProcessCollector
@@ -17,6 +19,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.exposition import generate_latest
 from prometheus_client.registry import Collector
 
+from darkroom.service.telemetry.tasks import Tasks, task_failures_family
 from darkroom.service.workers.listener import listen, url_of
 from darkroom.service.workers.merge_metrics import counts, merge
 from darkroom.service.workers.worker import Worker
@@ -58,6 +61,8 @@ class Supervisor(Collector):
         self._make_worker = make_worker
         self._workers: dict[int, Worker] = {}  # by number
         self._stopping = asyncio.Event()
+        self._task_failures: Counter[str] = Counter()
+        self._tasks = Tasks(self._task_failures)
         self._held: socket.socket | None = None  # an accepted connection that no worker could take yet
         self._ended_counts = ""  # the counters and histograms of the workers that ended
         self._restarts = 0
@@ -94,12 +99,12 @@ class Supervisor(Collector):
             listener.setblocking(False)
             url = url_of(listener, is_tls=settings.enable_ssl)
             print(f"darkroom: listening on {url}, loading models …", file=sys.stderr, flush=True)
-            keepers = [asyncio.create_task(self._keep(number, listener)) for number in range(1, settings.workers + 1)]
+            keepers = [
+                self._tasks.start(f"keep-worker-{number}", partial(self._keep, number, listener))
+                for number in range(1, settings.workers + 1)
+            ]
             asyncio.get_running_loop().add_reader(listener, self._accept, listener)
-            stopping = asyncio.create_task(self._stopping.wait())
-            await asyncio.wait({stopping, *keepers}, return_when=asyncio.FIRST_COMPLETED)
-            if not self.is_stopping:  # a bug of ours ended a keeper
-                self.stop()
+            await self._stopping.wait()
             _, late = await asyncio.wait(keepers, timeout=settings.drain_timeout_ms / 1000 + EXIT_S)
             if late:
                 _log.error("workers that did not end in time are killed", extra={"fields": {"workers": len(late)}})
@@ -121,10 +126,10 @@ class Supervisor(Collector):
         """Runs one worker after the other under this number, until the stop."""
         time_s = asyncio.get_running_loop().time
         short_lives = 0
-        while True:
+        while not self._stopping.is_set():
             worker = self._workers[number] = self._make_worker(number, self._handle)
             started_s = time_s()
-            watch = asyncio.create_task(self._watch(worker))
+            watch = self._tasks.start(f"watch-worker-{number}", partial(self._watch, worker))
             try:
                 status = await worker.run(self._command, listener)
                 ended_with = signal.Signals(-status).name if status < 0 else f"status {status}"
@@ -222,6 +227,7 @@ class Supervisor(Collector):
         """The supervisor's own metrics."""
         ready = sum(worker.is_ready for worker in self._workers.values())
         yield from worker_families(ready=ready, absent=self._settings.workers - ready, restarts=self._restarts)
+        yield task_failures_family(self._task_failures)
 
     async def _note_readiness(self, worker: Worker, *, is_ready: bool) -> None:
         """Handles a worker that became ready, or no longer is. A new one first gets the operators' changes."""

@@ -7,7 +7,7 @@ import socket
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from darkroom.service.workers.channel import Channel, ChannelClosed
+from darkroom.service.workers.channel import Channel, ChannelClosed, RequestFailed
 from darkroom.service.workers.peers import WorkerHandles
 
 if TYPE_CHECKING:
@@ -90,13 +90,13 @@ class Worker:
 
     async def refresh(self) -> None:
         """Updates `exposition`; keeps the last one if the worker does not reply in time."""
-        with suppress(ChannelClosed, TimeoutError):
+        with suppress(ChannelClosed, RequestFailed, TimeoutError):
             self.exposition = await self._channel.request({"type": "metrics"}, SCRAPE_S)
 
     async def replies(self, within_s: float) -> bool:
         """Whether its event loop is running: it replies to a ping in time, or has ended."""
         try:
-            with suppress(ChannelClosed):
+            with suppress(ChannelClosed, RequestFailed):
                 await self._channel.request({"type": "ping"}, within_s)
         except TimeoutError:
             return False
@@ -108,6 +108,8 @@ class Worker:
             failure: str = await self._channel.request(change)
         except ChannelClosed:
             return ""  # its replacement gets the change
+        except RequestFailed as err:
+            failure = f"internal error ({err}); its log tells more"
         return failure and f"worker {self.number}: {failure}"
 
     async def _receive(self, message: dict[str, Any]) -> Any:

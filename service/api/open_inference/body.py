@@ -65,7 +65,7 @@ def read_inputs(body: Body, spec: SignatureSpec, decode: Decode) -> dict[str, Co
     Raises:
         CodecError, InvalidInput: not exactly the signature's inputs, each once; or the data does not match its fields.
     """
-    inputs = body.fields.get("inputs")
+    inputs = body.fields.get("inputs", None if spec.inputs else [])  # a signature without inputs needs no such field
     if not isinstance(inputs, list):
         raise CodecError(f"inputs: expected a list, got {type(inputs).__name__}")
     wanted = {tensor.name: tensor for tensor in spec.inputs}
@@ -76,7 +76,8 @@ def read_inputs(body: Body, spec: SignatureSpec, decode: Decode) -> dict[str, Co
         where = f"inputs[{index}]"
         name, parameters = read_named(item, where)
         if name not in wanted or name in columns:
-            raise InvalidInput(f"{where}: {quote(name)} is no input, or came before; there are: {', '.join(wanted)}")
+            listed = ", ".join(wanted) or "none"
+            raise InvalidInput(f"{where}: {quote(name)} is no input, or came before; there are: {listed}")
         sent = Sent(item, parameters, common, where)
         chunk = _chunk(sent, body.tail, at)
         at += len(chunk or b"")
@@ -95,7 +96,7 @@ def read_raw(body: bytes, spec: SignatureSpec) -> dict[str, Column]:
         InvalidInput: the signature has several inputs, or the bytes do not fill whole rows.
     """
     if len(spec.inputs) != 1:
-        names = ", ".join(tensor.name for tensor in spec.inputs)
+        names = ", ".join(tensor.name for tensor in spec.inputs) or "none"
         raise InvalidInput(f"a raw body is one tensor; signature {spec.name!r} has the inputs {names}")
     tensor = spec.inputs[0]
     inner = [size or 0 for size in (tensor.shape or (0, 0))[1:]]

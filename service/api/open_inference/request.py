@@ -65,7 +65,7 @@ class Infer:
         self, request: PredictRequest, target: Target, columns: dict[str, Column], outputs: tuple[Output, ...]
     ) -> None:
         """Sets the rows for the batcher. Rows that want every output share batches with requests of every dialect."""
-        pictures = columns[target.field]
+        pictures = columns.get(target.field)
         if target.spec.image_input is not None and len(columns) == 1 and isinstance(pictures, list):
             request.take_pictures(target, pictures, self._guard)
         else:

@@ -91,8 +91,10 @@ def _install_health(app: App, darkroom: Darkroom) -> None:
         return json_response({"live": True})
 
     async def ready(_: Request) -> HTTPResponse:
-        """Readiness: whether to send requests here."""
-        return json_response({"ready": lifecycle.is_ready}, 200 if lifecycle.is_ready else 503)
+        """Readiness: whether to send requests here; if not, why."""
+        if trouble := lifecycle.trouble:
+            return json_response({"ready": False, "reason": trouble}, 503)
+        return json_response({"ready": True})
 
     middleware.route(app, "GET", "/v2/health/live", live, scope=None)
     middleware.route(app, "GET", "/v2/health/ready", ready, scope=None)

@@ -73,7 +73,7 @@ class Simple:
                     f"{name}: code out of a model's folder is not run; do this in the graph or in the client"
                 )
         data = fields.get("data")
-        if not data:
+        if not data and target.spec.inputs:
             raise CodecError("Inference with empty data, please check the request JSON")
         if "top_k" in fields or "on_error" in fields:
             _set_answer(request, target, fields)
@@ -115,7 +115,7 @@ class Simple:
         request.end_stage("parse")
         spec = target.spec
         if len(spec.inputs) != 1 or spec.inputs[0].dtype != "string":
-            wants = ", ".join(f"{tensor.name} ({tensor.dtype})" for tensor in spec.inputs)
+            wants = ", ".join(f"{tensor.name} ({tensor.dtype})" for tensor in spec.inputs) or "none"
             raise InvalidInput(f"signature {spec.name!r} takes no picture: its inputs are {wants}")
         request.take_pictures(target, pictures, self._guard)
 

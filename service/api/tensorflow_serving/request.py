@@ -40,6 +40,8 @@ def rows_to_columns(instances: object, names: Sequence[str]) -> dict[str, list[A
     Raises:
         CodecError: not a list of at least one row, rows of both kinds, or other names; names the row.
     """
+    if not names:
+        raise CodecError('instances: this signature has no inputs, and so no rows; send {"inputs": {}}')
     if not isinstance(instances, list):
         raise CodecError("Excepting 'instances' to be an list/array")
     if not instances:
@@ -68,6 +70,8 @@ def inputs_to_columns(inputs: object, names: Sequence[str]) -> dict[str, Any]:
             if name not in inputs:
                 raise CodecError(f"Missing named input: {name} in 'inputs' object.")
         return {name: inputs[name] for name in names}
+    if not names:
+        raise CodecError('inputs: this signature has no inputs; send an empty object: {"inputs": {}}')
     if len(names) > 1:
         raise CodecError(
             "inputs is a plain value/list, but expecting an object as multiple input tensors required as per "

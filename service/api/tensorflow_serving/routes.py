@@ -126,8 +126,6 @@ class TensorFlowServing:
         """Makes the inputs in the JSON the rows of `request`."""
         spec = target.spec
         names = [tensor.name for tensor in spec.inputs]
-        if not names:
-            raise CodecError(f"Failed to get input map for signature: {spec.name}")
         is_row = "instances" in fields
         if is_row == ("inputs" in fields):
             raise CodecError(ONE_FORM if is_row else NO_FORM)
@@ -163,7 +161,7 @@ class TensorFlowServing:
         request.target = target = self._find(address, fields.get("signature_name", ""))
         spec = target.spec
         if len(spec.inputs) != 1 or spec.inputs[0].dtype != "string":
-            wants = ", ".join(f"{tensor.name} ({tensor.dtype})" for tensor in spec.inputs)
+            wants = ", ".join(f"{tensor.name} ({tensor.dtype})" for tensor in spec.inputs) or "none"
             raise InvalidInput(f"signature {spec.name!r} takes no picture: its inputs are {wants}")
         _set_answer(request, target, fields, dump_rows)
         request.take_pictures(target, pictures, self._guard)

@@ -1,8 +1,12 @@
 """Versions on disk: which folders are versions, and when their files have stood still."""
 
+import errno
+import os
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -89,6 +93,10 @@ def test_a_copy_that_keeps_the_times_of_its_files_is_as_new_as_any(tmp_path: Pat
         (("variables.data-00000-of-00001",), False),
         (("variables.index", "variables.data-00000-of-00002"), False),
         (("variables.index", "variables.data-00000-of-00001"), True),
+        (("variables.index", "variables.data-00001-of-00002", "variables.data-000001-of-000002"), False),
+        (("variables.index", "variables.data-00000-of-00001", "variables.data-00001-of-00009"), True),
+        (("variables.index", "variables.data-00007-of-00001"), False),
+        (("variables.index", "variables.data-1-of-many", "variables.data--of-"), False),
         (("variables.index", "variables.data-00000-of-00002", "variables.data-00001-of-00002"), True),
     ],
 )
@@ -126,3 +134,102 @@ def test_a_version_is_found_from_its_own_folder_and_from_the_models(tmp_path: Pa
     assert locate(tmp_path / "dogs" / "notes") == (tmp_path / "dogs" / "notes", "notes", 1)
     with pytest.raises(LoadFailed, match="cannot be listed"):
         locate(tmp_path / "cats")
+
+
+COPYING = [
+    ".{}.Xa9Zk2",  # rsync
+    "{}.6eF6aBcD",  # aws s3 cp
+    "{}_.gstmp",  # gsutil
+    "{}.gstmp",
+    "{}.part",
+    "{}.partial",
+    "{}.a1b2c3d4.partial",  # rclone
+    "{}.crdownload",
+    "{}.tmp",
+    "{}~",
+    "{}._COPYING_",  # hadoop
+    "{}.filepart",  # WinSCP
+    ".azDownload-0d2b8a6e-{}",  # azcopy
+    ".syncthing.{}.tmp",
+]
+
+
+@pytest.mark.parametrize("tool", COPYING)
+@pytest.mark.parametrize(
+    "name", ["saved_model.pb", "variables/variables.index", "variables/variables.data-00000-of-00001"]
+)
+def test_a_file_under_the_name_that_a_tool_gives_it_meanwhile_is_waited_for(
+    tmp_path: Path, name: str, tool: str
+) -> None:
+    make(tmp_path, "1")
+    (tmp_path / "1" / "variables").mkdir()
+    for each in ("variables.index", "variables.data-00000-of-00001"):
+        (tmp_path / "1" / "variables" / each).write_bytes(b"x")
+    whole = tmp_path / "1" / name
+    part = whole.with_name(tool.format(whole.name))
+    whole.rename(part)
+    found = source(tmp_path, ahead_s=LONG_AGO).scan()[1]
+    assert (found.is_settled, found.missing) == (False, f"{whole.name} is being copied, as {part.name!s}")
+    shutil.copy(part, whole)  # what a copy that was broken off leaves behind does no harm
+    assert settled(source(tmp_path, ahead_s=LONG_AGO)) == {1: True}
+
+
+@pytest.mark.parametrize(
+    "name", ["saved_model.pb", "variables/variables.index", "variables/variables.data-00000-of-00001"]
+)
+def test_an_empty_file_is_waited_for(tmp_path: Path, name: str) -> None:
+    make(tmp_path, "1")
+    (tmp_path / "1" / "variables").mkdir()
+    for each in ("variables.index", "variables.data-00000-of-00001"):
+        (tmp_path / "1" / "variables" / each).write_bytes(b"x")
+    (tmp_path / "1" / name).write_bytes(b"")
+    found = source(tmp_path, ahead_s=LONG_AGO).scan()[1]
+    assert (found.is_settled, found.missing) == (False, f"{Path(name).name} is empty")
+
+
+def test_only_what_a_load_needs_is_waited_for(tmp_path: Path) -> None:
+    make(tmp_path, "1")
+    (tmp_path / "1" / "assets").mkdir()
+    for name in ("assets/vocab.20240101", "assets/variables.index.part", "fingerprint.pb.bak", "assets/empty", "x.tmp"):
+        (tmp_path / "1" / name).write_bytes(b"")
+    assert settled(source(tmp_path, ahead_s=LONG_AGO)) == {1: True}
+
+
+def test_links_that_lead_nowhere_and_files_where_a_folder_should_be_are_ignored(tmp_path: Path) -> None:
+    make(tmp_path, "1")
+    (tmp_path / "2").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "3").symlink_to(tmp_path / "3")
+    (tmp_path / "4").write_text("a file")
+    (tmp_path / "5").mkdir()
+    (tmp_path / "5" / "saved_model.pb").symlink_to("saved_model.pb")
+    (tmp_path / "6" / "saved_model.pb").mkdir(parents=True)
+    (tmp_path / str(1 << 63)).symlink_to(tmp_path / "1")
+    (tmp_path / "1" / "dangling").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "1" / "circle").symlink_to(tmp_path / "1")
+    assert settled(source(tmp_path, ahead_s=LONG_AGO)) == {1: True}
+    with pytest.raises(LoadFailed, match="Not a directory"):
+        versions(tmp_path / "4")
+
+
+@pytest.mark.parametrize("path", ["", "/saved_model.pb", "/variables"])
+def test_a_version_that_cannot_be_entered_is_found_beside_the_others_and_its_load_fails(
+    tmp_path: Path, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The tests may run as root, whom no mode stops, so the refusal is played: every look below `path` meets it."""
+    make(tmp_path, "1", "2")
+    (tmp_path / "2" / "variables").mkdir()
+    closed = f"{tmp_path}/2{path}"
+
+    def refusing(real: Callable[..., Any]) -> Callable[..., Any]:
+        def look(target: Any, *arguments: Any, **named: Any) -> Any:
+            if str(target) == closed or str(target).startswith(f"{closed}/"):
+                raise PermissionError(errno.EACCES, "Permission denied", str(target))
+            return real(target, *arguments, **named)
+
+        return look
+
+    for name in ("stat", "scandir", "listdir"):
+        monkeypatch.setattr(os, name, refusing(getattr(os, name)))
+    found = source(tmp_path, ahead_s=LONG_AGO).scan()
+    assert {version: each.is_settled for version, each in found.items()} == {1: True, 2: True}
+    assert found[2].stamp == ("unreadable", errno.EACCES)

@@ -22,7 +22,17 @@ from tests import vclock
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping
 
-    from darkroom.models.engine import LoadedModel
+    from darkroom.models.engine import Engine, LoadedModel
+    from darkroom.service.serving.registry import VersionRecord
+
+
+class UnclosableEngine(BrokenEngine):
+    """Raises `error` when it is closed."""
+
+    run = EchoEngine.run  # it has the spec that EchoEngine reads
+
+    def close(self) -> None:
+        raise self._error
 
 
 class Disk:
@@ -34,19 +44,28 @@ class Disk:
         self.unsettled: set[int] = set()
         self.untried: set[int] = set()  # versions that load, and fail at their first call
         self.is_gone = False
+        self.plants: dict[str, Exception] = {}  # step of a version's life → what it raises there
         self.loads: list[int] = []
         self.freed: list[int] = []
 
     def scan(self) -> Mapping[int, Found]:
         if self.is_gone:
             raise LoadFailed("the disk is gone")
+        if "scan" in self.plants:
+            raise self.plants["scan"]
         return {version: Found(stamp, version not in self.unsettled) for version, stamp in self.stamps.items()}
 
     def load(self, version: int) -> LoadedModel:
         self.loads.append(version)
         if version in self.broken:
             raise LoadFailed(f"{version} is damaged")
-        engine = BrokenEngine(EchoEngine(), OutOfMemory("no memory")) if version in self.untried else EchoEngine()
+        if "load" in self.plants:
+            raise self.plants["load"]
+        engine: Engine = EchoEngine()
+        if version in self.untried:
+            engine = BrokenEngine(engine, self.plants.get("warm-up", OutOfMemory("no memory")))
+        if "close" in self.plants:
+            engine = UnclosableEngine(engine, self.plants["close"])
         loaded = fake_model(engine, name="m", version=version)
         loaded.samples["serving_default"] = (Rows({"images": [b"x"]}),)
         loaded.free = lambda: self.freed.append(version)
@@ -309,3 +328,140 @@ def test_a_load_whose_caller_leaves_goes_on() -> None:
         assert rig.states() == {1: ("AVAILABLE", "")}
 
     check(Disk(1), test)
+
+
+ODD = [IndexError("tuple index out of range"), ValueError("invalid literal for int()"), KeyError("x"), RuntimeError("")]
+
+
+@pytest.mark.parametrize("odd", ODD, ids=lambda odd: type(odd).__name__)
+@pytest.mark.parametrize("step", ["load", "warm-up"])
+def test_whatever_loading_a_version_raises_is_the_failure_of_that_version_alone(
+    step: str, odd: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    disk = Disk(1)
+
+    async def test(rig: Rig) -> None:
+        disk.plants[step] = odd
+        disk.untried.add(2)
+        disk.stamps[2] = 0
+        await asyncio.sleep(1.5)
+        (state, reason), good = rig.states()[2], rig.states()[1]
+        assert (state, good) == ("END", ("AVAILABLE", ""))
+        assert f"{type(odd).__name__}: {odd}" in reason
+        (told,) = [each for each in caplog.records if each.message == "model can't be served"]
+        assert told.exc_info is not None
+        assert told.exc_info[1] is odd
+        assert (vars(told)["fields"]["model"], vars(told)["fields"]["version"]) == ("m", 2)
+        disk.plants.clear()
+        disk.untried.clear()
+        await asyncio.sleep(FIRST_RETRY_S)
+        assert rig.states()[2] == ("AVAILABLE", "")
+        assert {metrics.labels: metrics.load_failures for metrics, _ in rig.registry.exported()} == {
+            ("m", "1"): 0,
+            ("m", "2"): 1,
+        }
+
+    check(disk, test)
+
+
+def test_a_version_that_cannot_be_closed_is_told_and_its_successor_serves(caplog: pytest.LogCaptureFixture) -> None:
+    disk = Disk()
+    disk.stamps[1] = 0
+    disk.plants["close"] = OSError("planted")
+
+    async def test(rig: Rig) -> None:
+        disk.stamps[2] = 0
+        await asyncio.sleep(1.5)
+        assert rig.states() == {2: ("AVAILABLE", "")}
+        assert disk.freed == [1]
+        assert [each.message for each in caplog.records if each.exc_info] == ["a version could not be freed"]
+        del disk.plants["close"]
+        disk.stamps[3] = 0
+        await asyncio.sleep(1.0)
+        assert rig.states() == {3: ("AVAILABLE", "")}
+
+    check(disk, test, "latest")
+    assert disk.freed == [1, 2, 3]
+
+
+def test_what_a_scan_raises_is_told_once_and_the_other_models_are_followed(caplog: pytest.LogCaptureFixture) -> None:
+    disk, other = Disk(1), Disk(1)
+
+    async def test(rig: Rig) -> None:
+        rig.manager.know("n", other, Policy())
+        disk.plants["scan"] = ValueError("invalid literal for int()")
+        await asyncio.sleep(3.5)
+        assert rig.states() == {1: ("AVAILABLE", "")}
+        assert list(rig.registry.versions("n")) == [1]
+        assert [each.message for each in caplog.records if each.exc_info] == ["a model's versions can't be looked for"]
+        disk.plants.clear()
+        disk.stamps[2] = 0
+        await asyncio.sleep(1.0)
+        assert rig.served() == [1, 2]
+
+    check(disk, test)
+
+
+def test_a_bug_while_one_model_is_followed_is_that_models_trouble(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk, other = Disk(1), Disk(1)
+
+    async def test(rig: Rig) -> None:
+        rig.manager.know("n", other, Policy())
+        real = rig.registry.record
+
+        def record(model: str, version: int) -> VersionRecord:
+            if version == 2:
+                raise TypeError("planted")
+            return real(model, version)
+
+        monkeypatch.setattr(rig.registry, "record", record)
+        disk.stamps[2] = 0
+        await asyncio.sleep(3.5)
+        assert rig.served() == [1]
+        assert list(rig.registry.versions("n")) == [1]
+        assert [each.message for each in caplog.records if each.exc_info] == ["a model can't be followed"]
+
+    check(disk, test)
+
+
+def test_each_model_takes_requests_as_soon_as_it_is_loaded() -> None:
+    quick, slow = Disk(1), Disk(1)
+    slow.unsettled.add(1)
+
+    async def main() -> None:
+        rig = Rig(quick)
+        rig.manager.know("n", slow, Policy())
+        served: list[tuple[list[int], list[int]]] = []
+        rig.manager.on_served = lambda: served.append((rig.served(), list(rig.registry.versions("n"))))
+        watching = asyncio.create_task(rig.manager.load_all())
+        await asyncio.sleep(0.5)
+        slow.unsettled.clear()
+        await watching
+        await rig.manager.load("n")
+        assert served == [([1], []), ([1], [1])]
+        rig.manager.close()
+
+    vclock.run(main())
+
+
+def test_a_version_without_a_signature_that_can_be_served_has_failed() -> None:
+    disk = Disk(1)
+    real = disk.load
+
+    def load(version: int) -> LoadedModel:
+        loaded = real(version)
+        if version == 2:
+            loaded.engines.clear()
+        return loaded
+
+    disk.load = load  # type: ignore[method-assign]  # one version of it is empty
+
+    async def test(rig: Rig) -> None:
+        disk.stamps[2] = 0
+        await asyncio.sleep(1.5)
+        assert rig.states()[2] == ("END", "its warm-up failed: it has no signature that can be served")
+        assert disk.loads == [1, 2]
+
+    check(disk, test)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections import Counter
 from typing import Any
 
 from darkroom.service.telemetry.metrics import Metrics
+from darkroom.service.telemetry.tasks import Tasks
 from darkroom.service.workers.channel import Channel
 from darkroom.service.workers.peers import Alone, Member, WorkerHandles
 
@@ -26,7 +28,9 @@ async def _supervised(heard: asyncio.Event, let_go: asyncio.Event, known: asynci
     hearing = asyncio.create_task(supervisor.run())
     handles = WorkerHandles(1, socket.socket().detach(), receiving.detach(), end_of_worker.detach())
     member = Member(handles, Alone(Metrics(version="1", tensorflow="2"), None))  # type: ignore[arg-type]  # nothing is loaded
+    tasks = Tasks(Counter())
     await member.open(
+        tasks,
         on_connection=lambda _: None,
         status=lambda: {"is_ready": True, "connections": 0},
         on_known_ready=known.set,
@@ -38,6 +42,7 @@ async def _supervised(heard: asyncio.Event, let_go: asyncio.Event, known: asynci
         let_go.set()
         await known.wait()
     member.refuse()
+    tasks.close()
     member.close()
     await hearing
     passing.close()
@@ -48,3 +53,46 @@ def test_a_worker_knows_that_it_is_known_only_when_the_supervisor_has_answered()
     known = asyncio.Event()
     asyncio.run(_supervised(asyncio.Event(), asyncio.Event(), known))
     assert known.is_set()
+
+
+def test_what_a_worker_runs_in_the_background_is_started_again_and_told_when_it_fails() -> None:
+    """A plant in the report to the supervisor: the next report arrives all the same."""
+
+    async def main() -> None:
+        heard = asyncio.Event()
+
+        async def handle(_: dict[str, Any]) -> str:
+            heard.set()
+            return ""
+
+        plants = iter([ValueError("planted")])
+
+        def status() -> dict[str, Any]:
+            for plant in plants:
+                raise plant
+            return {"is_ready": True, "connections": 0}
+
+        end, end_of_worker = socket.socketpair()
+        passing, receiving = socket.socketpair()
+        supervisor = Channel(handle)
+        await supervisor.open(end)
+        hearing = asyncio.create_task(supervisor.run())
+        handles = WorkerHandles(1, socket.socket().detach(), receiving.detach(), end_of_worker.detach())
+        member = Member(handles, Alone(Metrics(version="1", tensorflow="2"), None))  # type: ignore[arg-type]  # as above
+        failures: Counter[str] = Counter()
+        tasks = Tasks(failures)
+        nothing = lambda *_: None  # noqa: E731 - three callbacks that no one waits for
+        await member.open(
+            tasks, on_connection=nothing, status=status, on_known_ready=nothing, on_supervisor_gone=nothing
+        )
+        async with asyncio.timeout(10):
+            await heard.wait()
+        assert failures == {"supervisor-channel": 0, "report-to-supervisor": 1}
+        member.refuse()
+        tasks.close()
+        member.close()
+        await hearing
+        passing.close()
+        member.listener.close()
+
+    asyncio.run(main())
