@@ -13,7 +13,7 @@ JEMALLOC_CONF := dirty_decay_ms:-1,oversize_threshold:0
 WITH_JEMALLOC := $(if $(JEMALLOC),env LD_PRELOAD="$(JEMALLOC) $$LD_PRELOAD" MALLOC_CONF="$${MALLOC_CONF:-$(JEMALLOC_CONF)}")
 
 .DEFAULT_GOAL := help
-.PHONY: help serve compiled models test test-compiled check format lint types fast coverage docs hostile clean requirements bench load
+.PHONY: help serve compiled models test test-compiled check format lint types fast coverage docs hostile shapes clean requirements bench load
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -71,6 +71,9 @@ requirements: $(VENV)/dev.done  ## update the pinned versions and hashes of requ
 
 hostile: $(VENV)/dev.done  ## run the hostile tests at length: 10,000 broken requests and a long run of schemathesis, in each lane
 	HOSTILE_REQUESTS=10000 HOSTILE_EXAMPLES=100 $(BIN)/python -m pytest -q --timeout 1800 tests/wire/test_hostile.py
+
+shapes: $(VENV)/dev.done  ## ask every dialect for 20,000 shapes of inputs on models that begin with every kind of op
+	SHAPES_REQUESTS=20000 $(BIN)/python -m pytest -q --log-cli-level=INFO tests/property/test_shapes.py
 
 docs: $(VENV)/dev.done  ## write docs/settings.md and docs/metrics.md from the code
 	$(BIN)/python -m darkroom.service.cli.doc_tables

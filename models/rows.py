@@ -18,11 +18,12 @@ class Rows:
             Rows that are not aligned are run as one whole: they are never cut, merged or padded. Their length is the
             largest first dimension, at least 1. (TensorFlow accepts such requests: 2 keys with 1 feature, or flat
             values for `[-1, 1]`.)
+        folded: how many independent rows the one row stands for (see `fold`); 0: it stands for itself.
         asked: names of the outputs to return; empty: all outputs.
         pixels: decoded pixels of all pictures together; 0 where there are no pictures or they were not counted.
     """
 
-    __slots__ = ("_count", "aligned", "asked", "columns", "pixels")
+    __slots__ = ("_count", "aligned", "asked", "columns", "folded", "pixels")
 
     def __init__(
         self,
@@ -32,11 +33,13 @@ class Rows:
         aligned: bool = True,
         asked: tuple[str, ...] = (),
         pixels: int = 0,
+        folded: int = 0,
     ) -> None:
         self.columns = columns
         self.pixels = pixels
         self.aligned = aligned
         self.asked = asked
+        self.folded = folded
         self._count = _count(columns) if count is None else count
 
     def __len__(self) -> int:
@@ -65,7 +68,25 @@ class Rows:
     def asking(self, outputs: Sequence[str]) -> "Rows":
         """Returns the same rows with `outputs`, in any order, as the outputs to return. The columns are shared."""
         names = tuple(sorted(set(outputs)))
-        return Rows(self.columns, count=self._count, aligned=self.aligned, asked=names, pixels=self.pixels)
+        return Rows(
+            self.columns,
+            count=self._count,
+            aligned=self.aligned,
+            asked=names,
+            pixels=self.pixels,
+            folded=self.folded,
+        )
+
+    def fold(self) -> "Rows":
+        """Returns these rows as one whole: for very many small rows, which would be too many images for a queue.
+
+        Whoever runs them may cut them by `unfold` if they were aligned.
+        """
+        return Rows(self.columns, count=1, aligned=False, asked=self.asked, folded=len(self) if self.aligned else 0)
+
+    def unfold(self) -> "Rows":
+        """Returns the `folded` rows one by one again."""
+        return Rows(self.columns, count=self.folded, asked=self.asked)
 
 
 def _remake(columns: dict[str, Column], count: int, aligned: bool, asked: tuple[str, ...], pixels: int) -> Rows:  # noqa: FBT001 - pickle calls by position

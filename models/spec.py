@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from itertools import chain
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -41,6 +42,8 @@ _NUMBERS = frozenset({bool, int, float})
 _STRINGS = frozenset({bytes, str})
 _INFINITIES = frozenset({float("inf"), float("-inf")})
 _REFUSED = (ValueError, TypeError, OverflowError, RecursionError)
+MAX_ELEMENTS = (1 << 31) - 1  # of one tensor: kernels of TensorFlow index with an int32, and abort beyond it
+MAX_RANK = 8  # of a tensor whose rank the graph leaves open: TensorFlow's broadcasting ends at 9
 
 
 class Wire(StrEnum):
@@ -87,6 +90,12 @@ class TensorSpec:
             want is None or want == got for want, got in zip(self.shape, shape, strict=True)
         )
 
+    def refusal(self, shape: Sequence[int], why: str = "") -> InvalidInput:
+        """Returns the error for an array of this `shape`, with the shape that the signature wants."""
+        want = "any" if self.shape is None else tuple(-1 if size is None else size for size in self.shape)
+        message = f"input {self.name!r} has shape {tuple(shape)}, the signature wants {want}"
+        return InvalidInput(message + (f": {why}" if why else ""), input_name=self.name)
+
     def empty(self) -> Column:
         """Returns a column of 0 rows; unknown inner sizes are 0."""
         shape = self.shape or (0,)
@@ -110,40 +119,62 @@ class SignatureSpec:
     float_features: frozenset[str] = frozenset()  # features of tf.Examples that the graph parses as floats
     batched: bool = True  # rows of several requests may share a call
     unbatched_reason: str = ""  # why they may not
+    any_shape: bool = False  # every op works element by element, so the graph takes other shapes than it declares
 
     def accept(self, raw: Mapping[str, object], *, strict: bool = False) -> Rows:
         """Returns the rows of one request: one column of the input's dtype for each input.
 
-        Rows whose columns differ in length, or whose shapes the signature does not allow, are not `aligned`. A list of
-        bytes is not copied, and with `strict` neither is an array of the input's dtype.
+        TensorFlow aborts the process on some shapes that a graph does not expect, so shapes are judged here: rank, known
+        sizes, sizes of 0, and the number of elements. Only a graph of `any_shape` takes others, and only with `strict`.
+
+        Rows whose columns differ in length, or whose shapes are not the signature's, are not `aligned`. Nor is the one
+        row of a signature that is not batched and takes no encoded pictures: its first dimension may be a height. A list
+        of bytes is not copied, and with `strict` neither is an array of the input's dtype.
 
         Args:
             raw: the values by input: nested lists, scalars or arrays, of shape `[n, ...]` as the signature says. An
                 image input takes raw picture bytes. Other keys are ignored.
-            strict: False casts as Simple TensorFlow Serving does (see `lenient`) and refuses a shape that the signature
-                does not allow. True casts as TensorFlow Serving does (see `exact`); the graph checks the shapes.
+            strict: False casts as Simple TensorFlow Serving does (see `lenient`), True as TensorFlow Serving (`exact`).
 
         Raises:
-            InvalidInput: an input is missing, a value cannot be cast, the rows are ragged, or (not strict) a shape is
-                wrong.
+            InvalidInput: an input is missing, a value cannot be cast, the rows are ragged, or a shape is wrong.
         """
         cast = exact if strict else lenient
         columns: dict[str, Column] = {}
-        fits = True
         for tensor in self.inputs:
             if tensor.name not in raw:
                 raise InvalidInput(f"input {tensor.name!r} is missing", input_name=tensor.name)
             columns[tensor.name] = cast(raw[tensor.name], tensor.dtype, tensor.name)
-        for tensor in self.inputs:
-            shape = np_shape(columns[tensor.name])
-            if not tensor.takes(shape):
-                fits = False
-                if not strict:
-                    want = tuple(-1 if size is None else size for size in tensor.shape or ())
-                    message = f"input {tensor.name!r} has shape {shape}, the signature wants {want}"
-                    raise InvalidInput(message, input_name=tensor.name)
-        lengths = {np_shape(column)[:1] for column in columns.values()}
-        return Rows(columns, aligned=fits and len(lengths) == 1 and () not in lengths)
+        shapes = [np_shape(column) for column in columns.values()]
+        lengths = {shape[:1] for shape in shapes}
+        counts_rows = self.batched or self.image_input is not None
+        check = self._check_no_rows if counts_rows and lengths == {(0,)} else self._check_shape
+        fits = [check(tensor, shape, strict=strict) for tensor, shape in zip(self.inputs, shapes, strict=True)]
+        if not counts_rows:
+            return Rows(columns, count=1, aligned=False)
+        return Rows(columns, aligned=all(fits) and len(lengths) == 1 and () not in lengths)
+
+    def _check_shape(self, tensor: TensorSpec, shape: tuple[int, ...], *, strict: bool) -> bool:
+        """Whether a shape is the signature's; False: it is not, and the graph takes it all the same."""
+        is_free = strict and self.any_shape and len(shape) <= MAX_RANK
+        if prod(shape) > MAX_ELEMENTS:
+            raise tensor.refusal(shape, f"more than {MAX_ELEMENTS} elements")
+        if not tensor.takes(shape):
+            if is_free:
+                return False
+            raise tensor.refusal(shape)
+        if 0 in shape and tensor.shape is not None and not is_free:
+            # A kernel may abort on a size that no model was made for.
+            for at, (want, got) in enumerate(zip(tensor.shape, shape, strict=True)):
+                if want is None and not got:
+                    raise tensor.refusal(shape, f"size {at} must be 1 or more")
+        return True
+
+    def _check_no_rows(self, tensor: TensorSpec, shape: tuple[int, ...], *, strict: bool) -> bool:
+        """`_check_shape` for a request without rows, which is not run. `[]` in JSON has no inner sizes."""
+        if not tensor.takes(shape) and not (strict and shape == (0,) and tensor.has_batch_dimension):
+            raise tensor.refusal(shape)
+        return True
 
     def check_outputs(self, names: Sequence[str]) -> None:
         """Checks that every name is an output of this signature.

@@ -322,3 +322,51 @@ def _simple_save(session: Any, folder: Path, inputs: dict[str, Any], outputs: di
     with graph.as_default():
         tf.compat.v1.saved_model.simple_save(session, str(folder), inputs, outputs)
     return folder
+
+
+def _layers() -> dict[str, tuple[list[int | None] | None, str, Callable[[Any], Any]]]:
+    """What the signatures of `every_first_layer` take and do: shape, dtype, function."""
+    kernel = tf.constant(np.random.default_rng(0).normal(size=(3, 3, 3, 4)), tf.float32)
+    weights = tf.constant(WEIGHTS[:9, :2])
+
+    def decode(data: Any) -> Any:
+        picture = tf.image.resize(tf.io.decode_image(data, channels=3, expand_animations=False), [SIZE, SIZE])
+        return tf.ensure_shape(picture, [SIZE, SIZE, 3])
+
+    return {
+        "convolution": ([None, SIZE, SIZE, 3], "float32", lambda x: tf.nn.conv2d(x, kernel, 1, "SAME")),
+        "open_convolution": ([None, None, None, 3], "float32", lambda x: tf.nn.conv2d(x, kernel, 2, "VALID")),
+        "depthwise": ([None, None, None, 3], "float32", lambda x: tf.nn.depthwise_conv2d(x, kernel, [1] * 4, "SAME")),
+        "pooling": ([None, None, None, 3], "float32", lambda x: tf.nn.max_pool2d(x, 4, 4, "VALID")),
+        "average": ([None, None, None, 3], "float32", lambda x: tf.nn.avg_pool2d(x, 2, 2, "SAME")),
+        "resize": ([None, None, None, 3], "uint8", lambda x: tf.image.resize(x, [SIZE, SIZE])),
+        "halve": ([None, None, None, 3], "float32", lambda x: tf.image.resize(x, tf.shape(x)[1:3] // 2)),
+        "one_picture": ([None, None, 3], "uint8", lambda x: tf.image.resize(x[None], [SIZE, SIZE])),
+        "matmul": ([None, 9], "float32", lambda x: tf.nn.relu(tf.matmul(x, weights))),
+        "open_matmul": ([None, None], "float32", lambda x: tf.matmul(x, weights)),
+        "reshape": ([None, None], "float32", lambda x: tf.reshape(x, [tf.shape(x)[0], -1, 4])),
+        "gather": ([None, None], "int32", lambda x: tf.gather(weights, x)),
+        "gather_columns": ([None, None], "float32", lambda x: tf.gather(x, [0, 2], axis=1)),
+        "slice": ([None, None, 3], "float32", lambda x: x[:, 0, ::2]),
+        "top": ([None, None], "float32", lambda x: tf.math.top_k(x, 3)[0]),
+        "line": ([None, 1], "float32", lambda x: x * 0.5 + 2.0),
+        "any_rank": (None, "float32", tf.nn.relu),
+        "decode": ([None], "string", lambda x: tf.map_fn(decode, x, fn_output_signature=tf.float32)),
+        "one_file": ([], "string", decode),
+    }
+
+
+def every_first_layer(folder: Path) -> Path:
+    """A signature for each kind of op that a model may begin with, `x` → `y`, named after the op; see `_layers`."""
+
+    def named(function: Callable[[Any], Any]) -> Callable[[Any], dict[str, Any]]:
+        return lambda x: {"y": function(x)}
+
+    module = tf.Module()
+    signatures = {
+        name: tf.function(named(function), input_signature=[tf.TensorSpec(shape, getattr(tf, dtype), "x")])
+        for name, (shape, dtype, function) in _layers().items()
+    }
+    module.signatures_kept = list(signatures.values())
+    tf.saved_model.save(module, str(folder), signatures=signatures)
+    return folder

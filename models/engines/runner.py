@@ -21,6 +21,7 @@ CLOSE_TIMEOUT_S = 30.0  # guess: longer than any batch that is worth waiting for
 INLINE_S = 0.002
 # Of all pictures together: 1 to 2 ms of JPEG decoding, so that one client's large picture does not delay the others.
 MAX_INLINE_PIXELS = 1 << 17
+FOLDED_ROWS = 1024  # of one call: small rows of numbers, for which calls of 32 would be mostly overhead (guess)
 _SHARE = 1 / 8  # weight of the latest call in the expected time of a row (guess)
 _FORGET = 0.998  # per batch that went to a thread: a bad spell must not last for good (guess)
 
@@ -214,7 +215,7 @@ def _run(engine: Engine, work: _Work, call: Callable[[Rows], Rows], device: str)
     try:
         rows = _collate(work.parts, work.padding)
         collated_s = time.monotonic()
-        answer = call(rows)
+        answer = _run_folded(call, rows) if rows.folded else call(rows)
         executed_s = time.monotonic()
         results = _split(engine, answer, rows, work)
     except BaseException as err:  # noqa: BLE001 - no exception may cost a caller its answer; threads get no Ctrl-C
@@ -230,6 +231,19 @@ def _run(engine: Engine, work: _Work, call: Callable[[Rows], Rows], device: str)
         )
     split_s = time.monotonic() - executed_s
     return RunReport(results, None, started_s, collated_s - started_s, executed_s - collated_s, split_s, device=device)
+
+
+def _run_folded(call: Callable[[Rows], Rows], rows: Rows) -> Rows:
+    """Runs the rows that are folded into one, FOLDED_ROWS a call, so that their number does not set the memory."""
+    rows = rows.unfold()
+    pieces = []
+    for start in range(0, len(rows), FOLDED_ROWS):
+        piece = rows.cut(start, min(start + FOLDED_ROWS, len(rows)))
+        answer = call(piece)
+        if wrong := miscount(answer, len(piece)):
+            raise PredictFailed(f"{wrong} that were fed")
+        pieces.append(answer)
+    return join(pieces)
 
 
 def _screen(engine: Engine, work: _Work) -> dict[int, InvalidInput]:

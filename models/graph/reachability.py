@@ -26,6 +26,14 @@ _TABLES = frozenset(
     | {"MutableDenseHashTable", "MutableDenseHashTableV2", "MutableHashTable", "MutableHashTableOfTensors"}
     | {"MutableHashTableOfTensorsV2", "MutableHashTableV2", "LookupTableFind", "LookupTableExport", "LookupTableSize"}
 )
+# What they compute has the shape of their operands, broadcast, whatever that is. A graph of nothing else may be fed other
+# shapes than its signature declares, as clients of TensorFlow Serving do with `half_plus_two`. Anything else may abort.
+_ELEMENTWISE = frozenset(
+    {"Const", "Identity", "IdentityN", "NoOp", "Placeholder", "PlaceholderWithDefault", "ReadVariableOp", "VarHandleOp"}
+    | {"Variable", "VariableV2", "PartitionedCall", "StatefulPartitionedCall", "StopGradient", "DisableCopyOnRead"}
+    | {"Add", "AddV2", "Sub", "Mul", "Div", "RealDiv", "Maximum", "Minimum", "SquaredDifference", "Cast", "Neg", "Abs"}
+    | {"Square", "Sqrt", "Rsqrt", "Exp", "Log", "Tanh", "Sigmoid", "Relu", "Relu6", "Round", "Floor", "Ceil", "Sign"}
+)
 _RESOURCE = 20  # DT_RESOURCE, tensorflow/core/framework/types.proto
 
 
@@ -37,15 +45,18 @@ class GraphTraits:
     mutates: str = ""  # it changes a variable or a table that other signatures may read
     unfreezable: str = ""  # it reads a resource that no constant can stand for
     missing: tuple[str, ...] = ()  # ops that this TensorFlow does not know
+    elementwise: bool = False  # it takes any shape
 
 
 def find_traits(graph_def: Any, outputs: Sequence[str]) -> GraphTraits:
     """Examines the nodes that computing `outputs` (tensor names) may run, including those of called functions."""
     stateful = mutates = unfreezable = ""
     missing: set[str] = set()
+    ops: set[str] = set()
     functions = {function.signature.name for function in graph_def.library.function}
     for node in reachable_nodes(graph_def, outputs):
         op_def = op_def_registry.get(node.op)
+        ops.add(node.op)
         if op_def is None:
             if node.op not in functions:
                 missing.add(node.op)
@@ -58,7 +69,7 @@ def find_traits(graph_def: Any, outputs: Sequence[str]) -> GraphTraits:
             stateful = mutates = mutates or f"it changes a resource ({node.op} {node.name})"
         elif op_def.is_stateful:
             stateful = stateful or f"it keeps state ({node.op} {node.name})"
-    return GraphTraits(stateful, mutates, unfreezable, tuple(sorted(missing)))
+    return GraphTraits(stateful, mutates, unfreezable, tuple(sorted(missing)), ops <= _ELEMENTWISE)
 
 
 def reachable_nodes(graph_def: Any, outputs: Sequence[str]) -> Iterator[Any]:

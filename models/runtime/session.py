@@ -27,7 +27,10 @@ _NODE_NOISE = re.compile(r"\[\[.*?\]\]|\{\{.*?\}\}|\[Op:\w+\]|\(defined at .*?\)
 _QUOTED_DATA = re.compile(r"(, value: |starting with )?'(?:[^']{40,}|[^']*\\[0-9x][^']*)'?", re.DOTALL)
 # A message that quotes a client's bytes is not UTF-8, and TensorFlow's Python then raises UnicodeDecodeError (seen with
 # ParseExample). Only what the client sent can be quoted in this way.
-_INVALID = (tf.errors.InvalidArgumentError, UnicodeDecodeError)
+# OutOfRange: a kernel's index beyond a tensor that the client made too small; TensorFlow Serving answers 400 as well.
+_INVALID = (tf.errors.InvalidArgumentError, tf.errors.OutOfRangeError, UnicodeDecodeError)
+# oneDNN's dnnl_invalid_arguments, for a shape that a layer cannot take: a pooling window larger than the picture.
+_ONEDNN_REFUSAL = "Compute received an exception:Status: 2"
 
 # How the part of a graph in front of a split is run: (that part, the arrays of the inputs) → the values to feed behind it.
 PrefixRunner = Callable[[Callable[..., Sequence[Any]], Sequence[Any]], Sequence[Any]]
@@ -242,6 +245,10 @@ def translate(err: BaseException) -> ModelError:
     if isinstance(err, _INVALID):
         return InvalidInput(_message(err))
     text = _message(err)
+    if isinstance(err, tf.errors.AbortedError) and text.startswith(_ONEDNN_REFUSAL):
+        return InvalidInput(
+            "a layer of the model cannot take an input of this shape, such as one smaller than its window"
+        )
     if isinstance(err, (tf.errors.ResourceExhaustedError, MemoryError)):
         return OutOfMemory(text or "out of memory")
     return PredictFailed(f"{type(err).__name__}: {text}")

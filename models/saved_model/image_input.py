@@ -36,7 +36,8 @@ def find_image_input(spec: SignatureSpec, graph_def: Any) -> SignatureSpec:
 
 
 def check_batching(spec: SignatureSpec, traits: GraphTraits) -> SignatureSpec:
-    """Returns the spec, unbatched with the reason where the graph alone shows that rows can never share a call."""
+    """Returns the spec with what the graph alone shows: whether it takes any shape, and why rows can never share a call."""
+    spec = replace(spec, any_shape=traits.elementwise)
     reason = traits.stateful or _fixed_size(spec.inputs, "input") or _fixed_size(spec.outputs, "output")
     if not spec.inputs:
         reason = reason or "it has no input"

@@ -91,6 +91,7 @@ class Settings(BaseModel):
     max_body_bytes: int = Field(64 << 20, ge=8192, description="largest request body, also after decompression (guess)")
     compress_answers: bool = Field(False, description="compress answers of 1 KB and more for clients that send Accept-Encoding: gzip or deflate (measured: off, in a fast network compression takes longer than it saves)")
     max_images: int = Field(1024, ge=1, description="largest number of images in one request (guess)")
+    max_rows: int = Field(1 << 20, ge=1, description="largest number of rows in one request to a signature that takes numbers or texts; pictures as tensors count for --max_images (guess)")
     max_image_bytes: int = Field(20 << 20, ge=1, description="largest encoded image (guess)")
     max_image_pixels: int = Field(50_000_000, ge=1, description="width x height of the largest image, read from its header (precedent: 50 MP cameras)")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from codecs import BOM_UTF8
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,9 +31,12 @@ _TEXT_STARTS = (b"/9j/", b"_9j_", b"iVBORw", b"R0lGOD", b"Qk", b"UklGR", b"data:
 def parse_json(body: bytes) -> Any:
     """The JSON value of a body. Python's own parser reads the NaN and Infinity that `json.dumps` writes and orjson refuses.
 
+    A byte order mark before it is skipped, as Simple TensorFlow Serving and TensorFlow Serving do.
+
     Raises:
         CodecError: the body is not JSON, is nested too deep, or contains a number that neither parser takes.
     """
+    body = body.removeprefix(BOM_UTF8)  # no copy where there is none
     try:
         return orjson.loads(body)
     except orjson.JSONDecodeError as err:

@@ -13,12 +13,14 @@ from struct import Struct
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from darkroom.models.errors import InvalidInput
+from darkroom.models.spec import np_shape
 from darkroom.service.errors import BadImage, TooLarge
 
 if TYPE_CHECKING:
     from collections import Counter
     from collections.abc import Sequence
 
+    from darkroom.models.rows import Rows
     from darkroom.models.spec import SignatureSpec
 
 FORMATS = frozenset({"jpeg", "png", "gif", "bmp", "webp"})
@@ -53,6 +55,23 @@ class ImageGuard(NamedTuple):
     max_images: int
     max_image_bytes: int
     max_image_pixels: int
+    max_rows: int = 1 << 20
+
+    def check_rows(self, rows: Rows, field: str) -> Rows:
+        """The rows of a request without encoded images, folded into one if they are numbers or texts in great number.
+
+        Rows of rank 2 or more, such as pictures as tensors, count as images.
+
+        Raises:
+            TooLarge: they are too many; names the flag.
+        """
+        if len(rows) <= self.max_images:
+            return rows
+        if any(len(np_shape(column)) > 2 for column in rows.columns.values()):
+            self.check_count(len(rows), field)
+        if len(rows) > self.max_rows:
+            raise TooLarge(f"{field}: {len(rows)} rows are over --max_rows={self.max_rows}")
+        return rows.fold()
 
     def check_count(self, count: int, field: str) -> None:
         """Returns if a request may have `count` images.

@@ -189,8 +189,12 @@ class PredictRequest:
 
         Raises:
             TooLarge, BadImage: a picture is refused; names `field[index]`.
+            InvalidInput: the signature takes another number of them, or no list.
         """
         self.target = target
+        (tensor,) = target.spec.inputs
+        if not tensor.takes((len(pictures),)):
+            raise tensor.refusal((len(pictures),))
         if target.spec.image_input is not None:
             pictures, self.sizes, self.pixels = self._inspect(target, pictures, guard)
         else:
@@ -209,7 +213,10 @@ class PredictRequest:
         self.target = target
         self.rows = rows = target.spec.accept(inputs, strict=strict)
         if target.spec.image_input is None:
-            guard.check_count(len(rows), target.field)
+            if self.partial is None:
+                self.rows = rows = guard.check_rows(rows, target.field)
+            else:  # they are answered one by one
+                guard.check_count(len(rows), target.field)
             self.sizes = row_bytes(rows)
             self.end_stage("inspect")
             return

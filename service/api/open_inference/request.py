@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from darkroom.models.errors import UnknownVersion
@@ -129,13 +130,15 @@ def _set_schedule(request: PredictRequest, parameters: Mapping[str, Any]) -> Non
 
 
 def _read_id(value: object) -> str | None:
-    """The id to echo in the answer: text or a whole number."""
+    """The id to echo in the answer: any text, or a whole number as text."""
     if value is None or value == "":
         return None
     text = str(value) if type(value) is int else value
-    if not isinstance(text, str) or not text.isprintable() or len(text.encode()) > MAX_QUOTED_CHARS:
-        raise CodecError(f"id: expected at most {MAX_QUOTED_CHARS} bytes of printable text, got {quote(value)}")
-    return text
+    if isinstance(text, str) and len(text) <= MAX_QUOTED_CHARS:
+        with suppress(UnicodeEncodeError):  # half a surrogate pair, which no JSON answer can carry
+            if len(text.encode()) <= MAX_QUOTED_CHARS:
+                return text
+    raise CodecError(f"id: expected at most {MAX_QUOTED_CHARS} bytes of Unicode text, got {quote(value)}")
 
 
 def _flag(parameters: Mapping[str, Any], name: str, where: str = "", *, default: bool = False) -> bool:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import pybase64
 
-from darkroom.models.spec import exact, np_shape, numpy_dtype
+from darkroom.models.spec import MAX_ELEMENTS, exact, np_shape, numpy_dtype
 from darkroom.service.errors import CodecError, quote
 from darkroom.service.predict import codec
 
@@ -43,7 +43,6 @@ DATATYPES = {
 DTYPES = {datatype: dtype for dtype, datatype in DATATYPES.items()}
 Buffer: TypeAlias = "bytes | memoryview"
 MAX_RANK = 32  # precedent: numpy's own bound until 2.0; TensorFlow's kernels take fewer
-MAX_VALUES = 1 << 40  # of a tensor, without sizes of 0: far more than a body can have, and numpy can multiply them
 
 _LENGTH = Struct("<I")
 
@@ -68,8 +67,8 @@ def parse_shape(value: object, where: str) -> tuple[int, ...]:
     """
     if not isinstance(value, list) or len(value) > MAX_RANK or any(type(n) is not int or n < 0 for n in value):
         raise CodecError(f"{where}.shape: expected a list of at most {MAX_RANK} sizes, got {quote(value)}")
-    if prod(n or 1 for n in value) > MAX_VALUES:
-        raise CodecError(f"{where}.shape: {quote(value)} is more than any request holds")
+    if prod(n or 1 for n in value) > MAX_ELEMENTS:
+        raise CodecError(f"{where}.shape: {quote(value)} has more than {MAX_ELEMENTS} values")
     if value and value[0] and 0 in value:
         raise CodecError(f"{where}.shape: {quote(value)} has rows without a value")
     return tuple(value)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from codecs import BOM_UTF8
 from typing import TYPE_CHECKING, Any
 
 from darkroom.models.errors import quote
@@ -24,9 +23,7 @@ def parse_object(body: bytes) -> dict[str, Any]:
     if not body:
         raise CodecError("JSON Parse error: The document is empty")
     try:
-        fields = codec.parse_json(
-            body.removeprefix(BOM_UTF8)
-        )  # TensorFlow Serving's RapidJSON skips it, and some clients write it
+        fields = codec.parse_json(body)
     except CodecError as err:
         raise CodecError(f"JSON Parse error: {err.__cause__}") from err
     if not isinstance(fields, dict):

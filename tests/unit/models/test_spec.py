@@ -1,5 +1,7 @@
 """What a signature accepts, strict and not strict. The answers of Simple TensorFlow Serving were recorded from it."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -87,9 +89,91 @@ def test_the_lenient_manner_refuses_a_shape_that_is_not_the_signatures(keys: obj
         TEMPLATE.accept({"keys": keys, "features": [NINE]})
 
 
-def test_the_strict_manner_leaves_a_shape_to_the_graph_and_lets_it_ride_alone() -> None:
-    rows = TEMPLATE.accept({"keys": [1, 2, 5], "features": [NINE] * 3}, strict=True)
-    assert (len(rows), rows.aligned) == (3, False)
+CONV = TensorSpec("x", "float32", (None, 8, 8, 3))
+OPEN = TensorSpec("x", "float32", (None, None, None, 3))
+
+
+def spec_of(tensor: TensorSpec, *, batched: bool = True, any_shape: bool = False) -> SignatureSpec:
+    return SignatureSpec("s", (tensor,), (), batched=batched, any_shape=any_shape)
+
+
+@pytest.mark.parametrize("strict", [True, False])
+@pytest.mark.parametrize(
+    ("tensor", "shape"),
+    [
+        (CONV, ()),
+        (CONV, (1,)),
+        (CONV, (1, 1, 3)),
+        (CONV, (8, 8, 3)),
+        (CONV, (1, 1, 8, 8, 3)),
+        (CONV, (1, 8, 8, 4)),
+        (CONV, (1, 8, 0, 3)),
+        (CONV, (0, 8, 7, 3)),
+        (OPEN, (1, 0, 5, 3)),
+        (OPEN, (1, 5, 0, 3)),
+        (OPEN, (0, 5, 3)),
+        (TensorSpec("x", "float32", ()), (1,)),
+        (TensorSpec("x", "float32", (4,)), (0,)),
+        (TensorSpec("x", "string", (None, 2)), (3,)),
+    ],
+)
+def test_a_shape_that_is_not_the_signatures_never_reaches_the_graph(
+    tensor: TensorSpec, shape: tuple[int, ...], strict: bool
+) -> None:
+    raw = np.full(shape, b"", object) if tensor.dtype == "string" else np.zeros(shape, np.float32)
+    want = re.escape(str(tuple(-1 if size is None else size for size in tensor.shape or ())))
+    with pytest.raises(
+        InvalidInput, match=rf"'x' has shape {re.escape(str(shape))}, the signature wants {want}"
+    ) as err:
+        spec_of(tensor).accept({"x": raw}, strict=strict)
+    assert err.value.input_name == "x"
+
+
+def test_more_elements_than_tensorflow_can_index_are_refused() -> None:
+    raw = np.broadcast_to(np.uint8(0), (1 << 16, 1 << 16))
+    with pytest.raises(InvalidInput, match="more than 2147483647 elements"):
+        one("uint8", (None, None)).accept({"x": raw}, strict=True)
+
+
+@pytest.mark.parametrize("shape", [(3,), (2, 2), (1, 0), (), (2,) * 8])
+def test_a_graph_of_any_shape_is_fed_another_one_in_the_strict_manner_alone_and_rides_alone(
+    shape: tuple[int, ...],
+) -> None:
+    spec = spec_of(TensorSpec("x", "float32", (None, 1)), any_shape=True)
+    rows = spec.accept({"x": np.zeros(shape, np.float32)}, strict=True)
+    assert not rows.aligned
+    with pytest.raises(InvalidInput, match="the signature wants"):
+        spec.accept({"x": np.zeros(shape, np.float32)})
+    with pytest.raises(InvalidInput, match="the signature wants"):
+        spec.accept({"x": np.zeros((1,) * 9, np.float32)}, strict=True)
+
+
+def test_an_unknown_rank_is_left_to_the_graph() -> None:
+    for shape in [(), (0,), (2, 0, 3), (1,) * 20]:
+        rows = one("float32", None).accept({"x": np.zeros(shape, np.float32)}, strict=True)
+        assert isinstance(rows.columns["x"], np.ndarray)
+        assert rows.columns["x"].shape == shape
+
+
+@pytest.mark.parametrize("shape", [(0,), (0, 8, 8, 3)])
+def test_a_request_without_rows_has_no_rows_whatever_its_inner_shape(shape: tuple[int, ...]) -> None:
+    assert len(spec_of(CONV).accept({"x": np.zeros(shape, np.float32)}, strict=True)) == 0
+
+
+def test_no_rows_beside_rows_of_another_input_are_refused() -> None:
+    raw = {"keys": np.zeros((0, 1), np.int32), "features": [NINE]}
+    with pytest.raises(InvalidInput, match="size 0 must be 1 or more"):
+        TEMPLATE.accept(raw, strict=True)
+
+
+@pytest.mark.parametrize("strict", [True, False])
+def test_a_tensor_of_a_signature_that_is_not_batched_is_one_row_whatever_its_first_size(strict: bool) -> None:
+    spec = spec_of(TensorSpec("x", "uint8", (None, None, 3)), batched=False)
+    rows = spec.accept({"x": np.zeros((1080, 7, 3), np.uint8)}, strict=strict)
+    assert (len(rows), rows.aligned) == (1, False)
+    for shape in [(0, 5, 3), (5, 0, 3), (1, 5, 5, 3)]:
+        with pytest.raises(InvalidInput, match="the signature wants"):
+            spec.accept({"x": np.zeros(shape, np.uint8)}, strict=strict)
 
 
 def test_columns_of_different_lengths_ride_alone() -> None:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from darkroom.models.engine import Engine, PassReport
 from darkroom.models.engines.fakes import ECHO, BrokenEngine, EchoEngine, FailingEngine, ScreeningEngine, SlowEngine
-from darkroom.models.engines.runner import INLINE_S, MAX_INLINE_PIXELS, InlineRule, Runner, RunReport
+from darkroom.models.engines.runner import FOLDED_ROWS, INLINE_S, MAX_INLINE_PIXELS, InlineRule, Runner, RunReport
 from darkroom.models.errors import InvalidInput, OutOfMemory, PredictFailed
 from darkroom.models.rows import Rows
 from darkroom.models.spec import SignatureSpec
@@ -141,6 +141,24 @@ def test_rows_that_are_not_aligned_get_their_answer_as_it_comes() -> None:
     desk.runner.close()
     assert np.asarray(answer.columns["y"]).shape == (5,)
     assert len(answer) == 2
+
+
+def test_rows_folded_into_one_run_in_pieces_and_are_answered_in_their_order(echo: Desk) -> None:
+    rows = pictures(*(str(n).encode() for n in range(2 * FOLDED_ROWS + 3)))
+    desk = Desk(counts := Counts())
+    desk.run([(rows.fold(), 0, 1)])
+    desk.runner.close()
+    assert counts.calls == [FOLDED_ROWS, FOLDED_ROWS, 3]
+    (answer,) = results(echo.run([(rows.fold(), 0, 1)]))
+    (alone,) = results(echo.run([(rows, 0, len(rows))]))
+    assert digests(answer) == digests(alone)
+
+
+def test_rows_folded_into_one_that_get_another_number_of_answers_fail() -> None:
+    desk = Desk(Counts(extra=1))
+    report = desk.run([(pictures(b"a", b"b").fold(), 0, 1)])
+    desk.runner.close()
+    assert isinstance(report.error, PredictFailed)
 
 
 @pytest.mark.parametrize("error", [InvalidInput("bad row"), OutOfMemory("full"), PredictFailed("broken")])

@@ -74,3 +74,21 @@ def test_a_tf1_variable_that_is_assigned_is_found(built: Built) -> None:
     outputs = [tensor.source for tensor in specs["serving_default"].outputs]
     assert find_traits(meta_graph.graph_def, outputs).mutates == ""
     assert "Assign" in find_traits(meta_graph.graph_def, ["weights/Assign:0"]).mutates
+
+
+@pytest.mark.parametrize(
+    ("function", "elementwise"),
+    [
+        (lambda x: x / 2.0 + 2.0, True),
+        (tf.function(lambda y: tf.tanh(y) * 3.0), True),
+        (tf.reduce_sum, False),
+        (lambda x: tf.matmul(x, x), False),
+        (lambda x: tf.function(lambda y: tf.reshape(y, [-1]))(x) * 2.0, False),
+        (lambda x: tf.map_fn(lambda each: each * 2.0, x), False),
+    ],
+)
+def test_a_graph_takes_any_shape_only_if_every_op_works_element_by_element(
+    function: Callable[[Any], Any], elementwise: bool
+) -> None:
+    graph_def = graph_of(lambda: tf.identity(function(tf.compat.v1.placeholder(tf.float32, [None, 2])), name="out"))
+    assert find_traits(graph_def, ["out:0"]).elementwise is elementwise

@@ -123,3 +123,11 @@ def test_top_k_gives_the_largest_first_with_labels_only_where_they_fit() -> None
 def test_top_k_that_is_no_whole_number_of_one_or_more_is_refused(value: object) -> None:
     with pytest.raises(CodecError, match="top_k"):
         codec.parse_k(value)
+
+
+@pytest.mark.parametrize(("text", "value"), [("1", "1"), ('"\ufeff"', "'\\ufeff'"), ("[NaN]", "[nan]")])
+def test_a_byte_order_mark_is_skipped(text: str, value: str) -> None:
+    mark = b"\xef\xbb\xbf"
+    assert repr(codec.parse_json(mark + text.encode())) == value
+    with pytest.raises(CodecError):
+        codec.parse_json(mark)

@@ -6,6 +6,7 @@ import io
 import struct
 from collections import Counter
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -13,6 +14,7 @@ from PIL import Image
 
 from darkroom.models.engines.fakes import ECHO
 from darkroom.models.errors import InvalidInput
+from darkroom.models.rows import Rows
 from darkroom.models.spec import SignatureSpec
 from darkroom.service.errors import CodecError, TooLarge
 from darkroom.service.predict.image_guard import (
@@ -230,6 +232,22 @@ def test_too_many_pictures_are_refused_before_any_is_looked_at() -> None:
     with pytest.raises(TooLarge, match="3 images are over --max_images=2"):
         ImageGuard(2, 1, 1).inspect_all([b"", b"", b""], ECHO, "images", poison)
     assert not poison
+
+
+@pytest.mark.parametrize("shape", [(5,), (5, 1), (5, 9)])
+def test_numbers_are_bounded_by_rows_and_beyond_max_images_become_one_whole(shape: tuple[int, ...]) -> None:
+    rows = Rows({"x": np.zeros(shape)})
+    assert ImageGuard(5, 1, 1, max_rows=5).check_rows(rows, "x") is rows
+    folded = ImageGuard(4, 1, 1, max_rows=5).check_rows(rows, "x")
+    assert (len(folded), folded.folded, len(folded.asking(["y"]).unfold())) == (1, 5, 5)
+    with pytest.raises(TooLarge, match="x: 5 rows are over --max_rows=4"):
+        ImageGuard(3, 1, 1, max_rows=4).check_rows(rows, "x")
+
+
+def test_pictures_as_tensors_are_images() -> None:
+    rows = Rows({"x": np.zeros((5, 2, 2))})
+    with pytest.raises(TooLarge, match="x: 5 images are over --max_images=4"):
+        ImageGuard(4, 1, 1).check_rows(rows, "x")
 
 
 def test_a_bomb_is_refused_by_its_header() -> None:
