@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -35,6 +36,17 @@ REMOVED = {
     "single_flight": "no measurement spoke for it; identical images are each computed",
     "allocator": "jemalloc is used where LD_PRELOAD names it, as the image and `make serve` do",
 }
+# What Kubernetes gives every pod for a Service called `darkroom` or `darkroom-…`: name, then value. Source: kubernetes.io,
+# "Accessing the Service". A setting can't be meant by any of them: no setting has such a name, or takes such a port.
+_KUBERNETES = tuple(
+    (re.compile(rf"DARKROOM_(?:[A-Z0-9_]+_)?(?:{name})"), re.compile(value))
+    for name, value in (
+        (r"SERVICE_HOST|PORT_\d+_(?:TCP|UDP|SCTP)_ADDR", r"[\d.]+|[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*"),
+        (r"SERVICE_PORT(?:_[A-Z0-9_]+)?|PORT_\d+_(?:TCP|UDP|SCTP)_PORT", r"\d+"),
+        (r"PORT_\d+_(?:TCP|UDP|SCTP)_PROTO", r"tcp|udp|sctp"),
+        (r"PORT(?:_\d+_(?:TCP|UDP|SCTP))?", r"(?:tcp|udp|sctp)://\S+:\d+"),
+    )
+)
 LIMITS = Limits()  # the defaults of one batch and one queue, with their origins, stand in batching/limits.py
 
 
@@ -189,8 +201,11 @@ def read_settings(flags: Mapping[str, str], environment: Mapping[str, str]) -> S
         BadSettingsError: lists every problem: unknown DARKROOM_* names, values that can't be parsed, broken rules.
     """
     known = Settings.model_fields
+    injected = kubernetes_names(environment)
     from_environment = {
-        name.removeprefix(PREFIX).lower(): value for name, value in environment.items() if name.startswith(PREFIX)
+        name.removeprefix(PREFIX).lower(): value
+        for name, value in environment.items()
+        if name.startswith(PREFIX) and name not in injected
     }
     problems = [
         f"{PREFIX}{name.upper()} was removed: {REMOVED[name]}"
@@ -208,6 +223,15 @@ def read_settings(flags: Mapping[str, str], environment: Mapping[str, str]) -> S
     if problems:
         raise BadSettingsError(problems)
     return settings
+
+
+def kubernetes_names(environment: Mapping[str, str]) -> list[str]:
+    """The variables that Kubernetes injects for a Service called `darkroom` or `darkroom-…`, by their form, sorted."""
+    return sorted(
+        name
+        for name, value in environment.items()
+        if any(of_name.fullmatch(name) and of_value.fullmatch(value) for of_name, of_value in _KUBERNETES)
+    )
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
