@@ -100,6 +100,7 @@ class Settings(BaseModel):
     max_connections: int = Field(8192, ge=1, description="connections at the same time. A further one replaces an idle connection, or gets 503 (guess)")
     read_timeout_ms: float = Field(60_000.0, gt=0, description="time limit for receiving a complete request, even byte by byte; after it, 408 (precedent: nginx gives 60 s for the head)")
     max_receiving_bytes: int = Field(1 << 30, ge=1 << 20, description="memory limit for partly received requests, all connections together. Above it, requests larger than 64 KB are refused with 503 (guess)")
+    max_sending_bytes: int = Field(256 << 20, ge=1 << 20, description="memory limit for answers that clients have not read, all connections together. Above it, the connection that has waited longest is closed (guess)")
     max_body_bytes: int = Field(64 << 20, ge=8192, description="largest request body, also after decompression (guess)")
     compress_answers: bool = Field(False, description="compress answers of 1 KB and more for clients that send Accept-Encoding: gzip or deflate (measured: off, in a fast network compression takes longer than it saves)")
     max_images: int = Field(1024, ge=1, description="largest number of images in one request (guess)")
