@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from darkroom.service.http.auth import auth_of
-from darkroom.service.http.connection import Receiving
+from darkroom.service.http.connection import Receiving, Sending
 from darkroom.service.http.fast_lane import LaneParts
 from darkroom.service.http.middleware import Middleware
 from darkroom.service.http.request_head import HeadReader
@@ -44,6 +44,7 @@ class Darkroom:
             self.lifecycle, self.registry, compression, timeout_s=settings.request_timeout_ms / 1000
         )
         self.receiving = Receiving(settings.max_receiving_bytes)
+        self.sending = Sending(settings.max_sending_bytes)
         self.auth = auth_of(settings)
         self.request_log = RequestLog(self.metrics, access_log=settings.access_log, cors=settings.enable_cors)
         self.middleware = Middleware(settings, self.request_log, self.lifecycle, self.auth)

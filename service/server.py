@@ -13,6 +13,7 @@ from sanic.application.state import ApplicationServerInfo
 from sanic.http.constants import HTTP
 
 from darkroom.service.app import create_app
+from darkroom.service.config.machine import backlog_within
 from darkroom.service.http.connection import Connection
 from darkroom.service.http.fast_lane import FastLane
 from darkroom.service.workers.listener import BACKLOG, listen, url_of
@@ -90,7 +91,7 @@ class Server:
             sock=listener,
             ssl=_ssl_context(settings),
             protocol=FastLane if settings.fast_lane else Connection,
-            backlog=BACKLOG,
+            backlog=backlog_within(BACKLOG, settings.max_connections),
             asyncio_server_kwargs={"start_serving": False},
         )
         # Without this Sanic assumes HTTP/3 and sends an empty alt-svc header.

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 
 from darkroom.models.runtime import memory
 from darkroom.service.cli import check, export, profile, token
-from darkroom.service.config.machine import raise_open_files
+from darkroom.service.config.machine import connections_within, raise_open_files
 from darkroom.service.config.model_config import BadSettingsError
-from darkroom.service.config.settings import Settings, add_flags, settings_from_flags
-from darkroom.service.telemetry.logs import set_up_logs
+from darkroom.service.config.settings import Settings, add_flags, kubernetes_names, settings_from_flags
+from darkroom.service.telemetry.logs import never_wait_for_readers, set_up_logs
 from darkroom.service.telemetry.version import version_line
 from darkroom.service.workers.peers import WorkerHandles
 
@@ -90,13 +90,20 @@ def _serve(parsed: argparse.Namespace) -> int:
     settings = settings_from_flags(parsed)
     _ = settings.models  # a bad config file stops the start here, with all its problems
     handles = None if parsed.handles is None else WorkerHandles.parse(parsed.handles)
-    set_up_logs(settings.effective_log_level, settings.log_format, worker=handles and handles.number)
-    raise_open_files()
+    never_wait_for_readers()
+    set_up_logs(settings.effective_log_level, settings.log_format, sys.stderr, worker=handles and handles.number)
+    open_files = raise_open_files()
     if handles is None:
         _log.info("settings that differ from the defaults", extra={"fields": settings.changed()})
         allocator = {"allocator": "jemalloc"} if memory.is_jemalloc() else {"allocator": "system", "hint": memory.HINT}
         _log.info("memory", extra={"fields": allocator})
         _log.debug("all settings", extra={"fields": settings.redacted()})
+        if injected := kubernetes_names(os.environ):
+            _log.info(
+                "variables that Kubernetes injects for a Service are no settings",
+                extra={"fields": {"ignored": injected}},
+            )
+    settings = _held_connections(settings, open_files, is_said=handles is None)
     if handles is None and settings.workers > 1:
         return asyncio.run(_run_workers(settings))
     sys.setswitchinterval(SWITCH_INTERVAL_S)
@@ -105,6 +112,18 @@ def _serve(parsed: argparse.Namespace) -> int:
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(_run_server(settings, handles))
+
+
+def _held_connections(settings: Settings, open_files: int, *, is_said: bool) -> Settings:
+    """The settings with at most as many connections as this process may have; `is_said`: the log tells of a change."""
+    connections = connections_within(settings.max_connections, open_files)
+    if connections == settings.max_connections:
+        return settings
+    if is_said:
+        fields = {"max_connections": connections, "open_files": open_files}
+        message = "--max_connections is held below the limit on open files; raise that limit (ulimit -Hn) for more"
+        _log.warning(message, extra={"fields": fields})
+    return settings.model_copy(update={"max_connections": connections})
 
 
 async def _run_server(settings: Settings, handles: WorkerHandles | None) -> int:

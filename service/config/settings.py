@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -35,6 +36,17 @@ REMOVED = {
     "single_flight": "no measurement spoke for it; identical images are each computed",
     "allocator": "jemalloc is used where LD_PRELOAD names it, as the image and `make serve` do",
 }
+# What Kubernetes gives every pod for a Service called `darkroom` or `darkroom-…`: name, then value. Source: kubernetes.io,
+# "Accessing the Service". A setting can't be meant by any of them: no setting has such a name, or takes such a port.
+_KUBERNETES = tuple(
+    (re.compile(rf"DARKROOM_(?:[A-Z0-9_]+_)?(?:{name})"), re.compile(value))
+    for name, value in (
+        (r"SERVICE_HOST|PORT_\d+_(?:TCP|UDP|SCTP)_ADDR", r"[\d.]+|[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*"),
+        (r"SERVICE_PORT(?:_[A-Z0-9_]+)?|PORT_\d+_(?:TCP|UDP|SCTP)_PORT", r"\d+"),
+        (r"PORT_\d+_(?:TCP|UDP|SCTP)_PROTO", r"tcp|udp|sctp"),
+        (r"PORT(?:_\d+_(?:TCP|UDP|SCTP))?", r"(?:tcp|udp|sctp)://\S+:\d+"),
+    )
+)
 LIMITS = Limits()  # the defaults of one batch and one queue, with their origins, stand in batching/limits.py
 
 
@@ -88,6 +100,7 @@ class Settings(BaseModel):
     max_connections: int = Field(8192, ge=1, description="connections at the same time. A further one replaces an idle connection, or gets 503 (guess)")
     read_timeout_ms: float = Field(60_000.0, gt=0, description="time limit for receiving a complete request, even byte by byte; after it, 408 (precedent: nginx gives 60 s for the head)")
     max_receiving_bytes: int = Field(1 << 30, ge=1 << 20, description="memory limit for partly received requests, all connections together. Above it, requests larger than 64 KB are refused with 503 (guess)")
+    max_sending_bytes: int = Field(256 << 20, ge=1 << 20, description="memory limit for answers that clients have not read, all connections together. Above it, the connection that has waited longest is closed (guess)")
     max_body_bytes: int = Field(64 << 20, ge=8192, description="largest request body, also after decompression (guess)")
     compress_answers: bool = Field(False, description="compress answers of 1 KB and more for clients that send Accept-Encoding: gzip or deflate (measured: off, in a fast network compression takes longer than it saves)")
     max_images: int = Field(1024, ge=1, description="largest number of images in one request (guess)")
@@ -191,8 +204,11 @@ def read_settings(flags: Mapping[str, str], environment: Mapping[str, str]) -> S
         BadSettingsError: lists every problem: unknown DARKROOM_* names, values that can't be parsed, broken rules.
     """
     known = Settings.model_fields
+    injected = kubernetes_names(environment)
     from_environment = {
-        name.removeprefix(PREFIX).lower(): value for name, value in environment.items() if name.startswith(PREFIX)
+        name.removeprefix(PREFIX).lower(): value
+        for name, value in environment.items()
+        if name.startswith(PREFIX) and name not in injected
     }
     problems = [
         f"{PREFIX}{name.upper()} was removed: {REMOVED[name]}"
@@ -210,6 +226,15 @@ def read_settings(flags: Mapping[str, str], environment: Mapping[str, str]) -> S
     if problems:
         raise BadSettingsError(problems)
     return settings
+
+
+def kubernetes_names(environment: Mapping[str, str]) -> list[str]:
+    """The variables that Kubernetes injects for a Service called `darkroom` or `darkroom-…`, by their form, sorted."""
+    return sorted(
+        name
+        for name, value in environment.items()
+        if any(of_name.fullmatch(name) and of_value.fullmatch(value) for of_name, of_value in _KUBERNETES)
+    )
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:

@@ -133,6 +133,16 @@ class FastLane(Connection):
         self._since_s, self._time = since_s, last_s
         self.loop.call_soon(super().check_timeouts)  # after Sanic has read the bytes
 
+    def _is_busy(self) -> bool:
+        """Whether a request waits for its answer, or Sanic is busy."""
+        return self._is_waiting or (self._head is None and super()._is_busy())
+
+    def _waiting_version(self) -> str:
+        """The version of the request that waits for its answer; empty if none does."""
+        if not self._is_waiting:
+            return super()._waiting_version()
+        return "1.1" if b" HTTP/1.1\r\n" in self._raw_head else "1.0"
+
     def _is_with_sanic(self) -> bool:
         """Whether Sanic has bytes of this connection, or is not done with earlier ones, or owns the connection."""
         http = self.http
@@ -175,6 +185,8 @@ class FastLane(Connection):
             self._missing_bytes -= len(piece)
         else:
             self._head, self._pieces = None, []
+        if self._has_eof:  # it will not come
+            self.close()
 
     def _read_head(self, data: bytes) -> Head | None:
         """The head of a request for the fast lane: it is plain, its client may predict, and reads its answers."""
@@ -214,7 +226,7 @@ class FastLane(Connection):
         head, transport = self._head, self.transport
         if head is None or transport is None:
             return  # the client left in this very turn of the loop
-        is_kept = head.is_kept and not self._lane.lifecycle.is_draining
+        is_kept = head.is_kept and not self._lane.lifecycle.is_draining and (not self._has_eof or bool(self._ahead))
         status, body, headers, content_type = reply
         self._lane.request_log.sign(headers, head.headers.get("x-request-id"))
         lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()]).encode()

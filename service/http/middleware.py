@@ -120,7 +120,8 @@ class Middleware:
             response = self._options(request, error)
         else:
             response = self._refuse(request, error)
-        if response.status in {408, 413} and (connection := _connection(request)) is not None:
+        is_last = getattr(request.stream, "keep_alive", True) is False
+        if is_last and response.status in {400, 408, 413, 431} and (connection := _connection(request)) is not None:
             connection.leave_unread()
         self._finish(request, response, started_s)
         sent = len(response.body or b"")

@@ -1,4 +1,4 @@
-"""Reads the head of a plain predict request without Sanic; any other head is left to Sanic."""
+"""Judges every head, and reads that of a plain predict request without Sanic; any other head is left to Sanic."""
 
 from __future__ import annotations
 
@@ -19,8 +19,55 @@ MAX_HEADS = 256  # guess: heads in the cache, 2 MB at most; a full cache is clea
 MAX_PATHS = 1024  # guess: paths in the cache of routes; a scanner cannot fill more
 MAX_DIGITS = 15  # of a Content-Length
 _LENGTH = re.compile(rb"(?i)\r\ncontent-length: *(\d{1,%d})\r\n" % MAX_DIGITS)
+# RFC 9112, 2.2 and 5: what two servers may read differently is refused, since each would find another request in it.
+_UNSAFE = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|(?<!\r)\n|\r(?=[^\n])")
+_FIELD = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t -\xff]*")
+_HEAD = re.compile(rb"[!#$%%&'*+.^_`|~0-9A-Za-z-]+ [!-\xff]+ HTTP/\d\.\d(?:\r\n%b)*" % _FIELD.pattern)
+_FRAMING = re.compile(rb"(?i)\r\n(content-length|transfer-encoding|host):[ \t]*([^\r]*?)[ \t]*(?=\r|\Z)")
+_CHUNK = re.compile(rb"([0-9A-Fa-f]{1,%d})[ \t]*(?:;[\t -\xff]*)?" % MAX_DIGITS)
 # Headers that ask for something that only Sanic implements.
 _NOT_PLAIN = frozenset({"transfer-encoding", "expect", "upgrade"})
+
+
+def fault_of(head: bytes) -> str:
+    """What RFC 9112 does not allow in a head, without the empty line that ends it; empty if there is nothing.
+
+    Both lanes ask this.
+    """
+    if _UNSAFE.search(head):
+        return "a line of the head ends in a bare CR or LF, or has a control character"
+    if not _HEAD.fullmatch(head):
+        lines = head.split(b"\r\n")
+        wrong = next((number for number, line in enumerate(lines) if number and not is_field(line)), 0)
+        return (
+            f"header line {wrong} is not `Name: value`" if wrong else "the request line is not `METHOD /path HTTP/1.1`"
+        )
+    found = [(name.lower(), value) for name, value in _FRAMING.findall(head)]
+    framing = [value for name, value in found if name != b"host"]
+    if len(framing) > 1 or len(found) - len(framing) > 1:
+        return "Host, or the length of the body (Content-Length or Transfer-Encoding), is given twice"
+    for name, value in found:
+        if name == b"content-length" and not value.isdigit():
+            return "Content-Length is not a number"
+        if name == b"transfer-encoding" and (value.lower() != b"chunked" or head.split(b"\r\n", 1)[0].endswith(b"1.0")):
+            return "Transfer-Encoding is not `chunked`, or the request is HTTP/1.0"
+    return ""
+
+
+def is_unsafe(head: bytes) -> bool:
+    """Whether a head that is not whole yet is malformed, whatever follows."""
+    return _UNSAFE.search(head) is not None
+
+
+def is_field(line: bytes) -> bool:
+    """Whether a line of a head or of trailers has the form `Name: value`."""
+    return _FIELD.fullmatch(line) is not None
+
+
+def chunk_size(line: bytes) -> int:
+    """The size in the first line of a chunk; its extensions are ignored. -1 if the line is malformed (RFC 9112, 7.1)."""
+    found = None if _UNSAFE.search(line) else _CHUNK.fullmatch(line)
+    return -1 if found is None else int(found[1], 16)
 
 
 class Head(NamedTuple):
@@ -87,7 +134,7 @@ class HeadReader:
 
     def _parse(self, raw: bytes) -> Head | None:
         """The head in these bytes, if it is plain."""
-        if not raw.startswith(b"POST /"):
+        if not raw.startswith(b"POST /") or fault_of(raw[:-4]):
             return None
         target = raw[5 : raw.find(b" ", 5)]
         if not target.isascii():

@@ -45,6 +45,7 @@ def parse_form(body: bytes, content_type: str) -> tuple[dict[str, list[File]], d
             max_header_size=MAX_HEAD_BYTES,
             max_header_count=MAX_HEADERS,
             max_segment_count=MAX_PARTS,
+            header_charset="latin-1",  # every byte is a character; see `_name`
         ) as parser:
             for event in parser.parse(body):
                 if isinstance(event, bytes):  # all of the part at once, because the parser has the whole body
@@ -56,10 +57,10 @@ def parse_form(body: bytes, content_type: str) -> tuple[dict[str, list[File]], d
                         raise CodecError(f"Invalid form-data: part {number} has no name")
                     # urllib3 1 sends a name that is not ASCII as `filename*`, which the parser does not read.
                     if part.filename is not None or "filename*=" in part.header("Content-Disposition"):
-                        file = File(data, part.filename or "", part.content_type or "text/plain")
-                        files.setdefault(part.name, []).append(file)
+                        file = File(data, _name(part.filename or ""), part.content_type or "text/plain")
+                        files.setdefault(_name(part.name), []).append(file)
                     else:
-                        fields.setdefault(part.name, []).append(_text(data, number))
+                        fields.setdefault(_name(part.name), []).append(_text(data, number))
                     number, data = number + 1, b""
     except MultipartError as err:
         why = err.args[0]  # what follows may quote the body
@@ -75,6 +76,16 @@ def _boundary(content_type: str) -> str:
             f"Invalid form-data: its Content-Type needs a boundary of 1 to {MAX_BOUNDARY_CHARS} characters"
         )
     return boundary
+
+
+def _name(text: str) -> str:
+    """A name whose bytes are UTF-8, as browsers send it, else Latin-1, as old clients do."""
+    if text.isascii():
+        return text
+    try:
+        return text.encode("latin-1").decode()
+    except UnicodeError:
+        return text
 
 
 def _text(data: bytes, number: int) -> str:

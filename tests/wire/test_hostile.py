@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import select
 import subprocess
@@ -70,6 +71,142 @@ def test_a_header_that_is_no_text_is_refused_and_little_of_it_told(url: str) -> 
         answer = peer.answer()
         assert answer.status == 417
         assert len(answer.body) < 400
+
+
+PLAIN = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\n"
+LAST = b"GET /last HTTP/1.1\r\nHost: x\r\n\r\n"  # what two servers could disagree about
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"Content-Length : 40", b"Content-Length\t: 40", b" Content-Length: 40", b"Content-Length: 40\nX: y",
+        b"X: y\n\nContent-Length: 40", b"X: \rContent-Length: 40", b"X: a\rb\r\nContent-Length: 40",
+        b"X: a\x0bb\r\nContent-Length: 40", b"X: a\x00b\r\nContent-Length: 40", b"X\x00: a\r\nContent-Length: 40",
+        b"Content-Length: 40\x0b", b"Content-Length: \x0c40", b"Content-Length: 40\x7f",
+        b"X: a\r\n folded\r\nContent-Length: 40", b"X: a\r\n\tfolded\r\nContent-Length: 40",
+        b"Content-Length: 40\r\n ", b": empty\r\nContent-Length: 40", b"no colon\r\nContent-Length: 40",
+        b"X y: z\r\nContent-Length: 40", b"X(y): z\r\nContent-Length: 40", b"\xe9: z\r\nContent-Length: 40",
+        b"Content-Length: 40\r\nContent-Length: 41", b"Content-Length: 40\r\ncontent-length: 40",
+        b"Content-Length: 40, 40", b"Content-Length: +40", b"Content-Length: 4 0", b"Content-Length: 0x28",
+        b"Content-Length: \xd9\xa4\xd9\xa0", b"Content-Length: 40\xc2\xa0", b"Content-Length: 40;", b"Content-Length: ",
+        b"Content-Length: 40\r\nTransfer-Encoding: chunked", b"Transfer-Encoding: chunked\r\nContent-Length: 40",
+        b"Transfer-Encoding: \x0bchunked", b"Transfer-Encoding: chunked\x0b", b"Transfer-Encoding : chunked",
+        b"Transfer-Encoding: xchunked", b"Transfer-Encoding: chunked, identity", b"Transfer-Encoding: gzip, chunked",
+        b"Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked", b"Transfer-Encoding: identity",
+        b'Transfer-Encoding: "chunked"', b"Transfer-Encoding: ", b"Host: y\r\nContent-Length: 40",
+    ],
+)  # fmt: skip
+def test_a_head_that_two_servers_may_read_differently_is_refused_and_the_connection_closed(
+    url: str, line: bytes
+) -> None:
+    with client(url) as peer:
+        peer.send(PLAIN + line + b"\r\n\r\n" + LAST)
+        answer = peer.answer()
+        assert answer.status == 400
+        assert answer.headers["connection"] == "close"
+        assert len(answer.body) < 300
+        assert peer.is_closed()
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        b"POST / HTTP/1.1\n", b"POST / HTTP/1.1\r", b"POST  / HTTP/1.1\r\n", b"POST /\tHTTP/1.1\r\n", b"POST / \r\n",
+        b"POST / HTTP/1.1 \r\n", b" POST / HTTP/1.1\r\n", b"PO(ST / HTTP/1.1\r\n", b"POST /\x00 HTTP/1.1\r\n",
+        b"POST / http/1.1\r\n", b"POST / HTTP/1.1x\r\n", b"POST / HTTP/11\r\n", b"POST /\x0b HTTP/1.1\r\n",
+    ],
+)  # fmt: skip
+def test_a_request_line_in_a_form_of_its_own_is_refused_too(url: str, first: bytes) -> None:
+    with client(url) as peer:
+        peer.send(first + b"Host: x\r\nContent-Type: image/png\r\nContent-Length: 40\r\n\r\n" + LAST)
+        assert peer.answer().status == 400
+        assert peer.is_closed()
+
+
+def test_a_head_with_bare_line_ends_is_refused_before_it_is_whole(url: str) -> None:
+    for data in (b"POST / HTTP/1.1\nHost: x\n\n", b"GET / HTTP/1.1\r\nHost: x\n\n", b"\x16\x03\x01\x02\x00\x01"):
+        with client(url) as peer:
+            peer.send(data)
+            assert peer.answer().status == 400
+            assert peer.is_closed()
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"0x5\r\nabcde\r\n0\r\n\r\n", b"+5\r\nabcde\r\n0\r\n\r\n", b"-5\r\nabcde\r\n0\r\n\r\n",
+        b" 5\r\nabcde\r\n0\r\n\r\n", b"\x0b5\r\nabcde\r\n0\r\n\r\n", b"5\x00\r\nabcde\r\n0\r\n\r\n",
+        b"5_0\r\nabcde\r\n0\r\n\r\n", b"\r\nabcde\r\n0\r\n\r\n", b";a=b\r\nabcde\r\n0\r\n\r\n",
+        b"5\nabcde\n0\n\n", b"5\r\nabcde0\r\n\r\n", b"5\r\nabcdefg\r\n0\r\n\r\n", b"5\r\nabcd\r\n0\r\n\r\n",
+        b"5\r\nabcde\n0\r\n\r\n", b"5;a\nb\r\nabcde\r\n0\r\n\r\n", b"5;a\rb\r\nabcde\r\n0\r\n\r\n",
+        b"g\r\nabcde\r\n0\r\n\r\n", b"5" * 17 + b"\r\n", b"5;" + b"x" * 2_000 + b"\r\nabcde\r\n0\r\n\r\n",
+        b"\xd9\xa5\r\nabcde\r\n0\r\n\r\n", b"0\r\nno colon\r\n\r\n", b"0\r\nX : y\r\n\r\n", b"0\r\nX: y\n\r\n\r\n",
+        b"0\r\n folded: y\r\n\r\n", b"0\r\n" + b"X: " + b"y" * 5_000 + b"\r\n\r\n", b"0\r\n" + b"X: y\r\n" * 3_000,
+    ],
+)  # fmt: skip
+def test_a_chunk_that_two_servers_may_read_differently_is_refused_and_the_connection_closed(
+    url: str, body: bytes
+) -> None:
+    with client(url) as peer:
+        peer.send(PLAIN + b"Transfer-Encoding: chunked\r\n\r\n" + body + LAST)
+        answer = peer.answer()
+        assert answer.status == 400
+        assert answer.headers["connection"] == "close"
+        assert peer.is_closed()
+
+
+@pytest.mark.parametrize(
+    ("line", "size", "end"),
+    [
+        (b"Transfer-Encoding: chunked", b"%x", b"0\r\n\r\n"),
+        (b"Transfer-Encoding: CHUNKED", b"%X", b"0\r\n\r\n"),
+        (b"TRANSFER-ENCODING:Chunked", b"%x", b"000\r\n\r\n"),
+        (b"Transfer-Encoding: \tchunked \t", b"00%x", b"0\r\n\r\n"),
+        (b"Transfer-Encoding: chunked", b"%x;name=value;other", b"0;last\r\n\r\n"),
+        (b"Transfer-Encoding: chunked", b'%x ; name="a;b"', b"0\r\n\r\n"),
+        (b"Transfer-Encoding: chunked", b"%x  ", b"0 \r\n\r\n"),
+        (b"Trailer: Digest\r\nTransfer-Encoding: chunked", b"%x", b"0\r\nDigest: a\r\n\r\n"),
+        (b"Transfer-Encoding: chunked", b"%x", b"0\r\nA: b\r\nC:d\r\nE:\r\nF: \xe9\r\n\r\n"),
+        (b"Transfer-Encoding: chunked", b"%x", b"0\r\nContent-Length: 9\r\nTransfer-Encoding: x\r\n\r\n"),
+        (b"TE: trailers\r\nTransfer-Encoding: chunked\r\nX: \xe9 \t", b"%x", b"0\r\nX: " + b"y" * 900 + b"\r\n\r\n"),
+    ],
+)
+def test_what_the_standard_allows_is_read_and_so_is_the_next_request(
+    url: str, line: bytes, size: bytes, end: bytes
+) -> None:
+    data = picture(3)
+    chunks = b"".join(size % len(part) + b"\r\n" + part + b"\r\n" for part in (data[:1], data[1:40], data[40:]))
+    with client(url) as peer:
+        for cut in (None, 1, 7, len(PLAIN) + 9, -1, -len(end) - 1):
+            raw = PLAIN + line + b"\r\n\r\n" + chunks + end
+            peer.send(raw[:cut])
+            if cut is not None:
+                peer.send(raw[cut:])
+            peer.send(b"\r\n" + HEALTH)  # an empty line between requests is allowed
+            answer = peer.answer()
+            assert answer.status == 200
+            assert json.loads(answer.body)["digest"] == [crc32(data)]
+            assert peer.answer().body == b"healthy"
+
+
+@pytest.mark.parametrize("end", [4088, 8187, 8188, 8189, 8190, 8191, 8192])
+def test_a_head_is_judged_up_to_the_limit_on_its_length(url: str, end: int) -> None:
+    fill = end - len(PLAIN) - len(b"Y : \r\n\r\n")
+    with client(url) as peer:
+        peer.send(PLAIN + b"Y : " + b"x" * fill + b"\r\n\r\n")
+        assert peer.answer().status in ({400} if end < 8189 else {400, 431})
+        assert peer.is_closed()
+
+
+def test_a_file_name_in_latin_1_is_a_name(url: str) -> None:
+    body = (
+        b'--b\r\nContent-Disposition: form-data; name="image"; filename="caf\xe9.png"\r\n\r\n%b\r\n--b--\r\n'
+        % picture()
+    )
+    answer = httpx.post(url + "/", content=body, headers={"Content-Type": "multipart/form-data; boundary=b"})
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["digest"] == [crc32(picture())]
 
 
 def test_hundreds_of_requests_broken_at_random_end_in_no_5xx_and_no_hang(url: str) -> None:

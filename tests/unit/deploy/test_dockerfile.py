@@ -192,6 +192,14 @@ class Answering(BaseHTTPRequestHandler):
         pass
 
 
+def test_the_health_check_asks_the_default_port_where_kubernetes_took_the_variable(tmp_path: Path) -> None:
+    ask = "import healthcheck as h; h.connect = lambda port: exit(port - 8000); h.is_ready()"
+    for port, asked in (("tcp://10.0.0.1:8500", 500), ("", 500), ("8001", 1)):
+        environment = {"DARKROOM_PORT": port, "PYTHONPATH": str(ROOT / "deploy"), "PYTHONPYCACHEPREFIX": str(tmp_path)}
+        done = subprocess.run([sys.executable, "-c", ask], env=environment, check=False, timeout=60)
+        assert done.returncode == asked % 256
+
+
 @pytest.mark.parametrize(("status", "code"), [(200, 0), (503, 1), (None, 1)])
 def test_the_health_check_is_readiness(status: int | None, code: int) -> None:
     handler = type("Handler", (Answering,), {"status": status})

@@ -6,7 +6,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from darkroom.service.config.machine import cores_each, raise_open_files, usable_cores
+from darkroom.service.config.machine import (
+    backlog_within,
+    connections_within,
+    cores_each,
+    raise_open_files,
+    usable_cores,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -37,3 +43,22 @@ def test_as_many_files_may_be_open_as_the_system_allows() -> None:
         assert raise_open_files() == resource.getrlimit(resource.RLIMIT_NOFILE)[0] == before[1]
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+@pytest.mark.parametrize(
+    ("open_files", "connections", "backlog"),
+    [(16, 1, 3), (40, 1, 9), (41, 1, 10), (64, 24, 10), (256, 192, 16), (1024, 768, 64), (8448, 8192, 64),
+     (65536, 8192, 1024), (resource.RLIM_INFINITY, 8192, 1024)],
+)  # fmt: skip
+def test_connections_leave_open_files_to_the_engine(open_files: int, connections: int, backlog: int) -> None:
+    held = connections_within(8192, open_files)
+    assert (held, backlog_within(1024, held, open_files)) == (connections, backlog)
+    assert connections_within(1, open_files) == 1
+
+
+def test_a_hard_limit_that_may_not_be_reached_does_not_stop_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(resource, "setrlimit", refuse)
+    assert raise_open_files() == resource.getrlimit(resource.RLIMIT_NOFILE)[0]

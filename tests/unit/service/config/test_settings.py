@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 from darkroom.service.config.model_config import BadSettingsError
-from darkroom.service.config.settings import REMOVED, Settings, add_flags, read_settings, settings_from_flags
+from darkroom.service.config.settings import (
+    REMOVED,
+    Settings,
+    add_flags,
+    kubernetes_names,
+    read_settings,
+    settings_from_flags,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -36,6 +43,48 @@ def test_all_problems_are_told_at_once_and_no_secret_with_them() -> None:
     assert "port: " in text
     assert "slo_ms: " in text
     assert "hunter2" not in text
+
+
+def injected(service: str, address: str = "10.0.0.1") -> dict[str, str]:
+    """What Kubernetes sets in every pod for a Service of this name with the ports http and metrics."""
+    host = f"[{address}]" if ":" in address else address
+    variables = {
+        "SERVICE_HOST": address, "SERVICE_PORT": "8500", "SERVICE_PORT_HTTP": "8500", "SERVICE_PORT_METRICS_2": "9090",
+        "PORT": f"tcp://{host}:8500",
+    } | {
+        f"PORT_{port}_{kind.upper()}{end}": value
+        for port, kind in ((8500, "tcp"), (9090, "udp"), (1, "sctp"))
+        for end, value in (
+            ("", f"{kind}://{host}:{port}"), ("_PROTO", kind), ("_PORT", str(port)), ("_ADDR", address),
+        )
+    }  # fmt: skip
+    return {f"{service.upper().replace('-', '_')}_{name}": value for name, value in variables.items()}
+
+
+@pytest.mark.parametrize("address", ["10.0.0.1", "fd00::1"])
+def test_what_kubernetes_injects_for_a_service_of_this_name_is_no_setting(address: str) -> None:
+    for service in ("darkroom", "darkroom-web", "darkroom-0", "darkroom-model-port", "darkroom-service"):
+        environment = injected(service, address)
+        assert kubernetes_names(environment | {"PATH": "x", "WEB_PORT": "tcp://10.0.0.1:1"}) == sorted(environment)
+        settings = read_settings({}, environment)
+        assert (settings.port, settings.changed()) == (8500, {})
+        assert read_settings({}, environment | {"DARKROOM_PORT": "1"}).port == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("PORT", "http"), ("PORT", "tcp://"), ("PORT", "tcp://10.0.0.1"), ("PORT", ""), ("PORT", "http://10.0.0.1:80"),
+        ("PORTS", "tcp://10.0.0.1:8500"), ("PROT", "tcp://10.0.0.1:8500"), ("WEB_PORT", "8500"),
+        ("SERVICE_HOST", "localhost"), ("SERVICE_HOST", ""), ("SERVICE_PORT", "http"), ("SERVICE", "8500"),
+        ("PORT_8500_TCP", "8500"), ("PORT_8500_TCP_ADDR", "tcp"), ("PORT_8500_TCP_PROTO", "6"), ("PORT_HTTP", "8500"),
+        ("SERVICE_HOSTS", "10.0.0.1"), ("HOST_SERVICE", "10.0.0.1"), ("port_8500_tcp_port", "8500"),
+    ],
+)  # fmt: skip
+def test_what_only_looks_like_it_is_still_a_mistake(name: str, value: str) -> None:
+    with pytest.raises(BadSettingsError) as caught:
+        read_settings({}, {f"DARKROOM_{name}": value})
+    assert len(caught.value.problems) == 1
 
 
 def test_a_setting_that_was_removed_says_what_became_of_it_as_a_flag_and_as_a_variable() -> None:

@@ -3,10 +3,16 @@ from __future__ import annotations
 import io
 import json
 import logging
+import os
+import socket
+from typing import TYPE_CHECKING
 
 import pytest
 
-from darkroom.service.telemetry.logs import JsonLines, Text, set_up_logs
+from darkroom.service.telemetry.logs import JsonLines, NeverWaits, Text, set_up_logs
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def _record(message: str, **fields: object) -> logging.LogRecord:
@@ -63,3 +69,55 @@ def test_a_worker_s_lines_say_which_it_is() -> None:
     lines = [json.loads(line) for line in stream.getvalue().splitlines()]
     assert [line["worker"] for line in lines] == [2, 2]
     assert lines[0]["a"] == 1
+
+
+@pytest.mark.parametrize("kind", ["pipe", "socket", "denied"])
+def test_a_reader_that_stands_still_stops_nobody_and_is_told_how_much_it_missed(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ends = [end.detach() for end in socket.socketpair()] if kind == "socket" else os.pipe()
+    if kind == "denied":  # /proc/self/fd/2 of another user's pipe can't be opened
+        monkeypatch.setattr(os, "open", lambda *_: (_ for _ in ()).throw(PermissionError()))
+    stream = NeverWaits(ends[1])
+    assert not stream.isatty()
+    for _ in range(5_000):
+        print("x" * 999, file=stream, flush=True)
+    os.set_blocking(ends[0], False)
+    got = b""
+    while len(data := _read(ends[0])):
+        got += data
+    print("again", file=stream)
+    while len(data := _read(ends[0])):
+        got += data
+    assert 0 < got.count(b"x" * 999) < 5_000
+    before, after = got.split(b"darkroom: ")
+    assert before.endswith(b"\n")
+    dropped, words = after.split(b" ", 1)
+    assert int(dropped) >= 5_000 - got.count(b"x" * 999)
+    assert words == b"lines of the log were dropped: it was full, or its reader too slow\nagain\n"
+    stream.close()
+    for end in ends:
+        os.close(end)
+
+
+def _read(end: int) -> bytes:
+    try:
+        return os.read(end, 1 << 20)
+    except BlockingIOError:
+        return b""
+
+
+@pytest.mark.parametrize("where", ["/dev/full", "/dev/null", "closed pipe", "file"])
+def test_writing_a_log_never_fails(where: str, tmp_path: Path) -> None:
+    if where == "closed pipe":
+        reader, end = os.pipe()
+        os.close(reader)
+    else:
+        end = os.open(tmp_path / "log" if where == "file" else where, os.O_RDWR | os.O_CREAT, 0o600)
+    stream = NeverWaits(end)
+    assert [stream.write("a\n"), stream.write("\udcff\n"), stream.writable()] == [2, 2, True]
+    assert (tmp_path / "log").exists() == (where == "file")
+    if where == "file":
+        assert (tmp_path / "log").read_bytes() == b"a\n\\udcff\n"
+    stream.close()
+    os.close(end)
