@@ -110,6 +110,7 @@ class SignatureSpec:
     float_features: frozenset[str] = frozenset()  # features of tf.Examples that the graph parses as floats
     batched: bool = True  # rows of several requests may share a call
     unbatched_reason: str = ""  # why they may not
+    same_as: str = ""  # name of the signature that is the same function, whose engine and batcher this one shares
 
     def accept(self, raw: Mapping[str, object], *, strict: bool = False) -> Rows:
         """Returns the rows of one request: one column of the input's dtype for each input.
