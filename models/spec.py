@@ -120,6 +120,7 @@ class SignatureSpec:
     batched: bool = True  # rows of several requests may share a call
     unbatched_reason: str = ""  # why they may not
     any_shape: bool = False  # every op works element by element, so the graph takes other shapes than it declares
+    same_as: str = ""  # name of the signature that is the same function, whose engine and batcher this one shares
 
     def accept(self, raw: Mapping[str, object], *, strict: bool = False) -> Rows:
         """Returns the rows of one request: one column of the input's dtype for each input.

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
 _GAIN = 1.03  # a smaller batch must be this much more efficient to be taken; measured times differ by less (guess)
 _EXPLORE_EVERY = 8  # batches of a chosen size between two trials of a neighbouring size (guess; costs about 1 %)
+_UNTRIED_S = 0.25  # up to this predicted time any size may run that was never measured (guess)
 _LOOK_EVERY = 8  # samples of the curve between two choices of sizes, which take 20 us (guess)
 _YOUNG = 128  # up to this number of samples, sizes are chosen after each (guess)
 _TURN_S = (
@@ -26,7 +27,8 @@ class BatchSizer:
 
     Without a curve, a batch is as large as the limits allow, as in a classic batcher. With one, the waiting rows are
     split into batches of the size class with the most rows a second. Every eighth of these tries a neighbouring class,
-    so that the choice follows a machine that changes. If rows turn out guilty, the calls of their bisection count as
+    so that the choice follows a machine that changes. Where calls are slow, the warm-up had no time for the larger sizes:
+    traffic measures them, each at most twice as large as the largest one that is known. If rows turn out guilty, the calls of their bisection count as
     well: the more poison, the smaller the batch, down to single rows, which need no bisection.
     """
 
@@ -91,7 +93,12 @@ class BatchSizer:
         self._version = -1
 
     def _most_efficient(self, curve: ServiceCurve, most: int) -> int:
-        """The known class below `most` that beats it, and all larger ones, by more than noise; else `most`."""
+        """The known class below `most` that beats it, and all larger ones, by more than noise; else `most`.
+
+        If `most` is more than twice the largest known class, and slow as far as is known, twice that class replaces it.
+        """
+        if 0 < 2 * curve.largest_known < most and curve.expected(most) > _UNTRIED_S:
+            most = 2 * curve.largest_known
         best, best_s = most, math.inf
         for size, call_s in ((most, curve.expected(most)), *curve.expected_below(most)):
             retries_s = self._bisection_s(curve, size) if self._guilty >= 1 else 0.0

@@ -63,6 +63,11 @@ class ServiceCurve:
         """The classes that have samples of their own, ascending."""
         return tuple(self._known)
 
+    @property
+    def largest_known(self) -> int:
+        """The largest class that has samples of its own; 0: none has."""
+        return self._known[-1] if self._known else 0
+
     def expected_below(self, n: int) -> list[tuple[int, float]]:
         """The classes below `n` that have samples of their own, the largest first, each with its `expected` time."""
         return [(size, self._medians[size] * self.speed) for size in reversed(self._known) if size < n]

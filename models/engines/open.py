@@ -162,8 +162,11 @@ class _Opening:
                 if each is not None:
                     each.close()
 
+        same = {name: spec.same_as for name, spec in artifact.spec.signatures.items() if spec.same_as}
+        self.engines |= {name: self.engines[first] for name, first in same.items()}
+        samples = artifact.samples | {name: artifact.samples[first] for name, first in same.items()}
         firsts = {name: next(iter(each.values())) for name, each in self.engines.items()}
-        return LoadedModel(artifact.spec, firsts, artifact.samples, free, self.engines)
+        return LoadedModel(artifact.spec, firsts, samples, free, self.engines)
 
     def options_on(self, device: Device) -> SessionOptions:
         """The options of a session on the device: one for a CPU sees no GPU."""
@@ -180,7 +183,8 @@ class _Opening:
 
     def open_engines(self) -> Original | None:
         """Fills `engines`; returns the SavedModel itself where some signatures could not be rewritten and need it."""
-        artifact, specs = self.artifact, self.artifact.spec.signatures
+        artifact = self.artifact
+        specs = {name: spec for name, spec in artifact.spec.signatures.items() if not spec.same_as}
         left = {name: spec for name, spec in specs.items() if name not in artifact.bindings}
         original: Original | None = None
         if left:

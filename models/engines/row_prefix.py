@@ -10,10 +10,11 @@ and 60.3 split at a tensor of 28x28x40; 16 rows 140 and 118; one row the same.
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 from darkroom.models.engine import PassReport
-from darkroom.models.engines.tuning import Timer, Tuning, time_both
+from darkroom.models.engines.tuning import Timer, Tuning, seconds_of, time_both
 from darkroom.models.graph.decoding_ops import downstream, readers_of
 from darkroom.models.graph.reachability import node_name, reachable_names
 from darkroom.models.rewriting.verify import difference
@@ -24,6 +25,7 @@ ROW_PREFIX = "waist"  # the pass's name in metrics, metadata and logs
 ROWS = 8  # of the call that is measured; larger ones gain more
 MIN_PROMISE = 1.03  # times as fast by the ops' times; less is not worth the second call
 MIN_GAIN = 1.0  # times as fast when tried: background load hides some of the gain, and larger calls gain more
+MAX_SEARCH_S = 3.0  # a model that would take longer is not searched: it has to be ready some day (guess)
 CALLS, ROUNDS = 3, 5  # to find the split, and to try it: one call of a large model takes a second
 
 
@@ -42,7 +44,12 @@ def with_row_prefix(
     if not (whole.spec.batched and samples):
         return whole, PassReport(ROW_PREFIX, applied=False, reason="its rows never share a call")
     try:
-        candidate = whole.split_at(_best_split(whole, graph, binding, samples))
+        whole.run(samples[0])  # the first call makes the kernels
+        call_s = 2 * ROWS * seconds_of(partial(whole.run, samples[0]))
+        calls = min(CALLS, int(MAX_SEARCH_S / max(call_s, 1e-6)))
+        if not calls:
+            raise ValueError(f"to look for it would take {call_s:.1f} s")  # noqa: TRY301 - as of _best_split
+        candidate = whole.split_at(_best_split(whole, graph, binding, samples, calls))
         reason = difference(whole, candidate, samples)
         whole_s, split_s = timer(whole.run, candidate.run, fill(samples, ROWS), rounds=ROUNDS)
     except Exception as err:  # noqa: BLE001 - whatever TensorFlow raises, the whole graph still serves
@@ -77,7 +84,7 @@ def with_known_row_prefix(
     return candidate, tuning.split_report
 
 
-def _best_split(engine: SessionEngine, graph: Any, binding: Binding, samples: Sequence[Rows]) -> str:
+def _best_split(engine: SessionEngine, graph: Any, binding: Binding, samples: Sequence[Rows], calls: int) -> str:
     """The tensor up to which `ROWS` rows one by one save the most time, by the times of the ops.
 
     Skipped are nodes that do not run, since Grappler fused them with the next one, and tensors that are larger than an
@@ -93,8 +100,8 @@ def _best_split(engine: SessionEngine, graph: Any, binding: Binding, samples: Se
             return math.inf
         return tensor.shape[1:].num_elements() or math.inf
 
-    many_s = engine.nodes_of(fill(samples, ROWS), calls=CALLS)
-    one_s = engine.nodes_of(samples[0], calls=ROWS * CALLS)
+    many_s = engine.nodes_of(fill(samples, ROWS), calls=calls)
+    one_s = engine.nodes_of(samples[0], calls=ROWS * calls)
     saved_s = best_s = 0.0
     best, smallest = "", math.inf
     feeds, fetches = list(binding.feeds.values()), list(binding.fetches.values())

@@ -13,6 +13,7 @@ from typing import Any
 
 from darkroom.models.errors import LoadFailed
 from darkroom.models.graph.reachability import find_traits
+from darkroom.models.graph.same_function import find_same_functions
 from darkroom.models.rewriting.artifact import Artifact
 from darkroom.models.rewriting.bfloat16 import try_bf16
 from darkroom.models.rewriting.job import Job
@@ -58,6 +59,8 @@ def prepare(
         key: replace(check_batching(find_image_input(spec, graph_def), traits[key]), float_features=floats)
         for key, spec in specs.items()
     }
+    every, same = specs, find_same_functions(graph_def, {key: specs[key] for key in specs if not traits[key].stateful})
+    specs = {key: spec for key, spec in every.items() if key not in same}
     original = open_original(path, meta_graph, specs, replace(options, bf16=False))
     rewriter = Rewriter(original, specs, traits, options, passes)
     try:
@@ -70,11 +73,17 @@ def prepare(
             rewriter.add_screen(each, samples[each.name])
         if options.bf16:
             try_bf16(rewriter, specs, samples, options)
+        specs = {key: specs.get(key) or _renamed(specs[same[key]], spec) for key, spec in every.items()}
         spec = ModelSpec(name, version, specs, labels=read_labels(path), refused=refused)
         return Artifact(spec, path, rewriter.serialized(), rewriter.bindings, rewriter.reports(), samples)
     finally:
         rewriter.close()
         original.close()
+
+
+def _renamed(proven: SignatureSpec, same: SignatureSpec) -> SignatureSpec:
+    """What was found out about a signature, for another name of the same function, whose tensors have other sources."""
+    return replace(proven, name=same.name, inputs=same.inputs, outputs=same.outputs, same_as=proven.name)
 
 
 def _find_samples(

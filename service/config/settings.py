@@ -88,6 +88,7 @@ class Settings(BaseModel):
     max_batch_pixels: int = Field(LIMITS.max_batch_pixels, ge=1, description="largest number of decoded pixels in one engine call: about 600 MB of RGB bytes (guess)")
     allowed_batch_sizes: Numbers = Field((), description="comma-separated batch sizes; a batch is padded to the next one. Empty: no padding (precedent: TF Serving)")
     max_inflight_batches: int = Field(0, ge=0, le=64, description="engine calls in flight for one signature; 0: the warm-up measures which number is best (measured)")
+    warmup_budget_ms: float = Field(5_000.0, ge=0, description="how long the warm-up of one signature may take. It measures one image, then larger batches while there is time; traffic measures the others (measured: 5 s are enough for all sizes of EfficientNet-Lite0)")
     batch_linger_ms: float = Field(0.0, ge=0, description="how long a batch may wait for more requests while the engine is idle (measured: 0)")
     max_queue_images: int = Field(LIMITS.max_queue_images, ge=1, description="images that may wait for one signature; further ones are refused with 429 (guess)")
     max_queue_bytes: int = Field(LIMITS.max_queue_bytes, ge=1, description="encoded bytes that may wait for one signature; further ones are refused with 429 (guess)")

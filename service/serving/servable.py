@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -93,14 +94,17 @@ class Servable:
         started_s = time.monotonic()
         loaded = self._loaded
         assert loaded is not None  # noqa: S101 - it is opened before it is closed
+        same = {name: spec for name, spec in loaded.spec.signatures.items() if spec.same_as}
         for name, engine in loaded.engines.items():
-            self.targets[name] = await self._open(loaded, engine, serving_inflight)
+            if name not in same:
+                self.targets[name] = await self._open(loaded, engine, serving_inflight)
+        self.targets |= {name: replace(self.targets[spec.same_as], spec=spec) for name, spec in same.items()}
         if not self.targets:
             raise LoadFailed("it has no signature that can be served")
         await self._in_thread(give_back)  # measured on EfficientNet-Lite0: opening it leaves 140 MB behind
-        for target in self.targets.values():
-            target.batcher.start()
-            self._metrics.queues.append(target.batcher.stats)
+        for batcher in self._batchers:
+            batcher.start()
+            self._metrics.queues.append(batcher.stats)
         self._metrics.warmup_s.observe(time.monotonic() - started_s)
 
     async def _open(self, loaded: LoadedModel, engine: Engine, serving_inflight: Mapping[str, int] | None) -> Target:
@@ -140,11 +144,14 @@ class Servable:
         samples = loaded.samples.get(name, ())
         sizes = sweep_sizes(settings.max_batch_images, settings.allowed_batch_sizes)
         inflight = settings.max_inflight_batches
+        budget_s = settings.warmup_budget_ms / 1000
+        call_s = min(settings.request_timeout_ms, settings.slo_ms or math.inf) / 1000
         warm: Callable[..., Findings] = partial(warm_up, cores=cores_each(settings.workers))
         rest_share = 0.0
         if serving_inflight is not None:
             inflight = inflight or serving_inflight.get(name, 1)
             warm, rest_share = partial(warm_up_gently, sleep=time.sleep), REST
+        warm = partial(warm, budget_s=budget_s, call_s=call_s)
         findings: Findings = await self._in_thread(warm, engine, samples, sizes=sizes, inflight=inflight)
         engines = loaded.engines_of(name)
         for other in list(engines.values())[1:]:
@@ -155,12 +162,17 @@ class Servable:
             time.sleep(rest_share * seconds)
 
         for each in (each for device, each in engines.items() if device.startswith("gpu:")):
-            await self._in_thread(run_sizes_once, each, samples, every, rest=rest)
+            await self._in_thread(run_sizes_once, each, samples, every, rest=rest, budget_s=budget_s)
         return findings
+
+    @property
+    def _batchers(self) -> list[Batcher]:
+        """The batchers of all targets, once each: signatures that are the same function share one."""
+        return list(dict.fromkeys(target.batcher for target in self.targets.values()))
 
     async def drain(self, timeout_s: float) -> None:
         """Refuses new entries and answers the accepted ones, for at most `timeout_s`."""
-        await asyncio.gather(*(target.batcher.drain(timeout_s) for target in self.targets.values()))
+        await asyncio.gather(*(batcher.drain(timeout_s) for batcher in self._batchers))
 
     async def retire(self, timeout_s: float) -> None:
         """Drains, then frees everything. Waits for its threads off the event loop."""
@@ -175,10 +187,10 @@ class Servable:
         self._free()
 
     def _close_batchers(self) -> None:
-        for target in self.targets.values():
-            target.batcher.close()
-            if target.batcher.stats in self._metrics.queues:
-                self._metrics.queues.remove(target.batcher.stats)
+        for batcher in self._batchers:
+            batcher.close()
+            if batcher.stats in self._metrics.queues:
+                self._metrics.queues.remove(batcher.stats)
 
     def _free(self) -> None:
         """Closes what it owns and drops the references, without which the memory would not be freed.

@@ -73,6 +73,32 @@ class InflightChoice(NamedTuple):
     images_per_s: float
 
 
+class Budget:
+    """The time that a warm-up may take. A call is not made if it, or what it belongs to, is predicted to break a limit.
+
+    Attributes:
+        seconds: all calls together; it runs from the moment the object is made.
+        call_s: the longest call that is any use: one that no request would wait for is not tried.
+    """
+
+    def __init__(self, seconds: float, call_s: float, clock: Callable[[], float]) -> None:
+        self.call_s = call_s
+        self._clock = clock
+        self._ends_s = clock() + seconds
+
+    def left_s(self) -> float:
+        """What is left of it; not above 0: nothing."""
+        return self._ends_s - self._clock()
+
+    def allows(self, call_s: float, calls: float) -> bool:
+        """Whether there is time for `calls` calls, one after the other, that take `call_s` each."""
+        return call_s <= self.call_s and call_s * calls <= self.left_s()
+
+    def part(self, share: float) -> Budget:
+        """A budget of this share of what is left."""
+        return Budget(share * self.left_s(), self.call_s, self._clock)
+
+
 class CallTimer:
     """Times the calls of one engine."""
 
@@ -125,11 +151,14 @@ def warm_up(
     sizes: Sequence[int],
     inflight: int = 0,
     cores: int = 1,
+    budget_s: float = math.inf,
+    call_s: float = math.inf,
     clock: Callable[[], float] = time.monotonic,
 ) -> Findings:
-    """Runs `engine` at each of `sizes`, with each number of calls in flight that is worth a try.
+    """Runs `engine` at each of `sizes` that the budget allows, with each number of calls in flight that is worth a try.
 
-    The sweep ends where larger batches do worse, and the caller should then make none: TensorFlow never frees what the
+    The smallest size runs in any case. A larger one, or another number of calls, runs if there is time for it by what
+    was measured before it; traffic measures the others (batching/scheduler/batch_size.py). The sweep also ends where larger batches do worse, and the caller should then make none: TensorFlow never frees what the
     largest call took (measured on EfficientNet-Lite0: 490 MB of private memory for 32 rows twice at once, 120 for 8).
 
     Args:
@@ -138,24 +167,31 @@ def warm_up(
         sizes: rows per call, rising. A signature that isn't batched runs with one row only.
         inflight: the calls in flight; 0 tries 1, 2 and 4, up to `cores`.
         cores: the cores that the engine may use.
+        budget_s: the time for all of this.
+        call_s: the longest call that is tried.
         clock: in seconds.
     """
     if not samples:
         return Findings(inflight or 1)
+    budget = Budget(budget_s, call_s, clock)
     timer = CallTimer(engine, clock)
     sizes = sizes if engine.spec.batched else (1,)
     tried = [inflight] if inflight else [n for n in (1, 2, MAX_TRIED_INFLIGHT) if n <= cores]
-    batches = {size: fill(samples, size) for size in sizes}
     found: list[Measurement] = []
-    for calls in tried:
+    has_ended = False
+    for place, calls in enumerate(tried):
         # If fewer calls ended early, then calls that together hold more rows than their largest one do worse still.
         largest = max((each.images for each in found), default=max(sizes))
         worth = [size for size in sizes if largest == max(sizes) or size * calls <= largest]
-        found += _sweep(timer, {size: batches[size] for size in worth}, calls)
-    chosen = inflight or _choose(timer, batches, found)
+        lone_s = min((each.seconds for each in found if each.images == min(sizes)), default=0.0)
+        if worth and (not found or budget.allows(lone_s * calls, 1 + MIN_ROUNDS)):
+            new, is_past = _sweep(timer, samples, worth, calls, budget.part(1 / (len(tried) - place)))
+            found += new
+            has_ended |= is_past
+    chosen = inflight or _choose(timer, samples, found, budget)
     seeds = tuple((each.images, each.seconds) for each in found if each.inflight == chosen)
     lone_s = min(each.seconds for each in found if each.images == min(sizes))
-    return Findings(chosen, seeds, _ended_at(sizes, [each.images for each in found]), lone_s)
+    return Findings(chosen, seeds, _ended_at(sizes, [each.images for each in found]) if has_ended else None, lone_s)
 
 
 def warm_up_gently(
@@ -165,6 +201,8 @@ def warm_up_gently(
     sizes: Sequence[int],
     inflight: int,
     sleep: Callable[[float], None],
+    budget_s: float = math.inf,
+    call_s: float = math.inf,
     clock: Callable[[], float] = time.monotonic,
 ) -> Findings:
     """Runs `engine` at each of `sizes` while another version is serving: twice each, in a third of the time at most.
@@ -177,31 +215,45 @@ def warm_up_gently(
         sizes: as for `warm_up`. The smallest runs first, so that the cheapest calls make most of the kernels.
         inflight: the calls to have in flight; no other number is tried.
         sleep: waits between the calls.
+        budget_s: as for `warm_up`; the waits count.
+        call_s: as for `warm_up`.
         clock: in seconds.
     """
+    budget = Budget(budget_s, call_s, clock)
     timer = CallTimer(engine, clock)
     seeds: list[tuple[int, float]] = []
     rates: dict[int, float] = {}
 
     def measure(size: int) -> float:
         rows = fill(samples, size)
-        for _ in range(2):  # the first call makes the kernels
+        for is_last in (False, True):  # the first call makes the kernels
             seconds = timer.time(rows)
             sleep(REST * seconds)
+            if is_last or not budget.allows(seconds, 1 + REST):
+                break
         seeds.append((size, seconds))
         return size / max(seconds, 1e-9)
 
     sizes = sorted(sizes) if engine.spec.batched else (1,)
+    has_ended = False
     for size in sizes if samples else ():
+        if rates and not budget.allows(_predicted_s(rates, size), 2 * (1 + REST)):
+            break
         rates[size] = measure(size)
-        if _ends(rates, lambda again: {images: measure(images) for images in again}):
+        if has_ended := _ends(rates, lambda again: {images: measure(images) for images in again}, budget):
             break
     lone_s = min((seconds for images, seconds in seeds if images == min(sizes)), default=math.inf)
-    return Findings(inflight, tuple(seeds), _ended_at(sizes, [images for images, _ in seeds]), lone_s)
+    ended_at = _ended_at(sizes, [images for images, _ in seeds]) if has_ended else None
+    return Findings(inflight, tuple(seeds), ended_at, lone_s)
 
 
 def run_sizes_once(
-    engine: Engine, samples: Sequence[Rows], sizes: Iterable[int], *, rest: Callable[[float], None]
+    engine: Engine,
+    samples: Sequence[Rows],
+    sizes: Iterable[int],
+    *,
+    rest: Callable[[float], None],
+    budget_s: float = math.inf,
 ) -> None:
     """Runs each of `sizes` once, so that no request has to wait while cuDNN searches its kernels for a new size.
 
@@ -213,10 +265,13 @@ def run_sizes_once(
         samples: single rows that it accepts.
         sizes: rows per call.
         rest: called after each call with its seconds.
+        budget_s: no call begins after this time.
     """
     timer = CallTimer(engine)
+    budget = Budget(budget_s, math.inf, time.monotonic)
     for size in sizes if samples and engine.spec.batched else ():
-        rest(timer.time(fill(samples, size)))
+        if budget.left_s() > 0:
+            rest(timer.time(fill(samples, size)))
 
 
 def sweep_sizes(max_batch_images: int, allowed: Sequence[int] = ()) -> tuple[int, ...]:
@@ -270,10 +325,16 @@ def is_past_best(rates: Sequence[float]) -> bool:
     return len(rates) > 2 and max(rates[-2:]) < PAST_BEST * max(rates[:-2])
 
 
-def _sweep(timer: CallTimer, batches: dict[int, Rows], inflight: int) -> list[Measurement]:
-    """Measures each size in `inflight` threads, until two sizes in a row are past the best one."""
+def _sweep(
+    timer: CallTimer, samples: Sequence[Rows], sizes: Sequence[int], inflight: int, budget: Budget
+) -> tuple[list[Measurement], bool]:
+    """Measures sizes in `inflight` threads, until two in a row are past the best one or the budget allows no more.
+
+    Returns the measurements, and whether larger sizes did worse.
+    """
     found: list[Measurement] = []
     rates: dict[int, float] = {}
+    batches: dict[int, Rows] = {}
     with ThreadPoolExecutor(inflight, thread_name_prefix="warm-up") as threads:
 
         def measure_again(sizes: Sequence[int]) -> dict[int, float]:
@@ -282,25 +343,34 @@ def _sweep(timer: CallTimer, batches: dict[int, Rows], inflight: int) -> list[Me
             found.extend(again)
             return _rates(again)
 
-        for size, rows in batches.items():
+        for size in sizes:
+            if rates and not budget.allows(_predicted_s(rates, size), 1 + MIN_ROUNDS):
+                return found, False
+            rows = batches[size] = fill(samples, size)
             first_s = threads.submit(timer.time, rows).result()  # in a thread of the pool: oneDNN caches per thread
-            times = timer.times_in(threads, rows, inflight, _rounds(first_s) + inflight - 1)
+            rounds = min(_rounds(first_s) + inflight - 1, int(min(budget.left_s() / max(first_s, 1e-6), 1e6)))
+            times = timer.times_in(threads, rows, inflight, rounds) if rounds > 0 else [first_s * inflight]
             new = [Measurement(inflight, size, seconds) for seconds in times]
             found += new
             rates |= _rates(new)
-            if _ends(rates, measure_again):
-                break
-    return found
+            if _ends(rates, measure_again, budget):
+                return found, True
+    return found, False
 
 
-def _choose(timer: CallTimer, batches: dict[int, Rows], found: Sequence[Measurement]) -> int:
+def _choose(timer: CallTimer, samples: Sequence[Rows], found: Sequence[Measurement], budget: Budget) -> int:
     """The calls to have in flight, chosen after the best size of each number was measured again in turns.
 
-    The sweep measures one number after the other; a machine that changes its pace meanwhile would decide.
+    The sweep measures one number after the other; a machine that changes its pace meanwhile would decide. It does
+    decide where there is no time to measure again.
     """
     candidates = [*best_of_each(found).values()]
     if len(candidates) == 1:
         return candidates[0].inflight
+    calls_s = [inflight * images / images_per_s for inflight, images, images_per_s in candidates]
+    if not budget.allows(sum(calls_s), 1 + TURNS * MIN_ROUNDS):
+        return choose_inflight(found).inflight
+    batches = {images: fill(samples, images) for _, images, _ in candidates}
     with ExitStack() as stack:
         threads = {n: stack.enter_context(ThreadPoolExecutor(n, "warm-up")) for n, _, _ in candidates}
         for inflight, images, _ in candidates:  # each thread makes its kernels
@@ -308,19 +378,28 @@ def _choose(timer: CallTimer, batches: dict[int, Rows], found: Sequence[Measurem
         return choose_inflight(timer.times_in_turns(batches, candidates, threads)).inflight
 
 
-def _ends(rates: dict[int, float], measure_again: Callable[[Sequence[int]], dict[int, float]]) -> bool:
+def _ends(rates: dict[int, float], measure_again: Callable[[Sequence[int]], dict[int, float]], budget: Budget) -> bool:
     """Whether a sweep ends: its last two sizes do worse than the best one, also when all three are measured again.
 
     Args:
         rates: rows per second by size, in the order of the sweep. Updated with what is measured again.
         measure_again: returns the rates of some sizes, measured alternately.
+        budget: without time to measure again, no sweep ends for this reason.
     """
     size, rate = next(reversed(rates.items()))
     if size / rate <= MIN_SIZE_S or not is_past_best([*rates.values()]):  # quicker calls are cheap, and mostly noise
         return False
     best_and_last = (max(rates, key=rates.__getitem__), *[*rates][-2:])
+    if not budget.allows(sum(images / rates[images] for images in best_and_last), TURNS * MIN_ROUNDS):
+        return False
     rates |= measure_again(best_and_last)
     return is_past_best([rates[images] for images in best_and_last])
+
+
+def _predicted_s(rates: dict[int, float], size: int) -> float:
+    """The seconds of a call of `size` rows, at the rate of the size that was measured last."""
+    _, rate = next(reversed(rates.items()))
+    return size / rate
 
 
 def _rates(found: Iterable[Measurement]) -> dict[int, float]:
