@@ -98,6 +98,15 @@ class _Http(Http):
         await protocol.can_write()
         await super().http1_request_header()  # type: ignore[no-untyped-call] # Sanic types in parts
 
+    async def http1(self) -> None:
+        """Serves one request after another."""
+        http: Any = self  # Sanic's type says that there always is a request
+        try:
+            await super().http1()  # type: ignore[no-untyped-call] # Sanic types in parts
+        except AttributeError:  # Sanic logs that a client left by the method of its request; here there is none
+            if http.request is not None or self.protocol.transport is not None:
+                raise
+
     async def read(self) -> bytes | None:
         """The next bytes of the body; None at its end. Sanic's own takes lax chunks, and no trailers."""
         http: Any = self  # Sanic types some of its fields by their first value, None
@@ -223,7 +232,8 @@ class Connection(HttpProtocol):
         if transport is None or self._is_lingering or not self._is_busy() or transport.get_extra_info("sslcontext"):
             return False
         self._has_eof = True
-        self._data_received.set()
+        if Connection._is_busy(self):  # Sanic waits for more
+            self._data_received.set()
         for times in (1, 2):  # the first makes the system of a client that has left reset the connection
             self.loop.call_later(times * PROBE_S, self._probe)
         return True
