@@ -86,7 +86,7 @@ class _Http(Http):
         if buffer.startswith(b"\r\n"):  # RFC 9112, 2.2: old clients send it after a body
             del buffer[:2]
         while (end := buffer.find(b"\r\n\r\n", 0, MAX_HEAD_BYTES + 4)) < 0 and len(buffer) < MAX_HEAD_BYTES + 4:
-            if is_unsafe(buffer):
+            if is_unsafe(bytes(buffer)):  # its module may be compiled, and takes bytes alone
                 break
             await self._receive_more()
         head = bytes(buffer[:end]) if end >= 0 else bytes(buffer)
