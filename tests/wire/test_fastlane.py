@@ -255,8 +255,10 @@ def test_a_client_that_sends_no_more_gets_the_answers_to_what_it_sent(asks: str)
                     peer.send(requests[:-40])
                 peer.send(requests[-40:] if halves else requests)
                 peer.socket.shutdown(socket.SHUT_WR)
-                for _ in range(answers):
-                    assert peer.answer().status == 200
+                statuses = []
+                while statuses.count(200) < answers:
+                    statuses.append(peer.answer().status)
+                assert set(statuses) <= {100, 200}  # 100 where the machine is slow
                 assert peer.is_closed()
         with client(server.url) as peer:  # what has sent nothing, or half of a request, is closed at once
             peer.send(post(data)[:-1])
