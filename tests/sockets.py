@@ -22,9 +22,11 @@ class Answer(NamedTuple):
 class Client:
     """A socket that reads one answer after another."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, receive_bytes: int = 0) -> None:
         parts = urlsplit(url)
         self.socket = socket.create_connection((parts.hostname, parts.port), timeout=60)
+        if receive_bytes:
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
         self._file = self.socket.makefile("rb")
 
     def send(self, data: bytes) -> None:
@@ -54,9 +56,9 @@ class Client:
 
 
 @contextmanager
-def client(url: str) -> Iterator[Client]:
-    """A connection for one block."""
-    made = Client(url)
+def client(url: str, *, receive_bytes: int = 0) -> Iterator[Client]:
+    """A connection for one block, whose system keeps about `receive_bytes` that were not read, if given."""
+    made = Client(url, receive_bytes)
     try:
         yield made
     finally:

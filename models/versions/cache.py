@@ -5,9 +5,10 @@ import logging
 import os
 import stat
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 _log = logging.getLogger("darkroom.models")
@@ -15,6 +16,8 @@ _SUFFIX = ".artifact"
 _TEMPORARY = ".part"
 _LOCK = ".lock"
 _ABANDONED_S = 3600.0  # guess: writing one file never takes so long
+_BEAT_S = 2.0  # guess: how often who holds a lock shows that it is running
+_STOPPED_S = 20.0  # guess: a process that did not show it for so long is stopped, or its machine is
 
 
 class Cache:
@@ -34,9 +37,10 @@ class Cache:
             self._check_owner()
             path = self._path(key)
             data = path.read_bytes()
-            os.utime(path)  # the last use decides what is evicted first
         except OSError:
             return None
+        with suppress(OSError):  # a mount that is read-only
+            os.utime(path)  # the last use decides what is evicted first
         return data
 
     def write(self, key: str, data: bytes) -> None:
@@ -53,24 +57,39 @@ class Cache:
     def turn(self, key: str) -> Iterator[bool]:
         """Context manager: whether the caller may make the data for `key` now. While it is held, no other process may.
 
+        The lock of a process that has not run for `_STOPPED_S` (stopped, frozen, on a machine that is gone) is given up.
         Where no lock can be taken, since the folder is not used or cannot be written to, every process may.
         """
         path = self._folder / (key + _LOCK)
         try:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._check_owner()
+            self._drop_stopped(path)
             lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError:
             lock = None
         if lock is None:
             yield True
             return
+        ended = threading.Event()
         try:
-            yield (is_ours := self._take(lock))
+            if is_ours := self._take(lock):
+                with suppress(RuntimeError):  # no thread can be started
+                    threading.Thread(target=_beat, args=(path, ended), name="cache-lock", daemon=True).start()
+            yield is_ours
         finally:
+            ended.set()
             if is_ours:  # before the lock is released: a process that opens the next lock finds the data
                 path.unlink(missing_ok=True)
             os.close(lock)
+
+    @staticmethod
+    def _drop_stopped(path: Path) -> None:
+        """Deletes a lock whose holder has not run for long; the next one to open it makes and locks a new file."""
+        with suppress(FileNotFoundError):
+            if time.time() - path.stat().st_mtime > _STOPPED_S:
+                path.unlink()
+                _log.warning("a lock in --cache_dir is given up: the process that holds it does not run")
 
     def discard(self, key: str) -> None:
         """Deletes the data of `key`."""
@@ -100,8 +119,8 @@ class Cache:
 
     def _check_owner(self) -> None:
         found = self._folder.stat()
-        if found.st_uid != os.geteuid() or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-            raise PermissionError(0, "others can write to it")
+        if found.st_uid not in {0, os.geteuid()} or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            raise PermissionError(0, "others can write to it")  # root can in any case, and may have filled it
 
     def _evict(self, newest: Path) -> None:
         for part in self._folder.glob(f"*{_TEMPORARY}"):
@@ -119,3 +138,11 @@ class Cache:
         if reason != self._refused:
             self._refused = reason
             _log.warning("prepared models are not kept in --cache_dir: %s", reason)
+
+
+def _beat(path: Path, ended: threading.Event) -> None:
+    """Shows by the lock's time that this process is running, until it has ended its turn."""
+    while not ended.is_set():
+        with suppress(OSError):
+            os.utime(path)
+        ended.wait(_BEAT_S)

@@ -5,6 +5,7 @@ import logging
 import signal
 import subprocess
 import sys
+import threading
 import time
 from functools import cache
 from pathlib import Path
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from darkroom.models.engine import LoadedModel
 
 _log = logging.getLogger("darkroom.models")
+# Measured: a server with one model has 12 threads on two cores. TensorFlow aborts the process when it can't start one.
+SPARE_THREADS = 32
 POLL_S = 0.1  # guess: between two looks whether another process has prepared the model
 
 
@@ -40,6 +43,7 @@ class Loader:
         Raises:
             LoadFailed: it cannot be served; the message says why and names no path.
         """
+        check_threads()
         key = job.key()
         data = self._cache.read(key)
         if data is not None:
@@ -130,6 +134,27 @@ class Loader:
     def _check_stopped(self) -> None:
         if self._is_stopped:
             raise LoadFailed("the server is stopping")
+
+
+def check_threads(count: int = SPARE_THREADS) -> None:
+    """Starts `count` threads at the same time, and ends them.
+
+    Raises:
+        LoadFailed: not so many can be started.
+    """
+    ending, started = threading.Event(), list[threading.Thread]()
+    try:
+        for _ in range(count):
+            thread = threading.Thread(target=ending.wait, name="check", daemon=True)
+            thread.start()
+            started.append(thread)
+    except RuntimeError as err:
+        few = f"only {len(started)} of {count} threads can be started"
+        raise LoadFailed(f"{few}; raise the limit of processes (pids.max of the container, ulimit -u)") from err
+    finally:
+        ending.set()
+        for thread in started:
+            thread.join()
 
 
 @cache

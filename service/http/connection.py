@@ -86,7 +86,7 @@ class _Http(Http):
         if buffer.startswith(b"\r\n"):  # RFC 9112, 2.2: old clients send it after a body
             del buffer[:2]
         while (end := buffer.find(b"\r\n\r\n", 0, MAX_HEAD_BYTES + 4)) < 0 and len(buffer) < MAX_HEAD_BYTES + 4:
-            if is_unsafe(buffer):
+            if is_unsafe(bytes(buffer)):  # its module may be compiled, and takes bytes alone
                 break
             await self._receive_more()
         head = bytes(buffer[:end]) if end >= 0 else bytes(buffer)
@@ -97,6 +97,15 @@ class _Http(Http):
             buffer[found.start(1) : found.end(1)] = b" chunked"  # the only form that Sanic knows
         await protocol.can_write()
         await super().http1_request_header()  # type: ignore[no-untyped-call] # Sanic types in parts
+
+    async def http1(self) -> None:
+        """Serves one request after another."""
+        http: Any = self  # Sanic's type says that there always is a request
+        try:
+            await super().http1()  # type: ignore[no-untyped-call] # Sanic types in parts
+        except AttributeError:  # Sanic logs that a client left by the method of its request; here there is none
+            if http.request is not None or self.protocol.transport is not None:
+                raise
 
     async def read(self) -> bytes | None:
         """The next bytes of the body; None at its end. Sanic's own takes lax chunks, and no trailers."""
@@ -223,7 +232,8 @@ class Connection(HttpProtocol):
         if transport is None or self._is_lingering or not self._is_busy() or transport.get_extra_info("sslcontext"):
             return False
         self._has_eof = True
-        self._data_received.set()
+        if Connection._is_busy(self):  # Sanic waits for more
+            self._data_received.set()
         for times in (1, 2):  # the first makes the system of a client that has left reset the connection
             self.loop.call_later(times * PROBE_S, self._probe)
         return True

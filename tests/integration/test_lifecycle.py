@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import subprocess
@@ -52,6 +53,35 @@ def test_sighup_changes_nothing(workers: int) -> None:
 def test_settings_come_from_the_environment_too() -> None:
     with serving(environment={"DARKROOM_MODEL_BASE_PATH": "fake", "DARKROOM_MODEL_NAME": "echo"}) as url:
         assert httpx.get(url + "/v1/models/echo").status_code == 200
+
+
+@pytest.mark.parametrize("streams", [">/dev/full 2>&1", ">&- 2>&-", "2>&1 | :", "2>&1 | sleep 60"])
+def test_a_server_starts_serves_and_ends_in_order_whatever_became_of_its_output(streams: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = f"{sys.executable} -m darkroom serve --host=127.0.0.1 --port={port} --model_base_path=fake"
+    noisy = "ulimit -n 128; { " + command + " --access_log --log_format=json & echo $! >&3; wait $!; echo $? >&3; } "
+    with subprocess.Popen(["bash", "-c", f"exec 3>&1; {noisy} {streams}"], stdout=subprocess.PIPE, text=True) as shell:
+        assert shell.stdout is not None
+        pid = int(shell.stdout.readline())
+        url, is_ready = f"http://127.0.0.1:{port}", False
+        while not is_ready:
+            try:
+                is_ready = httpx.get(url + "/v2/health/ready").status_code == 200
+            except httpx.TransportError:
+                assert shell.poll() is None
+        with httpx.Client() as caller:  # 500 lines of the log: more than a pipe holds
+            assert {caller.get(url + "/health").status_code for _ in range(500)} == {200}
+        os.kill(pid, signal.SIGTERM)
+        assert shell.stdout.readline() == "0\n"
+        shell.kill()
+
+
+def test_a_pod_of_a_service_of_the_same_name_starts_and_says_what_it_ignores() -> None:
+    process = Process("--model_base_path=fake", environment={"DARKROOM_PORT": "tcp://10.0.0.1:8500"})
+    process.wait_ready()
+    assert process.stop(signal.SIGTERM) == 0
+    assert sum("Kubernetes" in line and "DARKROOM_PORT" in line for line in process.lines) == 1
 
 
 def test_settings_that_can_not_be_served_end_with_2_and_all_reasons() -> None:

@@ -6,6 +6,7 @@ import asyncio
 import json
 import socket
 import threading
+from contextlib import ExitStack
 from types import CoroutineType
 from typing import TYPE_CHECKING, TypeVar
 from zlib import crc32
@@ -16,6 +17,7 @@ import pytest
 
 from darkroom.models.engines.fakes import EchoEngine, SlowEngine, fake_model
 from darkroom.models.rows import Rows
+from darkroom.service.http import connection
 from darkroom.service.http.fast_lane import FastLane
 from tests.pictures import picture, standard
 from tests.serving import metric, running, serving
@@ -237,6 +239,54 @@ def test_every_answer_is_counted_and_bears_the_same_headers_in_both_lanes(url: s
     assert metric(url, "darkroom_http_requests_in_flight") == 1  # the scrape itself
 
 
+@pytest.mark.parametrize("asks", ["one", "whole and half", "many", "chunked", "health"])
+def test_a_client_that_sends_no_more_gets_the_answers_to_what_it_sent(asks: str) -> None:
+    data = picture(18)
+    requests = {
+        "one": post(data), "whole and half": post(data) * 2 + post(data)[:-3], "many": post(data) * 30 + HEALTH,
+        "chunked": chunked(data) + post(data)[:30], "health": HEALTH * 2,
+    }[asks]  # fmt: skip
+    answers = {"one": 1, "whole and half": 2, "many": 31, "chunked": 1, "health": 2}[asks]
+    model = fake_model(SlowEngine(EchoEngine(), lambda _: 0.002), name="default")
+    with running(model) as server:
+        for halves in (True, False):
+            with client(server.url) as peer:
+                if halves:
+                    peer.send(requests[:-40])
+                peer.send(requests[-40:] if halves else requests)
+                peer.socket.shutdown(socket.SHUT_WR)
+                statuses = []
+                while statuses.count(200) < answers:
+                    statuses.append(peer.answer().status)
+                assert set(statuses) <= {100, 200}  # 100 where the machine is slow
+                assert peer.is_closed()
+        with client(server.url) as peer:  # what has sent nothing, or half of a request, is closed at once
+            peer.send(post(data)[:-1])
+            peer.socket.shutdown(socket.SHUT_WR)
+            assert peer.is_closed()
+        _until(server.url, "darkroom_http_requests_in_flight", 1)
+
+
+def test_a_client_that_sends_no_more_and_waits_long_is_asked_whether_it_is_there() -> None:
+    running_now, go_on = threading.Event(), threading.Event()
+
+    def hold(_: float) -> None:
+        running_now.set()
+        go_on.wait(60)
+
+    model = fake_model(SlowEngine(EchoEngine(), float, sleep=hold), name="default")
+    with running(model) as server, client(server.url) as peer:
+        peer.send(post(picture(19)))
+        peer.socket.shutdown(socket.SHUT_WR)
+        assert peer.answer().status == 100
+        go_on.set()
+        answer = peer.answer()
+        while answer.status == 100:
+            answer = peer.answer()
+        assert digest(answer) == crc32(picture(19))
+        assert peer.is_closed()
+
+
 def test_a_client_that_leaves_is_forgotten_wherever_its_request_is() -> None:
     running_now, go_on = threading.Event(), threading.Event()
 
@@ -307,6 +357,63 @@ def test_a_client_that_is_slow_to_send_is_left_to_sanic_and_its_time_limits() ->
         _on_loop(server, FastLane.check_timeouts)
         assert peer.answer().status == 408
         assert metric(server.url, FAST) == 0
+
+
+def test_a_client_that_reads_no_answer_gets_no_further_ones_and_is_closed_in_time() -> None:
+    with running(fake_model(WideEngine(), name="default")) as server, client(server.url) as peer:
+        sending = server.darkroom.sending
+        peer.send(post(picture(20)) * 40)  # 40 answers of 1 MB
+        while not sending.bytes:
+            pass
+        for _ in range(3):
+            assert metric(server.url, "darkroom_http_requests_total", route="/") < 20
+        (lane,) = sending._waiting
+        server.loop.call_soon_threadsafe(lane.check_timeouts)  # it has just read something
+        assert metric(server.url, "darkroom_http_requests_total", route="/") < 20
+        assert 0 < sending.bytes < 4_000_000
+        lane._unsent_s -= 3600
+        server.loop.call_soon_threadsafe(lane.check_timeouts)
+        while sending.bytes:
+            pass
+        assert httpx.get(server.url + "/health").status_code == 200
+
+
+def test_answers_that_nobody_reads_are_bounded_together_and_readers_go_on() -> None:
+    with running(fake_model(WideEngine(), name="default"), max_sending_bytes=3 << 20) as server:
+        sending, peers = server.darkroom.sending, []
+        with ExitStack() as stack:
+            for _ in range(12):
+                peer = stack.enter_context(client(server.url, receive_bytes=4096))
+                peer.send(post(picture(21)) * 12)
+                peers.append(peer)
+            while not sending.bytes:
+                pass
+            for _ in range(5):
+                answer = httpx.post(server.url, content=picture(21), headers={"Content-Type": "image/png"})
+                assert len(answer.json()["scores"][0]) == 200_000
+                assert sending.bytes <= sending.limit_bytes
+        while sending.bytes:
+            httpx.get(server.url + "/health")
+
+
+@pytest.mark.parametrize("body", ["too large", "too slow"])
+def test_a_refused_body_whose_client_stays_leaves_no_error_in_the_log(
+    body: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "LINGER_S", 0.4)
+    with (
+        running(fake_model(name="default"), max_body_bytes=10_000, read_timeout_ms=200) as server,
+        client(server.url) as peer,
+    ):
+        peer.send(post(bytes(20_000 if body == "too large" else 9_000))[:-1])
+        assert peer.answer().status == (413 if body == "too large" else 408)
+        peer.socket.settimeout(60)
+        while True:  # until the server has dropped the connection, long after its checks of time
+            try:
+                peer.send(b"x")
+            except ConnectionError:
+                break
+    assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == []
 
 
 def test_a_request_that_waits_long_for_its_answer_is_not_taken_for_a_silent_client() -> None:

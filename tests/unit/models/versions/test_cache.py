@@ -1,7 +1,10 @@
 """A folder of whole files by key, bounded, and used only where no other user can write."""
 
+import errno
 import logging
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -90,3 +93,51 @@ def test_a_folder_that_can_not_be_made_keeps_nothing_and_fails_nothing(tmp_path:
     cache = Cache(tmp_path / "file" / "folder", max_bytes=100)
     cache.write("x", b"data")
     assert cache.read("x") is None
+
+
+def test_a_cache_that_was_filled_is_read_where_nothing_can_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Cache(tmp_path, max_bytes=100).write("x", b"data")
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    for name in ("utime", "open", "unlink"):
+        monkeypatch.setattr(os, name, refuse)
+    cache = Cache(tmp_path, max_bytes=100)
+    assert cache.read("x") == b"data"
+    with cache.turn("y") as is_first, cache.turn("y") as is_second:
+        assert (is_first, is_second) == (True, True)
+
+
+def test_the_lock_of_a_process_that_does_not_run_is_given_up_and_that_of_one_that_does_is_not(tmp_path: Path) -> None:
+    one, other, third = (Cache(tmp_path, max_bytes=100) for _ in range(3))
+    hold = (
+        "import fcntl, os, sys, signal; lock = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT);"
+        "fcntl.flock(lock, fcntl.LOCK_EX); print(flush=True); os.kill(os.getpid(), signal.SIGSTOP)"
+    )
+    lock = tmp_path / "x.lock"
+    with subprocess.Popen([sys.executable, "-c", hold, str(lock)], stdout=subprocess.PIPE) as stopped:
+        assert stopped.stdout is not None
+        stopped.stdout.readline()
+        with one.turn("x") as is_ours:
+            assert not is_ours
+        os.utime(lock, (time.time() - 60,) * 2)
+        with one.turn("x") as is_ours:
+            assert is_ours
+            with other.turn("x") as is_others, third.turn("x") as is_third:
+                assert (is_others, is_third) == (False, False)
+        assert names(tmp_path) == []
+        stopped.kill()
+
+
+def test_who_holds_a_lock_shows_that_it_runs(tmp_path: Path) -> None:
+    lock = tmp_path / "x.lock"
+    lock.touch()
+    os.utime(lock, (time.time() - 10,) * 2)
+    with Cache(tmp_path, max_bytes=100).turn("x") as is_ours:
+        assert is_ours
+        while time.time() - lock.stat().st_mtime > 5:
+            pass  # the first sign comes at once, from a thread
+    assert names(tmp_path) == []

@@ -18,7 +18,7 @@ from darkroom.models.rewriting.job import Job
 from darkroom.models.rows import Rows
 from darkroom.models.runtime.tensorflow import tf
 from darkroom.models.versions.cache import Cache
-from darkroom.models.versions.loader import Loader
+from darkroom.models.versions.loader import Loader, check_threads
 from tests import savedmodels
 
 pytestmark = pytest.mark.slow
@@ -195,3 +195,18 @@ def test_a_child_whose_parent_is_gone_leaves(built: Callable[[Build], Path]) -> 
     command = [sys.executable, "-m", "darkroom.models.rewriting.child"]
     ended = subprocess.run(command, input=job, capture_output=True, timeout=PLENTY_S, check=False)  # closes its stdin
     assert (ended.returncode, ended.stdout) == (1, b"")
+
+
+def test_a_load_fails_where_too_few_threads_can_be_started_and_leaves_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    before, start, left = threading.active_count(), threading.Thread.start, iter(range(5))
+
+    def start_few(thread: threading.Thread) -> None:
+        if next(left, None) is None:
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    check_threads(5)
+    monkeypatch.setattr(threading.Thread, "start", start_few)
+    with pytest.raises(LoadFailed, match="only 5 of 32 threads"):
+        check_threads()
+    assert threading.active_count() == before
