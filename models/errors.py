@@ -65,12 +65,16 @@ class UnknownLabel(ModelError):
 
 
 class UnknownSignature(ModelError):
-    """The version of the model has no signature `name`."""
+    """The version of the model has no signature `name`, or cannot serve it for a `reason`."""
 
-    def __init__(self, name: str, available: Sequence[str] = ()) -> None:
-        super().__init__(f"unknown signature {quote(name)!r}; there are: {', '.join(available) or 'none'}")
+    def __init__(self, name: str, available: Sequence[str] = (), reason: str = "") -> None:
+        what = (
+            f"signature {quote(name)!r} can't be served: {reason}" if reason else f"unknown signature {quote(name)!r}"
+        )
+        super().__init__(f"{what}; there are: {', '.join(available) or 'none'}")
         self.name = name
         self.available = tuple(available)
+        self.reason = reason
 
 
 class InvalidInput(ModelError):

@@ -203,6 +203,8 @@ class ModelSpec:
     signatures: dict[str, SignatureSpec]
     labels: tuple[str, ...] = ()
     refused: dict[str, str] = field(default_factory=dict)  # signature → why it cannot be served
+    # The signatures that are not served, refused or internal ones, as TensorFlow Serving's metadata prints a SignatureDef.
+    unserved: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 def np_shape(column: Column) -> tuple[int, ...]:

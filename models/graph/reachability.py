@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from darkroom.models.errors import quote
 from darkroom.models.runtime.tensorflow import graph_pb2, op_def_registry
 
 # TensorFlow marks these ops as stateful although no caller can see a state. They read variables, exist only during a run
@@ -34,6 +35,7 @@ _ELEMENTWISE = frozenset(
     | {"Add", "AddV2", "Sub", "Mul", "Div", "RealDiv", "Maximum", "Minimum", "SquaredDifference", "Cast", "Neg", "Abs"}
     | {"Square", "Sqrt", "Rsqrt", "Exp", "Log", "Tanh", "Sigmoid", "Relu", "Relu6", "Round", "Floor", "Ceil", "Sign"}
 )
+_PYTHON = frozenset({"PyFunc", "PyFuncStateless", "EagerPyFunc"})  # tf.py_function and tf.numpy_function
 _RESOURCE = 20  # DT_RESOURCE, tensorflow/core/framework/types.proto
 
 
@@ -70,6 +72,18 @@ def find_traits(graph_def: Any, outputs: Sequence[str]) -> GraphTraits:
         elif op_def.is_stateful:
             stateful = stateful or f"it keeps state ({node.op} {node.name})"
     return GraphTraits(stateful, mutates, unfreezable, tuple(sorted(missing)), ops <= _ELEMENTWISE)
+
+
+def why_not_runnable(graph_def: Any, inputs: Sequence[str], outputs: Sequence[str]) -> str:
+    """Returns why no process can compute `outputs` from `inputs` (tensor names), in words; empty: nothing is known."""
+    if not outputs:
+        return "it has no output"
+    nodes = {node.name for node in graph_def.node}
+    for tensor in (*inputs, *outputs):
+        if node_name(tensor) not in nodes:
+            return f"the graph has no tensor {quote(tensor)!r}"
+    python = next((node for node in reachable_nodes(graph_def, outputs) if node.op in _PYTHON), None)
+    return f"it calls Python code ({python.op}), which a SavedModel does not contain" if python is not None else ""
 
 
 def reachable_nodes(graph_def: Any, outputs: Sequence[str]) -> Iterator[Any]:

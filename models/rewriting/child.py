@@ -7,6 +7,7 @@ process none of this affects the server.
 import contextlib
 import os
 import sys
+import traceback
 from pathlib import Path
 from threading import Thread
 
@@ -35,6 +36,7 @@ def main() -> int:
         try:
             out.write(_prepare(job))
         except Exception as err:  # noqa: BLE001 - the parent reports every failure
+            traceback.print_exc()  # for the parent's log
             out.write(str(err).encode())
             return REFUSED
     return 0

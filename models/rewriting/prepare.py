@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from darkroom.models.errors import LoadFailed
-from darkroom.models.graph.reachability import find_traits
+from darkroom.models.graph.reachability import GraphTraits, find_traits, why_not_runnable
 from darkroom.models.graph.same_function import find_same_functions
 from darkroom.models.rewriting.artifact import Artifact
 from darkroom.models.rewriting.bfloat16 import try_bf16
@@ -25,7 +25,7 @@ from darkroom.models.runtime.session import clean
 from darkroom.models.runtime.tensorflow import SessionOptions
 from darkroom.models.saved_model.image_input import check_batching, find_image_input
 from darkroom.models.saved_model.original import open_original
-from darkroom.models.saved_model.reader import read_labels, read_meta_graph, read_signatures
+from darkroom.models.saved_model.reader import describe_signatures, read_labels, read_meta_graph, read_signatures
 from darkroom.models.saved_model.sample_rows import PictureMaker, candidates
 from darkroom.models.saved_model.tf_example import float_features
 from darkroom.models.saved_model.warmup_requests import recorded_rows
@@ -48,10 +48,11 @@ def prepare(
     options = replace(options, uses_gpus=False)
     meta_graph = read_meta_graph(path)
     specs, refused = read_signatures(meta_graph)
+    graph_def = meta_graph.graph_def
+    traits = _examine(graph_def, specs, refused)
+    specs = {key: spec for key, spec in specs.items() if key not in refused}
     if not specs:
         raise LoadFailed("; ".join(f"{key}: {reason}" for key, reason in refused.items()) or "it has no signature")
-    graph_def = meta_graph.graph_def
-    traits = {key: find_traits(graph_def, [tensor.source for tensor in spec.outputs]) for key, spec in specs.items()}
     if missing := sorted({op for each in traits.values() for op in each.missing}):
         raise LoadFailed(f"this TensorFlow has no op {', '.join(missing)}: give its library with --custom_op_paths")
     floats = float_features(graph_def)
@@ -74,7 +75,8 @@ def prepare(
         if options.bf16:
             try_bf16(rewriter, specs, samples, options)
         specs = {key: specs.get(key) or _renamed(specs[same[key]], spec) for key, spec in every.items()}
-        spec = ModelSpec(name, version, specs, labels=read_labels(path), refused=refused)
+        unserved = describe_signatures(meta_graph, meta_graph.signature_def.keys() - specs.keys())
+        spec = ModelSpec(name, version, specs, labels=read_labels(path), refused=refused, unserved=unserved)
         return Artifact(spec, path, rewriter.serialized(), rewriter.bindings, rewriter.reports(), samples)
     finally:
         rewriter.close()
@@ -84,6 +86,24 @@ def prepare(
 def _renamed(proven: SignatureSpec, same: SignatureSpec) -> SignatureSpec:
     """What was found out about a signature, for another name of the same function, whose tensors have other sources."""
     return replace(proven, name=same.name, inputs=same.inputs, outputs=same.outputs, same_as=proven.name)
+
+
+def _examine(graph_def: Any, specs: Mapping[str, SignatureSpec], refused: dict[str, str]) -> dict[str, GraphTraits]:
+    """Returns the traits of each signature. One that can't be examined, or cannot run, is added to `refused`."""
+    traits = {}
+    for key, spec in specs.items():
+        outputs = [tensor.source for tensor in spec.outputs]
+        try:
+            reason = why_not_runnable(graph_def, [tensor.source for tensor in spec.inputs], outputs)
+            found = find_traits(graph_def, outputs)
+            check_batching(find_image_input(spec, graph_def), found)
+        except Exception as err:  # noqa: BLE001 - a graph may be odd in any way, and this is one signature of several
+            reason = f"its graph cannot be examined: {type(err).__name__}: {clean(str(err))}"
+        if reason:
+            refused[key] = reason
+        else:
+            traits[key] = found
+    return traits
 
 
 def _find_samples(

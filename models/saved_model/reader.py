@@ -1,7 +1,10 @@
 """Reads a SavedModel on disk: its meta graph, its signatures as specs, its labels. Runs nothing."""
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
+
+from google.protobuf.json_format import MessageToDict
 
 from darkroom.models.errors import LoadFailed
 from darkroom.models.runtime.tensorflow import saved_model_pb2
@@ -50,6 +53,15 @@ def read_signatures(meta_graph: Any) -> tuple[dict[str, SignatureSpec], dict[str
         except LoadFailed as err:
             refused[name] = str(err)
     return specs, refused
+
+
+def describe_signatures(meta_graph: Any, names: Collection[str]) -> dict[str, dict[str, Any]]:
+    """Returns the signatures of these names as JSON objects with every field, as TensorFlow Serving prints them."""
+    signatures = {name: each for name, each in sorted(meta_graph.signature_def.items()) if name in names}
+    return {
+        name: MessageToDict(each, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
+        for name, each in signatures.items()
+    }
 
 
 def read_labels(path: Path) -> tuple[str, ...]:

@@ -198,7 +198,8 @@ class Registry:
         try:
             return targets[signature]
         except KeyError:
-            raise UnknownSignature(signature, tuple(targets)) from None
+            refused = next(iter(targets.values())).model.refused
+            raise UnknownSignature(signature, tuple(targets), refused.get(signature, "")) from None
 
     def targets(self) -> list[Target]:
         """Every target that is served."""

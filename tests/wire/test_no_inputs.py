@@ -43,6 +43,8 @@ class CountEngine:
 def url() -> Iterator[str]:
     loaded = fake_model(CountEngine(), name="default")
     loaded.samples["serving_default"] = (Rows({}),)
+    loaded.spec.refused["python"] = "it calls Python code"
+    loaded.spec.unserved["python"] = {"inputs": {}, "outputs": {}, "method_name": "", "defaults": {}}
     with running(loaded) as server:
         yield server.url
 
@@ -102,3 +104,24 @@ def test_it_takes_no_picture(url: str, path: str) -> None:
 )
 def test_it_is_described(url: str, path: str) -> None:
     assert httpx.get(url + path).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        (TFS, {"signature_name": "python", "inputs": {}}),
+        (STS, {"signature_name": "python", "data": {}}),
+        (V2, {"parameters": {"signature_name": "python"}, "inputs": []}),
+    ],
+)
+def test_a_refused_signature_says_why_it_is_not_served(url: str, path: str, body: dict[str, Any]) -> None:
+    said = httpx.post(url + path, json=body)
+    assert said.status_code == 400
+    assert "can't be served: it calls Python code" in said.json()["error"]
+
+
+def test_the_metadata_has_the_refused_signature_with_the_reason(url: str) -> None:
+    told = httpx.get(url + "/v1/models/default/metadata").json()["metadata"]["signature_def"]["signature_def"]
+    assert list(told) == ["serving_default", "python"]
+    assert told["python"]["refused"] == "it calls Python code"
+    assert httpx.get(url + "/v1/models/default").json()["refused_signatures"] == {"python": "it calls Python code"}

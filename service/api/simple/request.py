@@ -142,8 +142,9 @@ class Simple:
         try:
             return self._registry.find(model, version, signature if isinstance(signature, str) else "")
         except UnknownSignature as err:
+            why = err.reason and f"; it can't be served: {err.reason}"
             raise NotFound(
-                f"Fail to request the signature name: {quote(signature)}, please check the request JSON; "
+                f"Fail to request the signature name: {quote(signature)}, please check the request JSON{why}; "
                 f"there are: {', '.join(err.available)}"
             ) from err
 

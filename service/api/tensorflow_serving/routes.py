@@ -117,9 +117,11 @@ class TensorFlowServing:
         if not isinstance(signature, str):
             raise CodecError("Not formatted correctly. 'signature_name' key must be a string value.")
         name = signature or DEFAULT_SIGNATURE
-        target = paths.lookup(self._registry, address).get(name)
+        targets = paths.lookup(self._registry, address)
+        target = targets.get(name)
         if target is None:
-            raise CodecError(missing.format(quote(name)))
+            reason = next(iter(targets.values())).model.refused.get(name, "")
+            raise CodecError(missing.format(quote(name)) + (reason and f"; it can't be served: {reason}"))
         return target
 
     def _take_json(self, request: PredictRequest, target: Target, fields: Mapping[str, Any]) -> None:

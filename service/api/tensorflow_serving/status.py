@@ -75,7 +75,10 @@ def _check_known(registry: Registry, name: str) -> None:
 
 
 def _metadata(targets: dict[str, Target]) -> HTTPResponse:
-    """The signatures of one version, in TensorFlow Serving's words and exactly in its layout."""
+    """The signatures of one version, in TensorFlow Serving's words and exactly in its layout.
+
+    A signature that is refused has one key more, `refused`, with the reason.
+    """
     model = next(iter(targets.values())).model
     spec = {"name": model.name, "signature_name": "", "version": str(model.version)}
     described = {
@@ -87,6 +90,9 @@ def _metadata(targets: dict[str, Target]) -> HTTPResponse:
         }
         for name, signature in model.signatures.items()
     }
+    for name, unserved in model.unserved.items():
+        refusal = {"refused": model.refused[name]} if name in model.refused else {}
+        described[name] = unserved | refusal
     signatures = {"signature_def": described}
     parts = (json.dumps(part, indent=1, ensure_ascii=False) for part in (spec, signatures))
     text = '{{\n"model_spec":{}\n,\n"metadata": {{"signature_def": {}\n}}\n}}\n'.format(*parts)
@@ -122,6 +128,7 @@ def describe_model(registry: Registry, name: str, folders: Mapping[str, str]) ->
         "model_signature": _describe_tensors(first) if first else None,
         "platform": "TensorFlow",
         "signatures": {key: _describe_signature(target) for key, target in targets.items()},
+        "refused_signatures": first.model.refused if first else {},
         "model_version_status": [_describe_state(state) for state in registry.states(name)],
     }
 

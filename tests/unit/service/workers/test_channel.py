@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from darkroom.service.workers.channel import Channel, ChannelClosed
+from darkroom.service.workers.channel import Channel, ChannelClosed, RequestFailed
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -96,3 +96,21 @@ def test_an_incomplete_last_message_is_dropped_and_the_channel_is_closed() -> No
 
     asyncio.run(run())
     assert handled == []
+
+
+def test_a_question_whose_handling_raises_is_told_and_the_channel_goes_on(caplog: pytest.LogCaptureFixture) -> None:
+    async def fail(question: dict[str, Any]) -> Any:
+        if "fail" in question:
+            raise KeyError("planted")
+        return question
+
+    async def run() -> None:
+        async with _channel() as (one, other):
+            other._handle = fail
+            with pytest.raises(RequestFailed, match="KeyError"):
+                await one.request({"fail": 1})
+            one._writer.write(b"[1, 2]\n{}\n[]\nnonsense\n")  # type: ignore[union-attr]  # it is open
+            assert await one.request({"well": 1}) == {"well": 1}
+
+    asyncio.run(run())
+    assert [each.message for each in caplog.records] == ["a message failed", *["a message can't be read"] * 4]

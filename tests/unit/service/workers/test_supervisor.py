@@ -352,3 +352,21 @@ def test_a_worker_that_does_not_drain_in_time_is_killed(caplog: pytest.LogCaptur
 
     vclock.run(run())
     assert json.dumps(caplog.records[-1].__dict__["fields"]) == '{"workers": 1}'
+
+
+def test_a_plant_in_the_tasks_of_the_supervisor_is_told_and_the_worker_is_replaced() -> None:
+    async def main() -> None:
+        async with _supervised(worker_timeout_ms=1000) as rig:
+            rig.made[0].ended.set_exception(ValueError("planted"))
+            rig.made[1].replies = raise_it  # type: ignore[method-assign]  # the next look at it fails
+            await rig.made[1].becomes_ready()
+            await asyncio.sleep(2)
+            assert [worker.number for worker in rig.made] == [1, 2, 1]
+            assert rig.metric("darkroom_task_failures_total", task="keep-worker-1") == 1
+            assert rig.metric("darkroom_task_failures_total", task="watch-worker-2") >= 1
+            assert not rig.made[1].signals
+
+    async def raise_it(within_s: float) -> bool:
+        raise LookupError(within_s)
+
+    vclock.run(main())
