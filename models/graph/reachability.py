@@ -34,6 +34,8 @@ _ELEMENTWISE = frozenset(
     | {"Add", "AddV2", "Sub", "Mul", "Div", "RealDiv", "Maximum", "Minimum", "SquaredDifference", "Cast", "Neg", "Abs"}
     | {"Square", "Sqrt", "Rsqrt", "Exp", "Log", "Tanh", "Sigmoid", "Relu", "Relu6", "Round", "Floor", "Ceil", "Sign"}
 )
+# Ops that end the process (a CHECK of TensorFlow 2.21) where their input has another rank, and that rank.
+_RANKS = {"Conv2D": 4, "DepthwiseConv2dNative": 4, "Conv3D": 5, "MaxPool3D": 5, "AvgPool3D": 5}
 _RESOURCE = 20  # DT_RESOURCE, tensorflow/core/framework/types.proto
 
 
@@ -46,6 +48,7 @@ class GraphTraits:
     unfreezable: str = ""  # it reads a resource that no constant can stand for
     missing: tuple[str, ...] = ()  # ops that this TensorFlow does not know
     elementwise: bool = False  # it takes any shape
+    rank: int = 0  # the one that its convolutions take; 0: it has none, or of several kinds
 
 
 def find_traits(graph_def: Any, outputs: Sequence[str]) -> GraphTraits:
@@ -69,7 +72,9 @@ def find_traits(graph_def: Any, outputs: Sequence[str]) -> GraphTraits:
             stateful = mutates = mutates or f"it changes a resource ({node.op} {node.name})"
         elif op_def.is_stateful:
             stateful = stateful or f"it keeps state ({node.op} {node.name})"
-    return GraphTraits(stateful, mutates, unfreezable, tuple(sorted(missing)), ops <= _ELEMENTWISE)
+    ranks = {_RANKS[op] for op in ops & _RANKS.keys()}
+    rank = ranks.pop() if len(ranks) == 1 else 0
+    return GraphTraits(stateful, mutates, unfreezable, tuple(sorted(missing)), ops <= _ELEMENTWISE, rank)
 
 
 def reachable_nodes(graph_def: Any, outputs: Sequence[str]) -> Iterator[Any]:
