@@ -50,7 +50,10 @@ def prepare(
     if not specs:
         raise LoadFailed("; ".join(f"{key}: {reason}" for key, reason in refused.items()) or "it has no signature")
     graph_def = meta_graph.graph_def
-    traits = {key: find_traits(graph_def, [tensor.source for tensor in spec.outputs]) for key, spec in specs.items()}
+    traits = {
+        key: find_traits(graph_def, *([tensor.source for tensor in each] for each in (spec.outputs, spec.inputs)))
+        for key, spec in specs.items()
+    }
     if missing := sorted({op for each in traits.values() for op in each.missing}):
         raise LoadFailed(f"this TensorFlow has no op {', '.join(missing)}: give its library with --custom_op_paths")
     floats = float_features(graph_def)

@@ -122,3 +122,18 @@ def test_a_lone_input_of_unknown_rank_gets_the_rank_of_the_convolutions() -> Non
     assert shapes(unknown, rank=0) == shapes(text) == [None]
     assert shapes(unknown, unknown) == [None, None]
     assert shapes(TensorSpec("x", "float32", (None, 5))) == [(None, 5)]
+
+
+def test_what_computes_a_fed_tensor_does_not_count_for_the_shapes() -> None:
+    def build() -> None:
+        text = tf.compat.v1.placeholder(tf.string, [None])
+        first, second = tf.split(tf.strings.to_number(text), 2, name="split")
+        tf.add(first, 1.0, name="one")
+        tf.add(first, second, name="both")
+
+    graph_def = graph_of(build)
+    assert find_traits(graph_def, ["one:0"], ["split:0"]).elementwise
+    assert not find_traits(graph_def, ["one:0"], ["split:1"]).elementwise
+    assert not find_traits(graph_def, ["both:0"], ["split:0"]).elementwise
+    assert find_traits(graph_def, ["both:0"], ["split:0", "split:1"]).elementwise
+    assert find_traits(graph_def, ["split:0"], ["split:0"]).elementwise
