@@ -168,7 +168,7 @@ class SignatureSpec:
             # A kernel may abort on a size that no model was made for.
             for at, (want, got) in enumerate(zip(tensor.shape, shape, strict=True)):
                 if want is None and not got:
-                    raise tensor.refusal(shape, f"size {at} must be 1 or more")
+                    raise tensor.refusal(shape, f"dimension {at} must be 1 or more")
         return True
 
     def _check_no_rows(self, tensor: TensorSpec, shape: tuple[int, ...], *, strict: bool) -> bool:

@@ -351,6 +351,8 @@ def _layers() -> dict[str, tuple[list[int | None] | None, str, Callable[[Any], A
         "top": ([None, None], "float32", lambda x: tf.math.top_k(x, 3)[0]),
         "line": ([None, 1], "float32", lambda x: x * 0.5 + 2.0),
         "any_rank": (None, "float32", tf.nn.relu),
+        "any_convolution": (None, "float32", lambda x: tf.nn.conv2d(x, kernel, 1, "SAME")),
+        "any_softmax": (None, "float32", lambda x: tf.raw_ops.Softmax(logits=x)),
         "decode": ([None], "string", lambda x: tf.map_fn(decode, x, fn_output_signature=tf.float32)),
         "one_file": ([], "string", decode),
     }

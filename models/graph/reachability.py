@@ -36,6 +36,8 @@ _ELEMENTWISE = frozenset(
     | {"Square", "Sqrt", "Rsqrt", "Exp", "Log", "Tanh", "Sigmoid", "Relu", "Relu6", "Round", "Floor", "Ceil", "Sign"}
 )
 _PYTHON = frozenset({"PyFunc", "PyFuncStateless", "EagerPyFunc"})  # tf.py_function and tf.numpy_function
+# Ops that end the process (a CHECK of TensorFlow 2.21) where their input has another rank, and that rank.
+_RANKS = {"Conv2D": 4, "DepthwiseConv2dNative": 4, "Conv3D": 5, "MaxPool3D": 5, "AvgPool3D": 5}
 _RESOURCE = 20  # DT_RESOURCE, tensorflow/core/framework/types.proto
 
 
@@ -48,17 +50,19 @@ class GraphTraits:
     unfreezable: str = ""  # it reads a resource that no constant can stand for
     missing: tuple[str, ...] = ()  # ops that this TensorFlow does not know
     elementwise: bool = False  # it takes any shape
+    rank: int = 0  # the one that its convolutions take; 0: it has none, or of several kinds
 
 
-def find_traits(graph_def: Any, outputs: Sequence[str]) -> GraphTraits:
-    """Examines the nodes that computing `outputs` (tensor names) may run, including those of called functions."""
+def find_traits(graph_def: Any, outputs: Sequence[str], inputs: Sequence[str] = ()) -> GraphTraits:
+    """Examines the nodes that computing `outputs` (tensor names) may run, including those of called functions.
+
+    What computes `inputs`, which are fed, does not count for the shapes that the graph takes.
+    """
     stateful = mutates = unfreezable = ""
     missing: set[str] = set()
-    ops: set[str] = set()
     functions = {function.signature.name for function in graph_def.library.function}
     for node in reachable_nodes(graph_def, outputs):
         op_def = op_def_registry.get(node.op)
-        ops.add(node.op)
         if op_def is None:
             if node.op not in functions:
                 missing.add(node.op)
@@ -71,7 +75,10 @@ def find_traits(graph_def: Any, outputs: Sequence[str]) -> GraphTraits:
             stateful = mutates = mutates or f"it changes a resource ({node.op} {node.name})"
         elif op_def.is_stateful:
             stateful = stateful or f"it keeps state ({node.op} {node.name})"
-    return GraphTraits(stateful, mutates, unfreezable, tuple(sorted(missing)), ops <= _ELEMENTWISE)
+    ops = {node.op for node in reachable_nodes(graph_def, outputs, inputs)}
+    ranks = {_RANKS[op] for op in ops & _RANKS.keys()}
+    rank = ranks.pop() if len(ranks) == 1 else 0
+    return GraphTraits(stateful, mutates, unfreezable, tuple(sorted(missing)), ops <= _ELEMENTWISE, rank)
 
 
 def why_not_runnable(graph_def: Any, inputs: Sequence[str], outputs: Sequence[str]) -> str:
@@ -86,27 +93,31 @@ def why_not_runnable(graph_def: Any, inputs: Sequence[str], outputs: Sequence[st
     return f"it calls Python code ({python.op}), which a SavedModel does not contain" if python is not None else ""
 
 
-def reachable_nodes(graph_def: Any, outputs: Sequence[str]) -> Iterator[Any]:
+def reachable_nodes(graph_def: Any, outputs: Sequence[str], fed: Sequence[str] = ()) -> Iterator[Any]:
     """Yields, once each, the NodeDefs that computing `outputs` may run, including those of called functions."""
-    nodes, functions = reachable_names(graph_def, outputs)
+    nodes, functions = reachable_names(graph_def, outputs, fed)
     yield from (node for node in graph_def.node if node.name in nodes)
     for function in graph_def.library.function:
         if function.signature.name in functions:
             yield from function.node_def
 
 
-def reachable_names(graph_def: Any, outputs: Sequence[str]) -> tuple[set[str], set[str]]:
-    """Returns the names of the nodes, and of the functions, that computing `outputs` (tensor names) may run."""
+def reachable_names(graph_def: Any, outputs: Sequence[str], fed: Sequence[str] = ()) -> tuple[set[str], set[str]]:
+    """Returns the names of the nodes, and of the functions, that computing `outputs` (tensor names) may run.
+
+    The tensors `fed` are given, so that nothing runs to compute them.
+    """
     nodes = {node.name: node for node in graph_def.node}
     functions = {function.signature.name: function for function in graph_def.library.function}
     seen: set[str] = set()
     called: set[str] = set()
-    waiting = [node_name(output) for output in outputs]
+    given = {*fed, *(name.removesuffix(":0") for name in fed)}  # a graph writes `a` for `a:0`
+    waiting = [output for output in outputs if output not in given]
     while waiting:
-        name = waiting.pop()
+        name = node_name(waiting.pop())
         if name not in seen and name in nodes:
             seen.add(name)
-            waiting.extend(map(node_name, nodes[name].input))
+            waiting.extend(each for each in nodes[name].input if each not in given)
             called.update(functions_of(nodes[name], functions))
     entered: set[str] = set()
     while called:

@@ -94,8 +94,9 @@ def _examine(graph_def: Any, specs: Mapping[str, SignatureSpec], refused: dict[s
     for key, spec in specs.items():
         outputs = [tensor.source for tensor in spec.outputs]
         try:
-            reason = why_not_runnable(graph_def, [tensor.source for tensor in spec.inputs], outputs)
-            found = find_traits(graph_def, outputs)
+            inputs = [tensor.source for tensor in spec.inputs]
+            reason = why_not_runnable(graph_def, inputs, outputs)
+            found = find_traits(graph_def, outputs, inputs)
             check_batching(find_image_input(spec, graph_def), found)
         except Exception as err:  # noqa: BLE001 - a graph may be odd in any way, and this is one signature of several
             reason = f"its graph cannot be examined: {type(err).__name__}: {clean(str(err))}"

@@ -29,8 +29,10 @@ _QUOTED_DATA = re.compile(r"(, value: |starting with )?'(?:[^']{40,}|[^']*\\[0-9
 # ParseExample). Only what the client sent can be quoted in this way.
 # OutOfRange: a kernel's index beyond a tensor that the client made too small; TensorFlow Serving answers 400 as well.
 _INVALID = (tf.errors.InvalidArgumentError, tf.errors.OutOfRangeError, UnicodeDecodeError)
-# oneDNN's dnnl_invalid_arguments, for a shape that a layer cannot take: a pooling window larger than the picture.
-_ONEDNN_REFUSAL = "Compute received an exception:Status: 2"
+# oneDNN refuses a shape that a layer cannot take: a pooling window larger than the picture (its dnnl_invalid_arguments and
+# dnnl_unimplemented), a softmax of rank 6.
+_ONEDNN_REFUSALS = (*(f"Compute received an exception:Status: {code}" for code in (2, 3)), "Input dims must be")
+
 
 # How the part of a graph in front of a split is run: (that part, the arrays of the inputs) → the values to feed behind it.
 PrefixRunner = Callable[[Callable[..., Sequence[Any]], Sequence[Any]], Sequence[Any]]
@@ -245,7 +247,7 @@ def translate(err: BaseException) -> ModelError:
     if isinstance(err, _INVALID):
         return InvalidInput(_message(err))
     text = _message(err)
-    if isinstance(err, tf.errors.AbortedError) and text.startswith(_ONEDNN_REFUSAL):
+    if isinstance(err, tf.errors.AbortedError) and text.startswith(_ONEDNN_REFUSALS):
         return InvalidInput(
             "a layer of the model cannot take an input of this shape, such as one smaller than its window"
         )

@@ -36,8 +36,15 @@ def find_image_input(spec: SignatureSpec, graph_def: Any) -> SignatureSpec:
 
 
 def check_batching(spec: SignatureSpec, traits: GraphTraits) -> SignatureSpec:
-    """Returns the spec with what the graph alone shows: whether it takes any shape, and why rows can never share a call."""
-    spec = replace(spec, any_shape=traits.elementwise)
+    """Returns the spec with what the graph alone shows: which shapes it takes, and why rows can never share a call.
+
+    A single input of numbers whose rank is unknown gets the rank of the convolutions that it reaches: another one would
+    end the process.
+    """
+    inputs = spec.inputs
+    if traits.rank and len(inputs) == 1 and inputs[0].shape is None and inputs[0].dtype != "string":
+        inputs = (replace(inputs[0], shape=(None,) * traits.rank),)
+    spec = replace(spec, inputs=inputs, any_shape=traits.elementwise)
     reason = traits.stateful or _fixed_size(spec.inputs, "input") or _fixed_size(spec.outputs, "output")
     if not spec.inputs:
         reason = reason or "it has no input"

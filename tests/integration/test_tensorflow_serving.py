@@ -7,13 +7,14 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import httpx
+import numpy as np
 import pytest
 
 from darkroom.models.engines.open import load_model
 from darkroom.models.runtime.tensorflow import tf
 from tests import savedmodels
 from tests.pictures import picture, standard, url_safe
-from tests.serving import running
+from tests.serving import metric, running
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -241,7 +242,8 @@ def test_a_picture_beside_another_input_goes_through_the_door_too(url: str) -> N
     assert refused.status_code == 400
     assert refused.json()["error"].startswith("image[2]: not a JPEG")
     none = _post(url, "picture_and_threshold:predict", {"inputs": {"image": [], "threshold": [1.0]}})
-    assert none.json() == {"error": "image: is empty, beside 1 rows of other inputs"}
+    words = "input 'image' has shape (0,), the signature wants (-1,): dimension 0 must be 1 or more"
+    assert none.json() == {"error": words}
     raw = httpx.post(f"{url}/v1/models/picture_and_threshold:predict", content=picture(3))
     assert raw.json()["error"] == (
         "signature 'serving_default' takes no picture: its inputs are image (string), threshold (float32)"
@@ -254,3 +256,17 @@ def test_a_scalar_output_is_told_in_columns_and_refused_in_rows(url: str) -> Non
     refused = _post(url, "mixing:predict", {"instances": [1.0, 2.0]})
     assert refused.status_code == 400
     assert refused.json()["error"].startswith("Tensor name: y has no shape information")
+
+
+@pytest.mark.parametrize("shape", [(3000,), (3000, 1)])
+@pytest.mark.parametrize("form", ["instances", "inputs"])
+def test_numbers_are_not_bounded_like_pictures(url: str, shape: tuple[int, ...], form: str) -> None:
+    sent = np.arange(3000.0).reshape(shape)
+    (got,) = _post(url, "half_plus_two:predict", {form: sent.tolist()}).json().values()
+    assert got == (sent / 2 + 2).tolist()
+
+
+def test_the_tensor_of_an_unbatched_signature_is_one_image_in_limits_and_metrics(url: str) -> None:
+    before = metric(url, "darkroom_images_total", model="mixing")
+    assert _post(url, "mixing:predict", {"inputs": [1.0] * 3000}).json() == {"outputs": 3000.0}
+    assert metric(url, "darkroom_images_total", model="mixing") == before + 1

@@ -255,7 +255,7 @@ def test_a_client_that_sends_no_more_gets_the_answers_to_what_it_sent(asks: str)
                     peer.send(requests[:-40])
                 peer.send(requests[-40:] if halves else requests)
                 peer.socket.shutdown(socket.SHUT_WR)
-                statuses = []
+                statuses: list[int] = []
                 while statuses.count(200) < answers:
                     statuses.append(peer.answer().status)
                 assert set(statuses) <= {100, 200}  # 100 where the machine is slow

@@ -30,7 +30,7 @@ def url() -> Iterator[str]:
         fake_model(name="default", version=10),
         fake_model(TensorEcho(), name="a b"),
     )
-    with running(*models, max_images=20) as server:
+    with running(*models, max_images=20, max_rows=20) as server:
         yield server.url
 
 
@@ -394,9 +394,9 @@ def test_a_request_over_the_limit_of_rows_is_refused_by_its_flag(url: str) -> No
         {"name": "text", "shape": [21], "datatype": "BYTES", "data": [""] * 21},
         path="models/a%20b",
     )
-    for answer in (pictures, numbers):
+    for answer, flag in ((pictures, "--max_images=20"), (numbers, "--max_rows=20")):
         assert answer.status_code == 413
-        assert "--max_images=20" in answer.json()["error"]
+        assert flag in answer.json()["error"]
 
 
 def test_a_timeout_that_can_not_be_met_is_told_as_such(url: str) -> None:

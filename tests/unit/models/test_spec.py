@@ -162,7 +162,7 @@ def test_a_request_without_rows_has_no_rows_whatever_its_inner_shape(shape: tupl
 
 def test_no_rows_beside_rows_of_another_input_are_refused() -> None:
     raw = {"keys": np.zeros((0, 1), np.int32), "features": [NINE]}
-    with pytest.raises(InvalidInput, match="size 0 must be 1 or more"):
+    with pytest.raises(InvalidInput, match="dimension 0 must be 1 or more"):
         TEMPLATE.accept(raw, strict=True)
 
 

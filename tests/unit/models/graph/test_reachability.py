@@ -6,9 +6,11 @@ from typing import Any
 
 import pytest
 
-from darkroom.models.graph.reachability import find_traits, prune
+from darkroom.models.graph.reachability import GraphTraits, find_traits, prune
 from darkroom.models.runtime.tensorflow import tf
+from darkroom.models.saved_model.image_input import check_batching
 from darkroom.models.saved_model.reader import read_meta_graph, read_signatures
+from darkroom.models.spec import SignatureSpec, TensorSpec
 from tests import savedmodels
 
 Built = Callable[[Callable[[Path], Path]], Path]
@@ -92,3 +94,46 @@ def test_a_graph_takes_any_shape_only_if_every_op_works_element_by_element(
 ) -> None:
     graph_def = graph_of(lambda: tf.identity(function(tf.compat.v1.placeholder(tf.float32, [None, 2])), name="out"))
     assert find_traits(graph_def, ["out:0"]).elementwise is elementwise
+
+
+@pytest.mark.parametrize(("rank", "other"), [(4, 0), (5, 0), (4, 5)])
+def test_the_rank_that_convolutions_take_is_known_where_they_agree(rank: int, other: int) -> None:
+    x = tf.compat.v1.placeholder
+    convolve = {4: tf.nn.conv2d, 5: tf.nn.conv3d}
+
+    def build() -> None:
+        ends = [
+            convolve[each](x(tf.float32, None), tf.zeros([1] * each), [1] * each, "SAME")
+            for each in (rank, other)
+            if each
+        ]
+        tf.add_n([tf.reduce_sum(end) for end in ends], name="out")
+
+    assert find_traits(graph_of(build), ["out:0"]).rank == (0 if other else rank)
+
+
+def test_a_lone_input_of_unknown_rank_gets_the_rank_of_the_convolutions() -> None:
+    def shapes(*tensors: TensorSpec, rank: int = 4) -> list[tuple[int | None, ...] | None]:
+        spec = check_batching(SignatureSpec("s", tensors, ()), GraphTraits(rank=rank))
+        return [tensor.shape for tensor in spec.inputs]
+
+    unknown, text = TensorSpec("x", "float32", None), TensorSpec("x", "string", None)
+    assert shapes(unknown) == [(None,) * 4]
+    assert shapes(unknown, rank=0) == shapes(text) == [None]
+    assert shapes(unknown, unknown) == [None, None]
+    assert shapes(TensorSpec("x", "float32", (None, 5))) == [(None, 5)]
+
+
+def test_what_computes_a_fed_tensor_does_not_count_for_the_shapes() -> None:
+    def build() -> None:
+        text = tf.compat.v1.placeholder(tf.string, [None])
+        first, second = tf.split(tf.strings.to_number(text), 2, name="split")
+        tf.add(first, 1.0, name="one")
+        tf.add(first, second, name="both")
+
+    graph_def = graph_of(build)
+    assert find_traits(graph_def, ["one:0"], ["split:0"]).elementwise
+    assert not find_traits(graph_def, ["one:0"], ["split:1"]).elementwise
+    assert not find_traits(graph_def, ["both:0"], ["split:0"]).elementwise
+    assert find_traits(graph_def, ["both:0"], ["split:0", "split:1"]).elementwise
+    assert find_traits(graph_def, ["split:0"], ["split:0"]).elementwise

@@ -87,12 +87,17 @@ def test_numbers_of_every_width_come_back_as_they_went(dtype: str) -> None:
         (tf.errors.InvalidArgumentError(None, None, "bad"), InvalidInput),
         (tf.errors.ResourceExhaustedError(None, None, "OOM when allocating"), OutOfMemory),
         (MemoryError(), OutOfMemory),
+        (tf.errors.OutOfRangeError(None, None, "box_index has values outside [0, batch_size)"), InvalidInput),
+        (tf.errors.AbortedError(None, None, "Compute received an exception:Status: 2, message: could"), InvalidInput),
+        (tf.errors.AbortedError(None, None, "Compute received an exception:Status: 1, message: could"), PredictFailed),
+        (tf.errors.AbortedError(None, None, "Input dims must be <= 5 and >=1"), InvalidInput),
+        (tf.errors.AbortedError(None, None, "Step was cancelled"), PredictFailed),
         (tf.errors.InternalError(None, None, "bad"), PredictFailed),
         (tf.errors.FailedPreconditionError(None, None, "bad"), PredictFailed),
         (ZeroDivisionError("bad"), PredictFailed),
     ],
 )
-def test_only_an_invalid_argument_is_the_clients_fault(error: Exception, kind: type[Exception]) -> None:
+def test_only_what_an_input_can_cause_is_the_clients_fault(error: Exception, kind: type[Exception]) -> None:
     assert type(translate(error)) is kind
 
 
