@@ -67,6 +67,16 @@ class Rows:
         names = tuple(sorted(set(outputs)))
         return Rows(self.columns, count=self._count, aligned=self.aligned, asked=names, pixels=self.pixels)
 
+    def replacing(self, name: str, values: list[bytes]) -> "Rows":
+        """Returns the same rows with other strings, as many and in the same order, in column `name`."""
+        column: Column = values
+        if not isinstance(old := self.columns[name], list):
+            column = np.empty(len(values), dtype=object)
+            column[:] = values
+            column = column.reshape(old.shape)
+        columns = self.columns | {name: column}
+        return Rows(columns, count=self._count, aligned=self.aligned, asked=self.asked, pixels=self.pixels)
+
 
 def _remake(columns: dict[str, Column], count: int, aligned: bool, asked: tuple[str, ...], pixels: int) -> Rows:  # noqa: FBT001 - pickle calls by position
     """Unpickles a Rows. Compiled classes do not support pickling by themselves."""

@@ -33,7 +33,9 @@ class Darkroom:
         self.registry = Registry()
         self.version = version_of("darkroom")
         self.metrics = Metrics(version=self.version, tensorflow=version_of("tensorflow-cpu", "tensorflow"))
-        self.image_guard = ImageGuard(settings.max_images, settings.max_image_bytes, settings.max_image_pixels)
+        self.image_guard = ImageGuard(
+            settings.max_images, settings.max_image_bytes, settings.max_image_pixels, settings.max_image_scans
+        )
         self.manager = ModelManager(settings, self.registry, self.metrics)
         self.lifecycle = Lifecycle(settings, self.manager, self.metrics)
         self.peers: Peers = Alone(self.metrics, self.manager)
