@@ -33,7 +33,7 @@ FORMATS = frozenset({"jpeg", "png", "gif", "bmp", "webp"})
 MAX_JPEG_SEGMENTS = 2_000
 MAX_JPEG_FILL_BYTES = 1_024
 MAX_PNG_CHUNKS = 2_000
-MAX_GIF_BLOCKS = 2_000
+MAX_GIF_BLOCKS = 20_000
 
 # Starting a scan takes libjpeg about as long as the blocks of 4,096 pixels (3 us, measured).
 MIN_SCAN_PIXELS = 4_096
@@ -115,7 +115,8 @@ class ImageGuard(NamedTuple):
         """One encoded image as it may be decoded, and its decoded pixels: width x height of all its frames.
 
         A PNG is returned without its compressed chunks (`trim_png`). A JPEG of more than `--max_image_scans` scans
-        counts as more pixels, in proportion. A refused image is counted in `poison`, by what is wrong with it.
+        counts as more pixels, in proportion, and 4 bytes count as at least a pixel, because marker floods cost the
+        decoder up to 20 ns a byte and the event loop may run a batch of few pixels itself. A refused image is counted in `poison`, by what is wrong with it.
 
         Raises:
             TooLarge: over a limit; names `field[index]` and the flag.
@@ -141,7 +142,7 @@ class ImageGuard(NamedTuple):
             poison["format"] += 1
             what = f"an animation of {frames} frames"
             raise BadImage(f"{field}[{index}]: is {what}; this model decodes single pictures")
-        return data, self._check_pixels(size, f"{field}[{index}]", poison)
+        return data, max(self._check_pixels(size, f"{field}[{index}]", poison), len(data) >> 2)
 
     def inspect_others(self, values: Sequence[bytes], field: str, poison: Counter[str]) -> int:
         """The decoded pixels of all pictures among the values of an input that is not the image input.

@@ -379,6 +379,8 @@ def test_a_jpeg_of_many_scans_counts_as_more_pixels_until_it_is_refused() -> Non
     assert guard.inspect(scans(20, size=big), ECHO, "images", 0, Counter())[1] == 200_000
     assert guard.inspect(scans(60, size=big), ECHO, "images", 0, Counter())[1] == 600_000
     assert guard.inspect(scans(40), ECHO, "images", 0, Counter())[1] == 4_096 * 2  # a scan has a cost of its own
+    padded = KINDS["baseline jpeg"] + bytes(80_000)
+    assert guard.inspect(padded, ECHO, "images", 0, Counter())[1] == len(padded) >> 2  # and so has a byte
     poison: Counter[str] = Counter()
     with pytest.raises(TooLarge, match="500x400 in 1500 scans, where --max_image_scans=20, counts as 15 MP, over"):
         guard.inspect(scans(1_500, size=big), ECHO, "images", 0, poison)
