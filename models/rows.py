@@ -88,6 +88,16 @@ class Rows:
         """Returns the `folded` rows one by one again."""
         return Rows(self.columns, count=self.folded, asked=self.asked)
 
+    def replacing(self, name: str, values: list[bytes]) -> "Rows":
+        """Returns the same rows with other strings, as many and in the same order, in column `name`."""
+        column: Column = values
+        if not isinstance(old := self.columns[name], list):
+            column = np.empty(len(values), dtype=object)
+            column[:] = values
+            column = column.reshape(old.shape)
+        columns = self.columns | {name: column}
+        return Rows(columns, count=self._count, aligned=self.aligned, asked=self.asked, pixels=self.pixels)
+
 
 def _remake(columns: dict[str, Column], count: int, aligned: bool, asked: tuple[str, ...], pixels: int) -> Rows:  # noqa: FBT001 - pickle calls by position
     """Unpickles a Rows. Compiled classes do not support pickling by themselves."""

@@ -117,6 +117,7 @@ class SignatureSpec:
     formats: frozenset[str] = frozenset()  # picture formats that the graph decodes, such as "jpeg"
     one_frame: bool = False  # the graph refuses an animated GIF
     float_features: frozenset[str] = frozenset()  # features of tf.Examples that the graph parses as floats
+    decodes_pictures: bool = True  # the graph has a picture decoder, whichever input it reads
     batched: bool = True  # rows of several requests may share a call
     unbatched_reason: str = ""  # why they may not
     any_shape: bool = False  # every op works element by element, so the graph takes other shapes than it declares

@@ -34,7 +34,11 @@ class Darkroom:
         self.version = version_of("darkroom")
         self.metrics = Metrics(version=self.version, tensorflow=version_of("tensorflow-cpu", "tensorflow"))
         self.image_guard = ImageGuard(
-            settings.max_images, settings.max_image_bytes, settings.max_image_pixels, settings.max_rows
+            settings.max_images,
+            settings.max_image_bytes,
+            settings.max_image_pixels,
+            max_rows=settings.max_rows,
+            max_image_scans=settings.max_image_scans,
         )
         self.manager = ModelManager(settings, self.registry, self.metrics)
         self.lifecycle = Lifecycle(settings, self.manager, self.metrics)

@@ -38,6 +38,38 @@ def wide_jpeg() -> bytes:
     return b"\xff\xd8\xff\xc0" + struct.pack(">HBHHB", 17, 8, 65_500, 65_500, 3) + bytes(9) + b"\xff\xda"
 
 
+def many_scans(count: int) -> bytes:
+    """A progressive JPEG of 2000x2000 pixels whose last scan is there over and over: 30 ms of decoding each 10 scans."""
+    data = picture(kind="JPEG", size=(2_000, 2_000), progressive=True)
+    return data[:-2] + data[data.rindex(b"\xff\xda") : -2][:10] * count + b"\xff\xd9"
+
+
+def png_with(kind: bytes, data: bytes, count: int) -> bytes:
+    """A PNG of 8x6 pixels with the same chunk many times before its pixels."""
+    small = picture()
+    return small[:33] + _chunk(kind, data) * count + small[33:]
+
+
+def field(number: int, data: bytes) -> bytes:
+    """A field of protobuf: its number, its length and its bytes."""
+    size = bytearray()
+    left = len(data)
+    while left > 0x7F:
+        size.append(left & 0x7F | 0x80)
+        left >>= 7
+    return bytes([number << 3 | 2]) + bytes(size) + bytes([left]) + data
+
+
+def feature(*values: bytes) -> bytes:
+    """A feature of bytes of a tf.Example."""
+    return field(1, b"".join(field(1, value) for value in values))
+
+
+def example(*values: bytes, key: bytes = b"image") -> bytes:
+    """A tf.Example with one feature of bytes."""
+    return field(1, field(1, field(1, key) + field(2, feature(*values))))
+
+
 def nested(levels: int) -> bytes:
     """A picture that is a list in a list in a list."""
     return b'{"data": {"images": [' + b"[" * levels + b"]" * levels + b"]}}"
@@ -61,6 +93,8 @@ def attacks() -> list[Attack]:
         Attack("a lone surrogate", b'{"model_name": "\\ud800", "data": 1}', JSON, 400, ""),
         Attack("not UTF-8", b'{"data": "\xff\xfe"}', JSON, 400, "Invalid json data"),
         Attack("top_k that is a list of 100,000", _long_top_k(), JSON, 400, "top_k: expected"),
+        Attack("a progressive JPEG of 2,500 scans", many_scans(2_500), "image/jpeg", 413, "--max_image_scans=20"),
+        Attack("a PNG of 5,000 chunks", png_with(b"tEXt", b"a\0b", 5_000), "image/png", 400, "chunks"),
         Attack("a GIF of 30,000 blocks", _blocky_gif(), "image/gif", 400, "blocks"),
         Attack("a JPEG of 3,000 segments", b"\xff\xd8" + b"\xff\xe0\x00\x02" * 3_000, "image/jpeg", 400, "segments"),
     ]  # fmt: skip

@@ -16,13 +16,15 @@ def photograph(name: str) -> bytes:
     return (PHOTOGRAPHS / f"{name}.jpg").read_bytes()
 
 
-def picture(seed: int = 0, *, kind: str = "PNG", size: tuple[int, int] = (8, 6), mode: str = "RGB") -> bytes:
+def picture(
+    seed: int = 0, *, kind: str = "PNG", size: tuple[int, int] = (8, 6), mode: str = "RGB", **options: object
+) -> bytes:
     """A small picture; another seed, other bytes and other pixels."""
     image = Image.new(
         mode, size, (seed * 37 % 256, seed * 101 % 256, seed * 17 % 256)[: len(mode)] if mode != "L" else seed
     )
     out = io.BytesIO()
-    image.save(out, kind)
+    image.save(out, kind, **options)
     return out.getvalue()
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import replace
+from itertools import chain
 from typing import Any
 
 from darkroom.models.graph.reachability import GraphTraits
@@ -14,15 +15,17 @@ _WEBP_CHANNELS = frozenset({0, 3, 4})  # DecodeImage refuses WebP for any other 
 def find_image_input(spec: SignatureSpec, graph_def: Any) -> SignatureSpec:
     """Returns the spec with its image input: the first string input, by name, that a picture decoder reads.
 
-    Without such an input the spec is returned as it is.
+    Without such an input, only `decodes_pictures` is set in the spec that is returned.
     """
+    nodes = chain(graph_def.node, *(function.node_def for function in graph_def.library.function))
+    spec = replace(spec, decodes_pictures=any(node.op in PICTURE_OPS for node in nodes))
     strings = [tensor for tensor in spec.inputs if tensor.dtype == "string"]
     flow = trace(graph_def, [tensor.source for tensor in strings])
     for tensor in strings:
         for wire, origin in ((Wire.BASE64, Origin(tensor.source, True)), (Wire.BYTES, Origin(tensor.source, False))):
-            if nodes := flow.pictures.get(origin):
+            if decoders := flow.pictures.get(origin):
                 formats: set[str] = set()
-                for node in nodes:
+                for node in decoders:
                     is_without_webp = node.op == "DecodeImage" and node.attr["channels"].i not in _WEBP_CHANNELS
                     formats |= PICTURE_OPS[node.op] - ({"webp"} if is_without_webp else set())
                 return replace(
@@ -30,7 +33,7 @@ def find_image_input(spec: SignatureSpec, graph_def: Any) -> SignatureSpec:
                     wire=wire,
                     image_input=tensor.name,
                     formats=frozenset(formats),
-                    one_frame=not any(node.op in ANIMATION_OPS for node in nodes),
+                    one_frame=not any(node.op in ANIMATION_OPS for node in decoders),
                 )
     return spec
 

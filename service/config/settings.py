@@ -108,6 +108,7 @@ class Settings(BaseModel):
     max_rows: int = Field(1 << 20, ge=1, description="largest number of rows in one request to a signature that takes numbers or texts; pictures as tensors count for --max_images (guess)")
     max_image_bytes: int = Field(20 << 20, ge=1, description="largest encoded image (guess)")
     max_image_pixels: int = Field(50_000_000, ge=1, description="width x height of the largest image, read from its header (precedent: 50 MP cameras)")
+    max_image_scans: int = Field(20, ge=1, description="scans of a progressive JPEG; one with more counts as that many times more pixels (measured: libjpeg writes 10; 20 scans of 50 MP take 1 to 3 s)")
 
     enable_auth: bool = Field(False, description="require HTTP basic auth for everything except health (STS)")
     auth_username: str = Field("admin", min_length=1, description="user name for --enable_auth (STS)")

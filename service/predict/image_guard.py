@@ -1,6 +1,7 @@
 """The image guard: reads the header of each image by itself and checks it, before the image can reach a batch.
 
-Nothing is decoded. `measure` reads the same fields as the decoders that TensorFlow ships (libjpeg-turbo, libpng, giflib,
+Nothing is decoded. Three things are judged: the pixels, the scans of a JPEG, each of which the decoder carries through
+the whole picture, and the compressed chunks of a PNG, which libpng inflates to 8 MB each and throws away. `measure` reads the same fields as the decoders that TensorFlow ships (libjpeg-turbo, libpng, giflib,
 libwebp, its own BMP reader). So the size that it returns is the size that would be decoded. It ends after a bounded number
 of steps, whatever the bytes.
 """
@@ -9,8 +10,11 @@ from __future__ import annotations
 
 import re
 import struct
+import zlib
 from struct import Struct
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+
+import numpy as np
 
 from darkroom.models.errors import InvalidInput
 from darkroom.models.spec import np_shape
@@ -18,7 +22,7 @@ from darkroom.service.errors import BadImage, TooLarge
 
 if TYPE_CHECKING:
     from collections import Counter
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from darkroom.models.rows import Rows
     from darkroom.models.spec import SignatureSpec
@@ -26,17 +30,33 @@ if TYPE_CHECKING:
 FORMATS = frozenset({"jpeg", "png", "gif", "bmp", "webp"})
 
 # Bounds on the work for one picture: a few milliseconds of Python in the worst case. An ICC profile has at most 255
-# segments of 64 KB. No known writer uses more than a few fill bytes. GIF writers fill their blocks of 255 bytes, so
-# 20,000 blocks are 5 MB.
+# segments of 64 KB. No known writer uses more than a few fill bytes. A PNG may have this many chunks and one more for each
+# 1 KB (libpng's writer fills 8 KB), a GIF this many blocks and one more for each 128 bytes (writers fill 255).
 MAX_JPEG_SEGMENTS = 2_000
 MAX_JPEG_FILL_BYTES = 1_024
+MAX_PNG_CHUNKS = 2_000
 MAX_GIF_BLOCKS = 20_000
+
+SMALL_PNG_BYTES = 12 * MAX_PNG_CHUNKS // 2  # too few for so many chunks, and searched faster than walked
+
+# Starting a scan takes libjpeg about as long as the blocks of 4,096 pixels (3 us, measured).
+MIN_SCAN_PIXELS = 4_096
+
+# The longest sRGB profile that libpng knows by its checksum has 61 KB. It computes with no other profile.
+MAX_PROFILE_BYTES = 1 << 16
+
+# Such chunks of a PNG outside the image input, where they are not dropped; deflate makes at most 16 MB of them.
+MAX_KEPT_CHUNK_BYTES = 1 << 14
+MAX_EXAMPLE_DEPTH = 6  # SequenceExample: feature_lists, entry, feature list, feature, bytes_list, value
+MAX_EXAMPLE_FIELDS = 20_000  # of one tf.Example that has a picture in it: a few milliseconds
 
 _JPEG_MARKER = re.compile(rb"\xff([\x01-\xfe])")  # the last fill byte and the code, as libjpeg's next_marker finds it
 _JPEG_BARE = frozenset({0x01, *range(0xD0, 0xD8)})  # markers without a length: TEM, RST0 to RST7
 _JPEG_SIZE = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # SOF0 to SOF15 without DHT, JPG and DAC
+_JPEG_PROGRESSIVE = frozenset({0xC2, 0xC6, 0xCA, 0xCE})
 _JPEG_NO_SIZE = frozenset({0xD8, 0xD9, 0xDA})  # a second SOI, EOI, SOS: the size should have come earlier
 
+_LE_PAIR = np.dtype("<u2")
 _BE16 = Struct(">H")
 _BE16X2 = Struct(">HH")
 _BE32X2 = Struct(">II")
@@ -46,7 +66,23 @@ _LE32X2 = Struct("<ii")
 _GIF_FRAME = Struct("<HHHHB")
 
 
-Size: TypeAlias = tuple[str, int, int, int]  # format, width, height, frames
+_PNG_COSTLY = frozenset({b"zTXt", b"iTXt", b"iCCP"})
+
+# TensorFlow 2.21 decodes JPEG XL too, bare and in a container. Its size is not read here, so it is not served.
+_JPEG_XL = (b"\xff\x0a", b"\0\0\0\x0cJXL ")
+
+_FIXED = {1: 8, 5: 4}  # protobuf's wire types of a fixed size
+
+_PICTURE_STARTS = (
+    b"\xff\xd8\xff",
+    b"\x89PNG\r\n\x1a\n",
+    b"GIF87a",
+    b"GIF89a",
+    b"RIFF",
+    *_JPEG_XL,
+)  # not BMP, which cannot be a bomb
+
+Size: TypeAlias = tuple[str, int, int, int, int]  # format, width, height, frames, scans (at most; 1 if not a JPEG)
 
 
 class ImageGuard(NamedTuple):
@@ -56,6 +92,7 @@ class ImageGuard(NamedTuple):
     max_image_bytes: int
     max_image_pixels: int
     max_rows: int = 1 << 20
+    max_image_scans: int = 20
 
     def check_rows(self, rows: Rows, field: str) -> Rows:
         """The rows of a request without encoded images, folded into one if they are numbers or texts in great number.
@@ -84,8 +121,8 @@ class ImageGuard(NamedTuple):
 
     def inspect_all(
         self, pictures: Sequence[bytes], spec: SignatureSpec, field: str, poison: Counter[str]
-    ) -> list[int]:
-        """The decoded pixels of each encoded image; stops at the first that is refused.
+    ) -> list[tuple[bytes, int]]:
+        """What `inspect` returns for each encoded image; stops at the first that is refused.
 
         Raises:
             TooLarge, BadImage: as `check_count` and `inspect`.
@@ -93,10 +130,14 @@ class ImageGuard(NamedTuple):
         self.check_count(len(pictures), field)
         return [self.inspect(data, spec, field, index, poison) for index, data in enumerate(pictures)]
 
-    def inspect(self, data: bytes, spec: SignatureSpec, field: str, index: int, poison: Counter[str]) -> int:
-        """The decoded pixels of one encoded image: width x height of all its frames, read from its header.
+    def inspect(
+        self, data: bytes, spec: SignatureSpec, field: str, index: int, poison: Counter[str]
+    ) -> tuple[bytes, int]:
+        """One encoded image as it may be decoded, and its decoded pixels: width x height of all its frames.
 
-        A refused image is counted in `poison`, by what is wrong with it.
+        A PNG is returned without its compressed chunks (`trim_png`). A JPEG of more than `--max_image_scans` scans
+        counts as more pixels, in proportion, and 4 bytes count as at least a pixel, because marker floods cost the
+        decoder up to 20 ns a byte and the event loop may run a batch of few pixels itself. A refused image is counted in `poison`, by what is wrong with it.
 
         Raises:
             TooLarge: over a limit; names `field[index]` and the flag.
@@ -107,7 +148,10 @@ class ImageGuard(NamedTuple):
             limit = self.max_image_bytes
             raise TooLarge(f"{field}[{index}]: {len(data)} bytes are over --max_image_bytes={limit}")
         try:
-            kind, width, height, frames = measure(data)
+            size = measure(data)
+            kind, width, height, frames, scans = size
+            if kind == "png":
+                data = trim_png(data)
         except InvalidInput as err:
             poison["format"] += 1
             raise BadImage(f"{field}[{index}]: {err}") from err
@@ -120,12 +164,55 @@ class ImageGuard(NamedTuple):
             what = f"an animation of {frames} frames"
             raise BadImage(f"{field}[{index}]: is {what}; this model decodes single pictures")
         pixels = width * height * frames
-        if pixels > self.max_image_pixels:
+        if pixels > self.max_image_pixels or scans > self.max_image_scans:
+            pixels = self._check_pixels(size, f"{field}[{index}]", poison)
+        return data, max(pixels, len(data) >> 2)
+
+    def inspect_others(self, values: Sequence[bytes], field: str, poison: Counter[str]) -> int:
+        """The decoded pixels of all pictures among the values of an input that is not the image input.
+
+        A value may be a picture, a tf.Example with pictures in it, or anything else, which passes.
+
+        Raises:
+            TooLarge, BadImage: a picture is over a limit, or its size cannot be read. Names `field[index]`.
+        """
+        pixels = 0
+        for index, value in enumerate(values):
+            try:
+                inner = [value] if _begins_as_picture(value, 0, len(value)) else pictures_inside(value)
+                pixels += sum([self._inspect_other(data, f"{field}[{index}]", poison) for data in inner])
+            except InvalidInput as err:
+                poison["format"] += 1
+                raise BadImage(f"{field}[{index}]: {err}") from err
+        return pixels
+
+    def _inspect_other(self, data: bytes, where: str, poison: Counter[str]) -> int:
+        size = measure(data)
+        if size[0] == "png" and len(data) - len(trim_png(data)) > MAX_KEPT_CHUNK_BYTES:
+            raise InvalidInput(
+                f"the PNG picture has more than {MAX_KEPT_CHUNK_BYTES} bytes of compressed text or long colour "
+                "profiles; save it without them"
+            )
+        return self._check_pixels(size, where, poison)
+
+    def _check_pixels(self, size: Size, where: str, poison: Counter[str]) -> int:
+        _, width, height, frames, scans = size
+        pixels = width * height * frames
+        limit = self.max_image_pixels
+        if pixels > limit:
             poison["pixels"] += 1
             raise TooLarge(
-                f"{field}[{index}]: {width}x{height} of {frames} frame(s) is {pixels / 1e6:.0f} MP, "
-                f"over --max_image_pixels={self.max_image_pixels}"
+                f"{where}: {width}x{height} of {frames} frame(s) is {pixels / 1e6:.0f} MP, "
+                f"over --max_image_pixels={limit}"
             )
+        if scans > self.max_image_scans:
+            pixels = max(pixels, MIN_SCAN_PIXELS) * scans // self.max_image_scans
+            if pixels > limit:
+                poison["pixels"] += 1
+                raise TooLarge(
+                    f"{where}: {width}x{height} in {scans} scans, where --max_image_scans={self.max_image_scans}, "
+                    f"counts as {pixels / 1e6:.0f} MP, over --max_image_pixels={limit}; save it with fewer scans"
+                )
         return pixels
 
 
@@ -145,11 +232,11 @@ class Header(NamedTuple):
 
 def sniff(data: bytes) -> Header:
     """The header of the picture in `data`; raises as `measure` does."""
-    return Header(*measure(data))
+    return Header(*measure(data)[:4])
 
 
 def measure(data: bytes) -> Size:
-    """Format, width, height and frames of the picture in `data`; `sniff` without an object for each picture.
+    """Format, width, height, frames and scans of the picture in `data`; `sniff` without an object for each picture.
 
     Raises:
         InvalidInput: empty, in no known format, cut off before its size, with a size of 0, or an animated WebP.
@@ -158,7 +245,7 @@ def measure(data: bytes) -> Size:
         size = _measure(data)
     except (IndexError, struct.error) as err:
         raise InvalidInput("the picture is cut off before its size") from err
-    kind, width, height, _ = size
+    kind, width, height, _, _ = size
     if width < 1 or height < 1:
         raise InvalidInput(f"the {kind} picture is {width}x{height}")
     return size
@@ -177,36 +264,189 @@ def _measure(data: bytes) -> Size:
         return _bmp(data)
     if not data:
         raise InvalidInput("the picture is empty")
+    if data.startswith(_JPEG_XL):
+        raise InvalidInput("a JPEG XL picture is not served; send JPEG, PNG, GIF, BMP or WebP")
     raise InvalidInput(f"not a JPEG, PNG, GIF, BMP or WebP picture (it starts with {data[:4].hex()})")
 
 
 def _jpeg(data: bytes) -> Size:
-    at, last = 2, len(data) - 1
-    for _ in range(MAX_JPEG_SEGMENTS):
-        code = data[at + 1] if at < last and data[at] == 0xFF else 0  # the next marker is nearly always here
-        if 0 < code < 0xFF:
-            at += 2
-        else:
-            marker = _JPEG_MARKER.search(data, at, at + MAX_JPEG_FILL_BYTES)
-            if marker is None:
-                raise InvalidInput("the JPEG picture is cut off before its size")
-            code = data[marker.start() + 1]
-            at = marker.end()
+    at = 2
+    for index in range(MAX_JPEG_SEGMENTS):
+        code, at = _jpeg_marker(data, at)
         if code in _JPEG_SIZE:
             height, width = _BE16X2.unpack_from(data, at + 3)
-            return "jpeg", width, height, 1
+            return "jpeg", width, height, 1, _jpeg_scans(data, at, code in _JPEG_PROGRESSIVE, MAX_JPEG_SEGMENTS - index)
         if code in _JPEG_NO_SIZE:
             raise InvalidInput("the JPEG picture has no size before its data")
         if code not in _JPEG_BARE:
             at += max(_BE16.unpack_from(data, at)[0], 2)
-    raise InvalidInput(f"the JPEG picture has more than {MAX_JPEG_SEGMENTS} segments before its size")
+    raise InvalidInput(f"the JPEG picture has more than {MAX_JPEG_SEGMENTS} segments before its data")
+
+
+def _jpeg_scans(data: bytes, at: int, is_progressive: bool, segments: int) -> int:  # noqa: FBT001 - on the hot path
+    """An upper bound of the scans that the decoder reads, from the size's place; 1 if the first has every component.
+
+    Scans are counted as the two bytes of their marker. Compressed data cannot contain them, so only other segments, and
+    bytes after the end of the picture, can make the number too large.
+    """
+    components = data[at + 7 : at + 8]
+    if components == b"\x01" and not is_progressive:
+        return 1
+    at += max(_BE16.unpack_from(data, at)[0], 2)
+    last = len(data) - 1
+    for _ in range(segments):
+        if at >= last:
+            return 1  # cut off; the decoder says so
+        code, at = _jpeg_marker(data, at)
+        if code in _JPEG_NO_SIZE:
+            if code == 0xDA and (is_progressive or data[at + 2 : at + 3] < components):
+                return _count_sos(data, at - 2)
+            return 1
+        if code not in _JPEG_BARE and at < last:
+            at += max(data[at] << 8 | data[at + 1], 2)
+    raise InvalidInput(f"the JPEG picture has more than {MAX_JPEG_SEGMENTS} segments before its data")
+
+
+def _count_sos(data: bytes, at: int) -> int:
+    """How often SOS, ff da, is in the data from `at`. numpy: 5 ms for 16 MB, whatever they are; bytes.count takes 20 to 100."""
+    count = len(data) - at
+    even = np.frombuffer(data, _LE_PAIR, count // 2, at)
+    odd = np.frombuffer(data, _LE_PAIR, (count - 1) // 2, at + 1)
+    return int(np.count_nonzero(even == 0xDAFF)) + int(np.count_nonzero(odd == 0xDAFF))
+
+
+def _jpeg_marker(data: bytes, at: int) -> tuple[int, int]:
+    """The code of the next marker, and the place after it."""
+    code = data[at + 1] if at < len(data) - 1 and data[at] == 0xFF else 0  # the next marker is nearly always here
+    if 0 < code < 0xFF:
+        return code, at + 2
+    marker = _JPEG_MARKER.search(data, at, at + MAX_JPEG_FILL_BYTES)
+    if marker is None:
+        raise InvalidInput("the JPEG picture is cut off before its data")
+    at = marker.end()
+    return data[at - 1], at
 
 
 def _png(data: bytes) -> Size:
     if data[12:16] != b"IHDR":
         raise InvalidInput("the PNG picture does not begin with its IHDR chunk")
     width, height = _BE32X2.unpack_from(data, 16)
-    return "png", width, height, 1  # of an animated PNG, libpng reads the one default picture
+    return "png", width, height, 1, 1  # of an animated PNG, libpng reads the one default picture
+
+
+def trim_png(data: bytes) -> bytes:
+    """A PNG without the chunks that only cost: compressed text, and colour profiles that libpng does not compute with.
+
+    libpng inflates each to as much as 8 MB. No pixel depends on them. A PNG without such chunks is returned as it is.
+
+    Raises:
+        InvalidInput: more chunks than `MAX_PNG_CHUNKS` and one for each 1 KB.
+    """
+    if len(data) < SMALL_PNG_BYTES and b"TXt" not in data and b"iCCP" not in data:
+        return data
+    at, begin, end = 8, 0, len(data) - 12
+    kept: list[bytes] = []
+    seen: set[bytes] = set()
+    for _ in range(MAX_PNG_CHUNKS + (len(data) >> 10)):
+        if at > end:
+            break
+        length = data[at] << 24 | data[at + 1] << 16 | data[at + 2] << 8 | data[at + 3]
+        kind = data[at + 4 : at + 8]
+        if kind == b"IEND":
+            break
+        if kind in _PNG_COSTLY:
+            if _is_costly(data, at, length, is_first=b"iCCP" not in seen):
+                kept.append(data[begin:at])
+                begin = at + 12 + length
+            seen.add(kind)
+        at += 12 + length
+    else:
+        raise InvalidInput(f"the PNG picture has more than {MAX_PNG_CHUNKS} chunks and one for each KB; save it again")
+    if not kept:
+        return data
+    kept.append(data[begin:])
+    return b"".join(kept)
+
+
+def _is_costly(data: bytes, at: int, length: int, *, is_first: bool) -> bool:
+    """Whether the PNG chunk at `at` has compressed text, or a profile that is not the first or is long."""
+    kind, at = data[at + 4 : at + 8], at + 8
+    if kind == b"zTXt":
+        return True
+    if kind == b"iTXt":
+        name_end = data.find(b"\0", at, at + 80)
+        return name_end < 0 or data[name_end + 1 : name_end + 2] != b"\0"
+    if kind != b"iCCP":
+        return False
+    name_end = data.find(b"\0", at, at + 80)
+    if not is_first or name_end < 0:
+        return True
+    try:
+        size = zlib.decompressobj().decompress(data[name_end + 2 : min(name_end + 1_026, at + length)], 4)
+    except zlib.error:
+        return True
+    return len(size) < 4 or int.from_bytes(size, "big") > MAX_PROFILE_BYTES
+
+
+def pictures_inside(value: bytes) -> list[bytes]:
+    """The pictures in the byte features of a serialized tf.Example or tf.SequenceExample; none in any other value.
+
+    Raises:
+        InvalidInput: it has more than `MAX_EXAMPLE_FIELDS` fields, and may have a picture in it.
+    """
+    if not any(magic in value for magic in _PICTURE_STARTS):
+        return []
+    found: list[bytes] = []
+    messages = [(0, len(value), MAX_EXAMPLE_DEPTH)]
+    left = MAX_EXAMPLE_FIELDS
+    while messages:
+        begin, end, depth = messages.pop()
+        for number, start, stop in _fields(value, begin, end):
+            left -= 1
+            if left < 0:
+                raise InvalidInput(
+                    f"a tf.Example with pictures has more than {MAX_EXAMPLE_FIELDS} fields; send smaller ones"
+                )
+            if _begins_as_picture(value, start, stop):
+                found.append(value[start:stop])
+            elif depth and 0 < number < 3:
+                messages.append((start, stop, depth - 1))
+    return found
+
+
+def _begins_as_picture(value: bytes, start: int, stop: int) -> bool:
+    if not value.startswith(_PICTURE_STARTS, start, stop):
+        return False
+    return not value.startswith(b"RIFF", start) or value.startswith(b"WEBP", start + 8, stop)  # RIFF may be sound
+
+
+def _fields(value: bytes, at: int, end: int) -> Iterator[tuple[int, int, int]]:
+    """Number, start and end of each field of a protobuf message; the number is 0 where no message can be in it."""
+    while at < end:
+        tag, at = _varint(value, at, end)
+        kind, size = tag & 7, _FIXED.get(tag & 7, 0)
+        if kind == 2:
+            size, at = _varint(value, at, end)
+        elif kind == 0:
+            _, at = _varint(value, at, end)
+        elif not size:
+            return  # a group, or no message; TensorFlow's parser stops here too
+        if size > end - at:
+            return
+        yield (tag >> 3 if kind == 2 else 0), at, at + size
+        at += size
+
+
+def _varint(value: bytes, at: int, end: int) -> tuple[int, int]:
+    """A number of protobuf, and the place after it; the place is `end` where it is cut off."""
+    number = shift = 0
+    while at < end and shift < 64:
+        byte = value[at]
+        number |= (byte & 0x7F) << shift
+        at, shift = at + 1, shift + 7
+        if byte < 0x80:
+            return number, at
+    return 0, end
 
 
 def _gif(data: bytes) -> Size:
@@ -214,7 +454,7 @@ def _gif(data: bytes) -> Size:
     flags = data[10]
     at = 13 + (3 << (flags & 7) + 1 if flags & 0x80 else 0)
     width = height = frames = 0
-    blocks = MAX_GIF_BLOCKS
+    blocks = most = MAX_GIF_BLOCKS + (len(data) >> 7)
     while at < len(data) and data[at] != 0x3B:
         if data[at] == 0x2C:
             _, _, frame_width, frame_height, flags = _GIF_FRAME.unpack_from(data, at + 1)
@@ -225,21 +465,19 @@ def _gif(data: bytes) -> Size:
         else:
             break  # giflib stops here too; the frames before this may be decoded
         at, blocks = _skip_gif_blocks(data, at, blocks)
+        if blocks < 1:
+            raise InvalidInput(f"the GIF picture has more than {most} blocks for its {len(data)} bytes; save it again")
     if not frames:
         raise InvalidInput("the GIF picture has no frame")
-    return "gif", width, height, frames
+    return "gif", width, height, frames, 1
 
 
 def _skip_gif_blocks(data: bytes, at: int, blocks: int) -> tuple[int, int]:
     """The place after a chain of data blocks (or the end, if it is cut off), and how many more blocks are allowed."""
     end = len(data)
-    while at < end and (size := data[at]):
+    while at < end and (size := data[at]) and blocks > 0:
         at += size + 1
         blocks -= 1
-        if not blocks:
-            raise InvalidInput(f"the GIF picture has more than {MAX_GIF_BLOCKS} blocks")
-    if blocks <= 1:
-        raise InvalidInput(f"the GIF picture has more than {MAX_GIF_BLOCKS} blocks")
     return at + 1, blocks - 1
 
 
@@ -248,7 +486,7 @@ def _bmp(data: bytes) -> Size:
         width, height = _LE16X2.unpack_from(data, 18)
     else:
         width, height = _LE32X2.unpack_from(data, 18)
-    return "bmp", width, abs(height), 1  # a negative height: rows from the top
+    return "bmp", width, abs(height), 1, 1  # a negative height: rows from the top
 
 
 def _webp(data: bytes) -> Size:
@@ -256,13 +494,13 @@ def _webp(data: bytes) -> Size:
     kind = data[12:16]
     if kind == b"VP8 " and data[23:26] == b"\x9d\x01\x2a":
         width, height = _LE16X2.unpack_from(data, 26)
-        return "webp", width & 0x3FFF, height & 0x3FFF, 1
+        return "webp", width & 0x3FFF, height & 0x3FFF, 1, 1
     if kind == b"VP8L" and data[20] == 0x2F:
         sizes = _LE32.unpack_from(data, 21)[0]
-        return "webp", (sizes & 0x3FFF) + 1, (sizes >> 14 & 0x3FFF) + 1, 1
+        return "webp", (sizes & 0x3FFF) + 1, (sizes >> 14 & 0x3FFF) + 1, 1, 1
     if kind == b"VP8X":
         width, height = (1 + (data[at] | data[at + 1] << 8 | data[at + 2] << 16) for at in (24, 27))
         if data[20] & 0x02:
             raise InvalidInput("an animated WebP picture is not served")
-        return "webp", width, height, 1
+        return "webp", width, height, 1, 1
     raise InvalidInput("the WebP picture does not begin with a picture chunk")

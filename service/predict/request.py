@@ -200,6 +200,8 @@ class PredictRequest:
         else:
             self.sizes = [len(data) for data in pictures]
         self.rows = Rows({target.field: pictures}, count=len(pictures), pixels=sum(self.pixels))
+        if not self.pixels:
+            self._inspect_others(target, self.rows, guard)
         self.end_stage("inspect")
 
     def take_inputs(self, target: Target, inputs: Mapping[str, object], guard: ImageGuard, *, strict: bool) -> None:
@@ -212,6 +214,7 @@ class PredictRequest:
         """
         self.target = target
         self.rows = rows = target.spec.accept(inputs, strict=strict)
+        others = self._inspect_others(target, rows, guard)
         if target.spec.image_input is None:
             if self.partial is None:
                 self.rows = rows = guard.check_rows(rows, target.field)
@@ -225,12 +228,15 @@ class PredictRequest:
         if len(rows) and not pictures:
             raise CodecError(f"{target.field}: is empty, beside {len(rows)} rows of other inputs")
         kept, sizes, pixels = self._inspect(target, pictures, guard)
+        if others and pixels:
+            pixels[0] += others
         if self.partial is not None and len(kept) < len(pictures) == len(rows):
             cut = [rows.cut(index, index + 1) for index in self.partial.remaining]
-            self.rows = join(cut) if cut else rows.cut(0, 0)
+            rows = join(cut) if cut else rows.cut(0, 0)
         elif len(sizes) != len(rows):  # rows and pictures do not match: one indivisible whole, charged to its first row
             rest = [0] * (len(rows) - 1)
             sizes, pixels = [sum(sizes), *rest], [sum(pixels), *rest]
+        self.rows = rows if kept == pictures else rows.replacing(target.field, kept)
         self.sizes, self.pixels = sizes, pixels
         self.end_stage("inspect")
 
@@ -247,12 +253,26 @@ class PredictRequest:
         """The pictures that the guard lets pass, the encoded bytes of each and the decoded pixels of each."""
         spec, field, poison = target.spec, target.field, target.metrics.poison
         if self.partial is None:
-            return pictures, [len(data) for data in pictures], guard.inspect_all(pictures, spec, field, poison)
-        guard.check_count(len(pictures), field)
-        found = self.partial.keep_good(
-            pictures, lambda data, index: (data, guard.inspect(data, spec, field, index, poison))
-        )
+            found = guard.inspect_all(pictures, spec, field, poison)
+        else:
+            guard.check_count(len(pictures), field)
+            found = self.partial.keep_good(
+                pictures, lambda data, index: guard.inspect(data, spec, field, index, poison)
+            )
         return [data for data, _ in found], [len(data) for data, _ in found], [pixels for _, pixels in found]
+
+    def _inspect_others(self, target: Target, rows: Rows, guard: ImageGuard) -> int:
+        """The decoded pixels of the pictures in string inputs that are not the image input."""
+        pixels = 0
+        if not target.spec.decodes_pictures:
+            return 0
+        for name, column in rows.columns.items():
+            is_image = name == target.spec.image_input
+            if not is_image and (isinstance(column, list) or column.dtype.kind == "O"):
+                values = column if isinstance(column, list) else column.ravel().tolist()
+                texts = [codec.unwrap_picture(value) for value in values]
+                pixels += guard.inspect_others(texts, name, target.metrics.poison)
+        return pixels
 
     # Sent to the batcher.
 

@@ -7,17 +7,20 @@ import os
 import select
 import subprocess
 import sys
+import zlib
+from dataclasses import replace
 from typing import TYPE_CHECKING
 from zlib import crc32
 
 import httpx
 import pytest
 
-from darkroom.models.engines.fakes import fake_model
+from darkroom.models.engines.fakes import ECHO, EchoEngine, fake_model
+from darkroom.models.spec import TensorSpec
 from loadtest.experiments import slow_clients
 from loadtest.experiments.hostile import KINDS, run
-from tests.hostile import Attack, attacks
-from tests.pictures import picture
+from tests.hostile import Attack, attacks, example, many_scans, png_with, wide_jpeg, wide_png
+from tests.pictures import picture, standard
 from tests.serving import metric, running
 from tests.sockets import client
 
@@ -52,6 +55,46 @@ def test_an_attack_in_one_request_is_refused_in_words_and_the_next_is_answered(u
         assert len(answer.content) < 1_000
         good = caller.post(url + "/", content=picture(), headers={"Content-Type": "image/png"})
         assert good.json()["digest"] == [crc32(picture())]
+
+
+def test_a_png_is_answered_without_its_compressed_text(url: str) -> None:
+    bomb = png_with(b"zTXt", b"a\0\0" + zlib.compress(bytes(7_900_000), 9), 200)
+    answer = httpx.post(url + "/", content=bomb, headers={"Content-Type": "image/png"})
+    assert answer.json() == {"digest": [crc32(picture())], "length": [len(picture())]}
+    texts = [standard(picture()), standard(bomb)]
+    told = httpx.post(url + "/v1/models/default:predict", json={"instances": [{"b64": text} for text in texts]})
+    assert [row["digest"] for row in told.json()["predictions"]] == [crc32(picture())] * 2
+
+
+@pytest.fixture(scope="module")
+def two_inputs() -> Iterator[str]:
+    pair = (TensorSpec("images", "string", (None, None)), TensorSpec("masks", "string", (None,)))
+    with running(fake_model(EchoEngine(replace(ECHO, inputs=pair)), name="default")) as server:
+        yield server.url
+
+
+@pytest.mark.parametrize("bomb", [wide_png(), wide_jpeg(), many_scans(2_500)], ids=["png", "jpeg", "scans"])
+@pytest.mark.parametrize(
+    "place", ["images[1]", "images[3]", "masks[0]", "masks[1]", "in an example", "base64 in base64"]
+)
+def test_a_bomb_is_refused_in_whichever_input_and_place_of_a_row_it_is(
+    two_inputs: str, bomb: bytes, place: str
+) -> None:
+    small = picture()
+    values = {"images": [small] * 4, "masks": [small] * 2}
+    name, _, index = place.rstrip("]").partition("[")
+    hidden = {
+        "in an example": example(bomb),
+        "base64 in base64": standard(bomb).encode(),
+    }
+    if place in hidden:
+        name, index = "masks", "1"
+    values[name][int(index)] = hidden.get(place, bomb)
+    texts = {name: [{"b64": standard(value)} for value in some] for name, some in values.items()}
+    body = {"inputs": {"images": [texts["images"][:2], texts["images"][2:]], "masks": texts["masks"]}}
+    answer = httpx.post(two_inputs + "/v1/models/default:predict", json=body)
+    assert answer.status_code == 413
+    assert f"{name}[{index}]: " in answer.json()["error"]
 
 
 @pytest.mark.parametrize(

@@ -4,28 +4,40 @@ from __future__ import annotations
 
 import io
 import struct
+import zlib
 from collections import Counter
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageCms
 
 from darkroom.models.engines.fakes import ECHO
 from darkroom.models.errors import InvalidInput
 from darkroom.models.rows import Rows
 from darkroom.models.spec import SignatureSpec
-from darkroom.service.errors import CodecError, TooLarge
+from darkroom.service.errors import BadImage, CodecError, TooLarge
 from darkroom.service.predict.image_guard import (
     FORMATS,
+    MAX_EXAMPLE_FIELDS,
     MAX_GIF_BLOCKS,
     MAX_JPEG_SEGMENTS,
+    MAX_PNG_CHUNKS,
+    MAX_PROFILE_BYTES,
     Header,
     ImageGuard,
+    measure,
+    pictures_inside,
     sniff,
+    trim_png,
 )
+from tests.hostile import example, feature, field
 from tests.pictures import picture
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 WIDTH, HEIGHT = 37, 21
 
@@ -141,6 +153,8 @@ def test_a_gif_frame_larger_than_its_screen_gives_the_size() -> None:
     [
         (b"", "empty"),
         (b"hello, world", "not a JPEG"),
+        (b"\xff\x0a\xfa\x7f", "JPEG XL"),
+        (b"\0\0\0\x0cJXL \r\n\x87\n", "JPEG XL"),
         (b"\xff\xd8\xff", "cut off"),
         (b"\xff\xd8\xff\xd9", "no size"),
         (b"\xff\xd8\xff\xda\x00\x02", "no size"),
@@ -152,8 +166,8 @@ def test_a_gif_frame_larger_than_its_screen_gives_the_size() -> None:
         (b"\x89PNG\r\n\x1a\n" + bytes(4) + b"CgBI" + bytes(30), "IHDR"),
         (b"GIF89a", "cut off"),
         (b"GIF89a" + bytes(7) + b";", "no frame"),
-        (b"GIF89a" + bytes(7) + b"\x21\xf9" + b"\x01x" * (MAX_GIF_BLOCKS + 1), "blocks"),
-        (b"GIF89a" + bytes(7) + b"\x21\xf9\x00" * (MAX_GIF_BLOCKS + 1), "blocks"),
+        (b"GIF89a" + bytes(7) + b"\x21\xf9" + b"\x01x" * (2 * MAX_GIF_BLOCKS), "blocks"),
+        (b"GIF89a" + bytes(7) + b"\x21\xf9\x00" * (2 * MAX_GIF_BLOCKS), "blocks"),
         (b"BM" + bytes(10), "cut off"),
         (b"RIFF\x00\x00\x00\x00WEBP", "picture chunk"),
         (b"RIFF\x00\x00\x00\x00WEBPVP8X", "cut off"),
@@ -201,7 +215,10 @@ JPEG_ONLY = SignatureSpec(
 
 def test_each_picture_s_pixels_are_returned() -> None:
     pictures = [picture(1), picture(2, kind="JPEG", size=(20, 10))]
-    assert ImageGuard(10, 10_000, 1_000).inspect_all(pictures, ECHO, "images", Counter()) == [48, 200]
+    assert ImageGuard(10, 10_000, 1_000).inspect_all(pictures, ECHO, "images", Counter()) == [
+        (pictures[0], 48),
+        (pictures[1], 200),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -255,3 +272,204 @@ def test_a_bomb_is_refused_by_its_header() -> None:
     bomb[16:24] = (20_000).to_bytes(4, "big") * 2  # the width and height of a PNG's IHDR
     with pytest.raises(TooLarge, match=r"20000x20000 of 1 frame\(s\) is 400 MP, over --max_image_pixels=50000000"):
         ImageGuard(1, 10_000, 50_000_000).inspect_all([bytes(bomb)], ECHO, "images", Counter())
+
+
+# The chunks of a PNG.
+
+DEFLATED = zlib.compress(bytes(1_000_000))
+SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+TEXT = b"Comment\0"
+
+
+def chunk(kind: bytes, data: bytes = b"") -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def with_chunks(*before: bytes, after: tuple[bytes, ...] = ()) -> bytes:
+    """A PNG with chunks before and after its pixels."""
+    data = KINDS["rgb png"]
+    return data[:33] + b"".join(before) + data[33:-12] + b"".join(after) + data[-12:]
+
+
+def profile(data: bytes, name: bytes = b"p\0\0") -> bytes:
+    return chunk(b"iCCP", name + zlib.compress(data))
+
+
+COSTLY = {
+    "zTXt": chunk(b"zTXt", TEXT + b"\0" + DEFLATED),
+    "compressed iTXt": chunk(b"iTXt", TEXT + b"\1\0\0\0" + DEFLATED),
+    "iTXt with an unknown flag": chunk(b"iTXt", TEXT + b"\x7f\0\0\0" + DEFLATED),
+    "iTXt without a keyword's end": chunk(b"iTXt", b"k" * 90),
+    "empty zTXt": chunk(b"zTXt"),
+    "a long profile": profile(struct.pack(">I", MAX_PROFILE_BYTES + 1) + bytes(8_000_000)),
+    "a profile that is not deflated": chunk(b"iCCP", b"p\0\0nothing"),
+    "a profile behind empty blocks": chunk(b"iCCP", b"p\0\0\x78\x01" + b"\0\0\0\xff\xff" * 1_000 + DEFLATED[2:]),
+    "a profile without a name": chunk(b"iCCP", b"p" * 100),
+}
+
+
+@pytest.mark.parametrize("name", COSTLY)
+@pytest.mark.parametrize("where", ["before the pixels", "after them", "many"])
+def test_a_png_loses_the_chunks_that_only_cost_and_no_pixel(name: str, where: str) -> None:
+    costly = COSTLY[name]
+    data = (
+        with_chunks(after=(costly,)) if where == "after them" else with_chunks(*[costly] * (1 + 99 * (where == "many")))
+    )
+    assert trim_png(data) == KINDS["rgb png"]
+    assert ImageGuard(1, 10_000_000, 1_000).inspect(data, ECHO, "images", 0, Counter()) == (
+        KINDS["rgb png"],
+        WIDTH * HEIGHT,
+    )
+
+
+def test_only_the_first_profile_of_a_png_stays() -> None:
+    assert trim_png(with_chunks(profile(SRGB), profile(SRGB), profile(SRGB))) == with_chunks(profile(SRGB))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        with_chunks(profile(SRGB)),
+        with_chunks(chunk(b"tEXt", TEXT + b"made by hand")),
+        with_chunks(chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0<x:xmpmeta/>")),
+        with_chunks(chunk(b"gAMA", struct.pack(">I", 45_455)), chunk(b"eXIf", exif_with_thumbnail()[6:])),
+        with_chunks(after=tuple(chunk(b"tIME", bytes(7)) for _ in range(100))),
+        encode(gradient("P"), "PNG", transparency=3),
+        encode(gradient(), "PNG", save_all=True, append_images=FRAMES),
+        *[KINDS["rgb png"][:length] for length in (8, 33, 34, 40, 47, 60, 100, -1, -12)],
+        KINDS["rgb png"][:33] + struct.pack(">I", 0xFFFFFFFF) + b"zTXt" + bytes(20),
+        KINDS["rgb png"] + COSTLY["zTXt"],  # behind the end: libpng stops there
+    ],
+)
+def test_a_png_without_costly_chunks_and_a_broken_one_stay_as_they_are(data: bytes) -> None:
+    assert trim_png(data) in {data, data[:33]}
+
+
+@pytest.mark.parametrize("kind", [b"tEXt", b"tIME", b"IDAT", b"abCd", b"fdAT"])
+def test_a_png_of_too_many_chunks_is_refused(kind: bytes) -> None:
+    assert trim_png(with_chunks(*[chunk(kind)] * (MAX_PNG_CHUNKS - 50)))
+    poison: Counter[str] = Counter()
+    with pytest.raises(BadImage, match=r"images\[3\]: the PNG picture has more than 2000 chunks"):
+        ImageGuard(1, 1 << 20, 1_000).inspect(with_chunks(*[chunk(kind)] * 2_100), ECHO, "images", 3, poison)
+    assert poison == {"format": 1}
+
+
+# The scans of a JPEG.
+
+
+def scans(count: int, *, size: tuple[int, int] = (WIDTH, HEIGHT)) -> bytes:
+    """A progressive JPEG of `count` scans."""
+    data = encode(gradient().resize(size), "JPEG", progressive=True)
+    last = data[data.rindex(b"\xff\xda") : -2]
+    return data[:-2] + last * (count - data.count(b"\xff\xda")) + b"\xff\xd9"
+
+
+def one_by_one(count: int) -> bytes:
+    """A baseline JPEG whose scans have one component each."""
+    data = KINDS["baseline jpeg"]
+    return data[: data.index(b"\xff\xda")] + b"\xff\xda\0\x08\x01\x01\0\0\x3f\0" * count + b"\xff\xd9"
+
+
+@pytest.mark.parametrize(
+    ("data", "count"),
+    [
+        (KINDS["baseline jpeg"], 1),
+        (KINDS["grey jpeg"], 1),
+        (KINDS["jpeg with exif and a thumbnail"], 1),
+        (KINDS["progressive jpeg"], 10),
+        (KINDS["progressive jpeg"] + KINDS["progressive jpeg"], 20),  # bytes behind the end count too
+        (KINDS["baseline jpeg"][:-2] + b"\xff\xda\0\x08" * 500, 1),  # libjpeg refuses a second scan after a whole one
+        (scans(2_500), 2_500),
+        (scans(2_500).replace(b"\xff\xda", b"\xff\xff\xff\xda"), 2_500),
+        (scans(300).replace(b"\xff\xc2", b"\xff\xca"), 300),
+        (one_by_one(700), 700),
+        (one_by_one(3), 3),
+        (KINDS["progressive jpeg"][:600], 0),
+    ],
+)
+def test_the_scans_of_a_jpeg_are_those_that_libjpeg_reads(data: bytes, count: int) -> None:
+    assert measure(data)[4] == count or (not count and measure(data)[4] <= 10)
+
+
+def test_a_jpeg_of_many_scans_counts_as_more_pixels_until_it_is_refused() -> None:
+    guard = ImageGuard(1, 1 << 24, 10_000_000)
+    big = (500, 400)
+    assert guard.inspect(scans(20, size=big), ECHO, "images", 0, Counter())[1] == 200_000
+    assert guard.inspect(scans(60, size=big), ECHO, "images", 0, Counter())[1] == 600_000
+    assert guard.inspect(scans(40), ECHO, "images", 0, Counter())[1] == 4_096 * 2  # a scan has a cost of its own
+    padded = KINDS["baseline jpeg"] + bytes(80_000)
+    assert guard.inspect(padded, ECHO, "images", 0, Counter())[1] == len(padded) >> 2  # and so has a byte
+    poison: Counter[str] = Counter()
+    with pytest.raises(TooLarge, match="500x400 in 1500 scans, where --max_image_scans=20, counts as 15 MP, over"):
+        guard.inspect(scans(1_500, size=big), ECHO, "images", 0, poison)
+    assert poison == {"pixels": 1}
+
+
+@pytest.mark.parametrize("flood", [b"\xff\xc4\0\x02", b"\xff\xdb\0\x02", b"\xff\xfe\0\x02", b"\xff\xd0", b"\xff\x01"])
+def test_a_flood_of_segments_between_size_and_data_is_refused(flood: bytes) -> None:
+    data = KINDS["baseline jpeg"]
+    at = data.index(b"\xff\xda")
+    with pytest.raises(InvalidInput, match="segments"):
+        measure(data[:at] + flood * MAX_JPEG_SEGMENTS + data[at:])
+
+
+# Pictures in other inputs.
+
+
+def sequence(*values: bytes) -> bytes:
+    """A tf.SequenceExample with one feature list."""
+    return field(2, field(1, field(1, b"frames") + field(2, b"".join(field(1, feature(value)) for value in values))))
+
+
+JPEG_XL = b"\xff\x0a\xfa\x7f\x90" + bytes(40)
+PLAIN = picture(size=(4, 3))
+WIDE = picture(size=(40, 30))
+JUNK = b"\x08\x05\x15abcd\x19abcdefgh"  # a varint, 4 bytes, 8 bytes
+
+
+@pytest.mark.parametrize(
+    ("value", "found"),
+    [
+        (example(PLAIN), [PLAIN]),
+        (example(PLAIN, b"text", WIDE), [PLAIN, WIDE]),
+        (example(b"text") + example(WIDE), [WIDE]),  # the halves of one message
+        (sequence(PLAIN, WIDE), [WIDE, PLAIN]),
+        (field(1, b"") + sequence(KINDS["lossy webp"]), [KINDS["lossy webp"]]),
+        (JUNK + example(KINDS["baseline jpeg"]), [KINDS["baseline jpeg"]]),
+        (example(WIDE, key=KINDS["gif"]), [KINDS["gif"], WIDE]),
+        (example(b"no picture"), []),
+        (b"a text", []),
+        (b"a text with " + PLAIN, []),
+        (b"\x0a\xff\xff\xff\xff\x7f" + PLAIN, []),
+        (b"\x80" * 20 + PLAIN, []),
+        (b"", []),
+    ],
+)
+def test_the_pictures_in_a_tf_example_are_found(value: bytes, found: list[bytes]) -> None:
+    assert sorted(pictures_inside(value)) == sorted(found)
+
+
+def test_an_example_of_too_many_fields_is_refused_only_if_it_has_a_picture() -> None:
+    words = example(*[b"w"] * MAX_EXAMPLE_FIELDS)
+    assert ImageGuard(9, 1 << 20, 100).inspect_others([words], "x", Counter()) == 0
+    with pytest.raises(BadImage, match=r"x\[1\]: a tf.Example with pictures has more than 20000 fields"):
+        ImageGuard(9, 1 << 20, 100).inspect_others([b"", words + example(PLAIN)], "x", Counter())
+
+
+@pytest.mark.parametrize("hide", [bytes, example, sequence], ids=["bare", "example", "sequence"])
+def test_a_picture_in_another_input_is_held_to_the_same_limits(hide: Callable[[bytes], bytes]) -> None:
+    guard = ImageGuard(9, 1 << 22, 1_000)
+    fine = [b"", b"text", hide(PLAIN), hide(b"RIFF....WAVEfmt "), hide(with_chunks(COSTLY["zTXt"]))]
+    assert guard.inspect_others(fine, "mask", Counter()) == 12 + WIDTH * HEIGHT
+    poison: Counter[str] = Counter()
+    with pytest.raises(TooLarge, match=r"mask\[1\]: 40x30 .* over --max_image_pixels=1000"):
+        guard.inspect_others([hide(PLAIN), hide(WIDE)], "mask", poison)
+    with pytest.raises(TooLarge, match=r"mask\[0\]: 37x21 in 2500 scans"):
+        guard.inspect_others([hide(scans(2_500))], "mask", poison)
+    with pytest.raises(BadImage, match=r"mask\[0\]: the PNG .* compressed text or long colour profiles; save it"):
+        guard.inspect_others([hide(with_chunks(*[COSTLY["zTXt"]] * 50))], "mask", poison)
+    with pytest.raises(BadImage, match="is not served"):
+        guard.inspect_others([hide(JPEG_XL)], "mask", poison)
+    with pytest.raises(BadImage, match="animated WebP"):
+        guard.inspect_others([hide(encode(gradient(), "WEBP", save_all=True, append_images=FRAMES))], "mask", poison)
+    assert poison == {"pixels": 2, "format": 3}
