@@ -16,8 +16,8 @@ DECODING_OPS = frozenset(PICTURE_OPS) | frozenset(
     | {"ParseExample", "ParseExampleV2", "ParseSequenceExample", "ParseSequenceExampleV2", "ParseSingleExample"}
     | {"ParseTensor", "StringToNumber"}
 )
-_CONVOLUTIONS = frozenset({"Conv2D", "Conv3D", "DepthwiseConv2dNative"})
-_LAYERS = _CONVOLUTIONS | {"BatchMatMul", "BatchMatMulV2", "BatchMatMulV3", "Einsum", "MatMul"}
+CONVOLUTIONS = frozenset({"Conv2D", "Conv3D", "DepthwiseConv2dNative"})
+_LAYERS = CONVOLUTIONS | {"BatchMatMul", "BatchMatMulV2", "BatchMatMulV3", "Einsum", "MatMul"}
 
 
 def find_decoding_nodes(graph_def: Any, feeds: Sequence[str], fetches: Sequence[str]) -> tuple[str, ...]:
@@ -52,7 +52,7 @@ def layers_before(graph_def: Any, tensors: Sequence[str]) -> set[str]:
     """
     before, _ = reachable_names(graph_def, tensors)
     layers = {node.op for node in graph_def.node if node.name in before} & _LAYERS
-    return layers | {node.op for node in reachable_nodes(graph_def, tensors)} & _CONVOLUTIONS
+    return layers | {node.op for node in reachable_nodes(graph_def, tensors)} & CONVOLUTIONS
 
 
 def readers_of(nodes: Mapping[str, Any]) -> Mapping[str, list[str]]:

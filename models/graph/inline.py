@@ -4,7 +4,7 @@ Functions of loops, branches and MapDefun are kept. TensorFlow inlines calls at 
 itself can be found by another pass, or be run without the rest.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from darkroom.models.graph.reachability import has_effect, node_name, prune
@@ -68,7 +68,7 @@ class _Body:
         self._args: dict[str, str] = dict(
             zip((arg.name for arg in self._function.signature.input_arg), data, strict=True)
         )
-        self._first_outputs = {node.name: _first_outputs(node, functions) for node in self._function.node_def}
+        self._first_outputs = {node.name: first_outputs(node, functions) for node in self._function.node_def}
         controls = set(self._function.control_ret.values())
         self._effects = [
             f"^{self._prefix}{node.name}"
@@ -138,7 +138,7 @@ def _called(node: Any) -> str:
     return str(node.attr["f"].func.name if node.op in CALLS else node.op)
 
 
-def _first_outputs(node: Any, functions: dict[str, Any]) -> dict[str, int]:
+def first_outputs(node: Any, functions: Mapping[str, Any]) -> dict[str, int]:
     """Returns, for each named output of a node, the number of its first tensor."""
     op_def = functions[node.op].signature if node.op in functions else op_def_registry.get(node.op)
     first: dict[str, int] = {}

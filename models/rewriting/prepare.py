@@ -69,7 +69,7 @@ def prepare(
         recorded = recorded_rows(path, stateless)
         samples = dict.fromkeys(specs, ()) | _find_samples(rewriter, stateless, graph_def, options, recorded)
         rewriter.apply_passes(samples)
-        specs = {key: rewriter.prove_row_wise(spec, samples[key]) for key, spec in specs.items()}
+        specs = {key: rewriter.prove_row_wise(spec, samples[key], graph_def) for key, spec in specs.items()}
         for each in specs.values():
             rewriter.add_screen(each, samples[each.name])
         if options.bf16:

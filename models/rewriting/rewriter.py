@@ -1,19 +1,21 @@
 """Decides which passes are applied to a SavedModel: all that can be, except those that change an answer."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from darkroom.models.engine import Engine, PassReport
 from darkroom.models.graph.decoding_ops import find_decoding_nodes
+from darkroom.models.graph.inline import inline_calls
 from darkroom.models.graph.reachability import GraphTraits
+from darkroom.models.graph.row_flow import Flow, find_flows
 from darkroom.models.rewriting.passes import BoundSignature, Pass
 from darkroom.models.rewriting.verify import difference, not_row_wise, screen_fault
-from darkroom.models.rows import Rows
+from darkroom.models.rows import Rows, join
 from darkroom.models.runtime.session import Binding, SessionEngine, clean, open_session
-from darkroom.models.runtime.tensorflow import SessionOptions
-from darkroom.models.saved_model.image_input import unbatched
+from darkroom.models.runtime.tensorflow import SessionOptions, tf
+from darkroom.models.saved_model.image_input import rows_meet, unbatched
 from darkroom.models.saved_model.original import Original
 from darkroom.models.spec import SignatureSpec
 
@@ -112,13 +114,22 @@ class Rewriter:
             self._engines[name] = SessionEngine(self._specs[name], self._session, self.bindings[name], passes=passes)
         return self._engines[name]
 
-    def prove_row_wise(self, spec: SignatureSpec, samples: Sequence[Rows]) -> SignatureSpec:
-        """Returns the spec, unbatched with the reason unless a batch of `samples` gives the answers of its rows alone."""
+    def prove_row_wise(self, spec: SignatureSpec, samples: Sequence[Rows], graph_def: Any) -> SignatureSpec:
+        """Returns the spec, unbatched with the reason unless a batch is proven to give the answers of its rows alone.
+
+        The graph must not join rows (`rows_meet`), and a batch of `samples` must answer like the samples one by one.
+        `graph_def` is the SavedModel's own graph.
+        """
         if not spec.batched:
             return spec
         if not samples:
             return unbatched(spec, "it cannot be proven row-wise: no generated row is one that it takes")
-        reason = not_row_wise(self.engine(spec.name), samples)
+        try:
+            flows, predicates = self._flows(spec, graph_def)
+            reason = rows_meet(spec, flows) or self._one_branch(spec, predicates, samples)
+            reason = reason or not_row_wise(self.engine(spec.name), samples)
+        except Exception as err:  # noqa: BLE001 - without a proof it is served one request at a time
+            reason = f"it cannot be proven row-wise: {type(err).__name__}: {clean(str(err))}"
         if reason:
             _log.warning("signature %r is served one request at a time: %s", spec.name, reason)
         return unbatched(spec, reason) if reason else spec
@@ -160,6 +171,32 @@ class Rewriter:
         self._engines.clear()
         if session is not None:
             session.close()
+
+    def _one_branch(self, spec: SignatureSpec, predicates: Iterable[str], samples: Sequence[Rows]) -> str:
+        """Returns which of the predicates has no sample that is in one branch alone and in the other beside the rest."""
+        for predicate in predicates:
+            if (binding := self.bindings.get(spec.name)) is None:
+                return f"it branches on the whole batch ({predicate})"
+            chooses = Binding(binding.feeds, {"branch": predicate})
+            engine = SessionEngine(spec, self._session, chooses, passes=self.reports()[spec.name])
+            branches = [bool(engine.run(rows).columns["branch"]) for rows in (*samples, join(samples))]
+            engine.close()
+            if len(set(branches)) == 1:
+                return f"it branches on the whole batch ({predicate}), and the sample rows take one branch only"
+        return ""
+
+    def _flows(self, spec: SignatureSpec, graph_def: Any) -> tuple[dict[str, Flow], set[str]]:
+        """Where the rows of a batch are in each output, by the graph in its current form; see `find_flows`."""
+        if (binding := self.bindings.get(spec.name)) is not None:
+            return find_flows(self._graph, self._session.graph, binding.feeds.values(), binding.fetches)
+        fetches = {output.name: output.source for output in spec.outputs}
+        inlined = inline_calls(graph_def, list(fetches.values()))
+        for node in inlined.node:
+            node.attr.pop("_class", None)  # names a node to be placed with, which may be gone
+        graph = tf.Graph()
+        with graph.as_default():
+            tf.graph_util.import_graph_def(inlined, name="")
+        return find_flows(inlined, graph, [tensor.source for tensor in spec.inputs], fetches)
 
     def _freeze(self) -> None:
         wanted = {name: spec for name, spec in self._specs.items() if FREEZE not in self._dropped[name]}

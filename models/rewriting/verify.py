@@ -11,27 +11,37 @@ from darkroom.models.engine import Engine
 from darkroom.models.errors import InvalidInput, ModelError
 from darkroom.models.rows import Column, Rows, join, miscount
 from darkroom.models.runtime.session import SessionEngine, objects
+from darkroom.models.spec import np_shape
 
 # Floats may differ by this much, relative to the value and to the largest value of the output: fused kernels, and kernels
 # for other batch sizes, add in another order. Half and bfloat16 keep 11 and 8 bits.
 TOLERANCE = {2: 2e-2, 4: 1e-5, 8: 1e-9}  # by the bytes of the dtype
+MAX_DOUBTFUL = 4  # guess: sets of samples with useless answers after which no better ones are looked for
 EXACT_KINDS = frozenset("biuOS")
 # The precision of a device's floats, as the bytes of a dtype. A GPU multiplies float32 in TF32, which has half's 11 bits.
 EXACT, TF32 = 8, 2
 
 
 def first_accepted(original: Engine, sets: Iterable[list[Rows]]) -> list[Rows]:
-    """Returns the first set of rows that the original accepts, one by one and as a batch; empty: it accepts none."""
+    """Returns the first set of rows that the original accepts, one by one and as a batch; empty: it accepts none.
+
+    Rows whose answers are not finite, or not the same twice, hide a wrong rewrite. They are used only where no others
+    are accepted.
+    """
+    doubtful: list[list[Rows]] = []
     for samples in sets:
         try:
-            for rows in samples:
-                original.run(rows)
+            answers = [original.run(rows) for rows in samples]
             if len(samples) > 1:
                 original.run(join(samples))
-        except ModelError:
+            if all(map(_is_finite, answers)) and not unequal(answers[0], original.run(samples[0])):
+                return samples
+        except Exception:  # noqa: BLE001, S112 - rows that cannot be run, or joined, are not accepted
             continue
-        return samples
-    return []
+        doubtful.append(samples)
+        if len(doubtful) == MAX_DOUBTFUL:
+            break
+    return doubtful[0] if doubtful else []
 
 
 def batches(samples: Sequence[Rows]) -> list[Rows]:
@@ -65,6 +75,8 @@ def not_row_wise(engine: Engine, samples: Sequence[Rows]) -> str:
             together = engine.run(join([samples[index] for index in picked]))
             if found := miscount(together, len(picked)):
                 return found
+            if found := _other_shape([alone[index] for index in picked], together):
+                return f"the shape of the answer to a row depends on the rows beside it: {found}"
             if found := unequal(join([alone[index] for index in picked]), together):
                 return f"the answer to a row depends on the rows beside it: {found}"
     except ModelError as err:
@@ -101,6 +113,22 @@ def unequal(one: Rows, other: Rows, *, float_bytes: int = EXACT) -> str:
         if found := _unequal_columns(column, other.columns[name], float_bytes):
             return f"output {name!r} {found}"
     return ""
+
+
+def _other_shape(alone: Sequence[Rows], together: Rows) -> str:
+    """Returns which output has another inner shape for a row alone than for the batch; empty: none has."""
+    for name, column in together.columns.items():
+        want = np_shape(column)[1:]
+        for answer in alone:
+            if (got := np_shape(answer.columns[name])[1:]) != want:
+                return f"output {name!r} is {list(want)} a row in a batch and {list(got)} alone"
+    return ""
+
+
+def _is_finite(answer: Rows) -> bool:
+    """Whether all floats are numbers."""
+    floats = [each for each in answer.columns.values() if not isinstance(each, list) and each.dtype.kind == "f"]
+    return all(bool(np.isfinite(each).all()) for each in floats)
 
 
 def _unequal_columns(one: Column, other: Column, float_bytes: int) -> str:

@@ -50,7 +50,7 @@ def hide_packages(*packages: str) -> Iterator[None]:
 # Keras at its first use.
 with hide_packages("keras", "h5py", "scipy"):
     import tensorflow as tf
-from tensorflow.core.framework import graph_pb2, tensor_pb2
+from tensorflow.core.framework import attr_value_pb2, graph_pb2, tensor_pb2
 from tensorflow.core.protobuf import config_pb2, meta_graph_pb2, saved_model_pb2
 from tensorflow.python.framework import convert_to_constants, op_def_registry
 from tensorflow.python.util import deprecation
@@ -59,6 +59,7 @@ from darkroom.models.errors import LoadFailed
 
 __all__ = [
     "SessionOptions",
+    "attr_value_pb2",
     "config_pb2",
     "convert_to_constants",
     "deprecation",

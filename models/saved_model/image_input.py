@@ -1,11 +1,12 @@
 """Reads from a signature's graph, before it is run, which input takes pictures and whether rows can be batched."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from itertools import chain
 from typing import Any
 
 from darkroom.models.graph.reachability import GraphTraits
+from darkroom.models.graph.row_flow import BATCH, Flow, Kind
 from darkroom.models.graph.string_flow import ANIMATION_OPS, PICTURE_OPS, Origin, trace
 from darkroom.models.spec import SignatureSpec, TensorSpec, Wire
 
@@ -52,6 +53,20 @@ def check_batching(spec: SignatureSpec, traits: GraphTraits) -> SignatureSpec:
     if not spec.inputs:
         reason = reason or "it has no input"
     return unbatched(spec, reason) if reason else spec
+
+
+def rows_meet(spec: SignatureSpec, flows: Mapping[str, Flow]) -> str:
+    """Returns how the graph lets a row change the answer to another, in words; empty where it shows no such way.
+
+    An output with an open inner size must be shown to keep its rows apart: samples may happen to have equal shapes.
+    """
+    for tensor in spec.outputs:
+        if flows[tensor.name].kind is Kind.MIXED:
+            return f"output {tensor.name!r} depends on the rows beside it: {flows[tensor.name].reason}"
+    for tensor in spec.outputs:
+        if (tensor.shape is None or None in tensor.shape[1:]) and flows[tensor.name] != BATCH:
+            return f"the shape of output {tensor.name!r} may depend on the rows beside it"
+    return ""
 
 
 def unbatched(spec: SignatureSpec, reason: str) -> SignatureSpec:

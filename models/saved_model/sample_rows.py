@@ -21,6 +21,7 @@ from darkroom.models.spec import SignatureSpec, TensorSpec, numpy_dtype
 SET_ROWS = 4  # rows of one set of samples; batches of 1, 2 and 3 of them are compared
 _MIXED_SIZES = ((64, 48), (28, 28), (224, 224), (300, 17))
 _ONE_SIZE = (28, 32, 224, 299)
+_PICTURE_SIDES = (224, 299, 64, 96, 128, 32, 28)  # a network may be undefined on fewer pixels than it has strides
 _INNER_SIZES = (1, 2, 3, 4, 9, 10, 16, 32, 64, 128, 224)
 _DIMMED = 0.02
 _TEXTS = (b"a", b"", b"0", b"1.5", b"{}")
@@ -49,9 +50,11 @@ def _columns(tensor: TensorSpec, spec: SignatureSpec, graph_def: Any, pictures: 
     """Yields makers of one row of an input, most likely first."""
     if tensor.name == spec.image_input:
         kinds = [kind for kind in ("jpeg", "png", "bmp") if kind in spec.formats]
-        for sizes in (_MIXED_SIZES, *(((side, side),) * SET_ROWS for side in _ONE_SIZE)):
-            if kinds:
-                made = [pictures(kinds[seed % len(kinds)], *size, seed) for seed, size in enumerate(sizes)]
+        all_sizes = (_MIXED_SIZES, *(((side, side),) * SET_ROWS for side in _ONE_SIZE))
+        # DecodeImage refuses a BMP for some numbers of channels.
+        for mix, sizes in product([kinds, kinds[:1]] if len(kinds) > 1 else [kinds], all_sizes):
+            if mix:
+                made = [pictures(mix[seed % len(mix)], *size, seed) for seed, size in enumerate(sizes)]
                 yield partial(_text, tensor, made)
     elif tensor.dtype == "string":
         texts = [*_examples(graph_def), *([text] * SET_ROWS for text in _TEXTS)]
@@ -77,7 +80,8 @@ def _shapes(tensor: TensorSpec) -> Iterator[tuple[int, ...]]:
     if None not in tensor.shape[1:]:
         yield tuple(size or 1 for size in tensor.shape)
         return
-    for guess in _INNER_SIZES:
+    is_picture = len(tensor.shape) == 4 and tensor.shape[3] in {1, 3, 4}
+    for guess in (*_PICTURE_SIDES, *_INNER_SIZES[:8]) if is_picture else _INNER_SIZES:
         yield tuple((guess if at else 1) if size is None else size for at, size in enumerate(tensor.shape))
 
 

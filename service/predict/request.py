@@ -65,6 +65,7 @@ class PredictRequest:
 
     __slots__ = (
         "_batch_times",
+        "_entry",
         "_has_error_code",
         "_is_sts",
         "_stage_began_s",
@@ -98,6 +99,7 @@ class PredictRequest:
         self._has_error_code = has_error_code
         self._batch_times: BatchTimes | None = None
         self._ticket: Ticket | None = None
+        self._entry: Entry | None = None  # of a second run
 
     # Read by the dialect.
 
@@ -294,18 +296,33 @@ class PredictRequest:
         if not count:
             on_reply(self._reply_rows(target.spec.empty(rows.asked)))
             return None
+        return self._send(target, rows, on_reply, whole=not (rows.aligned and target.spec.batched))
+
+    def _send(self, target: Target, rows: Rows, on_reply: Callable[[Reply], None], *, whole: bool) -> Entry:
+        """Gives the rows to the batcher. Where calls answered parts of them in different shapes, they run again whole."""
         entry = Entry(
             rows,
-            count,
+            len(rows),
             row_bytes=self.sizes,
             row_pixels=self.pixels,
             deadline=self.deadline_s,
             key=rows.key,
-            whole=not (rows.aligned and target.spec.batched),
+            whole=whole,
             keep_going=self.partial is not None,
             bulk=self.bulk,
         )
-        target.batcher.submit(entry, lambda answer: on_reply(self.answer(answer)), self._ticket)
+
+        def settle(answer: Answer) -> None:
+            if whole or len(answer.pieces) < 2 or self.partial is not None or not _differ(answer):
+                on_reply(self.answer(answer))
+                return
+            self._ticket = None
+            try:
+                self._entry = self._send(target, rows, on_reply, whole=True)
+            except Exception as err:  # noqa: BLE001 - the edge: a refusal becomes an answer, by the one table
+                on_reply(self.fail(err))
+
+        target.batcher.submit(entry, settle, self._ticket)
         return entry
 
     async def predict(self) -> Reply:
@@ -320,6 +337,7 @@ class PredictRequest:
 
     def withdraw(self, entry: Entry | None) -> None:
         """Takes back the entry that `submit` returned: the client has left, and no reply is made any more."""
+        entry = self._entry or entry  # it may run a second time
         if entry is not None and self.target is not None and self.target.batcher.withdraw(entry):
             self._count("cancelled")
 
@@ -348,6 +366,8 @@ class PredictRequest:
             if answer.error is not None:
                 return self.fail(answer.error)
             pieces = [piece for piece in answer.pieces if isinstance(piece, Rows)]
+            if len(pieces) > 1 and _differ(answer):
+                raise InvalidInput(f"{target.field}: the rows have answers of different shapes; send them one by one")  # noqa: TRY301 - as of a renderer
             return self._reply_rows(join(pieces) if pieces else target.spec.empty(rows.asked))
         except Exception as err:  # noqa: BLE001 - the edge: an exception of a renderer is a 500 for this client alone
             return self.fail(err)
@@ -480,6 +500,12 @@ class Predictor:
         if route.is_for_any_model and (target := self._registry.sole) is not None:
             request.refuse_early(target, 1)  # before the body is parsed
         route.read(request, self._compression.open(call) if "content-encoding" in headers else call)
+
+
+def _differ(answer: Answer) -> bool:
+    """Whether the parts of a good answer cannot be joined, because their rows have different shapes."""
+    is_good = answer.error is None and not answer.errors
+    return is_good and len({piece.key for piece in answer.pieces if isinstance(piece, Rows)}) > 1
 
 
 @lru_cache(256)

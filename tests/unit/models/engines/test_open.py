@@ -226,7 +226,7 @@ def test_a_model_that_counts_its_calls_is_not_called_at_load(built: Built) -> No
     ("build", "reason"),
     [
         (sums, "the first dimension of output 'y' is 1"),
-        (hides_its_sum, "output 'y' has 1 rows for"),
+        (hides_its_sum, "joins the rows of the batch"),
         (mixes, "depends on the rows beside it"),
         (numbers_its_rows, "depends on the rows beside it"),
         (random, "it keeps state (RandomUniform"),

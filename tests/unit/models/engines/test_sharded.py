@@ -305,3 +305,18 @@ def test_why_a_graph_is_not_tried(devices: list[Device], cores: int, graph_bytes
     reason = why_not_sharded(devices, cores, graph_bytes)
     assert word in reason
     assert bool(reason) == bool(word)
+
+
+def test_pieces_that_are_answered_in_different_shapes_run_again_whole() -> None:
+    class Padded(Doubler):
+        def run(self, rows: Rows) -> Rows:
+            self.calls.append(len(rows))
+            return Rows({"y": np.zeros((len(rows), len(rows)))})
+
+    threaded, single = Padded(), Padded()
+    divided = engine(threaded, single)
+    answer = divided.run(Rows({"x": np.arange(5)}))
+    divided.close()
+    assert np.shape(answer.columns["y"]) == (5, 5)
+    assert threaded.calls == [5]
+    assert sorted(single.calls) == [2, 3]

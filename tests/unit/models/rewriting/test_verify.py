@@ -116,3 +116,18 @@ def test_the_first_set_of_rows_that_runs_is_used() -> None:
     engine = Computes(lambda x: x if x.shape[1] == 2 else refuses(x))
     assert first_accepted(engine, iter([wrong, SINGLE_ROWS, wrong])) is SINGLE_ROWS
     assert first_accepted(engine, [wrong]) == []
+
+
+def test_rows_that_are_answered_with_no_number_or_joined_wrongly_are_the_last_choice() -> None:
+    bad, good = ([Rows({"x": np.full((1, 2), value, np.float32)})] for value in (-1.0, 1.0))
+    apart = [Rows({"x": np.ones((1, width), np.float32)}) for width in (2, 3)]
+    with np.errstate(invalid="ignore"):
+        assert first_accepted(Computes(np.sqrt), [apart, bad, good]) is good
+        assert first_accepted(Computes(np.sqrt), [bad]) is bad
+
+
+def test_a_row_that_is_padded_for_its_neighbours_is_found() -> None:
+    def padded(x: Any) -> Any:
+        return np.ones((len(x), int(np.abs(x).max()), 4))
+
+    assert "is [3, 4] a row in a batch and [1, 4] alone" in not_row_wise(Computes(padded), SINGLE_ROWS)
