@@ -16,7 +16,7 @@ from darkroom.models.engines.cpu_decode import (
     with_cpu_decode,
 )
 from darkroom.models.engines.devices import Device, place, resolve
-from darkroom.models.engines.row_prefix import with_known_row_prefix, with_row_prefix
+from darkroom.models.engines.row_prefix import MAX_SEARCHED_BYTES, ROW_PREFIX, with_known_row_prefix, with_row_prefix
 from darkroom.models.engines.sharded import SHARD, shard, why_not_sharded
 from darkroom.models.engines.tuning import Timer, Tuning, TuningCache, graph_key, time_both
 from darkroom.models.rewriting.artifact import Artifact
@@ -157,10 +157,11 @@ class _Opening:
                 single = thread.submit(self.shard).result()
         pool = self.decode_on_cpu(points) if self.tries_cpu_decode else None
 
-        def free() -> None:
-            for each in (pool, *self.sessions.values(), single, original):
-                if each is not None:
-                    each.close()
+        shared = [each for each in (pool, *self.sessions.values(), single, original) if each is not None]
+
+        def free() -> None:  # holds no reference to the artifact, whose graph is as large as the weights
+            for each in shared:
+                each.close()
 
         same = {name: spec.same_as for name, spec in artifact.spec.signatures.items() if spec.same_as}
         self.engines |= {name: self.engines[first] for name, first in same.items()}
@@ -253,7 +254,10 @@ class _Opening:
             def split_at(tensor: str, other: SessionEngine = other, binding: Binding = binding) -> SessionEngine:
                 return SessionEngine(other.spec, session, binding, passes=other.passes, split=tensor)
 
-            if name in known:
+            if len(self.artifact.graph) > MAX_SEARCHED_BYTES:
+                reason = f"to look for it would take several times the graph's {len(self.artifact.graph) >> 20} MB"
+                single[name], reports[name] = split_at(""), PassReport(ROW_PREFIX, applied=False, reason=reason)
+            elif name in known:
                 single[name], reports[name] = with_known_row_prefix(other, split_at, samples, known[name])
             else:
                 single[name], reports[name] = with_row_prefix(

@@ -84,14 +84,22 @@ class Damaged(ValueError):
 
 def dump(artifact: Artifact) -> bytes:
     """Returns the artifact as bytes, without its source."""
+    return b"".join(parts(artifact))
+
+
+def parts(artifact: Artifact) -> list[bytes]:
+    """Returns what `dump` joins. The graph is not copied."""
     values: list[bytes] = []
     samples = {
         name: tuple({key: _StoredColumn.of(column, values) for key, column in rows.columns.items()} for rows in singles)
         for name, singles in artifact.samples.items()
     }
     header = _HEADER.dump_json(_Header(artifact.spec, len(artifact.graph), artifact.bindings, artifact.passes, samples))
-    body = b"".join([_LENGTH.pack(len(header)), header, artifact.graph, *values])
-    return MAGIC + hashlib.sha256(body).digest() + body
+    body = [_LENGTH.pack(len(header)), header, artifact.graph, *values]
+    digest = hashlib.sha256()
+    for part in body:
+        digest.update(part)
+    return [MAGIC, digest.digest(), *body]
 
 
 def parse(data: bytes, source: Path) -> Artifact:

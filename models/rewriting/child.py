@@ -34,7 +34,7 @@ def main() -> int:
     with os.fdopen(os.dup(1), "wb") as out:
         os.dup2(2, 1)  # libraries that print write to stderr, not into the artifact
         try:
-            out.write(_prepare(job))
+            out.writelines(_prepare(job))
         except Exception as err:  # noqa: BLE001 - the parent reports every failure
             traceback.print_exc()  # for the parent's log
             out.write(str(err).encode())
@@ -42,18 +42,18 @@ def main() -> int:
     return 0
 
 
-def _prepare(job: Job) -> bytes:
-    """Returns the artifact of a job, as bytes.
+def _prepare(job: Job) -> list[bytes]:
+    """Returns the artifact of a job, as bytes in several parts.
 
     Raises:
         LoadFailed: the SavedModel cannot be served.
     """
-    from darkroom.models.rewriting.artifact import dump  # noqa: PLC0415 - TensorFlow takes seconds, in which the parent may end
+    from darkroom.models.rewriting.artifact import parts  # noqa: PLC0415 - TensorFlow takes seconds, in which the parent may end
     from darkroom.models.rewriting.prepare import prepare_job  # noqa: PLC0415 - as above
     from darkroom.models.runtime.custom_ops import load_custom_ops  # noqa: PLC0415 - as above
 
     load_custom_ops(job.custom_op_paths)
-    return dump(prepare_job(job))
+    return parts(prepare_job(job))
 
 
 if __name__ == "__main__":

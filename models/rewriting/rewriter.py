@@ -20,6 +20,7 @@ from darkroom.models.saved_model.original import Original
 from darkroom.models.spec import SignatureSpec
 
 _log = logging.getLogger("darkroom.models")
+MAX_GRAPH_BYTES = 1 << 31  # protobuf writes no more
 FREEZE, SCREEN, BF16 = "freeze", "screen", "bf16"
 
 
@@ -43,7 +44,8 @@ class Rewriter:
         self._specs = specs
         self._options = options
         self._passes = passes
-        self._frozen: Any = None
+        self._wanted: dict[str, SignatureSpec] = {}  # what is frozen, and
+        self._frozen: Any = None  # the frozen graph, until it is rewritten
         self._dropped: dict[str, dict[str, str]] = {name: {} for name in specs}  # signature → pass → reason
         self._applied: dict[str, list[str]] = {name: [] for name in specs}
         self._notes: dict[tuple[str, str], str] = {}  # signature, pass → what it did
@@ -199,12 +201,13 @@ class Rewriter:
         return find_flows(inlined, graph, [tensor.source for tensor in spec.inputs], fetches)
 
     def _freeze(self) -> None:
-        wanted = {name: spec for name, spec in self._specs.items() if FREEZE not in self._dropped[name]}
+        self._wanted = wanted = {name: spec for name, spec in self._specs.items() if FREEZE not in self._dropped[name]}
         if not wanted:
             return
         try:
             self._frozen, self.bindings = self._original.freeze(wanted)
-            self._frozen.SerializeToString()  # protobuf refuses more than 2 GB
+            if self._frozen.ByteSize() >= MAX_GRAPH_BYTES:
+                raise ValueError(f"it has {self._frozen.ByteSize()} bytes")  # noqa: TRY301 - as TensorFlow's own errors
         except Exception as err:  # noqa: BLE001 - whatever TensorFlow raises, the original still serves
             self.bindings = {}
             for name in wanted:
@@ -216,7 +219,9 @@ class Rewriter:
         Returns why TensorFlow refuses the graph, by signature; empty where it accepts it.
         """
         self.close()
-        graph = self._frozen
+        graph, self._frozen = self._frozen, None  # it is as large as the weights, and rarely needed again
+        if graph is None:
+            graph, _ = self._original.freeze(self._wanted)
         signatures = {name: BoundSignature(self._specs[name], binding) for name, binding in self.bindings.items()}
         self._applied |= {name: [FREEZE] for name in signatures}
         for pass_name, rewrite in self._passes:

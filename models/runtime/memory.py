@@ -11,13 +11,18 @@ with a shared cache and without: TensorFlow's pool 176 and 149, jemalloc 178 and
 import ctypes
 import gc
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from ctypes.util import find_library
 from functools import cache
+from pathlib import Path
 
 # Free memory is kept until `give_back`, and each arena serves buffers of all sizes. By its own default jemalloc returns
 # what was free for 10 s, and the wrong pages: 4,400 page faults a picture of 12 megapixels, 46 pictures/s instead of 61.
 MALLOC_CONF = "dirty_decay_ms:-1,oversize_threshold:0"
 PURGE_ALL = b"arena.4096.purge"  # 4096: of all arenas (MALLCTL_ARENAS_ALL)
+STATM = Path("/proc/self/statm")  # Linux
+GROWTH_BYTES = 128 << 20  # guess: to trim takes 20 to 60 ms, which a small model is not worth
 HINT = (
     "for more throughput start it with jemalloc (Debian: libjemalloc2): "
     f"LD_PRELOAD=libjemalloc.so.2 MALLOC_CONF={MALLOC_CONF} darkroom serve ..."
@@ -54,6 +59,19 @@ def freeze() -> None:
     gc.freeze()
 
 
+@contextmanager
+def trimmed() -> Iterator[None]:
+    """Context manager: if the process grew by more than GROWTH_BYTES inside it, freed memory goes back to the system.
+
+    Measured on a ResNet50 of 102 MB: to make a callable of its graph takes 1.1 GB, of which 670 MB are free afterwards.
+    They would still be resident when the next callable takes as much.
+    """
+    before = _resident_bytes()
+    yield
+    if _resident_bytes() - before > GROWTH_BYTES:
+        _trim()
+
+
 def give_back() -> None:
     """Returns freed memory to the system. Call it in a thread, after a model was closed.
 
@@ -62,10 +80,22 @@ def give_back() -> None:
     malloc_trim keep what they have.
     """
     gc.collect()
+    _trim()
+
+
+def _trim() -> None:
     if (trim := _malloc_trim()) is not None:
         trim(0)
     if is_jemalloc():
         ctypes.CDLL(None).mallctl(PURGE_ALL, None, None, None, ctypes.c_size_t(0))
+
+
+def _resident_bytes() -> int:
+    """The process's resident memory; 0 where there is no /proc."""
+    try:
+        return int(STATM.read_text("ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return 0
 
 
 @cache

@@ -17,6 +17,7 @@ import numpy as np
 from darkroom.models.engine import PassReport
 from darkroom.models.errors import InvalidInput, ModelError, OutOfMemory, PredictFailed, quote
 from darkroom.models.rows import Column, Rows
+from darkroom.models.runtime.memory import trimmed
 from darkroom.models.runtime.tensorflow import SessionOptions, config_pb2, tf
 from darkroom.models.spec import SignatureSpec, Wire
 
@@ -205,7 +206,8 @@ def make_callable(session: Any, feeds: list[str], fetches: Sequence[str] = (), t
     if not (fetches or targets):
         return lambda *_: ()
     options = config_pb2.CallableOptions(feed=feeds, fetch=fetches, target=targets)
-    return session._make_callable_from_options(options)  # noqa: SLF001 - see the file's first lines
+    with trimmed():
+        return session._make_callable_from_options(options)  # noqa: SLF001 - see the file's first lines
 
 
 def feed_value(column: Column, encode: bool) -> Any:  # noqa: FBT001 - decided by the engines alone

@@ -62,6 +62,21 @@ def test_every_eighth_choice_tries_the_next_size_above_and_below_alternately() -
     assert sizes == [*[8] * 7, 12, *[8] * 7, 6, *[8] * 7, 12]
 
 
+def test_slow_sizes_that_were_never_measured_are_at_most_twice_the_largest_known_one() -> None:
+    curve = ServiceCurve(32)
+    curve.seed(1, 0.25)
+    sizer = BatchSizer(Limits(), curve)
+    ran = []
+    for _ in range(64):
+        ran.append(sizer.size(500))
+        curve.learn(ran[-1], 0.25 * ran[-1] if ran[-1] <= 8 else 0.4 * ran[-1], 0.0)
+    assert ran[:5] == [2, 4, 8, 16, 8]
+    assert ran[-8:].count(8) >= 7
+    quick = ServiceCurve(32)
+    quick.seed(1, 0.001)
+    assert BatchSizer(Limits(), quick).size(500) == 32
+
+
 def test_a_size_without_a_neighbour_stays() -> None:
     curve = ServiceCurve(2)
     curve.seed(1, 1.0)

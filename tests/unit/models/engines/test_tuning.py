@@ -87,6 +87,20 @@ def test_the_quickest_call_of_each_counts_and_the_first_of_each_does_not() -> No
     assert not list(took_s["first"])
 
 
+@pytest.mark.parametrize(("call_s", "calls"), [(0.01, 10), (0.2, 5), (0.6, 1), (5.0, 1)])
+def test_slow_calls_are_timed_less_often(call_s: float, calls: int) -> None:
+    now_s, ran = 0.0, []
+
+    def call(rows: Rows) -> Rows:
+        nonlocal now_s
+        now_s += call_s
+        ran.append(rows)
+        return rows
+
+    assert time_both(call, call, Rows({}), clock=lambda: now_s) == pytest.approx((call_s, call_s))
+    assert len(ran) == 2 * calls
+
+
 def test_a_call_is_timed_by_the_clock_that_is_given() -> None:
     ticks = iter([10.0, 12.5])
     assert seconds_of(lambda: None, clock=lambda: next(ticks)) == 2.5

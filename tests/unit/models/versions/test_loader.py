@@ -63,7 +63,7 @@ def test_a_child_prepares_what_the_next_load_finds(built: Callable[[Build], Path
 
 
 def test_the_child_sees_no_gpu(tmp_path: Path) -> None:
-    told = "import os, darkroom.models.rewriting.child as c; c._prepare = lambda _: os.environ['CUDA_VISIBLE_DEVICES'].encode(); c.main()"
+    told = "import os, darkroom.models.rewriting.child as c; c._prepare = lambda _: [os.environ['CUDA_VISIBLE_DEVICES'].encode()]; c.main()"
     command = [sys.executable, "-c", told]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
         assert child.stdin

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+from dataclasses import replace
+
 import pytest
 
 from darkroom.models.engines.fakes import EchoEngine, fake_model
 from darkroom.models.rows import Rows
-from darkroom.service.serving.servable import describe_loaded
+from darkroom.service.config.settings import Settings
+from darkroom.service.serving.servable import Servable, describe_loaded
+from darkroom.service.telemetry.metrics import ModelMetrics
 from tests.pictures import picture
 from tests.serving import running
 
@@ -44,3 +49,25 @@ def test_on_a_gpu_each_engine_has_met_every_size_before_anybody_asks(
     model.replicas = {"serving_default": {f"{device}:{place}": engine for place, engine in enumerate(engines)}}
     with running(model, max_batch_images=7, allowed_batch_sizes=allowed):
         assert [set(engine.sizes) for engine in engines] == [wanted, wanted]
+
+
+def test_signatures_that_are_one_function_share_a_warm_up_and_a_batcher() -> None:
+    engine, model = Recorder(), fake_model()
+    first = model.spec.signatures["serving_default"]
+    signatures = {"serve": replace(first, name="serve", same_as="serving_default"), "serving_default": first}
+    model.spec = replace(model.spec, signatures=signatures)
+    model.engines = dict.fromkeys(signatures, engine)
+    model.samples = dict.fromkeys(signatures, (Rows({"images": [picture(1)]}),))
+
+    async def main() -> None:
+        metrics = ModelMetrics("m", 1, slo_s=0.0, max_batch_images=1)
+        servable = Servable(model, Settings(max_batch_images=1, max_inflight_batches=1), metrics)
+        await servable.open()
+        serve, default = servable.targets["serve"], servable.targets["serving_default"]
+        assert serve.batcher is default.batcher
+        assert (serve.spec.name, default.spec.name) == ("serve", "serving_default")
+        assert len(metrics.queues) == 1
+        await servable.retire(1.0)
+        assert metrics.queues == []
+
+    asyncio.run(main())

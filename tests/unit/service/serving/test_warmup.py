@@ -114,6 +114,43 @@ def test_calls_too_quick_to_judge_are_all_run() -> None:
     assert max(engine.sizes) == 32
 
 
+@pytest.mark.parametrize(
+    ("row_s", "budget_s", "inflight", "largest"),
+    [
+        *((0.01, 5.0, 1, 32), (0.25, 5.0, 1, 3), (0.25, 60.0, 1, 24), (1.0, 5.0, 1, 1), (9.0, 5.0, 1, 1)),
+        *((1.0, 0.0, 1, 1), (0.25, 5.0, 0, 1), (9.0, 5.0, 0, 1)),
+    ],
+)
+def test_the_sizes_that_the_budget_allows_are_measured_smallest_first(
+    row_s: float, budget_s: float, inflight: int, largest: int
+) -> None:
+    sizes = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
+    engine = Costly({size: row_s * size for size in sizes})
+    findings = warm_up(engine, SAMPLES, sizes=sizes, inflight=inflight, cores=2, budget_s=budget_s, clock=engine.clock)
+    assert max(images for images, _ in findings.seeds) == largest
+    assert findings.lone_s == pytest.approx(row_s)
+    assert engine.now_s <= max(budget_s, row_s)
+    assert findings.ended_at is None  # larger sizes are not known to be worse
+
+
+def test_beside_one_that_serves_the_waits_count_too() -> None:
+    engine = Costly({})
+
+    def sleep(seconds: float) -> None:
+        engine.now_s += seconds
+
+    warm_up_gently(engine, SAMPLES, sizes=(1, 2, 4, 8), inflight=1, sleep=sleep, budget_s=20.0, clock=engine.clock)
+    assert engine.sizes == [1, 1, 2, 2]
+    assert engine.now_s == 18.0
+
+
+def test_a_size_that_no_request_would_wait_for_is_not_tried() -> None:
+    engine = Costly({})
+    findings = warm_up(engine, SAMPLES, sizes=(1, 2, 4, 8), inflight=1, call_s=3.0, clock=engine.clock)
+    assert set(engine.sizes) == {1, 2}
+    assert findings.ended_at is None
+
+
 def test_beside_one_that_serves_they_are_left_alone_too() -> None:
     engine = Costly(BENT)
     findings = warm_up_gently(engine, SAMPLES, sizes=tuple(BENT), inflight=2, sleep=lambda _: None, clock=engine.clock)
