@@ -25,9 +25,8 @@ def add_health_routes(app: App, darkroom: Darkroom) -> None:
         """STS's word for ready; a server that is not ready answers 503 and the reason."""
         if lifecycle.is_ready:
             return text_response("healthy")
-        return text_response(
-            lifecycle.state.name.lower() if lifecycle.state is not ServerState.READY else "unhealthy", 503
-        )
+        is_up = lifecycle.state is ServerState.READY
+        return text_response(f"unhealthy: {lifecycle.reason}" if is_up else lifecycle.state.name.lower(), 503)
 
     async def metrics(_: Request) -> HTTPResponse:
         """Prometheus' text format."""

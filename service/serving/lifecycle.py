@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from darkroom.models.runtime.memory import freeze
 from darkroom.service.errors import NotReady
+from darkroom.service.serving.watchdog import Watchdog
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,13 +32,23 @@ class ServerState(IntEnum):
     STOPPED = 3
 
 
+_WORDS = {
+    ServerState.STARTING: "the models are still loading",
+    ServerState.DRAINING: "the server is draining; ask another one",
+    ServerState.STOPPED: "the server has stopped",
+}
+
+
 class Lifecycle:
     """Starts and stops the parts of a server in order. On the event loop.
 
     Attributes:
         state: the present state; only `_move` changes it.
-        is_serving: whether the state is READY.
+        is_serving: whether predict requests are taken: the state is READY, or DRAINING before `drain`.
         is_draining: whether the state is DRAINING or STOPPED; connections are then closed after their answer.
+        drain_s: how long `drain` may take.
+        unanswered: accepted requests that `drain` could not answer in time.
+        watchdog: watches the engine calls and the event loop.
         is_known_ready: False only for a worker whose supervisor has not yet learned that it is ready.
         settled: set when the first load has ended, with or without success.
         failure: why the first load failed; None if it did not.
@@ -52,6 +63,9 @@ class Lifecycle:
         self.is_known_ready = True
         self._tasks: list[asyncio.Task[None]] = []  # if one of them ends, the server is not ready
         self._loading: asyncio.Task[None] | None = None
+        self.drain_s = settings.drain_timeout_ms / 1000
+        self.unanswered = 0
+        self.watchdog = Watchdog(settings, lambda: manager.targets)
         self.failure: Exception | None = None
         self.settled = asyncio.Event()
 
@@ -63,7 +77,14 @@ class Lifecycle:
     @property
     def takes_requests(self) -> bool:
         """Whether this process takes predict requests: READY, a model is served, every batcher and task is alive."""
-        return self.is_serving and self._manager.are_healthy and all(not t.done() for t in self._tasks)
+        return self.state is ServerState.READY and self._manager.are_healthy and all(not t.done() for t in self._tasks)
+
+    @property
+    def reason(self) -> str:
+        """Why the server is not ready, in words."""
+        if self.state is not ServerState.READY:
+            return _WORDS[self.state]
+        return self.watchdog.reason or "a model's batcher or a task of the server does not work"
 
     def check_ready(self) -> None:
         """Returns if the server is READY. An unhealthy batcher raises its own error at submit.
@@ -72,16 +93,13 @@ class Lifecycle:
             NotReady: the server is starting or stopping; says which.
         """
         if not self.is_serving:
-            words = {
-                ServerState.STARTING: "the models are still loading",
-                ServerState.STOPPED: "the server has stopped",
-            }
-            raise NotReady(words.get(self.state, "the server is draining; ask another one"))
+            raise NotReady(_WORDS[self.state])
 
     async def start(self, models: Sequence[LoadedModel]) -> None:
         """Serves `models`; if there are none, starts to load those of the settings in a task."""
         freeze()
         self._tasks.append(asyncio.create_task(self._watch_loop(), name="event-loop-lag"))
+        self._tasks.append(asyncio.create_task(self.watchdog.run(), name="watchdog"))
         if models:
             self._manager.give(models)
             await self._manager.load_all()
@@ -89,12 +107,19 @@ class Lifecycle:
         else:
             self._loading = asyncio.create_task(self._load(), name="load-models")
 
-    async def drain(self) -> None:
-        """Refuses new requests and answers the accepted ones, for at most `--drain_timeout_ms`."""
+    def leave(self) -> None:
+        """The first step of a stop: not ready, but requests are still answered, each with `Connection: close`."""
         if self.state < ServerState.DRAINING:
+            was_serving = self.is_serving
             self._move(ServerState.DRAINING)
-            _log.info("draining: new requests get 503, accepted ones are answered")
-            await self._manager.drain(self._settings.drain_timeout_ms / 1000)
+            self.is_serving = was_serving
+
+    async def drain(self) -> None:
+        """The second step: refuses new requests and answers the accepted ones, for at most `drain_s`."""
+        self.leave()
+        self.is_serving = False
+        _log.info("draining: new requests get 503, accepted ones are answered")
+        self.unanswered = await self._manager.drain(self.drain_s)
 
     def stop(self) -> None:
         """Frees the engines; idempotent."""

@@ -87,12 +87,16 @@ def _install_health(app: App, darkroom: Darkroom) -> None:
     lifecycle, middleware = darkroom.lifecycle, darkroom.middleware
 
     async def live(_: Request) -> HTTPResponse:
-        """Liveness: the process answers."""
+        """Liveness: the process answers, and no engine call runs far longer than it should."""
+        if reason := lifecycle.watchdog.reason:
+            return json_response({"live": False, "reason": reason}, 503)
         return json_response({"live": True})
 
     async def ready(_: Request) -> HTTPResponse:
-        """Readiness: whether to send requests here."""
-        return json_response({"ready": lifecycle.is_ready}, 200 if lifecycle.is_ready else 503)
+        """Readiness: whether to send requests here; if not, why."""
+        if lifecycle.is_ready:
+            return json_response({"ready": True})
+        return json_response({"ready": False, "reason": lifecycle.reason}, 503)
 
     middleware.route(app, "GET", "/v2/health/live", live, scope=None)
     middleware.route(app, "GET", "/v2/health/ready", ready, scope=None)
