@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from darkroom.models.engine import Engine, PassReport
 from darkroom.models.engines.fakes import ECHO, BrokenEngine, EchoEngine, FailingEngine, ScreeningEngine, SlowEngine
-from darkroom.models.engines.runner import INLINE_S, MAX_INLINE_PIXELS, InlineRule, Runner, RunReport
+from darkroom.models.engines.runner import INLINE_S, MAX_INLINE_PIXELS, NEVER_AGAIN_S, InlineRule, Runner, RunReport
 from darkroom.models.errors import InvalidInput, OutOfMemory, PredictFailed
 from darkroom.models.rows import Rows
 from darkroom.models.spec import SignatureSpec
