@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from darkroom.models.engines.fakes import EchoEngine, fake_model
 from darkroom.models.rows import Rows
-from darkroom.service.serving.servable import describe_loaded
+from darkroom.service.config.settings import Settings
+from darkroom.service.serving.servable import Servable, describe_loaded
+from darkroom.service.telemetry.metrics import ModelMetrics
 from tests.pictures import picture
 from tests.serving import running
 
@@ -44,3 +48,23 @@ def test_on_a_gpu_each_engine_has_met_every_size_before_anybody_asks(
     model.replicas = {"serving_default": {f"{device}:{place}": engine for place, engine in enumerate(engines)}}
     with running(model, max_batch_images=7, allowed_batch_sizes=allowed):
         assert [set(engine.sizes) for engine in engines] == [wanted, wanted]
+
+
+def test_the_end_of_the_process_frees_no_engine_while_its_warm_up_runs() -> None:
+    freed = []
+    model = fake_model()
+    model.samples = {"serving_default": (Rows({"images": [picture(1)]}),)}
+    model.free = lambda: freed.append(1)
+
+    async def never(*_: object, **__: object) -> None:
+        await asyncio.Event().wait()
+
+    async def main() -> None:
+        servable = Servable(model, Settings(), ModelMetrics("m", 1), in_thread=never)
+        opening = asyncio.create_task(servable.open())
+        await asyncio.sleep(0)
+        servable.close()
+        assert not freed
+        opening.cancel()
+
+    asyncio.run(main())
