@@ -191,6 +191,7 @@ class Server:
             self._member.notify({"type": "readiness", "is_ready": False})
         if is_serving:
             await self._wind_down(server)
+        self.darkroom.lifecycle.refuse()
         await server.before_stop()
         if self._member is not None:
             self._member.refuse()

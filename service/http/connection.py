@@ -113,7 +113,8 @@ class Connection(HttpProtocol):
         http = self.http
         if self.transport is None or self.transport.is_closing() or self._is_lingering:
             return False
-        return bool(self.recv_buffer) or (http is not None and _is_reading(http))
+        is_idle = http is None or http.stage is Stage.IDLE  # else what is buffered belongs to a later request
+        return _is_reading(http) or (is_idle and bool(self.recv_buffer))
 
     def check_timeouts(self) -> None:
         """Overrides Sanic's check, which runs every few seconds; ends a request that takes too long to arrive."""
@@ -151,6 +152,8 @@ class Connection(HttpProtocol):
             self.loop.call_later(LINGER_S, transport.abort)
 
 
-def _is_reading(http: Http) -> bool:
+def _is_reading(http: Http | None) -> bool:
     """Whether Sanic is reading a request's head or body."""
-    return http.stage is Stage.REQUEST or (http.stage is Stage.HANDLER and bool(http.request_body))
+    return http is not None and (
+        http.stage is Stage.REQUEST or (http.stage is Stage.HANDLER and bool(http.request_body))
+    )

@@ -114,10 +114,14 @@ class Lifecycle:
             self._move(ServerState.DRAINING)
             self.is_serving = was_serving
 
-    async def drain(self) -> None:
-        """The second step: refuses new requests and answers the accepted ones, for at most `drain_s`."""
+    def refuse(self) -> None:
+        """Refuses new requests from now on."""
         self.leave()
         self.is_serving = False
+
+    async def drain(self) -> None:
+        """The second step: refuses new requests and answers the accepted ones, for at most `drain_s`."""
+        self.refuse()
         _log.info("draining: new requests get 503, accepted ones are answered")
         self.unanswered = await self._manager.drain(self.drain_s)
 
