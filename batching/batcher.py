@@ -14,7 +14,7 @@ from darkroom.batching.entry import NO_ERRORS
 from darkroom.batching.errors import BatchingError, Closed
 from darkroom.batching.observer import Observer, Outcome, QueueStats
 from darkroom.batching.scheduler.poison_cache import PoisonCache
-from darkroom.batching.scheduler.queue import BatchQueue
+from darkroom.batching.scheduler.queue import MAX_SHAPES, BatchQueue
 from darkroom.batching.scheduler.service_curve import ServiceCurve
 
 if TYPE_CHECKING:
@@ -24,6 +24,11 @@ if TYPE_CHECKING:
     from darkroom.batching.entry import Answer, Entry
     from darkroom.batching.limits import Limits
     from darkroom.batching.scheduler.admission import Ticket
+
+# A call may take this many times the tail of its size before its engine counts as stuck (guesses): a machine that is
+# shared may be ten times as slow as it was; a first call may compile kernels.
+TAIL_FACTOR = 20.0
+FIRST_FACTOR = 10.0
 
 
 class Batcher:
@@ -41,6 +46,7 @@ class Batcher:
 
     Attributes:
         curve: the service curve; the warm-up sweep seeds it.
+        stuck_s: how long the longest call has run of those that take far too long; 0.0 if there is none.
     """
 
     def __init__(
@@ -67,15 +73,47 @@ class Batcher:
         )
         self._poison_cache = PoisonCache(row_identity) if row_identity is not None else None
         self._is_started = self._is_closed = False
+        self.stuck_s = 0.0
 
     @property
     def is_healthy(self) -> bool:
-        """Whether it was started, was not closed, and had no bug of its own."""
-        return self._is_started and not self._is_closed and not self._dispatcher.is_broken
+        """Whether it was started, was not closed, had no bug of its own, and its backend's calls return."""
+        return self._is_started and not self._is_closed and not self._dispatcher.is_broken and not self.stuck_s
 
     def start(self) -> None:
         """Accepts entries from now on; to be called on the loop."""
         self._is_started = True
+
+    def know_shape(self, key: Hashable) -> None:
+        """Notes that the warm-up has run entries with this key."""
+        self._queue.shapes.add(key)
+
+    def watch(self, watched_s: float, least_s: float) -> float:
+        """Answers the callers of each call that has run far too long with EngineTimeout. To be called every second or so.
+
+        A call may take `least_s`, or TAIL_FACTOR times the tail of its size if that is longer; the first call of a key
+        FIRST_FACTOR times as long, because it may compile. Its place is taken until it returns.
+
+        Args:
+            watched_s: the time, on a clock that stands still while the whole process does.
+            least_s: what every call may take.
+
+        Returns:
+            How long the longest of these calls has run, in multiples of what it may take; 0.0 if there is none.
+        """
+        worst, self.stuck_s = 0.0, 0.0
+        for batch in list(self._queue.in_flight.batches):
+            if batch.watched_s is None:
+                batch.watched_s = watched_s
+            limit_s = max(least_s, TAIL_FACTOR * self.curve.tail(batch.images + batch.padding))
+            if batch.spans[0][0].key not in self._queue.shapes and len(self._queue.shapes) < MAX_SHAPES:
+                limit_s *= FIRST_FACTOR
+            ran_s = watched_s - batch.watched_s
+            if ran_s > limit_s:
+                worst, self.stuck_s = max(worst, ran_s / limit_s), max(self.stuck_s, ran_s)
+                if not batch.is_stuck:
+                    self._dispatcher.give_up(batch, limit_s)
+        return worst
 
     def admit(self, rows: int, deadline: float, *, is_bulk: bool = False, size_bytes: int = 0) -> Ticket:
         """Judges rows before anything is spent on making an entry of them; reserves nothing.
@@ -146,15 +184,23 @@ class Batcher:
         finally:
             self.withdraw(entry)
 
-    async def drain(self, timeout_s: float) -> None:
-        """Refuses new entries, answers pending ones for up to `timeout_s`, then closes; if cancelled, stays draining."""
+    async def drain(self, timeout_s: float) -> int:
+        """Refuses new entries, answers pending ones for up to `timeout_s`, then closes; if cancelled, stays draining.
+
+        Returns:
+            The number of entries that were not answered in time; they ended with Closed.
+        """
         self._queue.drain()
         self._dispatcher.emptied.clear()
         self._dispatcher.turn()
+        if self._queue.in_flight.is_stuck:
+            timeout_s = 0.0  # nothing that waits can be answered
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
                 await self._dispatcher.emptied.wait()
+        left = len(self._queue.pending.entries)
         self.close()
+        return left
 
     def close(self) -> None:
         """Ends all pending entries with Closed, now; nothing is accepted afterwards. Idempotent."""
@@ -172,6 +218,7 @@ class Batcher:
             oldest_age_s=0.0 if oldest_s is None else self._clock() - oldest_s,
             inflight_batches=len(queue.in_flight.batches),
             target_images=queue.sizer.target(),
+            stuck_batches=sum([batch.is_stuck for batch in queue.in_flight.batches]),
         )
 
     def _note_guilty(self, entry: Entry, row: int, error: BaseException, is_alone: bool) -> None:  # noqa: FBT001 - a callback

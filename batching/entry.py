@@ -182,6 +182,8 @@ class Batch:
         expected_s: how long it is expected to take; 1.0 while nothing is known.
         returned_s: when the backend finished it; None if it is still running or no backend reported.
         is_out: the backend has not given it back.
+        is_stuck: it runs so long that its callers were told; its place is taken until the backend gives it back.
+        watched_s: when the watchdog first saw it, on the watchdog's clock; None: it has not yet.
     """
 
     __slots__ = (
@@ -190,12 +192,14 @@ class Batch:
         "images",
         "is_out",
         "is_retry",
+        "is_stuck",
         "padding",
         "parts",
         "reason",
         "returned_s",
         "serial",
         "spans",
+        "watched_s",
     )
 
     def __init__(
@@ -219,6 +223,8 @@ class Batch:
         self.expected_s = expected_s
         self.returned_s: float | None = None
         self.is_out = True
+        self.is_stuck = False
+        self.watched_s: float | None = None
         # Payloads are noted here, because an entry that ends while its batch is in flight drops its own reference.
         self.parts: list[Part] = [(entry.payload, start, stop) for entry, start, stop in spans]
 

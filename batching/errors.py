@@ -5,6 +5,7 @@ BatchingError
 ├── PredictedLate      the answer would come after the deadline, so the entry is refused at once
 ├── DeadlineExceeded   accepted, but its time was over before an answer
 ├── Closed             the batcher drains or is closed
+├── EngineTimeout      accepted, but the engine's call runs far longer than it should; it may never return
 └── BadOutput          the engine returned another number of rows than it was given
 """
 
@@ -31,6 +32,10 @@ class PredictedLate(BatchingError):
 
 class DeadlineExceeded(BatchingError):
     """The entry was accepted, and its time was over before it could be answered."""
+
+
+class EngineTimeout(BatchingError):
+    """The entry was in a call of the engine that takes far longer than predicted and may never return."""
 
 
 class Closed(BatchingError):

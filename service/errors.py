@@ -19,7 +19,15 @@ from __future__ import annotations
 import reprlib
 from typing import NamedTuple
 
-from darkroom.batching.errors import BadOutput, BatchingError, Closed, DeadlineExceeded, PredictedLate, QueueFull
+from darkroom.batching.errors import (
+    BadOutput,
+    BatchingError,
+    Closed,
+    DeadlineExceeded,
+    EngineTimeout,
+    PredictedLate,
+    QueueFull,
+)
 from darkroom.models.errors import (
     InvalidInput,
     LoadFailed,
@@ -97,6 +105,7 @@ TABLE: dict[type[Exception], Verdict] = {
     QueueFull: Verdict(429, 429, "queue_full", "queue_full"),
     PredictedLate: Verdict(429, 429, "predicted_late", "predicted_late"),
     DeadlineExceeded: Verdict(504, 504, "expired", "deadline_exceeded"),
+    EngineTimeout: Verdict(504, 504, "model_error", "engine_timeout"),
     Closed: Verdict(503, 503, "draining", "not_ready"),
     BadOutput: Verdict(500, 500, "model_error", "bad_output"),
     BatchingError: Verdict(500, 500, "model_error", "internal"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import ssl
 import sys
 from contextlib import suppress
@@ -16,6 +17,7 @@ from darkroom.service.app import create_app
 from darkroom.service.config.machine import backlog_within
 from darkroom.service.http.connection import Connection
 from darkroom.service.http.fast_lane import FastLane
+from darkroom.service.serving.watchdog import EXIT_STUCK
 from darkroom.service.workers.listener import BACKLOG, listen, url_of
 from darkroom.service.workers.peers import Member
 
@@ -29,6 +31,11 @@ if TYPE_CHECKING:
     from darkroom.service.http.middleware import App
     from darkroom.service.parts import Darkroom
     from darkroom.service.workers.peers import WorkerHandles
+
+_log = logging.getLogger("darkroom.service")
+EXIT_UNANSWERED = 75  # of a stop that could not answer all that was accepted (precedent: sysexits, try again)
+RECEIVE_SHARE = 0.75  # guess: of --drain_timeout_ms, for requests that are still arriving
+POLL_S = 0.02  # guess
 
 
 class Server:
@@ -53,6 +60,8 @@ class Server:
         self._member: Member | None = None
         if handles is not None:
             self.darkroom.peers = self._member = Member(handles, self.darkroom.peers)
+        self._is_stuck = False
+        self.darkroom.lifecycle.watchdog.on_kill = self._end_stuck
         self.url = ""
         self.is_listening = asyncio.Event()
 
@@ -66,9 +75,23 @@ class Server:
         """Why no model could be loaded; None if that did not happen."""
         return self.darkroom.lifecycle.failure
 
+    @property
+    def exit_status(self) -> int:
+        """The exit status of the process after `run`; docs/operations.md lists them."""
+        if self.failure is not None:
+            return 1
+        if self._is_stuck:
+            return EXIT_STUCK
+        return EXIT_UNANSWERED if self.darkroom.lifecycle.unanswered else 0
+
     def stop(self) -> None:
         """Starts the ordered stop; `run` returns when it is done."""
         self._stopping.set()
+
+    def _end_stuck(self) -> None:
+        """Stops because an engine call does not return. What other engines have accepted is answered first."""
+        self._is_stuck = True
+        self.stop()
 
     async def run(self) -> None:
         """Serves until `stop`, or until the first load fails.
@@ -167,12 +190,24 @@ class Server:
 
     async def _close(self, server: AsyncioServer) -> None:
         """Drains, closes the listener and the idle connections, waits for the busy ones, then frees the engines."""
+        is_serving = self.darkroom.lifecycle.is_serving
+        self.darkroom.lifecycle.leave()
         if self._member is not None:
             self._member.notify({"type": "readiness", "is_ready": False})
+        if is_serving:
+            await self._wind_down(server)
+        self.darkroom.lifecycle.refuse()
         await server.before_stop()
         if self._member is not None:
             self._member.refuse()
         await server.close()
+        await self._close_connections(server)
+        await server.after_stop()
+        if self._member is not None:
+            self._member.close()
+
+    async def _close_connections(self, server: AsyncioServer) -> None:
+        """Closes the idle connections, and the others once their answers are read or soon after."""
         for connection in list(server.connections):
             connection.close_if_idle()
         for _ in range(40):  # 2 s (guess): the answers are ready, only slow clients still read them
@@ -181,9 +216,23 @@ class Server:
             await asyncio.sleep(0.05)
         for connection in list(server.connections):
             connection.abort()
-        await server.after_stop()
-        if self._member is not None:
-            self._member.close()
+
+    async def _wind_down(self, server: AsyncioServer) -> None:
+        """Answers new requests for `--drain_delay_ms`, then until what has begun to arrive is complete.
+
+        Requests that arrive slowly get a share of the time of the drain, so that those that wait keep the rest.
+        """
+        lifecycle, loop = self.darkroom.lifecycle, self.loop
+        delay_s = self._settings.drain_delay_ms / 1000
+        if delay_s and not self._is_stuck:
+            _log.info("not ready any more; still answering", extra={"fields": {"drain_delay_s": delay_s}})
+            await asyncio.sleep(delay_s)
+        started_s = loop.time()
+        receiving = [connection for connection in server.connections if connection.is_receiving()]
+        while receiving and loop.time() - started_s < RECEIVE_SHARE * lifecycle.drain_s:
+            await asyncio.sleep(POLL_S)
+            receiving = [connection for connection in receiving if connection.is_receiving()]
+        lifecycle.drain_s -= loop.time() - started_s
 
 
 def _ssl_context(settings: Settings) -> ssl.SSLContext | None:

@@ -56,6 +56,17 @@ def linear(folder: Path) -> Path:
         return _simple_save(session, folder, {"keys": keys, "features": features}, outputs, graph)
 
 
+def spin(folder: Path) -> Path:
+    """`turns` int32 [-1,1], which comes back after a loop of as many turns; 2**31 - 1 turns take hours."""
+    with _tf1_graph() as (graph, session):
+        turns = tf.compat.v1.placeholder(tf.int32, [None, 1])
+        last = tf.while_loop(
+            lambda turn: turn < tf.reduce_max(turns), lambda turn: turn + 1, [0], parallel_iterations=1
+        )
+        outputs = {"turned": turns + 0 * tf.reshape(last, [])}
+        return _simple_save(session, folder, {"turns": turns}, outputs, graph)
+
+
 def estimator(folder: Path, *, floats: int = 2) -> Path:
     """An Estimator's classify signature: Examples of `b`, so many floats, in; string classes and scores out."""
     with _tf1_graph() as (graph, session):

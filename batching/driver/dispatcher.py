@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from darkroom.batching.backend import BackendFailure
 from darkroom.batching.driver.settlement import failed
-from darkroom.batching.errors import BadOutput, Closed, DeadlineExceeded
+from darkroom.batching.errors import BadOutput, Closed, DeadlineExceeded, EngineTimeout
 from darkroom.batching.observer import Outcome
 
 if TYPE_CHECKING:
@@ -82,6 +82,10 @@ class Dispatcher:
         """Starts the batches that are due and ends the entries whose time is over, now."""
         self._guard(self._turn)
 
+    def give_up(self, batch: Batch, limit_s: float) -> None:
+        """Tells the callers of a batch that it takes too long. What the backend reports later reaches no caller."""
+        self._guard(self._give_up, batch, limit_s)
+
     def end_all(self) -> None:
         """Ends all pending entries with Closed."""
         self._guard(self._close)
@@ -150,6 +154,11 @@ class Dispatcher:
         for entry in self._queue.close():
             self._delivery.ended.append(failed(entry, Closed("the batcher was closed"), Outcome.DRAINING, now))
         self._cancel_timer()
+
+    def _give_up(self, now: float, batch: Batch, limit_s: float) -> None:
+        error = EngineTimeout(f"the engine's call did not return within {limit_s:.3g} s; it may never return")
+        for entry in self._queue.give_up(batch):
+            self._delivery.ended.append(failed(entry, error, Outcome.MODEL_ERROR, now))
 
     def _ring(self) -> None:
         due_s, self._timer_s, self._timer = self._timer_s, math.inf, None

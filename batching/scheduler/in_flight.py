@@ -16,11 +16,13 @@ class InFlight:
     Attributes:
         batches: those that the backend has, oldest first.
         is_free: whether the backend may be given one more.
+        is_stuck: whether each place is taken by a batch that is stuck, so that no batch can start.
     """
 
     def __init__(self, places: int) -> None:
         self.batches: list[Batch] = []
         self.is_free = True
+        self.is_stuck = False
         self._places = places
         self._serial = 0
 
@@ -41,6 +43,12 @@ class InFlight:
         batch.is_out = False
         self.batches.remove(batch)
         self.is_free = True
+        self.is_stuck = False
+
+    def give_up(self, batch: Batch) -> None:
+        """Notes that a batch is stuck. Its place stays taken until it comes back."""
+        batch.is_stuck = True
+        self.is_stuck = not self.is_free and all(each.is_stuck for each in self.batches)
 
     def next_free_s(self, now: float) -> float:
         """When a place is expected to be free."""

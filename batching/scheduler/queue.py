@@ -16,12 +16,14 @@ from darkroom.batching.scheduler.in_flight import InFlight
 from darkroom.batching.scheduler.lanes import Lanes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Hashable, Iterable, Mapping, Sequence
 
     from darkroom.batching.entry import Span
     from darkroom.batching.limits import Limits
     from darkroom.batching.scheduler.admission import Ticket
     from darkroom.batching.scheduler.service_curve import ServiceCurve
+
+MAX_SHAPES = 256  # guess: keys that are remembered; clients choose them, so there must be an end
 
 
 class Turn(NamedTuple):
@@ -90,6 +92,7 @@ class BatchQueue:
             lanes=self._lanes,
             bisection=self._bisection,
         )
+        self.shapes: set[Hashable] = set()  # the keys of which a call has succeeded
         self._dropped: list[Entry] = []  # ended here; the next turn names them
         self._is_open = True
 
@@ -113,6 +116,8 @@ class BatchQueue:
         """When such rows would be due and answered if they came now; raises as `offer` does, and changes nothing."""
         if not self._is_open:
             raise Closed("the batcher takes no more entries")
+        if self.in_flight.is_stuck:
+            raise Closed("the engine does not answer: its calls have run far too long; ask another server")
         return self._admission.judge(rows, size_bytes, deadline, now, is_bulk=is_bulk)
 
     def offer(
@@ -188,10 +193,18 @@ class BatchQueue:
         """Takes `batch` back from the backend: its place is free, and its time is learned if it succeeded."""
         self._admission.changes += 1
         self.in_flight.remove(batch)
+        if is_ok and len(self.shapes) < MAX_SHAPES:
+            self.shapes.add(batch.spans[0][0].key)
         if is_ok and self._curve is not None:
             # After the backend is done, the report waits for the loop; that is not the engine's time.
             returned_s = now if batch.returned_s is None else batch.returned_s
             self._curve.learn(batch.images + batch.padding, returned_s - batch.dispatched_s, now)
+
+    def give_up(self, batch: Batch) -> list[Entry]:
+        """Ends the entries of a batch that is stuck and returns them. Its place is free once it is finished."""
+        self._admission.changes += 1
+        self.in_flight.give_up(batch)
+        return [entry for entry, _, _ in batch.spans if self.end(entry)]
 
     def suspect(self, spans: Sequence[Span], now: float, *, halved: bool = True) -> None:
         """Queues live rows of a failed batch for a retry, as two halves or as one group; ends the overdue."""

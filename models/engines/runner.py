@@ -19,6 +19,9 @@ NO_ROWS: Mapping[int, BaseException] = MappingProxyType({})
 CLOSE_TIMEOUT_S = 30.0  # guess: longer than any batch that is worth waiting for
 # A busy interpreter takes longer to switch to a thread and back, and every other client waits at most this (guess).
 INLINE_S = 0.002
+# Once an inline call took this long, its engine may hang, and while it hangs nothing else runs in this process. A guess:
+# longer than a busy or throttled machine holds a thread up.
+NEVER_AGAIN_S = 0.5
 # Of all pictures together: 1 to 2 ms of JPEG decoding, so that one client's large picture does not delay the others.
 MAX_INLINE_PIXELS = 1 << 17
 FOLDED_ROWS = 1024  # of one call: small rows of numbers, for which calls of 32 would be mostly overhead (guess)
@@ -80,7 +83,13 @@ class InlineRule:
         return False
 
     def learn(self, rows: int, seconds: float) -> None:
-        """Takes the time of an inline call. An interrupted one counts for at most twice the expected time."""
+        """Takes the time of an inline call. An interrupted one counts for at most twice the expected time.
+
+        After a call of NEVER_AGAIN_S no batch is run inline any more.
+        """
+        if seconds > NEVER_AGAIN_S and self._is_quick:
+            self._is_quick = False
+            _log.warning("a call on the event loop took long; from now on this signature's calls run in threads")
         self._row_s += (min(seconds / rows, 2 * self._row_s) - self._row_s) * _SHARE
 
 
@@ -188,14 +197,20 @@ class Runner:
         self._inline_rule.learn(rows, report.execute_s)
         done(report)
 
-    def close(self, timeout_s: float = CLOSE_TIMEOUT_S) -> None:
-        """Runs what was handed over, then ends the threads, waiting `timeout_s` for each at most; idempotent."""
+    def close(self, timeout_s: float = CLOSE_TIMEOUT_S) -> bool:
+        """Runs what was handed over, then ends the threads, waiting `timeout_s` for all of them at most; idempotent.
+
+        Returns:
+            Whether all threads have ended. If not, a call still runs, and the engine must not be closed.
+        """
         if not self._closed:
             self._closed = True
             for _ in self._threads:
                 self._queue.put(None)
+        until_s = time.monotonic() + timeout_s
         for thread in self._threads:
-            thread.join(timeout_s)
+            thread.join(max(0.0, until_s - time.monotonic()))
+        return not any(thread.is_alive() for thread in self._threads)
 
     def _serve(self, engine: Engine, device: str) -> None:
         """What each thread does until it takes None."""

@@ -9,7 +9,8 @@ import logging
 import os
 import signal
 import sys
-from typing import TYPE_CHECKING
+from contextlib import suppress
+from typing import TYPE_CHECKING, NoReturn
 
 from darkroom.models.runtime import memory
 from darkroom.service.cli import check, export, profile, token
@@ -87,6 +88,8 @@ def _parser() -> argparse.ArgumentParser:
 
 def _serve(parsed: argparse.Namespace) -> int:
     """`darkroom serve`."""
+    # Process 1 of a container has no default action, so SIGTERM would be ignored until the server handles it.
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
     settings = settings_from_flags(parsed)
     _ = settings.models  # a bad config file stops the start here, with all its problems
     handles = None if parsed.handles is None else WorkerHandles.parse(parsed.handles)
@@ -110,8 +113,17 @@ def _serve(parsed: argparse.Namespace) -> int:
     gc.set_threshold(GC_THRESHOLD)
     import uvloop  # noqa: PLC0415 - only serving needs it
 
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_run_server(settings, handles))
+    runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
+    return _leave(runner.run(_run_server(settings, handles)))
+
+
+def _leave(status: int) -> NoReturn:
+    """Ends the process at once. Python's own end would wait for its threads, and an engine call may never return."""
+    with suppress(OSError, ValueError):  # a log that nobody reads
+        logging.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(status)
 
 
 def _held_connections(settings: Settings, open_files: int, *, is_said: bool) -> Settings:
@@ -136,11 +148,9 @@ async def _run_server(settings: Settings, handles: WorkerHandles | None) -> int:
         await server.run()
     except OSError as err:
         return _cannot_listen(settings, err)
-    if server.failure is not None:
-        if handles is None:
-            print(f"darkroom: no model could be loaded:\n  {server.failure}", file=sys.stderr)
-        return 1
-    return 0
+    if server.failure is not None and handles is None:
+        print(f"darkroom: no model could be loaded:\n  {server.failure}", file=sys.stderr)
+    return server.exit_status
 
 
 async def _run_workers(settings: Settings) -> int:

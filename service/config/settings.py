@@ -95,6 +95,9 @@ class Settings(BaseModel):
     slo_ms: float = Field(0.0, ge=0, description="promised latency. Requests that would miss it are refused, and late ones are dropped; 0: nothing is promised (precedent)")
     isolation: bool = Field(True, description="bisect a batch that fails because of a client's row, so that only this row's request fails; turn off only to compare (measured)")
     request_timeout_ms: float = Field(30_000.0, gt=0, description="deadline of a request that sets none (guess)")
+    engine_timeout_ms: float = Field(30_000.0, ge=0, description="an engine call that takes this long, and 20 times the tail of its size, is answered with 504, and the server is not ready until it returns; the first call of a shape may take 10 times as long. 0: engine calls are not watched (guess)")
+    engine_kill_ms: float = Field(120_000.0, ge=0, description="a process whose engine call still has not returned after this long (in proportion to the limit of --engine_timeout_ms for this call), or whose event loop stands still for this long, ends with status 70; 0: never (guess)")
+    drain_delay_ms: float = Field(0.0, ge=0, description="how long a stopping server still answers new requests, not ready and with Connection: close, so that load balancers notice before it refuses; longer than they take between two looks (precedent: 5 s in the image)")
     drain_timeout_ms: float = Field(20_000.0, ge=0, description="how long a stopping server may take to answer accepted requests (Kubernetes' 30 s, less a margin)")
 
     fast_lane: bool = Field(True, description="plain predict requests bypass Sanic's request path; turn off only to compare (measured)")
@@ -144,6 +147,10 @@ class Settings(BaseModel):
                 "enable_auth: needs --auth_password (or DARKROOM_AUTH_PASSWORD), or --auth_tokens_file",
             ),
             (bool(sizes) and list(sizes) != sorted(set(sizes)), "allowed_batch_sizes: must rise, without repeats"),
+            (
+                0 < self.engine_kill_ms < self.engine_timeout_ms,
+                "engine_kill_ms: must be at least --engine_timeout_ms, or 0",
+            ),
             (bool(sizes) and min(sizes) < 1, "allowed_batch_sizes: sizes start at 1"),
             (
                 bool(sizes) and max(sizes) != self.max_batch_images,

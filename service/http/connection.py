@@ -305,6 +305,14 @@ class Connection(HttpProtocol):
         self._receiving.bytes -= self._held_bytes
         self._held_bytes = 0
 
+    def is_receiving(self) -> bool:
+        """Whether a request has begun to arrive and is not complete."""
+        http = self.http
+        if self.transport is None or self.transport.is_closing() or self._is_lingering:
+            return False
+        is_idle = http is None or http.stage is Stage.IDLE  # else what is buffered belongs to a later request
+        return _is_reading(http) or (is_idle and bool(self.recv_buffer))
+
     def check_timeouts(self) -> None:
         """Overrides Sanic's check, which runs every few seconds; ends a request that takes too long to arrive."""
         http, now = self.http, time.monotonic()
@@ -315,8 +323,7 @@ class Connection(HttpProtocol):
                 self.transport.abort()
                 return
             self._since_s = self._time = now  # what the client has sent meanwhile waits for the server
-        is_reading = http.stage is Stage.REQUEST or (http.stage is Stage.HANDLER and bool(http.request_body))
-        if not is_reading:
+        if not _is_reading(http):
             self._since_s = now
         elif now - self._since_s > self.request_timeout and self._task is not None:
             http.exception = RequestTimeout("the request was not whole in time")
@@ -347,3 +354,10 @@ class Connection(HttpProtocol):
             transport.write_eof()
             transport.resume_reading()
             self.loop.call_later(LINGER_S, transport.abort)
+
+
+def _is_reading(http: Http | None) -> bool:
+    """Whether Sanic is reading a request's head or body."""
+    return http is not None and (
+        http.stage is Stage.REQUEST or (http.stage is Stage.HANDLER and bool(http.request_body))
+    )

@@ -116,6 +116,10 @@ class FastLane(Connection):
         """Closes the connection unless a request is on it; returns whether it did."""
         return False if self._head is not None else super().close_if_idle()
 
+    def is_receiving(self) -> bool:
+        """Whether a request has begun to arrive and is not complete."""
+        return (self._head is not None and not self._is_waiting) or super().is_receiving()
+
     def check_timeouts(self) -> None:
         """Overrides Sanic's check, which runs every few seconds; hands a request that is still being read to Sanic.
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from darkroom.models.runtime.memory import freeze
 from darkroom.service.errors import NotReady
+from darkroom.service.serving.watchdog import Watchdog
 from darkroom.service.telemetry.tasks import Tasks
 
 if TYPE_CHECKING:
@@ -44,8 +45,11 @@ class Lifecycle:
 
     Attributes:
         state: the present state; only `_move` changes it.
-        is_serving: whether predict requests are taken: from the first served version on, until the drain.
+        is_serving: whether predict requests are taken: from the first served version on, until `refuse`.
         is_draining: whether the state is DRAINING or STOPPED; connections are then closed after their answer.
+        drain_s: how long `drain` may take.
+        unanswered: accepted requests that `drain` could not answer in time.
+        watchdog: watches the engine calls and the event loop.
         is_known_ready: False only for a worker whose supervisor has not yet learned that it is ready.
         settled: set when the first load has ended, with or without success.
         failure: why the first load failed; None if it did not.
@@ -62,6 +66,9 @@ class Lifecycle:
         self.tasks = Tasks(metrics.task_failures)
         manager.on_served = self._note_served
         self._loading: asyncio.Task[None] | None = None
+        self.drain_s = settings.drain_timeout_ms / 1000
+        self.unanswered = 0
+        self.watchdog = Watchdog(settings, lambda: manager.targets)
         self.failure: Exception | None = None
         self.settled = asyncio.Event()
 
@@ -84,7 +91,7 @@ class Lifecycle:
             return UNREADY[self.state]
         if not self.is_known_ready:
             return "the supervisor has not yet learned that this worker is ready"
-        return self.tasks.trouble or self._manager.trouble
+        return self.tasks.trouble or self.watchdog.reason or self._manager.trouble
 
     def check_ready(self) -> None:
         """Returns if predict requests are taken. An unhealthy batcher raises its own error at submit.
@@ -99,6 +106,7 @@ class Lifecycle:
         """Serves `models`; if there are none, starts to load those of the settings in a task."""
         freeze()
         self.tasks.start("event-loop-lag", self._watch_loop)
+        self.tasks.start("watchdog", self.watchdog.run)
         if models:
             self._manager.give(models)
             await self._manager.load_all()
@@ -106,12 +114,23 @@ class Lifecycle:
         else:
             self._loading = asyncio.create_task(self._load(), name="load-models")
 
-    async def drain(self) -> None:
-        """Refuses new requests and answers the accepted ones, for at most `--drain_timeout_ms`."""
+    def leave(self) -> None:
+        """The first step of a stop: not ready, but requests are still answered, each with `Connection: close`."""
         if self.state < ServerState.DRAINING:
+            was_serving = self.is_serving
             self._move(ServerState.DRAINING)
-            _log.info("draining: new requests get 503, accepted ones are answered")
-            await self._manager.drain(self._settings.drain_timeout_ms / 1000)
+            self.is_serving = was_serving
+
+    def refuse(self) -> None:
+        """Refuses new requests from now on."""
+        self.leave()
+        self.is_serving = False
+
+    async def drain(self) -> None:
+        """The second step: refuses new requests and answers the accepted ones, for at most `drain_s`."""
+        self.refuse()
+        _log.info("draining: new requests get 503, accepted ones are answered")
+        self.unanswered = await self._manager.drain(self.drain_s)
 
     def stop(self) -> None:
         """Frees the engines; idempotent."""

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from darkroom.models.versions.folder import Found, Source
     from darkroom.service.config.settings import Settings
     from darkroom.service.serving.registry import Registry, VersionRecord, VersionState
+    from darkroom.service.serving.servable import Target
     from darkroom.service.telemetry.metrics import Metrics
 
 _log = logging.getLogger("darkroom.service")
@@ -216,18 +217,32 @@ class ModelManager:
                 raise UnknownVersion(name, version, sorted(served))
         self._registry.label(name, dict(labels))
 
-    async def drain(self, timeout_s: float) -> None:
-        """Stops loading, refuses new requests and answers the accepted ones, for at most `timeout_s`."""
+    @property
+    def targets(self) -> list[Target]:
+        """The targets of every version that is loaded: served, being opened or being retired."""
+        return [target for servable in self._servables() for target in servable.targets.values()]
+
+    async def drain(self, timeout_s: float) -> int:
+        """Stops loading, refuses new requests and answers the accepted ones, for at most `timeout_s`.
+
+        Returns:
+            How many were not answered in time.
+        """
         self._is_stopping = True
         self._sources.stop()
         drained = await asyncio.gather(
             *(servable.drain(timeout_s) for servable in self._servables()), return_exceptions=True
         )
-        for error in filter(None, drained):
-            _log.error("a version could not be drained", exc_info=error)
+        unanswered = 0
+        for found in drained:
+            if isinstance(found, BaseException):
+                _log.error("a version could not be drained", exc_info=found)
+            else:
+                unanswered += found
+        return unanswered
 
     def close(self) -> None:
-        """Closes the batchers, waits for the threads, then frees the engines; idempotent."""
+        """Closes the batchers, waits a moment for the threads, then frees the engines; idempotent."""
         for servable in self._servables():
             try:
                 servable.close()

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from darkroom.batching.batcher import Batcher
 from darkroom.batching.limits import Limits
-from darkroom.models.engines.runner import Runner
+from darkroom.models.engines.runner import CLOSE_TIMEOUT_S, Runner
 from darkroom.models.errors import InvalidInput, LoadFailed
 from darkroom.models.rows import Rows
 from darkroom.models.runtime.gpu_memory import device_memory
@@ -34,6 +34,7 @@ _log = logging.getLogger("darkroom.service")
 InThread: TypeAlias = "Callable[..., Awaitable[Any]]"  # like asyncio.to_thread
 # The scheduler gets this share of the SLO; the rest is for HTTP. Measured: p99 at 2x overload was 17 ms over 400.
 SCHEDULER_SHARE = 0.95
+STOP_S = 1.0  # guess: how long the end of the process may wait for the threads of a version; idle ones end at once
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -80,6 +81,7 @@ class Servable:
         self._settings = settings
         self._metrics = metrics
         self._runners: list[Runner] = []
+        self._is_opening = False
 
     async def open(self, serving_inflight: Mapping[str, int] | None = None) -> None:
         """Warms up every signature and starts its batcher. It takes no request before this returns.
@@ -92,6 +94,14 @@ class Servable:
             ModelError: a signature failed on its warm-up rows, or there is none.
         """
         started_s = time.monotonic()
+        self._is_opening = True
+        try:
+            await self._open_all(serving_inflight)
+        finally:
+            self._is_opening = False
+        self._metrics.warmup_s.observe(time.monotonic() - started_s)
+
+    async def _open_all(self, serving_inflight: Mapping[str, int] | None) -> None:
         loaded = self._loaded
         assert loaded is not None  # noqa: S101 - it is opened before it is closed
         same = {name: spec for name, spec in loaded.spec.signatures.items() if spec.same_as}
@@ -105,7 +115,6 @@ class Servable:
         for batcher in self._batchers:
             batcher.start()
             self._metrics.queues.append(batcher.stats)
-        self._metrics.warmup_s.observe(time.monotonic() - started_s)
 
     async def _open(self, loaded: LoadedModel, engine: Engine, serving_inflight: Mapping[str, int] | None) -> Target:
         """Warms up one signature, and makes its threads and its batcher."""
@@ -131,6 +140,8 @@ class Servable:
         )
         for images, seconds in findings.seeds:
             batcher.curve.seed(images, seconds)
+        for sample in loaded.samples.get(spec.name, ()):
+            batcher.know_shape(sample.key)
         self._metrics.wire = spec.wire.value
         self._metrics.passes |= {report.name: report.applied for report in engine.passes}
         passes = [report._asdict() for report in engine.passes]
@@ -170,9 +181,9 @@ class Servable:
         """The batchers of all targets, once each: signatures that are the same function share one."""
         return list(dict.fromkeys(target.batcher for target in self.targets.values()))
 
-    async def drain(self, timeout_s: float) -> None:
-        """Refuses new entries and answers the accepted ones, for at most `timeout_s`."""
-        await asyncio.gather(*(batcher.drain(timeout_s) for batcher in self._batchers))
+    async def drain(self, timeout_s: float) -> int:
+        """Refuses new entries and answers the accepted ones, for at most `timeout_s`. Returns how many it did not answer."""
+        return sum(await asyncio.gather(*(batcher.drain(timeout_s) for batcher in self._batchers)))
 
     async def retire(self, timeout_s: float) -> None:
         """Drains, then frees everything. Waits for its threads off the event loop."""
@@ -182,9 +193,10 @@ class Servable:
         await self._in_thread(give_back)
 
     def close(self) -> None:
-        """Closes the batchers, waits for the threads, then frees the engines; idempotent."""
+        """Closes the batchers, waits a moment for the threads, then frees the engines; for the end of the process."""
         self._close_batchers()
-        self._free()
+        if not self._is_opening:  # else a thread runs its warm-up
+            self._free(STOP_S)
 
     def _close_batchers(self) -> None:
         for batcher in self._batchers:
@@ -192,19 +204,33 @@ class Servable:
             if batcher.stats in self._metrics.queues:
                 self._metrics.queues.remove(batcher.stats)
 
-    def _free(self) -> None:
+    def _free(self, timeout_s: float = CLOSE_TIMEOUT_S) -> None:
         """Closes what it owns and drops the references, without which the memory would not be freed.
 
-        If closing one part raises, the others are closed nevertheless.
+        If closing one part raises, the others are closed nevertheless. If a call does not return within `timeout_s`, its
+        engine stays open: to close it would wait, or crash.
         """
         runners, self._runners = self._runners, []
         loaded, self._loaded = self._loaded, None
         self.targets.clear()
+        still_run: list[Runner] = []
+
+        def end(runner: Runner) -> None:
+            if not runner.close(timeout_s):
+                still_run.append(runner)
+
+        def free(model: LoadedModel) -> None:
+            if not still_run:
+                model.close()
+                return
+            fields = {"model": model.spec.name, "version": model.spec.version}
+            _log.error("an engine call has not returned; the version's memory is not freed", extra={"fields": fields})
+
         with ExitStack() as last_first:
             if loaded is not None:
-                last_first.callback(loaded.close)
+                last_first.callback(free, loaded)
             for runner in runners:
-                last_first.callback(runner.close)
+                last_first.callback(end, runner)
 
 
 def describe_loaded(loaded: LoadedModel) -> dict[str, object]:

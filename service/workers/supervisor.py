@@ -38,7 +38,7 @@ ACCEPT_PAUSE_S = 0.02  # guess: until a connection that no worker could take is 
 STEADY_S = 60.0  # guess: a worker that lived this long has no trouble with starting
 FIRST_BACKOFF_S, MAX_BACKOFF_S = 0.5, 30.0  # guess: before a short-lived worker is replaced; doubled each time
 MISSED_PINGS = 3  # in a row, and the worker hangs; one may be missed because the whole machine stood still
-EXIT_S = 10.0  # guess: the time that a worker may take to end beyond --drain_timeout_ms
+EXIT_S = 10.0  # guess: the time that a worker may take to end beyond --drain_delay_ms and --drain_timeout_ms
 
 
 class Supervisor(Collector):
@@ -72,6 +72,7 @@ class Supervisor(Collector):
         self._changes: dict[tuple[str, str], dict[str, Any]] = {}  # what operators changed; new workers get it too
         self._were_all_ready = False  # at one time
         self._failure = ""
+        self._status = 0  # the largest exit status of the workers at the stop
         self._hint = ""
 
     @property
@@ -105,7 +106,8 @@ class Supervisor(Collector):
             ]
             asyncio.get_running_loop().add_reader(listener, self._accept, listener)
             await self._stopping.wait()
-            _, late = await asyncio.wait(keepers, timeout=settings.drain_timeout_ms / 1000 + EXIT_S)
+            drain_s = (settings.drain_delay_ms + settings.drain_timeout_ms) / 1000
+            _, late = await asyncio.wait(keepers, timeout=drain_s + EXIT_S)
             if late:
                 _log.error("workers that did not end in time are killed", extra={"fields": {"workers": len(late)}})
                 self.kill()
@@ -116,7 +118,7 @@ class Supervisor(Collector):
             await asyncio.gather(*keepers)
         if self._failure:
             print(f"darkroom: no model could be loaded:\n  {self._failure}", file=sys.stderr)
-        return 1 if self._failure else 0
+        return 1 if self._failure else self._status
 
     def _signal_all(self, number: signal.Signals) -> None:
         for worker in self._workers.values():
@@ -128,7 +130,7 @@ class Supervisor(Collector):
         short_lives = 0
         while not self._stopping.is_set():
             worker = self._workers[number] = self._make_worker(number, self._handle)
-            started_s = time_s()
+            started_s, status = time_s(), 0
             watch = self._tasks.start(f"watch-worker-{number}", partial(self._watch, worker))
             try:
                 status = await worker.run(self._command, listener)
@@ -140,6 +142,7 @@ class Supervisor(Collector):
             del self._workers[number]
             self._ended_counts = counts(self._ended_counts, worker.exposition)
             if self._stopping.is_set():
+                self._status = max(self._status, status)
                 return
             short_lives = 0 if time_s() - started_s > STEADY_S else short_lives + 1
             self._restarts += 1

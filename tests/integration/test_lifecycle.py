@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import signal
 import socket
@@ -9,7 +10,9 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -135,6 +138,76 @@ def test_what_was_accepted_is_answered_while_new_requests_are_refused() -> None:
     assert refused.status_code == 503
     assert int(refused.headers["retry-after"]) >= 1
     assert refused.headers["connection"] == "close"
+
+
+def test_before_it_refuses_a_stopping_server_still_answers_and_takes_what_has_begun_to_arrive() -> None:
+    with running(fake_model(name="default"), drain_delay_ms=500) as server, ExitStack() as stack:
+        address = urlsplit(server.url)
+        kept = stack.enter_context(httpx.Client(base_url=server.url))
+        assert "close" not in kept.get("/health").headers.get("connection", "")
+        half = [
+            stack.enter_context(socket.create_connection((address.hostname, address.port), timeout=30))
+            for _ in range(3)
+        ]
+        for connection, request in zip(half, _requests(), strict=True):
+            connection.sendall(request[:-5])
+        server.loop.call_soon_threadsafe(server.stop)
+        _until(lambda: server.darkroom.lifecycle.is_draining)
+        assert httpx.get(server.url + "/v2/health/ready").json()["ready"] is False
+        for client in (kept, httpx):
+            answer = client.post(server.url, files={"image": ("a", picture())})
+            assert (answer.status_code, answer.headers["connection"]) == (200, "close")
+        time.sleep(0.6)  # the delay is over
+        for connection, request in zip(half, _requests(), strict=True):
+            connection.sendall(request[-5:])
+            assert connection.recv(65536).startswith(b"HTTP/1.1 200 OK")
+    assert server.exit_status == 0
+
+
+def _requests() -> list[bytes]:
+    """A picture by either path of the server, and a head alone."""
+    head = "POST / HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\n"
+    size = len(picture())
+    return [
+        f"{head}Content-Length: {size}\r\n\r\n".encode() + picture(),
+        f"{head}Transfer-Encoding: chunked\r\n\r\n{size:x}\r\n".encode() + picture() + b"\r\n0\r\n\r\n",
+        b"GET /v2/health/live HTTP/1.1\r\nHost: x\r\n\r\n",
+    ]
+
+
+def test_a_call_that_hangs_is_answered_and_makes_the_server_unready_until_it_returns() -> None:
+    release = threading.Event()
+    slow = SlowEngine(EchoEngine(), lambda _: 60, sleep=release.wait)
+    models = fake_model(slow, name="default"), fake_model(name="other")
+    with running(*models, engine_timeout_ms=50, max_inflight_batches=1) as server:
+        try:
+            hung = httpx.post(server.url, files={"image": ("a", picture())}, timeout=60)
+            assert (hung.status_code, hung.headers["x-darkroom-error"]) == (504, "engine_timeout")
+            for path in ("/v2/health/ready", "/v2/health/live", "/health"):
+                answer = httpx.get(server.url + path)
+                assert answer.status_code == 503
+                assert "an engine call of model 'default', version 1" in answer.text
+            assert metric(server.url, "darkroom_engine_stuck", model="default") == 1
+            body = {"instances": [{"b64": base64.b64encode(picture()).decode()}]}
+            assert httpx.post(server.url + "/v1/models/other:predict", json=body).status_code == 200
+        finally:
+            release.set()
+        _until(lambda: httpx.get(server.url + "/v2/health/ready").status_code == 200)
+        assert httpx.post(server.url, files={"image": ("a", picture())}).status_code == 200
+    assert server.exit_status == 0
+
+
+def test_a_call_that_does_not_return_stops_the_server_with_70() -> None:
+    release = threading.Event()
+    slow = SlowEngine(EchoEngine(), lambda _: 60, sleep=release.wait)
+    with running(
+        fake_model(slow, name="default"), engine_timeout_ms=50, engine_kill_ms=50, max_inflight_batches=1
+    ) as server:
+        hung = httpx.post(server.url, files={"image": ("a", picture())}, timeout=60)
+        assert hung.status_code == 504
+        _until(lambda: server.is_stopping)
+        release.set()
+    assert server.exit_status == 70
 
 
 def test_a_client_that_hangs_up_while_it_waits_takes_no_slot() -> None:

@@ -18,6 +18,7 @@ import httpx
 import pytest
 
 from tests.pictures import picture
+from tests.savedmodels import spin
 from tests.serving import Process, certificate, metric
 
 if TYPE_CHECKING:
@@ -145,6 +146,18 @@ def test_who_comes_while_a_worker_is_replaced_gets_one_that_is_ready() -> None:
             _end(pid, signal.SIGTERM)
             assert {httpx.get(process.url + "/v2/health/ready").status_code for _ in range(8)} == {200}
             _until(lambda: metric(process.url, "darkroom_workers", state="ready") == 2)
+
+
+def test_a_worker_whose_engine_hangs_is_replaced_while_the_other_goes_on(tmp_path: Path) -> None:
+    spin(tmp_path / "spin" / "1")
+    base = f"--model_base_path={tmp_path / 'spin'}"
+    with _two_workers(base, "--engine_timeout_ms=500", "--engine_kill_ms=1000") as process:
+        url = f"{process.url}/v1/models/default:predict"
+        with httpx.Client(timeout=60) as client:
+            hung = client.post(url, json={"instances": [{"turns": [2**31 - 1]}]})
+        assert (hung.status_code, hung.headers["x-darkroom-error"]) == (504, "engine_timeout")
+        _until(lambda: any('"status 70"' in line for line in process.lines))
+        assert httpx.post(url, json={"instances": [{"turns": [3]}]}).json() == {"predictions": [[3]]}
 
 
 def test_sigterm_ends_every_process_with_0_and_answers_what_was_accepted() -> None:

@@ -87,7 +87,9 @@ def _install_health(app: App, darkroom: Darkroom) -> None:
     lifecycle, middleware = darkroom.lifecycle, darkroom.middleware
 
     async def live(_: Request) -> HTTPResponse:
-        """Liveness: the process answers."""
+        """Liveness: the process answers, and no engine call runs far longer than it should."""
+        if reason := lifecycle.watchdog.reason:
+            return json_response({"live": False, "reason": reason}, 503)
         return json_response({"live": True})
 
     async def ready(_: Request) -> HTTPResponse:

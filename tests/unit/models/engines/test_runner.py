@@ -15,7 +15,15 @@ from hypothesis import strategies as st
 
 from darkroom.models.engine import Engine, PassReport
 from darkroom.models.engines.fakes import ECHO, BrokenEngine, EchoEngine, FailingEngine, ScreeningEngine, SlowEngine
-from darkroom.models.engines.runner import FOLDED_ROWS, INLINE_S, MAX_INLINE_PIXELS, InlineRule, Runner, RunReport
+from darkroom.models.engines.runner import (
+    FOLDED_ROWS,
+    INLINE_S,
+    MAX_INLINE_PIXELS,
+    NEVER_AGAIN_S,
+    InlineRule,
+    Runner,
+    RunReport,
+)
 from darkroom.models.errors import InvalidInput, OutOfMemory, PredictFailed
 from darkroom.models.rows import Rows
 from darkroom.models.spec import SignatureSpec
@@ -428,12 +436,21 @@ def test_larger_batches_are_run_inline_as_rows_turn_out_cheaper_together() -> No
 
 def test_one_interruption_changes_little_and_a_bad_spell_is_forgotten() -> None:
     rule = InlineRule(QUICK_S)
-    rule.learn(1, 3600.0)
+    rule.learn(1, NEVER_AGAIN_S)
     assert rule.allows([part(8)], 0)
     for _ in range(100):
-        rule.learn(1, 1.0)
+        rule.learn(1, NEVER_AGAIN_S)
     assert not rule.allows([part()], 0)
     assert any(rule.allows([part()], 0) for _ in range(10_000))
+
+
+def test_after_one_call_that_held_the_loop_up_for_long_nothing_is_run_inline_again() -> None:
+    rule = InlineRule(QUICK_S)
+    assert rule.allows([part()], 0)
+    rule.learn(1, 2 * NEVER_AGAIN_S)
+    for _ in range(10_000):
+        rule.learn(1, 1e-6)
+        assert not rule.allows([part()], 0)
 
 
 @given(st.lists(st.tuples(st.integers(1, 64), st.floats(1e-6, 10)), max_size=50))

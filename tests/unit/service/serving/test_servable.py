@@ -71,3 +71,23 @@ def test_signatures_that_are_one_function_share_a_warm_up_and_a_batcher() -> Non
         assert metrics.queues == []
 
     asyncio.run(main())
+
+
+def test_the_end_of_the_process_frees_no_engine_while_its_warm_up_runs() -> None:
+    freed = []
+    model = fake_model()
+    model.samples = {"serving_default": (Rows({"images": [picture(1)]}),)}
+    model.free = lambda: freed.append(1)
+
+    async def never(*_: object, **__: object) -> None:
+        await asyncio.Event().wait()
+
+    async def main() -> None:
+        servable = Servable(model, Settings(), ModelMetrics("m", 1), in_thread=never)
+        opening = asyncio.create_task(servable.open())
+        await asyncio.sleep(0)
+        servable.close()
+        assert not freed
+        opening.cancel()
+
+    asyncio.run(main())

@@ -1,0 +1,121 @@
+"""The watchdog: finds engine calls that may never return, and an event loop that stands still."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from threading import Event, Thread
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from darkroom.service.config.settings import Settings
+    from darkroom.service.serving.servable import Target
+
+_log = logging.getLogger("darkroom.service")
+EXIT_STUCK = (
+    70  # of a process that is ended because an engine call, or the event loop, did not go on (precedent: sysexits)
+)
+PERIOD_S = 1.0  # guess: a call that hangs is found this much later
+LOG_S = 1.0  # guess: a log that blocks must not keep a process alive that is to be ended
+
+
+class Watchdog:
+    """Looks at the engine calls of every version once a period.
+
+    A call that takes far longer than it should (`Batcher.watch`) is answered with 504, and the server is neither ready
+    nor live until the call returns. If it does not return by `--engine_kill_ms`, the process is ended. A loop that does
+    not run for `--engine_kill_ms` is ended by a thread, since nothing on the loop can do it.
+
+    Time in which the process was stopped or the loop did not run does not count for a call.
+
+    Args:
+        settings: the limits.
+        targets: all that may have calls, those that are being retired included.
+        clock: in seconds.
+        end: ends the process at once.
+
+    Attributes:
+        reason: why the engine counts as stuck; empty while it does not.
+        on_kill: called once, on the loop, when a call has not returned by the second limit; `end` by default.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        targets: Callable[[], Iterable[Target]],
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        end: Callable[[], None] | None = None,
+    ) -> None:
+        self._targets = targets
+        self._clock = clock
+        self._timeout_s = settings.engine_timeout_ms / 1000
+        self._kill_s = settings.engine_kill_ms / 1000
+        self._period_s = min(PERIOD_S, self._timeout_s / 4)
+        self._watched_s = 0.0
+        self._looked_s = clock()
+        self._looks = 0
+        self._is_killed = False
+        self._stopped = Event()
+        self._end = end or _end_process
+        self.reason = ""
+        self.on_kill: Callable[[], None] = self._end
+
+    async def run(self) -> None:
+        """Looks forever; returns at once if the watchdog is off."""
+        if self._timeout_s and self._kill_s:
+            Thread(target=self._watch_loop, name="loop-watchdog", daemon=True).start()
+        try:
+            while self._timeout_s:
+                self.look()
+                await asyncio.sleep(self._period_s)
+            await asyncio.Event().wait()  # a task that ends counts as a failure
+        finally:
+            self._stopped.set()
+
+    def look(self) -> None:
+        """One look at every call."""
+        now = self._clock()
+        self._watched_s += min(now - self._looked_s, 2 * self._period_s)
+        self._looked_s = now
+        self._looks += 1
+        worst, reasons = 0.0, []
+        for target in self._targets():
+            worst = max(worst, target.batcher.watch(self._watched_s, self._timeout_s))
+            if target.batcher.stuck_s:
+                model = target.model
+                call = f"model {model.name!r}, version {model.version}, signature {target.spec.name!r}"
+                reasons.append(f"an engine call of {call} has run for {target.batcher.stuck_s:.0f} s")
+        reason = "; ".join(reasons)
+        if bool(reason) is not bool(self.reason):
+            tell = _log.error if reason else _log.info
+            tell(
+                reason or "the engine calls that took too long have returned", extra={"fields": {"stuck": len(reasons)}}
+            )
+        self.reason = reason
+        if self._kill_s and worst >= self._kill_s / self._timeout_s and not self._is_killed:
+            self._is_killed = True
+            fields = {"reason": reason, "exit_status": EXIT_STUCK}
+            _log.critical("an engine call does not return; the process ends", extra={"fields": fields})
+            self.on_kill()
+
+    def _watch_loop(self) -> None:
+        """The thread: ends the process if no look was made for `--engine_kill_ms`."""
+        seen, still_s = -1, 0.0
+        while not self._stopped.wait(self._period_s):
+            seen, still_s = self._looks, still_s + self._period_s if seen == self._looks else 0.0
+            if still_s >= self._kill_s:
+                text = f"the event loop has stood still for {still_s:.0f} s; the process ends with {EXIT_STUCK}"
+                logging_thread = Thread(target=_log.critical, args=(text,), daemon=True)
+                logging_thread.start()
+                logging_thread.join(LOG_S)
+                self._end()
+                return
+
+
+def _end_process() -> None:
+    os._exit(EXIT_STUCK)
