@@ -95,9 +95,10 @@ class BatchSizer:
     def _most_efficient(self, curve: ServiceCurve, most: int) -> int:
         """The known class below `most` that beats it, and all larger ones, by more than noise; else `most`.
 
-        If `most` is more than twice the largest known class, and slow as far as is known, twice that class replaces it.
+        If a warm-up had no time for `most`, which is more than twice the largest known class and slow as far as is known,
+        twice that class replaces it.
         """
-        if 0 < 2 * curve.largest_known < most and curve.expected(most) > _UNTRIED_S:
+        if curve.is_seeded and 2 * curve.largest_known < most and curve.expected(most) > _UNTRIED_S:
             most = 2 * curve.largest_known
         best, best_s = most, math.inf
         for size, call_s in ((most, curve.expected(most)), *curve.expected_below(most)):

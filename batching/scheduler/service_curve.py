@@ -49,6 +49,7 @@ class ServiceCurve:
         self.speed = 1.0
         self.learned_s = -math.inf
         self.version = 0
+        self.is_seeded = False
         self._is_padded = bool(allowed)
         self._speeds: deque[float] = deque(maxlen=_SPEED_SAMPLES)
         self._samples: dict[int, deque[float]] = {}  # in seconds of the table, like the two tables:
@@ -74,6 +75,7 @@ class ServiceCurve:
 
     def seed(self, n: int, seconds: float) -> None:
         """Takes one measurement of the warm-up sweep: `n` rows took `seconds`. With three a size an outlier loses."""
+        self.is_seeded = True
         self._add(self._class_of(n), max(seconds, _LEAST_S) / self.speed)
 
     def learn(self, n: int, seconds: float, now: float) -> None:

@@ -383,14 +383,12 @@ def _data_flow(node: Any, names: Sequence[str], ins: Sequence[Flow], scope: _Sco
         return _mixed(node) if shape is not None and ins[0].axis == len(shape) - 1 else ins[0]
     if ins[0].kind is Kind.ROWS and ins[0].axis and (op in CONVOLUTIONS or op.endswith(("Pool", "PoolV2", "Pool3D"))):
         return _mixed(node, "runs along the batch")
-    if op in _JOIN_ALL or op.startswith("NonMaxSuppression") or (_trains(node) and ins[0].kind is Kind.ROWS):
+    is_trained = op.startswith("FusedBatchNorm") and bool(
+        _attr(node, "is_training").b
+    )  # by the batch's mean and variance
+    if op in _JOIN_ALL or op.startswith("NonMaxSuppression") or (is_trained and ins[0].kind is Kind.ROWS):
         return _mixed(node) if meeting.kind is Kind.ROWS else UNKNOWN
     return _same_axis(node, names, ins, scope)
-
-
-def _trains(node: Any) -> bool:
-    """Whether it is a batch norm that takes mean and variance from the batch."""
-    return node.op.startswith("FusedBatchNorm") and bool(_attr(node, "is_training").b)
 
 
 def _list_flow(op: str, ins: Sequence[Flow]) -> Flow:

@@ -25,7 +25,8 @@ def find_same_functions(graph_def: Any, specs: Mapping[str, SignatureSpec]) -> d
     """
     by_form: dict[object, list[SignatureSpec]] = {}
     for spec in sorted(specs.values(), key=lambda each: (each.name != PREFERRED, each.name)):
-        by_form.setdefault(_form(spec), []).append(spec)
+        tensors = ((each.name, each.enum, each.shape) for each in (*spec.inputs, *spec.outputs))
+        by_form.setdefault((len(spec.inputs), spec.method_name, *tensors), []).append(spec)
     found: dict[str, str] = {}
     for alike in (each for each in by_form.values() if len(each) > 1):
         prints = _Fingerprints(graph_def)
@@ -38,12 +39,6 @@ def find_same_functions(graph_def: Any, specs: Mapping[str, SignatureSpec]) -> d
             if first != spec.name:
                 found[spec.name] = first
     return found
-
-
-def _form(spec: SignatureSpec) -> object:
-    """The names, types and shapes of a signature's tensors."""
-    tensors = ((each.name, each.enum, each.shape) for each in (*spec.inputs, *spec.outputs))
-    return len(spec.inputs), spec.method_name, *tensors
 
 
 class _Fingerprints:
@@ -67,7 +62,9 @@ class _Fingerprints:
         inputs = {name: set(map(node_name, self._nodes[name].input)) for name in names - found.keys()}
         for name in TopologicalSorter(inputs).static_order():
             if name not in found:
-                found[name] = self._node(self._nodes[name], found)
+                node = self._nodes[name]
+                known_by = name if not node.input and node.op != "Const" else ""  # what reads nothing may be a variable
+                found[name] = _digest(known_by.encode(), self._op(node), *(_tensor(each, found) for each in node.input))
         return _digest(*(_tensor(each.source, found) for each in spec.outputs))
 
     def _add_functions(self, called: set[str]) -> None:
@@ -89,11 +86,6 @@ class _Fingerprints:
                 self._known[name] = _digest(
                     signature.SerializeToString(deterministic=True), *_encoded(returned), *nodes
                 )
-
-    def _node(self, node: Any, found: Mapping[str, bytes]) -> bytes:
-        """The digest of a node of the graph. One that reads nothing is known by its name: it may be a variable."""
-        name = node.name if not node.input and node.op != "Const" else ""
-        return _digest(name.encode(), self._op(node), *(_tensor(each, found) for each in node.input))
 
     def _op(self, node: Any) -> bytes:
         """The digest of a node's op and attributes."""

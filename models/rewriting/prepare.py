@@ -74,18 +74,16 @@ def prepare(
             rewriter.add_screen(each, samples[each.name])
         if options.bf16:
             try_bf16(rewriter, specs, samples, options)
-        specs = {key: specs.get(key) or _renamed(specs[same[key]], spec) for key, spec in every.items()}
+        for key, other in same.items():  # the same function, whose tensors have other names in the graph
+            inputs, outputs = every[key].inputs, every[key].outputs
+            specs[key] = replace(specs[other], name=key, inputs=inputs, outputs=outputs, same_as=other)
+        specs = {key: specs[key] for key in every}
         unserved = describe_signatures(meta_graph, meta_graph.signature_def.keys() - specs.keys())
         spec = ModelSpec(name, version, specs, labels=read_labels(path), refused=refused, unserved=unserved)
         return Artifact(spec, path, rewriter.serialized(), rewriter.bindings, rewriter.reports(), samples)
     finally:
         rewriter.close()
         original.close()
-
-
-def _renamed(proven: SignatureSpec, same: SignatureSpec) -> SignatureSpec:
-    """What was found out about a signature, for another name of the same function, whose tensors have other sources."""
-    return replace(proven, name=same.name, inputs=same.inputs, outputs=same.outputs, same_as=proven.name)
 
 
 def _examine(graph_def: Any, specs: Mapping[str, SignatureSpec], refused: dict[str, str]) -> dict[str, GraphTraits]:

@@ -34,7 +34,11 @@ def first_accepted(original: Engine, sets: Iterable[list[Rows]]) -> list[Rows]:
             answers = [original.run(rows) for rows in samples]
             if len(samples) > 1:
                 original.run(join(samples))
-            if all(map(_is_finite, answers)) and not unequal(answers[0], original.run(samples[0])):
+            columns = (column for answer in answers for column in answer.columns.values())
+            floats = [each for each in columns if not isinstance(each, list) and each.dtype.kind == "f"]
+            if all(bool(np.isfinite(each).all()) for each in floats) and not unequal(
+                answers[0], original.run(samples[0])
+            ):
                 return samples
         except Exception:  # noqa: BLE001, S112 - rows that cannot be run, or joined, are not accepted
             continue
@@ -123,12 +127,6 @@ def _other_shape(alone: Sequence[Rows], together: Rows) -> str:
             if (got := np_shape(answer.columns[name])[1:]) != want:
                 return f"output {name!r} is {list(want)} a row in a batch and {list(got)} alone"
     return ""
-
-
-def _is_finite(answer: Rows) -> bool:
-    """Whether all floats are numbers."""
-    floats = [each for each in answer.columns.values() if not isinstance(each, list) and each.dtype.kind == "f"]
-    return all(bool(np.isfinite(each).all()) for each in floats)
 
 
 def _unequal_columns(one: Column, other: Column, float_bytes: int) -> str:

@@ -49,9 +49,20 @@ class Cache:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._check_owner()
             self._put(self._path(key), data)
-            self._evict(self._path(key))
+            for part in self._folder.glob(f"*{_TEMPORARY}"):
+                if time.time() - part.stat().st_mtime > _ABANDONED_S:
+                    part.unlink(missing_ok=True)
+            kept_bytes = len(data)
+            others = [(path.stat(), path) for path in self._folder.glob(f"*{_SUFFIX}") if path != self._path(key)]
+            for found, path in sorted(others, key=lambda each: each[0].st_mtime, reverse=True):
+                kept_bytes += found.st_size
+                if kept_bytes > self._max_bytes:
+                    path.unlink(missing_ok=True)
         except OSError as err:
-            self._warn(err.strerror or str(err))
+            reason = err.strerror or str(err)
+            if reason != self._refused:  # said once
+                self._refused = reason
+                _log.warning("prepared models are not kept in --cache_dir: %s", reason)
 
     @contextmanager
     def turn(self, key: str) -> Iterator[bool]:
@@ -121,23 +132,6 @@ class Cache:
         found = self._folder.stat()
         if found.st_uid not in {0, os.geteuid()} or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
             raise PermissionError(0, "others can write to it")  # root can in any case, and may have filled it
-
-    def _evict(self, newest: Path) -> None:
-        for part in self._folder.glob(f"*{_TEMPORARY}"):
-            if time.time() - part.stat().st_mtime > _ABANDONED_S:
-                part.unlink(missing_ok=True)
-        kept_bytes = newest.stat().st_size
-        others = [(path.stat(), path) for path in self._folder.glob(f"*{_SUFFIX}") if path != newest]
-        for found, path in sorted(others, key=lambda each: each[0].st_mtime, reverse=True):
-            kept_bytes += found.st_size
-            if kept_bytes > self._max_bytes:
-                path.unlink(missing_ok=True)
-
-    def _warn(self, reason: str) -> None:
-        """Logs once why nothing is kept."""
-        if reason != self._refused:
-            self._refused = reason
-            _log.warning("prepared models are not kept in --cache_dir: %s", reason)
 
 
 def _beat(path: Path, ended: threading.Event) -> None:

@@ -127,7 +127,9 @@ class Loader:
         if child.returncode == 0:
             return out
         if child.returncode == REFUSED:
-            raise LoadFailed(out.decode("utf-8", "replace")) from RuntimeError(_traceback(said))
+            _, head, rest = said.decode("utf-8", "replace").partition("Traceback (most recent call last):")
+            traceback = f"in the process that prepared it:\n{(head + rest)[-8192:]}"
+            raise LoadFailed(out.decode("utf-8", "replace")) from RuntimeError(traceback)
         self._check_stopped()
         raise LoadFailed(f"the process that prepared it ended with {_status(child.returncode)}{_last_words(said)}")
 
@@ -167,12 +169,6 @@ def _import_tensorflow() -> None:
 
 def _status(code: int) -> str:
     return signal.Signals(-code).name if code < 0 else f"status {code}"
-
-
-def _traceback(said: bytes) -> str:
-    """The traceback in what a process wrote, at most the last 8 KB of it."""
-    _, head, rest = said.decode("utf-8", "replace").partition("Traceback (most recent call last):")
-    return f"in the process that prepared it:\n{(head + rest)[-8192:]}"
 
 
 def _last_words(said: bytes) -> str:

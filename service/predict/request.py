@@ -195,7 +195,7 @@ class PredictRequest:
         """
         self.target = target
         (tensor,) = target.spec.inputs
-        if not tensor.takes((len(pictures),)):
+        if tensor.shape != (None,) and not tensor.takes((len(pictures),)):
             raise tensor.refusal((len(pictures),))
         if target.spec.image_input is not None:
             pictures, self.sizes, self.pixels = self._inspect(target, pictures, guard)

@@ -333,7 +333,7 @@ class ModelManager:
         served = self._registry.versions(model.name)
         if trouble and trouble != model.trouble:
             fields = {"model": model.name, "reason": trouble, "still_served": sorted(served)}
-            _log.error("a model's versions can't be looked for", extra={"fields": fields}, exc_info=failure)
+            _log.error("a model's versions can't be looked for", extra={"fields": fields}, exc_info=traceable(failure))
         if trouble and not served:
             self._record(model, NO_VERSION).note(END, trouble)
         model.trouble = trouble
@@ -394,7 +394,7 @@ class ModelManager:
             record.note(END, reason)
         fields = {"model": record.model, "version": record.version, "reason": reason}
         fields["next_try_s"] = round(failure.retry_at_s - self._clock())
-        _log.error("model can't be served", extra={"fields": fields}, exc_info=error)
+        _log.error("model can't be served", extra={"fields": fields}, exc_info=traceable(error))
 
     async def _retire(self, model: Model, version: int) -> None:
         """Hides a version from requests, lets it finish what it accepted, then frees and forgets it."""
@@ -416,6 +416,11 @@ class ModelManager:
             fields = {"model": record.model, "version": record.version}
             _log.error("a version could not be freed", extra={"fields": fields}, exc_info=err)
         self._unregistered.discard(servable)
+
+
+def traceable(error: Exception | None) -> Exception | None:
+    """The error if its traceback helps; None for a LoadFailed without a cause, whose message says it all."""
+    return None if isinstance(error, LoadFailed) and error.__cause__ is None else error
 
 
 def reason_of(error: Exception) -> str:

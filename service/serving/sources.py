@@ -29,7 +29,13 @@ class Sources:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        cache = Cache(settings.cache_dir or _user_cache(), max_bytes=settings.max_cache_bytes)
+        folder = settings.cache_dir
+        if folder is None:  # as the XDG base directory specification says; a temporary folder if the user has no home
+            try:
+                folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "darkroom"
+            except RuntimeError:
+                folder = Path(tempfile.gettempdir()) / f"darkroom-{os.getuid()}"
+        cache = Cache(folder, max_bytes=settings.max_cache_bytes)
         self._loader = Loader(cache, timeout_s=settings.load_timeout_ms / 1000)
 
     def of(self, entry: ModelEntry) -> Source:
@@ -67,11 +73,3 @@ class Sources:
 def policy_of(entry: ModelEntry, settings: Settings) -> Policy:
     """The version policy of a model: its own, else the server's."""
     return Policy.parse(entry.model_version_policy or settings.model_version_policy)
-
-
-def _user_cache() -> Path:
-    """The cache folder of the XDG base directory specification; a temporary folder if the user has no home."""
-    try:
-        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "darkroom"
-    except RuntimeError:
-        return Path(tempfile.gettempdir()) / f"darkroom-{os.getuid()}"

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import time
+from functools import partial
 from threading import Event, Thread
 from typing import TYPE_CHECKING
 
@@ -61,7 +62,7 @@ class Watchdog:
         self._looks = 0
         self._is_killed = False
         self._stopped = Event()
-        self._end = end or _end_process
+        self._end = end or partial(os._exit, EXIT_STUCK)
         self.reason = ""
         self.on_kill: Callable[[], None] = self._end
 
@@ -115,7 +116,3 @@ class Watchdog:
                 logging_thread.join(LOG_S)
                 self._end()
                 return
-
-
-def _end_process() -> None:
-    os._exit(EXIT_STUCK)

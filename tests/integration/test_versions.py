@@ -131,7 +131,8 @@ def test_nothing_that_happens_to_the_folders_stops_the_version_that_serves(built
         _until(
             url, lambda states: states.get("3") == ("END", "saved_model.pb is damaged: it is no SavedModel protobuf")
         )
-        _until(url, lambda states: states.get("2") == ("START", "its files are still being written"))
+        waits = ("START", "its files are still being written: the variables.data files are missing")
+        _until(url, lambda states: states.get("2") == waits)
         (base / "1" / "saved_model.pb").write_bytes(b"\xff")  # what serves is corrupted, then goes with all the rest
         (base / "1" / "variables" / "variables.index").unlink()
         shutil.rmtree(base)
