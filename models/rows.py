@@ -137,9 +137,9 @@ def join(pieces: Sequence[Rows], *, padding: int = 0) -> Rows:
     return Rows(columns, count=sum(map(len, pieces)) + padding, asked=first.asked)
 
 
-def fill(samples: Sequence[Rows], size: int, *, first: int = 0) -> Rows:
-    """Returns a batch of `size` rows: the single-row `samples` in turn, starting with the one at index `first`."""
-    return join([samples[(first + index) % len(samples)] for index in range(size)])
+def fill(samples: Sequence[Rows], size: int) -> Rows:
+    """Returns a batch of `size` rows: the single-row `samples` in turn, from the first one on."""
+    return join([samples[index % len(samples)] for index in range(size)])
 
 
 def _join(columns: list[Column], padding: int) -> Column:

@@ -40,11 +40,11 @@ from darkroom.models.errors import (
     UnknownVersion,
 )
 
-MAX_QUOTED_CHARS = 256  # bytes of UTF-8: nothing a client sent is echoed beyond this
+MAX_QUOTED_BYTES = 256  # bytes of UTF-8: nothing a client sent is echoed beyond this
 
 
 _REPR = reprlib.Repr()
-_REPR.maxstring = _REPR.maxother = _REPR.maxlong = 2 * MAX_QUOTED_CHARS
+_REPR.maxstring = _REPR.maxother = _REPR.maxlong = 2 * MAX_QUOTED_BYTES
 _REPR.maxlist = _REPR.maxtuple = _REPR.maxdict = 20
 
 
@@ -158,6 +158,10 @@ def retry_after_s(error: BaseException) -> float | None:
 
 def quote(value: object) -> str:
     """A client's value for a message: its repr, cut at 256 bytes of UTF-8. Only the beginning of the value is read."""
-    text = _REPR.repr(value)
-    raw = text.encode("utf-8", "replace")
-    return text if len(raw) <= MAX_QUOTED_CHARS else raw[:MAX_QUOTED_CHARS].decode("utf-8", "ignore") + "…"
+    return shorten(_REPR.repr(value))
+
+
+def shorten(text: str) -> str:
+    """The text, cut at 256 bytes of UTF-8."""
+    raw = text[: MAX_QUOTED_BYTES + 1].encode("utf-8", "replace")
+    return text if len(raw) <= MAX_QUOTED_BYTES else raw[:MAX_QUOTED_BYTES].decode("utf-8", "ignore") + "…"

@@ -12,7 +12,7 @@ from sanic.response import HTTPResponse
 
 from darkroom.models.errors import quote
 from darkroom.service.config.tokens import Scope
-from darkroom.service.errors import ERROR_HEADER, MAX_QUOTED_CHARS, describe, http_code, judge
+from darkroom.service.errors import ERROR_HEADER, describe, http_code, judge, shorten
 from darkroom.service.http.auth import CHALLENGE, Access
 from darkroom.service.http.connection import Connection
 from darkroom.service.http.request_head import MAX_HEAD_BYTES
@@ -111,7 +111,7 @@ class Middleware:
             return 413, f"the body is over --max_body_bytes={self._settings.max_body_bytes}"
         if isinstance(error, RequestTimeout):
             return 408, f"the request was not whole within --read_timeout_ms={self._settings.read_timeout_ms:g}"
-        return error.status_code, text if len(text) <= MAX_QUOTED_CHARS else f"{text[:MAX_QUOTED_CHARS]}…"
+        return error.status_code, shorten(text)
 
     def _unrouted(self, request: Request, error: Exception) -> HTTPResponse:
         """The answer where Sanic itself failed; all are counted as one route, so that a scanner cannot fill the metrics."""

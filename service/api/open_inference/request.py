@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from darkroom.models.errors import UnknownVersion
 from darkroom.service.api.open_inference.body import LENGTH, as_object, parse_body, read_inputs, read_named, read_raw
 from darkroom.service.api.open_inference.response import InferReply, Output
-from darkroom.service.errors import MAX_QUOTED_CHARS, CodecError, quote
+from darkroom.service.errors import MAX_QUOTED_BYTES, CodecError, quote
 from darkroom.service.predict import codec
 from darkroom.service.predict.partial import wants_per_image
 from darkroom.service.serving.registry import DEFAULT_SIGNATURE
@@ -134,11 +134,11 @@ def _read_id(value: object) -> str | None:
     if value is None or value == "":
         return None
     text = str(value) if type(value) is int else value
-    if isinstance(text, str) and len(text) <= MAX_QUOTED_CHARS:
+    if isinstance(text, str) and len(text) <= MAX_QUOTED_BYTES:
         with suppress(UnicodeEncodeError):  # half a surrogate pair, which no JSON answer can carry
-            if len(text.encode()) <= MAX_QUOTED_CHARS:
+            if len(text.encode()) <= MAX_QUOTED_BYTES:
                 return text
-    raise CodecError(f"id: expected at most {MAX_QUOTED_CHARS} bytes of Unicode text, got {quote(value)}")
+    raise CodecError(f"id: expected at most {MAX_QUOTED_BYTES} bytes of Unicode text, got {quote(value)}")
 
 
 def _flag(parameters: Mapping[str, Any], name: str, where: str = "", *, default: bool = False) -> bool:

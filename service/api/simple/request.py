@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from darkroom.models.errors import InvalidInput, UnknownSignature
 from darkroom.service.api.tensorflow_serving.request import decode_strings
-from darkroom.service.errors import MAX_QUOTED_CHARS, CodecError, NotFound, UnsupportedContent, quote
+from darkroom.service.errors import MAX_QUOTED_BYTES, CodecError, NotFound, UnsupportedContent, quote
 from darkroom.service.predict import codec
 from darkroom.service.predict.call import first_values
 from darkroom.service.predict.partial import wants_per_image
@@ -132,7 +132,7 @@ class Simple:
         signature = fields.get("signature_name", DEFAULT_SIGNATURE)
         if not isinstance(model, str) or model not in self._registry:
             available = list(self._registry.models())
-            name = model[:MAX_QUOTED_CHARS] if isinstance(model, str) else quote(model)
+            name = model[:MAX_QUOTED_BYTES] if isinstance(model, str) else quote(model)
             raise NotFound(f"Invalid model name: {name}, available models: {available}")
         version = fields.get("model_version")
         if isinstance(version, str) and version.isascii() and version.isdigit() and len(version) < 20:
