@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
     from darkroom.service.http.middleware import App
     from darkroom.service.parts import Darkroom
-    from darkroom.service.serving.registry import Registry, Target
+    from darkroom.service.serving.registry import Registry
+    from darkroom.service.serving.servable import Target
 
 JSON, TEXT = "application/json", "text/plain"
 STS, TFS, OIP = "Simple TensorFlow Serving", "TensorFlow Serving", "Open Inference Protocol"

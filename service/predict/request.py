@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     from darkroom.service.predict.compression import Compression
     from darkroom.service.predict.image_guard import ImageGuard
     from darkroom.service.serving.lifecycle import Lifecycle
-    from darkroom.service.serving.registry import Registry, Target
+    from darkroom.service.serving.registry import Registry
+    from darkroom.service.serving.servable import Target
 
 _log = logging.getLogger("darkroom.service")
 _STAGES = ("parse", "decode", "inspect", "serialize")  # measured here; the batcher and the runner measure the others

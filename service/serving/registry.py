@@ -8,16 +8,14 @@ from typing import TYPE_CHECKING, NamedTuple
 from darkroom.models.errors import UnknownLabel, UnknownModel, UnknownSignature, UnknownVersion
 from darkroom.models.versions.policy import START
 from darkroom.service.errors import NotReady
-from darkroom.service.serving.servable import Target
 
 if TYPE_CHECKING:
     from collections.abc import Hashable
 
     from darkroom.models.versions.policy import Failure
-    from darkroom.service.serving.servable import Servable
+    from darkroom.service.serving.servable import Servable, Target
     from darkroom.service.telemetry.metrics import ModelMetrics
 
-__all__ = ["DEFAULT_MODEL", "DEFAULT_SIGNATURE", "NO_VERSION", "Registry", "Target", "VersionRecord", "VersionState"]
 
 DEFAULT_MODEL = "default"  # the model of a request that names none (STS)
 DEFAULT_SIGNATURE = "serving_default"

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from darkroom.service.predict.call import Call
     from darkroom.service.predict.image_guard import ImageGuard
     from darkroom.service.predict.request import PredictRequest
-    from darkroom.service.serving.registry import Registry, Target
+    from darkroom.service.serving.registry import Registry
+    from darkroom.service.serving.servable import Target
 
 
 class Infer:

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from darkroom.service.predict.image_guard import ImageGuard
     from darkroom.service.predict.partial import PartialResult
     from darkroom.service.predict.request import PredictRequest
-    from darkroom.service.serving.registry import Registry, Target
+    from darkroom.service.serving.registry import Registry
+    from darkroom.service.serving.servable import Target
 
 _NAMING = frozenset({"model_name", "model_version", "signature_name"})
 

@@ -14,7 +14,8 @@ from darkroom.models.errors import UnknownLabel, UnknownModel, UnknownVersion, q
 from darkroom.service.errors import CodecError, NotFound
 
 if TYPE_CHECKING:
-    from darkroom.service.serving.registry import Registry, Target
+    from darkroom.service.serving.registry import Registry
+    from darkroom.service.serving.servable import Target
 
 ANY = "/<rest:(?P<rest>(?i:v1)/.*)>"  # Sanic's router cannot match words in any case, so one route takes every path
 MALFORMED = "/v1/"  # what metrics name a path that is none of ROUTES

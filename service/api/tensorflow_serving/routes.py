@@ -37,7 +37,8 @@ if TYPE_CHECKING:
     from darkroom.service.predict.call import Call
     from darkroom.service.predict.image_guard import ImageGuard
     from darkroom.service.predict.request import PredictRequest
-    from darkroom.service.serving.registry import Registry, Target
+    from darkroom.service.serving.registry import Registry
+    from darkroom.service.serving.servable import Target
 
 MISSING = 'Serving signature name: "{}" not found in signature def'
 MISSING_METHOD = "No signature was found with the name: {}"

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from darkroom.service.api.tensorflow_serving.paths import Address
     from darkroom.service.http.middleware import App
     from darkroom.service.parts import Darkroom
-    from darkroom.service.serving.registry import Registry, Target, VersionState
+    from darkroom.service.serving.registry import Registry, VersionState
+    from darkroom.service.serving.servable import Target
 
 
 def add_status_routes(app: App, darkroom: Darkroom) -> None:

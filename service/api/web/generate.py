@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
     from darkroom.service.http.middleware import App
     from darkroom.service.parts import Darkroom
-    from darkroom.service.serving.registry import Registry, Target
+    from darkroom.service.serving.registry import Registry
+    from darkroom.service.serving.servable import Target
 
 DEFAULT_LANGUAGE = "bash"
 # A valid Host header. It is written into a program, so it must not contain anything that ends a string.

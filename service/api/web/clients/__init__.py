@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from darkroom.models.rows import Column
     from darkroom.models.spec import TensorSpec
-    from darkroom.service.serving.registry import Target
+    from darkroom.service.serving.servable import Target
 
 PICTURE = "@picture@"  # the placeholder of the picture in a body
 SAMPLES = {"jpeg": "sample.jpg", "png": "sample.jpg", "gif": "sample.jpg", "bmp": "sample.bmp"}  # format → a file

@@ -10,7 +10,8 @@ from darkroom.models.engines.fakes import EchoEngine, fake_model
 from darkroom.models.engines.runner import Runner
 from darkroom.models.errors import UnknownModel, UnknownSignature, UnknownVersion
 from darkroom.service.errors import NotReady
-from darkroom.service.serving.registry import Registry, Target
+from darkroom.service.serving.registry import Registry
+from darkroom.service.serving.servable import Target
 from darkroom.service.telemetry.metrics import ModelMetrics
 
 if TYPE_CHECKING:
