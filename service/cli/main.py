@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from darkroom.models.runtime import memory
 from darkroom.service.cli import check, export, profile, token
+from darkroom.service.cli.signals import stop_on_signals
 from darkroom.service.config.machine import connections_within, raise_open_files
 from darkroom.service.config.model_config import BadSettingsError
 from darkroom.service.config.settings import Settings, add_flags, kubernetes_names, settings_from_flags
@@ -22,10 +23,7 @@ from darkroom.service.telemetry.version import version_line
 from darkroom.service.workers.peers import WorkerHandles
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from darkroom.service.server import Server
-    from darkroom.service.workers.supervisor import Supervisor
+    from collections.abc import Sequence
 
 _log = logging.getLogger("darkroom.service")
 # How long the event loop may hold the interpreter lock while an engine's thread waits for it with an answer. CPython's
@@ -36,6 +34,9 @@ SWITCH_INTERVAL_S = 0.0001
 # run constantly. Measured on the digits model with 64 connections, in six turns: 1.09 times the requests. No cycle
 # holds a body: with no collection at all, 1,920 requests of 1 MB in either lane, refused ones too, left nothing behind.
 GC_THRESHOLD = 10_000
+# Guesses: what an ordered stop may take beyond its drain, in one process and of all workers. The first leaves the stop
+# within Kubernetes' 30 s; the second is longer than the supervisor waits for its workers.
+END_S, WORKERS_END_S = 4.0, 15.0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -143,7 +144,7 @@ async def _run_server(settings: Settings, handles: WorkerHandles | None) -> int:
     from darkroom.service.server import Server  # noqa: PLC0415 - Sanic takes 0.3 s to import; --help need not wait for it
 
     server = Server(settings, handles=handles)
-    _handle_signals(server)
+    stop_on_signals(server, within_s=_stop_s(settings) + END_S)
     try:
         await server.run()
     except OSError as err:
@@ -158,36 +159,22 @@ async def _run_workers(settings: Settings) -> int:
     from darkroom.service.workers.supervisor import Supervisor  # noqa: PLC0415 - as above
 
     supervisor = Supervisor(settings, [sys.executable, *sys.orig_argv[1:]])
-    _handle_signals(supervisor, on_second=supervisor.kill)
+    stop_on_signals(supervisor, within_s=_stop_s(settings) + WORKERS_END_S, on_end=supervisor.kill)
     try:
         return await supervisor.run()
     except OSError as err:
         return _cannot_listen(settings, err)
 
 
+def _stop_s(settings: Settings) -> float:
+    """The longest that an ordered stop may take, but for the end of the threads and connections."""
+    return (settings.drain_delay_ms + settings.drain_timeout_ms) / 1000
+
+
 def _cannot_listen(settings: Settings, error: OSError) -> int:
     """Prints why the server can't listen; returns the exit status."""
     print(f"darkroom: can't listen on {settings.host}:{settings.port}: {error.strerror}", file=sys.stderr)
     return 1
-
-
-def _handle_signals(server: Server | Supervisor, *, on_second: Callable[[], None] = lambda: None) -> None:
-    """SIGINT or SIGTERM stops `server` in order; a second one ends the process at once, after `on_second`.
-
-    SIGHUP is ignored: nothing needs a signal to be reloaded, and a closed terminal must not end the server.
-    """
-    loop = asyncio.get_running_loop()
-
-    def stop() -> None:
-        if server.is_stopping:
-            _log.warning("second signal: exiting at once")
-            on_second()
-            os._exit(1)
-        server.stop()
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop)
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
 
 if __name__ == "__main__":

@@ -110,9 +110,13 @@ class Watchdog:
         while not self._stopped.wait(self._period_s):
             seen, still_s = self._looks, still_s + self._period_s if seen == self._looks else 0.0
             if still_s >= self._kill_s:
-                text = f"the event loop has stood still for {still_s:.0f} s; the process ends with {EXIT_STUCK}"
-                logging_thread = Thread(target=_log.critical, args=(text,), daemon=True)
-                logging_thread.start()
-                logging_thread.join(LOG_S)
+                tell(f"the event loop has stood still for {still_s:.0f} s; the process ends with {EXIT_STUCK}")
                 self._end()
                 return
+
+
+def tell(text: str) -> None:
+    """Logs why the process is about to end. It waits for the log for at most LOG_S."""
+    thread = Thread(target=_log.critical, args=(text,), daemon=True)
+    thread.start()
+    thread.join(LOG_S)
