@@ -38,6 +38,7 @@ class Batcher:
         backend: gets one batch after another, `limits.max_inflight_batches` at once.
         limits: of a batch and of the queue.
         is_client_fault: whether an error of the backend is some row's fault, so that bisection makes sense.
+        is_out_of_memory: whether an error of the backend says that the call was too large; a smaller one is then tried.
         observer: is told of each event.
         clock: the clock of deadlines, reports and this batcher.
         slo_s: how long after its arrival an entry should be answered; limits batches and refuses entries.
@@ -46,6 +47,7 @@ class Batcher:
 
     Attributes:
         curve: the service curve; the warm-up sweep seeds it.
+        failing: why the backend counts as broken, as the owner of the batcher found; empty if it does not.
         stuck_s: how long the longest call has run of those that take far too long; 0.0 if there is none.
     """
 
@@ -55,6 +57,7 @@ class Batcher:
         limits: Limits,
         *,
         is_client_fault: Callable[[BaseException], bool],
+        is_out_of_memory: Callable[[BaseException], bool] = lambda _: False,
         observer: Observer | None = None,
         clock: Callable[[], float] = time.monotonic,
         slo_s: float | None = None,
@@ -67,18 +70,27 @@ class Batcher:
         self._clock = clock
         self._queue = BatchQueue(limits, curve=self.curve, slo_s=slo_s)
         self._delivery = Delivery(observer, name)
-        settlement = Settlement(self._queue, is_client_fault, self._note_guilty)
+        self._settlement = settlement = Settlement(
+            self._queue, is_client_fault, is_out_of_memory, on_guilty=self._note_guilty
+        )
         self._dispatcher = Dispatcher(
             self._queue, backend, settlement=settlement, delivery=self._delivery, observer=observer, clock=clock
         )
         self._poison_cache = PoisonCache(row_identity) if row_identity is not None else None
         self._is_started = self._is_closed = False
+        self.failing = ""
         self.stuck_s = 0.0
 
     @property
     def is_healthy(self) -> bool:
-        """Whether it was started, was not closed, had no bug of its own, and its backend's calls return."""
-        return self._is_started and not self._is_closed and not self._dispatcher.is_broken and not self.stuck_s
+        """Whether it was started, was not closed, had no bug of its own, and its backend's calls return and succeed."""
+        is_open = self._is_started and not self._is_closed
+        return is_open and not self._dispatcher.is_broken and not self.stuck_s and not self.failing
+
+    @property
+    def doubt(self) -> BaseException | None:
+        """The error of the last batch, if that failed and no client is to blame: the backend may be broken."""
+        return self._settlement.doubt
 
     def start(self) -> None:
         """Accepts entries from now on; to be called on the loop."""
@@ -218,6 +230,7 @@ class Batcher:
             oldest_age_s=0.0 if oldest_s is None else self._clock() - oldest_s,
             inflight_batches=len(queue.in_flight.batches),
             target_images=queue.sizer.target(),
+            failing=int(bool(self.failing)),
             stuck_batches=sum([batch.is_stuck for batch in queue.in_flight.batches]),
         )
 

@@ -60,6 +60,7 @@ class QueueStats(NamedTuple):
         oldest_age_s: of the oldest row that waits for its first batch; 0.0 if none does.
         inflight_batches: calls that the backend has.
         target_images: the batch size for a long queue.
+        failing: 1 if the backend counts as broken.
         stuck_batches: calls of which the callers were told that they take too long, and that have not returned.
     """
 
@@ -70,3 +71,4 @@ class QueueStats(NamedTuple):
     inflight_batches: int
     target_images: int
     stuck_batches: int = 0
+    failing: int = 0

@@ -95,4 +95,4 @@ class PredictFailed(ModelError):
 
 
 class OutOfMemory(ModelError):
-    """The run needed more memory than the device has. The call is never repeated."""
+    """The run needed more memory than the device has. A batch of several rows is halved and run again, one row is not."""

@@ -28,22 +28,30 @@ class Settlement:
 
     If a batch failed by the client's fault and the backend names the guilty rows, these end and the others run again
     together. If it names none, the batch is halved and run again until the guilty rows are alone: a row is blamed only
-    if it failed alone or was named. Any other failure ends each entry of the batch, once: nothing else is replayed.
+    if it failed alone or was named. A batch of several rows that had too little memory is halved and run again as well, and
+    the next batches are smaller. Any other failure ends each entry of the batch, once: nothing else is replayed.
 
     Args:
         queue: the queue that made the batches.
         is_client_fault: whether an error of the backend is the fault of some row.
+        is_out_of_memory: whether an error of the backend says that the call was too large.
         on_guilty: called for each guilty row of a pending entry: entry, row, error, and whether it ran alone.
+
+    Attributes:
+        doubt: the error of the last batch, if that failed and no client is to blame; None otherwise.
     """
 
     def __init__(
         self,
         queue: BatchQueue,
         is_client_fault: Callable[[BaseException], bool],
+        is_out_of_memory: Callable[[BaseException], bool],
         on_guilty: Callable[[Entry, int, BaseException, bool], None],
     ) -> None:
         self._queue = queue
         self._is_client_fault = is_client_fault
+        self._is_out_of_memory = is_out_of_memory
+        self.doubt: BaseException | None = None
         self._on_guilty = on_guilty
 
     def settle(self, batch: Batch, report: BatchReport, now: float, ended: list[Ended]) -> None:
@@ -52,6 +60,7 @@ class Settlement:
         error = report.error or _misfit(batch, results)
         self._queue.finish(batch, now, is_ok=error is None)
         if error is None:
+            self.doubt = None
             self._answer(batch, report, results or (), now, ended)
             return
         spans = [span for span in batch.spans if span[0].state is PENDING]
@@ -59,8 +68,15 @@ class Settlement:
             _progress(entry).add_batch(batch, report)
         try:
             is_fault = self._is_client_fault(error)
+            is_too_large = batch.images > 1 and self._is_out_of_memory(error)
         except Exception:  # noqa: BLE001  a callback that cannot tell blames no row
-            is_fault = False
+            is_fault = is_too_large = False
+        if is_too_large and spans and not spans[0][0].whole:
+            self._queue.sizer.note_too_large(batch.images + batch.padding)
+            self._queue.suspect(spans, now)
+            return
+        if not is_fault:
+            self.doubt = error
         if spans and is_fault and not spans[0][0].whole:
             guilty = _named(batch, report) if batch.images > 1 else {0: error}
             self._isolate(batch, guilty, now, ended)

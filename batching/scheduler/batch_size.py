@@ -19,6 +19,7 @@ _TURN_S = (
 )
 _STALE_S = 1.0  # on an idle engine, a curve that learned nothing for this long refuses no rows (guess)
 _RATE_ROWS = 4096  # the poison rate is that of about this number of last rows (guess),
+_SMALLER_RUNS = 1000  # batches until a size that had too little memory is tried again (guess)
 _HEALTHY_ROWS = 128  # and of this number of healthy ones, so that one guilty row at the start is no storm (guess)
 
 
@@ -29,11 +30,14 @@ class BatchSizer:
     split into batches of the size class with the most rows a second. Every eighth of these tries a neighbouring class,
     so that the choice follows a machine that changes. Where calls are slow, the warm-up had no time for the larger sizes:
     traffic measures them, each at most twice as large as the largest one that is known. If rows turn out guilty, the calls of their bisection count as
-    well: the more poison, the smaller the batch, down to single rows, which need no bisection.
+    well: the more poison, the smaller the batch, down to single rows, which need no bisection. After a batch that had too
+    little memory, batches are smaller for a while.
     """
 
     def __init__(self, limits: Limits, curve: ServiceCurve | None) -> None:
+        self._limits = limits
         self._top = limits.top_images
+        self._smaller_runs = 0  # batches for which `_top` stays below the limit
         self._curve = curve
         self._choices = 0  # of a size below the number of waiting rows
         self._rows = _HEALTHY_ROWS  # run for the first time, decayed
@@ -82,6 +86,10 @@ class BatchSizer:
 
     def note_run(self, images: int) -> None:
         """Counts rows that run for the first time."""
+        if self._smaller_runs:
+            self._smaller_runs -= 1
+            if not self._smaller_runs:
+                self._bound(self._limits.top_images)
         self._rows += images
         if self._rows > _RATE_ROWS:
             self._rows //= 2
@@ -90,6 +98,19 @@ class BatchSizer:
     def note_guilty(self) -> None:
         """Counts a row found guilty."""
         self._guilty += 1
+        self._version = -1
+
+    def note_too_large(self, images: int) -> None:
+        """A call of `images` rows, padding included, had too little memory: the next batches are at most half as large.
+
+        Where sizes are given, they are at most as large as the next smaller one.
+        """
+        self._smaller_runs = _SMALLER_RUNS
+        smaller = [size for size in self._limits.allowed_batch_sizes if size < images]
+        self._bound(min(self._top, max(smaller, default=max(1, images // 2))))
+
+    def _bound(self, top: int) -> None:
+        self._top = self._target = top
         self._version = -1
 
     def _most_efficient(self, curve: ServiceCurve, most: int) -> int:

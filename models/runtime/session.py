@@ -30,6 +30,8 @@ _QUOTED_DATA = re.compile(r"(, value: |starting with )?'(?:[^']{40,}|[^']*\\[0-9
 # ParseExample). Only what the client sent can be quoted in this way.
 # OutOfRange: a kernel's index beyond a tensor that the client made too small; TensorFlow Serving answers 400 as well.
 _INVALID = (tf.errors.InvalidArgumentError, tf.errors.OutOfRangeError, UnicodeDecodeError)
+# CUDA's libraries tell TensorFlow so in an InternalError, not in a ResourceExhaustedError.
+_NO_DEVICE_MEMORY = re.compile(r"CUDA_ERROR_OUT_OF_MEMORY|(CUDNN|CUBLAS|CUFFT)_STATUS_ALLOC_FAILED|CUFFT_ALLOC_FAILED")
 # oneDNN refuses a shape that a layer cannot take: a pooling window larger than the picture (its dnnl_invalid_arguments and
 # dnnl_unimplemented), a softmax of rank 6.
 _ONEDNN_REFUSALS = (*(f"Compute received an exception:Status: {code}" for code in (2, 3)), "Input dims must be")
@@ -253,7 +255,7 @@ def translate(err: BaseException) -> ModelError:
         return InvalidInput(
             "a layer of the model cannot take an input of this shape, such as one smaller than its window"
         )
-    if isinstance(err, (tf.errors.ResourceExhaustedError, MemoryError)):
+    if isinstance(err, (tf.errors.ResourceExhaustedError, MemoryError)) or _NO_DEVICE_MEMORY.search(str(err)):
         return OutOfMemory(text or "out of memory")
     return PredictFailed(f"{type(err).__name__}: {text}")
 

@@ -1,4 +1,4 @@
-"""The watchdog: finds engine calls that may never return, and an event loop that stands still."""
+"""The watchdog: finds engine calls that may never return, engines that are broken, and an event loop that stands still."""
 
 from __future__ import annotations
 
@@ -6,13 +6,20 @@ import asyncio
 import logging
 import os
 import time
+from contextlib import suppress
 from functools import partial
 from threading import Event, Thread
 from typing import TYPE_CHECKING
 
+from darkroom.batching.entry import Entry
+from darkroom.batching.errors import BatchingError, Closed, DeadlineExceeded
+from darkroom.models.errors import quote
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from darkroom.batching.batcher import Batcher
+    from darkroom.batching.entry import Answer
     from darkroom.service.config.settings import Settings
     from darkroom.service.serving.servable import Target
 
@@ -21,6 +28,7 @@ EXIT_STUCK = (
     70  # of a process that is ended because an engine call, or the event loop, did not go on (precedent: sysexits)
 )
 PERIOD_S = 1.0  # guess: a call that hangs is found this much later
+FAILING_S = 10.0  # guess: an engine that fails a known good row for so long does not recover by itself
 LOG_S = 1.0  # guess: a log that blocks must not keep a process alive that is to be ended
 
 
@@ -30,6 +38,10 @@ class Watchdog:
     A call that takes far longer than it should (`Batcher.watch`) is answered with 504, and the server is neither ready
     nor live until the call returns. If it does not return by `--engine_kill_ms`, the process is ended. A loop that does
     not run for `--engine_kill_ms` is ended by a thread, since nothing on the loop can do it.
+
+    Where a call failed and no client is to blame, a row that ran at the load is run alone. If that fails too, the engine is
+    broken (a GPU whose context is lost, no memory left): the server is neither ready nor live until a call succeeds, and
+    if none does for FAILING_S, the process is ended. So no request can make an engine count as broken.
 
     Time in which the process was stopped or the loop did not run does not count for a call.
 
@@ -58,6 +70,8 @@ class Watchdog:
         self._kill_s = settings.engine_kill_ms / 1000
         self._period_s = min(PERIOD_S, self._timeout_s / 4)
         self._watched_s = 0.0
+        self._asked: set[Batcher] = set()  # they run a known good row
+        self._failing: dict[Batcher, float] = {}  # since when they fail it
         self._looked_s = clock()
         self._looks = 0
         self._is_killed = False
@@ -85,24 +99,49 @@ class Watchdog:
         self._looked_s = now
         self._looks += 1
         worst, reasons = 0.0, []
-        for target in self._targets():
-            worst = max(worst, target.batcher.watch(self._watched_s, self._timeout_s))
-            if target.batcher.stuck_s:
-                model = target.model
-                call = f"model {model.name!r}, version {model.version}, signature {target.spec.name!r}"
-                reasons.append(f"an engine call of {call} has run for {target.batcher.stuck_s:.0f} s")
+        targets = list(self._targets())
+        for target in targets:
+            batcher, model = target.batcher, target.model
+            whose = f"of model {model.name!r}, version {model.version}, signature {target.spec.name!r}"
+            worst = max(worst, batcher.watch(self._watched_s, self._timeout_s))
+            self._judge(target)
+            if batcher.stuck_s:
+                reasons.append(f"an engine call {whose} has run for {batcher.stuck_s:.0f} s")
+            if batcher.failing:
+                reasons.append(f"the engine {whose} fails with a row that ran at the load: {batcher.failing}")
         reason = "; ".join(reasons)
         if bool(reason) is not bool(self.reason):
             tell = _log.error if reason else _log.info
-            tell(
-                reason or "the engine calls that took too long have returned", extra={"fields": {"stuck": len(reasons)}}
-            )
+            tell(reason or "all engines answer again", extra={"fields": {"sick_engines": len(reasons)}})
         self.reason = reason
-        if self._kill_s and worst >= self._kill_s / self._timeout_s and not self._is_killed:
+        for gone in self._failing.keys() - {target.batcher for target in targets}:
+            del self._failing[gone]
+        failed_s = self._watched_s - min(self._failing.values(), default=self._watched_s)
+        is_hopeless = worst >= self._kill_s / self._timeout_s or failed_s >= FAILING_S
+        if self._kill_s and is_hopeless and not self._is_killed:
             self._is_killed = True
             fields = {"reason": reason, "exit_status": EXIT_STUCK}
-            _log.critical("an engine call does not return; the process ends", extra={"fields": fields})
+            _log.critical("an engine does not answer any more; the process ends", extra={"fields": fields})
             self.on_kill()
+
+    def _judge(self, target: Target) -> None:
+        """Notes that an engine works, or has it run a known good row if its last call failed."""
+        batcher = target.batcher
+        if batcher.doubt is None:
+            batcher.failing = ""
+            self._failing.pop(batcher, None)
+        elif target.samples and batcher not in self._asked:
+            row = target.samples[0]
+            with suppress(BatchingError):  # it is full or closed
+                batcher.submit(Entry(row, len(row), key=row.key, whole=True), partial(self._answered, batcher))
+                self._asked.add(batcher)
+
+    def _answered(self, batcher: Batcher, answer: Answer) -> None:
+        """Takes the answer to a known good row."""
+        self._asked.discard(batcher)
+        if answer.error is not None and not isinstance(answer.error, (Closed, DeadlineExceeded)):
+            batcher.failing = quote(str(answer.error))
+            self._failing.setdefault(batcher, self._watched_s)
 
     def _watch_loop(self) -> None:
         """The thread: ends the process if no look was made for `--engine_kill_ms`."""

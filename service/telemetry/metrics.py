@@ -89,6 +89,7 @@ class ModelMetrics(Observer):
         self.histograms = (*often, *self.stages.values())
         self.wire = "tensor"
         self.passes: dict[str, bool] = {}
+        self.batched: dict[str, bool] = {}  # by signature
         self.queues: list[Callable[[], QueueStats]] = []
 
     def request_ended(self, outcome: str, images: int, duration_s: float) -> None:
@@ -222,6 +223,7 @@ class Metrics(Collector):
             ("darkroom_queue_capacity_images", "Images that may wait at most.", sum, "capacity_images"),
             ("darkroom_queue_oldest_age_seconds", "Age of the oldest waiting entry.", max, "oldest_age_s"),
             ("darkroom_engine_stuck", "Engine calls that run far longer than they should.", sum, "stuck_batches"),
+            ("darkroom_engine_failing", "Engines whose calls fail, also with a known good row.", sum, "failing"),
             ("darkroom_batch_target_images", "Batch size for a long queue.", max, "target_images"),
         ):
             values = ((labels, fold(getattr(one, field) for one in queues)) for labels, queues in stats if queues)
@@ -233,6 +235,9 @@ class Metrics(Collector):
         passes = (((*m.labels, name), float(is_on)) for m in models for name, is_on in m.passes.items())
         text = "1 if a pass changed the graph and was verified."
         yield _gauge("darkroom_rewrite_applied", text, passes, (*MODEL_LABELS, "pass"))
+        batched = (((*m.labels, name), float(is_batched)) for m in models for name, is_batched in m.batched.items())
+        text = "1 if requests share calls; 0 if each runs alone. `GET /v1/models/NAME` says why."
+        yield _gauge("darkroom_signature_batched", text, batched, (*MODEL_LABELS, "signature"))
         wires = (((*m.labels, m.wire), 1.0) for m in models)
         text = "Always 1; `wire` says in which form the graph takes images."
         yield _gauge("darkroom_model_info", text, wires, (*MODEL_LABELS, "wire"))

@@ -18,6 +18,8 @@ import httpx
 import pytest
 
 from darkroom.models.engines.fakes import EchoEngine, SlowEngine, fake_model
+from darkroom.models.errors import PredictFailed
+from darkroom.models.rows import Rows
 from tests.pictures import picture
 from tests.serving import Process, metric, running, serving
 
@@ -193,6 +195,33 @@ def test_a_call_that_hangs_is_answered_and_makes_the_server_unready_until_it_ret
         finally:
             release.set()
         _until(lambda: httpx.get(server.url + "/v2/health/ready").status_code == 200)
+        assert httpx.post(server.url, files={"image": ("a", picture())}).status_code == 200
+    assert server.exit_status == 0
+
+
+def test_a_broken_engine_makes_the_server_unready_until_a_call_succeeds() -> None:
+    broken = threading.Event()
+
+    class Engine(EchoEngine):
+        def run(self, rows: Rows) -> Rows:
+            if broken.is_set():
+                raise PredictFailed("InternalError: CUDA_ERROR_ILLEGAL_ADDRESS")
+            return super().run(rows)
+
+    model = fake_model(Engine(), name="default")
+    model.samples["serving_default"] = (Rows({"images": [picture()]}),)
+    with running(model, engine_timeout_ms=50) as server:
+
+        def ready() -> int:
+            return httpx.get(server.url + "/v2/health/ready").status_code
+
+        broken.set()
+        assert httpx.post(server.url, files={"image": ("a", picture())}).status_code == 500
+        _until(lambda: ready() == 503)
+        assert "CUDA_ERROR_ILLEGAL_ADDRESS" in httpx.get(server.url + "/v2/health/live").text
+        assert metric(server.url, "darkroom_engine_failing", model="default") == 1
+        broken.clear()
+        _until(lambda: ready() == 200)
         assert httpx.post(server.url, files={"image": ("a", picture())}).status_code == 200
     assert server.exit_status == 0
 

@@ -141,7 +141,7 @@ class QueueMachine(RuleBasedStateMachine):
             for n in self.curve.sizes:
                 self.curve.seed(n, curve_s[0] + curve_s[1] * n)
         self.queue = BatchQueue(self.limits, curve=self.curve, slo_s=slo_s)
-        self.settlement = Settlement(self.queue, is_client_fault, self.on_guilty)
+        self.settlement = Settlement(self.queue, is_client_fault, lambda _: False, self.on_guilty)
         self.slo_s = math.inf if slo_s is None else slo_s
         self.now = 0.0
         self.known: dict[Entry, Known] = {}

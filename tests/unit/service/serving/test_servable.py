@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from darkroom.models.engines.fakes import EchoEngine, fake_model
+from darkroom.models.engines.fakes import ECHO, EchoEngine, fake_model
 from darkroom.models.rows import Rows
 from darkroom.service.config.settings import Settings
 from darkroom.service.serving.servable import Servable, describe_loaded
@@ -71,6 +71,24 @@ def test_signatures_that_are_one_function_share_a_warm_up_and_a_batcher() -> Non
         assert metrics.queues == []
 
     asyncio.run(main())
+
+
+def test_of_a_signature_that_is_not_batched_the_log_says_why_and_the_metrics_say_so(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    spec = replace(ECHO, batched=False, unbatched_reason="node 'sum' joins rows")
+    metrics = ModelMetrics("m", 1)
+
+    async def main() -> None:
+        servable = Servable(fake_model(EchoEngine(spec)), Settings(), metrics)
+        await servable.open()
+        await servable.retire(1.0)
+
+    asyncio.run(main())
+    assert metrics.batched == {"serving_default": False}
+    (told,) = [record for record in caplog.records if record.levelname == "WARNING"]
+    fields = {"model": "fake", "version": 1, "signature": "serving_default", "reason": "node 'sum' joins rows"}
+    assert told.__dict__["fields"] == fields
 
 
 def test_the_end_of_the_process_frees_no_engine_while_its_warm_up_runs() -> None:

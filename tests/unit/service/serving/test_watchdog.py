@@ -10,17 +10,34 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
+from darkroom.batching.entry import Answer, Timing
+from darkroom.batching.errors import Closed, DeadlineExceeded
+from darkroom.models.errors import PredictFailed
+from darkroom.models.rows import Rows
 from darkroom.service.config.settings import Settings
 from darkroom.service.serving.watchdog import Watchdog
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from darkroom.batching.entry import Entry
     from darkroom.service.serving.servable import Target
+
+ROW = Rows({"images": [b"x"]})
 
 
 class Calls:
-    """A batcher with one call that began at the first look; it returns when a test says so."""
+    """A batcher with one call that began at the first look; it returns when a test says so.
+
+    `ask` is what it was given to run; `doubt` is the error of its last call.
+    """
+
+    doubt: BaseException | None = None
+    failing = ""
 
     def __init__(self) -> None:
+        self.ask: Callable[[Answer], None] | None = None
+        self.refusal: Exception | None = None
         self.began_s: float | None = None
         self.runs = True
         self.stuck_s = 0.0
@@ -31,6 +48,18 @@ class Calls:
         self.stuck_s = ran_s if ran_s > least_s else 0.0
         return self.stuck_s / least_s
 
+    def submit(self, entry: Entry, on_done: Callable[[Answer], None]) -> None:
+        assert (entry.rows, entry.whole, self.ask) == (1, True, None)
+        if self.refusal:
+            raise self.refusal
+        self.ask = on_done
+
+    def answer(self, error: BaseException | None = None) -> None:
+        """Answers the row that it was given, as a batcher does."""
+        assert self.ask is not None
+        ask, self.ask, self.doubt = self.ask, None, error
+        ask(Answer((), {}, error, Timing(0.0)))
+
 
 class Rig:
     """A watchdog over one call, a clock that a test moves on, and what was ended."""
@@ -40,11 +69,15 @@ class Rig:
         self.calls = Calls()
         self.ended: list[float] = []
         target = SimpleNamespace(
-            batcher=self.calls, model=SimpleNamespace(name="m", version=7), spec=SimpleNamespace(name="s")
+            batcher=self.calls,
+            model=SimpleNamespace(name="m", version=7),
+            spec=SimpleNamespace(name="s"),
+            samples=[ROW],
         )
+        self.targets = [cast("Target", target)]
         self.watchdog = Watchdog(
             Settings(**settings),
-            lambda: [cast("Target", target)],
+            lambda: self.targets,
             clock=lambda: self.now,
             end=lambda: self.ended.append(self.now),
         )
@@ -82,6 +115,65 @@ def test_without_a_second_limit_the_process_goes_on() -> None:
     rig.look_for(10_000)
     assert rig.watchdog.reason
     assert rig.ended == []
+
+
+BROKEN = PredictFailed("InternalError: CUDA_ERROR_ILLEGAL_ADDRESS: an illegal memory access was encountered")
+
+
+def _broken() -> Rig:
+    """An engine that has just failed a known good row."""
+    rig = Rig()
+    rig.calls.runs = False
+    rig.look_for(5)
+    assert rig.calls.ask is None  # nothing is run on an engine that works
+    rig.calls.doubt = BROKEN
+    rig.look_for(3)
+    assert rig.watchdog.reason == ""
+    rig.calls.answer(BROKEN)
+    rig.look_for(1)
+    assert rig.watchdog.reason == (
+        f"the engine of model 'm', version 7, signature 's' fails with a row that ran at the load: {BROKEN}"
+    )
+    return rig
+
+
+def test_an_engine_that_fails_a_known_good_row_is_told_then_ends_the_process_once() -> None:
+    rig = _broken()
+    for _ in range(30):
+        rig.calls.answer(BROKEN)
+        rig.look_for(1)
+    assert len(rig.ended) == 1
+
+
+def test_an_engine_of_which_a_call_succeeds_is_well_again() -> None:
+    rig = _broken()
+    rig.calls.answer()
+    rig.look_for(1)
+    assert (rig.watchdog.reason, rig.calls.failing) == ("", "")
+    rig.calls.doubt = BROKEN  # a row of a client, and the known good one runs
+    for _ in range(30):
+        rig.look_for(1)
+        rig.calls.answer()
+        rig.calls.doubt = BROKEN
+    assert (rig.watchdog.reason, rig.ended) == ("", [])
+
+
+def test_a_broken_engine_that_is_gone_ends_nothing() -> None:
+    rig = _broken()
+    rig.targets.clear()
+    rig.look_for(30)
+    assert (rig.watchdog.reason, rig.ended) == ("", [])
+
+
+@pytest.mark.parametrize("error", [Closed("draining"), DeadlineExceeded("late")])
+def test_a_known_good_row_that_never_ran_tells_nothing(error: Exception) -> None:
+    rig = Rig()
+    rig.calls.doubt = BROKEN
+    rig.look_for(1)
+    rig.calls.answer(error)
+    rig.calls.refusal = error
+    rig.look_for(25)
+    assert (rig.watchdog.reason, rig.ended) == ("", [])
 
 
 def test_time_in_which_the_process_was_stopped_does_not_count() -> None:
