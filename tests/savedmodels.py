@@ -262,6 +262,39 @@ def counter(folder: Path) -> Path:
     return folder
 
 
+def counter_without_inputs(folder: Path) -> Path:
+    """A counter: `serving_default` adds a number to it, `get_counter` has no input and tells it."""
+
+    class Counter(tf.Module):  # type: ignore[misc]  # TensorFlow has no types
+        def __init__(self) -> None:
+            super().__init__()
+            self.count = tf.Variable(0.0, trainable=False)
+
+        @tf.function(input_signature=[tf.TensorSpec([], tf.float32, name="delta")])  # type: ignore[untyped-decorator]
+        def add(self, delta: Any) -> dict[str, Any]:
+            return {"output": self.count.assign_add(delta)}
+
+        @tf.function(input_signature=[])  # type: ignore[untyped-decorator]
+        def get(self) -> dict[str, Any]:
+            return {"output": tf.identity(self.count)}
+
+    module = Counter()
+    with deprecation.silence():
+        tf.saved_model.save(module, str(folder), {"serving_default": module.add, "get_counter": module.get})
+    return folder
+
+
+def aborts(folder: Path) -> Path:
+    """`x` → `y` by a convolution that always gets a matrix, of which the graph does not know the rank: TensorFlow aborts."""
+    kernel = tf.constant(np.ones((3, 3, 3, 4)), tf.float32)
+
+    def convolve(x: Any) -> Any:
+        matrix = tf.reshape(x, tf.boolean_mask([-1, 1], [True, True] & tf.reduce_all(tf.equal(x, x))))
+        return tf.raw_ops.Conv2D(input=matrix, filter=kernel, strides=[1] * 4, padding="SAME")
+
+    return numbers(folder, convolve)
+
+
 def numbers(folder: Path, function: Callable[[Any], Any], *, shape: tuple[int | None, ...] = (None, 4)) -> Path:
     """`x` float32 → `y`, whatever `function` makes of it."""
 

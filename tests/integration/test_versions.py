@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import os
 import shutil
+import signal
 import threading
 import time
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
@@ -15,8 +19,12 @@ import httpx
 import pytest
 
 from darkroom.models.runtime.tensorflow import tf
+from loadtest.experiments.outages import Clients, ask_once
+from loadtest.measure import processes
+from loadtest.traffic.connections import request_bytes
+from loadtest.traffic.pictures import RequestBody
 from tests import savedmodels
-from tests.serving import metric, serving
+from tests.serving import Process, metric, serving
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -27,6 +35,7 @@ States: TypeAlias = "dict[str, tuple[str, str]]"  # version → state and messag
 CLIENTS = 8
 ROWS = [[1.0, 2.0, 3.0, 4.0]] * 5
 QUICK = "--reload_interval_ms=100"
+WAITS = "its files are still being written: the variables.data files are missing"
 
 
 class Load:
@@ -88,15 +97,15 @@ def _is_alone(version: str, states: States) -> bool:
 
 
 def _until(url: str, is_so: Callable[[States], bool]) -> None:
-    """Waits for the states of the versions to be so; a minute without it is a failure."""
+    """Waits for the states of the versions to be so; three minutes without it are a failure."""
     states: States = {}
-    for _ in range(600):
+    for _ in range(1800):
         described = httpx.get(f"{url}/v1/models/default", timeout=60).json()["model_version_status"]
         states = {each["version"]: (each["state"], each["status"]["error_message"]) for each in described}
         if is_so(states):
             return
         time.sleep(0.1)
-    raise AssertionError(f"it did not come within a minute: {states}")
+    raise AssertionError(f"it did not come within three minutes: {states}")
 
 
 def test_versions_are_swapped_under_load_and_every_answer_is_wholly_of_one(built: Path, tmp_path: Path) -> None:
@@ -131,8 +140,7 @@ def test_nothing_that_happens_to_the_folders_stops_the_version_that_serves(built
         _until(
             url, lambda states: states.get("3") == ("END", "saved_model.pb is damaged: it is no SavedModel protobuf")
         )
-        waits = ("START", "its files are still being written: the variables.data files are missing")
-        _until(url, lambda states: states.get("2") == waits)
+        _until(url, lambda states: states.get("2") == ("START", WAITS))
         (base / "1" / "saved_model.pb").write_bytes(b"\xff")  # what serves is corrupted, then goes with all the rest
         (base / "1" / "variables" / "variables.index").unlink()
         shutil.rmtree(base)
@@ -143,6 +151,99 @@ def test_nothing_that_happens_to_the_folders_stops_the_version_that_serves(built
         assert httpx.get(f"{url}/v2/health/ready").status_code == 200
         shutil.copytree(built / "2", base / "2")
         _until(url, lambda states: states == {"2": ("AVAILABLE", "")})
+
+
+@pytest.mark.timeout(900)
+def test_no_bad_version_costs_one_of_64_connections_a_request(built: Path, tmp_path: Path) -> None:
+    base, bad = tmp_path / "model", tmp_path / "bad"
+    shutil.copytree(built / "1", base / "1")
+    savedmodels.aborts(bad / "3")
+    graph = savedmodels.numbers(bad / "4", tf.nn.softsign) / "saved_model.pb"
+    graph.write_bytes(graph.read_bytes().replace(b"Softsign", b"Softsing"))
+    shutil.copytree(built / "2", bad / "5", ignore=shutil.ignore_patterns("variables.data*"))  # half copied
+    savedmodels.counter_without_inputs(bad / "6")
+    process = Process(f"--model_base_path={base}", QUICK, "--model_version_policy=all", "--log_format=json")
+    try:
+        url = process.wait_ready()
+        with _asked_by(64, url) as clients:
+            shutil.copytree(built / "2", base / "2")
+            _kill_child(process)  # that prepares version 2
+            _until(url, lambda states: _has_failed("2", "SIGKILL", states))
+            shutil.rmtree(base / "2")
+            for folder in sorted(bad.iterdir()):
+                folder.rename(base / folder.name)
+            _until(url, lambda states: states.get("6") == ("AVAILABLE", ""))
+            _until(url, lambda states: _has_failed("3", "SIGABRT", states))
+            _until(url, lambda states: _has_failed("4", "has no op Softsing", states))
+            _until(url, lambda states: states["5"] == ("START", WAITS))
+            count = {"signature_name": "get_counter", "inputs": {}}
+            assert httpx.post(f"{url}/v1/models/default/versions/6:predict", json=count).json() == {"outputs": 0.0}
+            for version in (3, 4):
+                assert metric(url, "darkroom_model_load_failures_total", version=str(version)) >= 1
+        assert (clients.not_ready, dict(clients.lost)) == (0, {})
+        assert clients.answered > 64
+        failed = [json.loads(line) for line in process.lines if '"model can\'t be served"' in line]
+        assert {2, 3, 4} == {line["version"] for line in failed}
+        assert all(line["reason"] for line in failed)
+    finally:
+        assert process.stop() == 0
+
+
+def _has_failed(version: str, reason: str, states: States) -> bool:
+    state, message = states.get(version, ("", ""))
+    return state == "END" and reason in message
+
+
+def _kill_child(process: Process) -> None:
+    """Kills the child process of a server, as soon as there is one."""
+    _, child = next(pids for _ in range(6000) if len(pids := _tree(process)) > 1)
+    os.kill(child, signal.SIGKILL)
+
+
+def _tree(process: Process) -> list[int]:
+    time.sleep(0.01)
+    return processes.tree(process.process.pid)[:2]
+
+
+class Connections(threading.Thread):
+    """Keep-alive connections that ask for version 1 again and again, and one that asks whether the server is ready.
+
+    Attributes:
+        lost: the requests that were not answered with 200, by status.
+        answered: the others.
+        not_ready: how often the server was not ready.
+    """
+
+    def __init__(self, count: int, url: str) -> None:
+        super().__init__()
+        self.lost: Counter[int] = Counter()
+        self.answered = self.not_ready = 0
+        self.is_over = threading.Event()
+        self._count, self._url = count, url
+
+    def run(self) -> None:
+        asyncio.run(self._ask())
+
+    async def _ask(self) -> None:
+        body = json.dumps({"model_version": 1, "data": {"x": ROWS}}).encode()
+        requests = [request_bytes("x", RequestBody("application/json", body, ()))]
+        clients = Clients(self._url, requests, clients=self._count, pause_s=0.2)
+        while not self.is_over.is_set():
+            self.not_ready += (await ask_once(self._url, "/v2/health/ready")).status != 200
+            await asyncio.sleep(0.05)
+        await clients.stop()
+        self.lost, self.answered = clients.lost, len(clients.took_ms)
+
+
+@contextmanager
+def _asked_by(count: int, url: str) -> Iterator[Connections]:
+    clients = Connections(count, url)
+    clients.start()
+    try:
+        yield clients
+    finally:
+        clients.is_over.set()
+        clients.join()
 
 
 def test_models_that_merged_batches_would_break_answer_each_caller_right(tmp_path: Path) -> None:
