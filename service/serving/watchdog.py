@@ -127,21 +127,21 @@ class Watchdog:
     def _judge(self, target: Target) -> None:
         """Notes that an engine works, or has it run a known good row if its last call failed."""
         batcher = target.batcher
+
+        def answered(answer: Answer) -> None:
+            self._asked.discard(batcher)
+            if answer.error is not None and not isinstance(answer.error, (Closed, DeadlineExceeded)):
+                batcher.failing = quote(str(answer.error))
+                self._failing.setdefault(batcher, self._watched_s)
+
         if batcher.doubt is None:
             batcher.failing = ""
             self._failing.pop(batcher, None)
         elif target.samples and batcher not in self._asked:
             row = target.samples[0]
             with suppress(BatchingError):  # it is full or closed
-                batcher.submit(Entry(row, len(row), key=row.key, whole=True), partial(self._answered, batcher))
+                batcher.submit(Entry(row, len(row), key=row.key, whole=True), answered)
                 self._asked.add(batcher)
-
-    def _answered(self, batcher: Batcher, answer: Answer) -> None:
-        """Takes the answer to a known good row."""
-        self._asked.discard(batcher)
-        if answer.error is not None and not isinstance(answer.error, (Closed, DeadlineExceeded)):
-            batcher.failing = quote(str(answer.error))
-            self._failing.setdefault(batcher, self._watched_s)
 
     def _watch_loop(self) -> None:
         """The thread: ends the process if no look was made for `--engine_kill_ms`."""
