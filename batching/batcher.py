@@ -205,8 +205,6 @@ class Batcher:
         self._queue.drain()
         self._dispatcher.emptied.clear()
         self._dispatcher.turn()
-        if self._queue.in_flight.is_stuck:
-            timeout_s = 0.0  # nothing that waits can be answered
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
                 await self._dispatcher.emptied.wait()

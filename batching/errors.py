@@ -9,6 +9,8 @@ BatchingError
 └── BadOutput          the engine returned another number of rows than it was given
 """
 
+NO_ANSWER = "the engine does not answer: its calls have run far too long; ask another server"
+
 
 class BatchingError(Exception):
     """An entry that the scheduler refused or failed.

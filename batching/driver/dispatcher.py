@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from darkroom.batching.backend import BackendFailure
 from darkroom.batching.driver.settlement import failed
-from darkroom.batching.errors import BadOutput, Closed, DeadlineExceeded, EngineTimeout
+from darkroom.batching.errors import NO_ANSWER, BadOutput, Closed, DeadlineExceeded, EngineTimeout
 from darkroom.batching.observer import Outcome
 
 if TYPE_CHECKING:
@@ -156,9 +156,12 @@ class Dispatcher:
         self._cancel_timer()
 
     def _give_up(self, now: float, batch: Batch, limit_s: float) -> None:
+        queue, ended = self._queue, self._delivery.ended
         error = EngineTimeout(f"the engine's call did not return within {limit_s:.3g} s; it may never return")
-        for entry in self._queue.give_up(batch):
-            self._delivery.ended.append(failed(entry, error, Outcome.MODEL_ERROR, now))
+        ended += [failed(entry, error, Outcome.MODEL_ERROR, now) for entry in queue.give_up(batch)]
+        if queue.in_flight.is_stuck:  # what waits can't be answered either
+            waiting = [entry for entry in tuple(queue.pending.entries) if queue.end(entry)]
+            ended += [failed(entry, Closed(NO_ANSWER), Outcome.MODEL_ERROR, now) for entry in waiting]
 
     def _ring(self) -> None:
         due_s, self._timer_s, self._timer = self._timer_s, math.inf, None

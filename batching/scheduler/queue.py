@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING, NamedTuple
 
 from darkroom.batching.entry import NEW, NO_ERRORS, PENDING, Batch, Entry, Reason
-from darkroom.batching.errors import Closed
+from darkroom.batching.errors import NO_ANSWER, Closed
 from darkroom.batching.scheduler.admission import Admission
 from darkroom.batching.scheduler.batch_size import BatchSizer
 from darkroom.batching.scheduler.bisection import Bisection
@@ -117,7 +117,7 @@ class BatchQueue:
         if not self._is_open:
             raise Closed("the batcher takes no more entries")
         if self.in_flight.is_stuck:
-            raise Closed("the engine does not answer: its calls have run far too long; ask another server")
+            raise Closed(NO_ANSWER)
         return self._admission.judge(rows, size_bytes, deadline, now, is_bulk=is_bulk)
 
     def offer(
