@@ -1,4 +1,4 @@
-"""What all tests share: no root certificates, and the server of the model that ships."""
+"""What all tests share: no root certificates, the server of the model that ships, and how a run is shared out."""
 
 from __future__ import annotations
 
@@ -11,9 +11,14 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from xdist.remote import Producer
+    from xdist.scheduler import Scheduling
+
 # No test asks another machine. httpx would read all root certificates again for each client: 20 ms.
 os.environ.pop("SSL_CERT_FILE", None)
 os.environ["SSL_CERT_DIR"] = os.devnull
+
+SHARE_A_SERVER = ("browser/test_page.py", "clients/test_documented.py", "integration/test_models.py")
 
 
 @pytest.fixture(scope="session")
@@ -23,3 +28,16 @@ def efficientnet() -> Iterator[str]:
 
     with serving(f"--model_base_path={Path(__file__).parents[1] / 'model' / 'efficientnet_lite0'}") as url:
         yield url
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Scheduling:
+    """Which process runs what in a run of several: the tests of a file stay together, as do those that share a server."""
+    from xdist.scheduler import LoadFileScheduling  # noqa: PLC0415 - asked for in such a run only
+
+    class Files(LoadFileScheduling):  # type: ignore[misc]  # xdist has no types
+        def _split_scope(self, nodeid: str) -> str:
+            file = super()._split_scope(nodeid)
+            return "efficientnet" if file.endswith(SHARE_A_SERVER) else file
+
+    return Files(config, log)
