@@ -10,17 +10,15 @@ from typing import TYPE_CHECKING
 import pytest
 from playwright.sync_api import expect, sync_playwright
 
-from tests.serving import serving
-
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from playwright.sync_api import Page
+    from playwright.sync_api import Browser, Page
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 ROOT = Path(__file__).parents[2]
 # Nothing is fetched from elsewhere: without these Chromium calls home by itself.
-FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update")
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
 
 pytestmark = [
     pytest.mark.browser,
@@ -28,24 +26,27 @@ pytestmark = [
 ]
 
 
+@pytest.fixture
+def url(efficientnet: str) -> str:
+    return efficientnet
+
+
 @pytest.fixture(scope="module")
-def url() -> Iterator[str]:
-    with serving(f"--model_base_path={ROOT / 'model' / 'efficientnet_lite0'}") as address:
-        yield address
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright, playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS) as browser:
+        yield browser
 
 
 @pytest.fixture
-def page(url: str) -> Iterator[Page]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS))
-        page = browser.new_page(viewport={"width": 1100, "height": 760})
+def page(url: str, browser: Browser) -> Iterator[Page]:
+    """The page of pictures, in a context of its own: no cookies or cache of another test's."""
+    with browser.new_page(viewport={"width": 1100, "height": 760}) as page:
         problems: list[str] = []
         page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
         page.on("pageerror", lambda error: problems.append(str(error)))
         page.goto(f"{url}/image_inference")
         yield page
-        browser.close()
-        assert [text for text in problems if "400" not in text] == []
+    assert [text for text in problems if "400" not in text] == []
 
 
 def test_the_photograph_of_a_cat_is_shown_as_a_cat(page: Page, tmp_path: Path) -> None:

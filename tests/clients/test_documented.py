@@ -8,14 +8,8 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
-
-from tests.serving import serving
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 pytestmark = pytest.mark.slow
 
@@ -36,23 +30,17 @@ COMMANDS = {
 DOCUMENTED = "127.0.0.1:8500"
 
 
-@pytest.fixture(scope="module")
-def address() -> Iterator[str]:
-    with serving(f"--model_base_path={ROOT / 'model' / 'efficientnet_lite0'}") as url:
-        yield url.removeprefix("http://")
-
-
 @pytest.mark.parametrize(
     ("language", "program"), [p[1:] for p in PROGRAMS], ids=[f"{n}-{p[0]}-{p[1]}" for n, p in enumerate(PROGRAMS)]
 )
 def test_a_documented_program_runs_as_it_stands_and_knows_a_cat(
-    address: str, tmp_path: Path, language: str, program: str
+    efficientnet: str, tmp_path: Path, language: str, program: str
 ) -> None:
     name, command = COMMANDS[language]
     if shutil.which(command[0]) is None:
         pytest.skip(f"no {command[0]} on this machine")
     assert DOCUMENTED in program
-    (tmp_path / name).write_text(program.replace(DOCUMENTED, address))
+    (tmp_path / name).write_text(program.replace(DOCUMENTED, efficientnet.removeprefix("http://")))
     surroundings = {key: value for key, value in os.environ.items() if "proxy" not in key.lower()}
     done = subprocess.run(
         [*command, str(tmp_path / name)],

@@ -30,12 +30,6 @@ def digits() -> Iterator[str]:
         yield url
 
 
-@pytest.fixture(scope="module")
-def efficientnet() -> Iterator[str]:
-    with serving(f"--model_base_path={BUILT / 'efficientnet_lite0'}") as url:
-        yield url
-
-
 def _noise(seed: int, tmp_path: Path) -> bytes:
     """A picture unlike any other: so is its answer."""
     pixels = np.random.default_rng(seed).integers(0, 256, (20 + seed % 7, 18 + seed % 5), np.uint8)

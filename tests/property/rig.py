@@ -6,6 +6,8 @@ import asyncio
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from hypothesis import settings
+
 from darkroom.batching.batcher import Batcher
 from darkroom.batching.limits import Limits
 from darkroom.batching.observer import Observer
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
     Names: TypeAlias = Callable[
         [list[int]], Mapping[Any, Any]
     ]  # of the guilty places of a call, what the backend tells
+
+FEW = settings(max_examples=min(500, settings().max_examples))  # of properties with little to vary, in CI too
 
 
 class BadPictureError(Exception):

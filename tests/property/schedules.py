@@ -89,40 +89,57 @@ def load(package: str = "darkroom.batching") -> SimpleNamespace:
     return SimpleNamespace(errors=import_module(f"{package}.errors"), **found)
 
 
-@st.composite
-def days(draw: st.DrawFn, *, kinds: list[str] = KINDS) -> Day:
-    """Any day: times are multiples of a quarter second, so that much happens at once and adds without rounding."""
-    quarters = st.integers(0, 40).map(lambda n: n / 4)
-    images = draw(st.integers(1, 8))
-    limits = {
-        "max_batch_images": images,
-        "max_batch_bytes": draw(st.sampled_from([10**9, 20])),
-        "max_queue_images": draw(st.sampled_from([100, 12])),
-        "allowed_batch_sizes": draw(st.sampled_from([(), (), tuple(sorted({(images + 1) // 2, images}))])),
-        "max_inflight_batches": draw(st.integers(1, 2)),
-        "linger_s": draw(st.sampled_from([0.0, 0.0, 0.5, 2.0])),
-    }
+# Strategies are made once: hypothesis looks into each new one, which took longer than the days themselves.
+_ROWS = st.integers(1, 8)
+_BYTES = st.sampled_from([10**9, 20])
+_QUEUE = st.sampled_from([100, 12])
+_PLACES = st.integers(1, 2)
+_LINGER_S = st.sampled_from([0.0, 0.0, 0.5, 2.0])
+_PADDED = st.sampled_from([False, False, True])
+_QUARTERS = st.integers(0, 40).map(lambda n: n / 4)  # much happens at once, and times add without rounding
+
+
+def _asks(kinds: list[str]) -> st.SearchStrategy[tuple[Ask, ...]]:
     ask = st.builds(
         Ask,
-        at_s=quarters,
+        at_s=_QUARTERS,
         rows=st.lists(st.sampled_from(kinds), min_size=1, max_size=6).map(tuple),
         bulk=st.booleans(),
         key=st.sampled_from("aab"),
         whole=st.sampled_from([False, False, False, True]),
         keep_going=st.booleans(),
         patience_s=st.none() | st.sampled_from([0.5, 3.0, 20.0]),
-        hangs_up_after_s=st.none() | st.none() | quarters,
+        hangs_up_after_s=st.none() | st.none() | _QUARTERS,
         awaits=st.booleans(),
     )
-    return Day(
-        limits=limits,
-        asks=tuple(sorted(draw(st.lists(ask, min_size=1, max_size=14)), key=lambda ask: ask.at_s)),
-        call_s=draw(st.sampled_from([0.0, 0.25, 1.0])),
-        row_s=draw(st.sampled_from([0.0, 0.25])),
-        names=draw(st.sampled_from([None, None, name_all, name_first, name_nonsense, name_strangers])),
-        slo_s=draw(st.none() | st.none() | st.sampled_from([1.0, 4.0])),
-        remembers=draw(st.booleans()),
-        drain_at_s=draw(st.none() | quarters),
+    return st.lists(ask, min_size=1, max_size=14).map(lambda asks: tuple(sorted(asks, key=lambda ask: ask.at_s)))
+
+
+@st.composite
+def _limits(draw: st.DrawFn) -> dict[str, Any]:
+    images = draw(_ROWS)
+    return {
+        "max_batch_images": images,
+        "max_batch_bytes": draw(_BYTES),
+        "max_queue_images": draw(_QUEUE),
+        "allowed_batch_sizes": tuple(sorted({(images + 1) // 2, images})) if draw(_PADDED) else (),
+        "max_inflight_batches": draw(_PLACES),
+        "linger_s": draw(_LINGER_S),
+    }
+
+
+def days(*, kinds: list[str] = KINDS) -> st.SearchStrategy[Day]:
+    """Any day of requests with rows of these kinds."""
+    return st.builds(
+        Day,
+        limits=_limits(),
+        asks=_asks(kinds),
+        call_s=st.sampled_from([0.0, 0.25, 1.0]),
+        row_s=st.sampled_from([0.0, 0.25]),
+        names=st.sampled_from([None, None, name_all, name_first, name_nonsense, name_strangers]),
+        slo_s=st.none() | st.none() | st.sampled_from([1.0, 4.0]),
+        remembers=st.booleans(),
+        drain_at_s=st.none() | _QUARTERS,
     )
 
 

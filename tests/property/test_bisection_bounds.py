@@ -17,13 +17,14 @@ from darkroom.batching.entry import Entry
 from darkroom.batching.errors import BatchingError
 from darkroom.batching.limits import Limits
 from loadtest.simulate.simulation import EFFICIENTNET_LITE0, Machine, poisson
-from tests.property.rig import BadPictureError, EchoBackend, batcher_of, name_all
+from tests.property.rig import FEW, BadPictureError, EchoBackend, batcher_of, name_all
 from tests.vclock import run
 
 if TYPE_CHECKING:
     from darkroom.batching.entry import Answer
 
 
+@FEW
 @given(rows=st.integers(1, 64), data=st.data(), places=st.integers(1, 3))
 @example(rows=64, data=None, places=1)
 def test_k_guilty_rows_of_a_batch_cost_at_most_2k_log_b_plus_one_calls(
@@ -49,6 +50,7 @@ def test_k_guilty_rows_of_a_batch_cost_at_most_2k_log_b_plus_one_calls(
     assert len(backend.calls) <= 2 * len(guilty) * levels + 1
 
 
+@FEW
 @given(rows=st.integers(1, 64), data=st.data(), places=st.integers(1, 3))
 def test_a_backend_that_names_the_guilty_spares_the_bisection(rows: int, data: st.DataObject, places: int) -> None:
     guilty = data.draw(st.sets(st.integers(0, rows - 1), max_size=rows))

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from darkroom.models.errors import LoadFailed
+from darkroom.models.profile import trial
 from darkroom.models.profile.trial import Subject, Trial, Way
 from darkroom.models.rows import Rows
 from tests import savedmodels
@@ -33,10 +34,13 @@ def test_both_ways_take_the_same_rows_and_give_the_same_answer(built: Built) -> 
             assert "'softmax' differs" in plain.difference(4, wrong)
 
 
-def test_what_fails_in_the_process_is_told_here(built: Built, tmp_path: Path) -> None:
-    with pytest.raises(LoadFailed, match="cannot be read"):
-        Trial(Subject(tmp_path), Way())
+def test_what_fails_in_the_process_is_told_here(built: Built) -> None:
     with pytest.raises(LoadFailed, match="unknown signature 'other'; there are: serving_default"):
         Trial(Subject(built(savedmodels.classic), signature="other"), Way())
+
+
+def test_what_cannot_be_timed_says_why(built: Built, tmp_path: Path) -> None:
+    with pytest.raises(LoadFailed, match="cannot be read"):
+        trial._engine(Subject(tmp_path), Way())
     with pytest.raises(LoadFailed, match="not one picture a row"):
-        Trial(Subject(built(savedmodels.keys_and_features), pictures=(b"a",)), Way())
+        trial._engine(Subject(built(savedmodels.keys_and_features), pictures=(b"a",)), Way())
