@@ -18,6 +18,7 @@ import time
 from argparse import ArgumentParser
 from typing import Any
 
+import gevent
 from locust import FastHttpUser, events, task
 from locust.contrib.fasthttp import ResponseContextManager
 from locust.env import Environment
@@ -121,6 +122,12 @@ class RunState:
 def is_master(environment: Environment) -> bool:
     """Returns whether this process is a master, whose users run in worker processes."""
     return type(environment.runner).__name__ == "MasterRunner"
+
+
+@events.init.add_listener
+def wake(**_: Any) -> None:
+    """Tells gevent's clock the time; it slept through the imports, and --run-time would count them."""
+    gevent.get_hub().loop.update_now()
 
 
 @events.test_start.add_listener
