@@ -35,6 +35,28 @@ class _Weight(NamedTuple):
     node: Any
     factor: Any = None
 
+    def by_channel(self, convolution: Any, values: Any) -> Any:
+        """Returns a factor as it multiplies the weights; None: it is not one for all, or one for each channel."""
+        sizes = [dim.size for dim in self.node.attr["value"].tensor.tensor_shape.dim]
+        channels = sizes[_CHANNEL_AXES[convolution.op] :]
+        if values.ndim > len(sizes):
+            return None
+        if values.size == 1:
+            return values.reshape(())
+        is_last = convolution.attr["data_format"].s in {b"", b"NHWC"} and values.shape[-1] == values.size
+        return values.reshape(channels) if is_last and values.size == np.prod(channels) else None
+
+    def put_back(self, stand_in: Any) -> None:
+        """Makes a stand-in the constant that it stands for."""
+        stand_in.CopyFrom(self.node)
+        if self.factor is not None:
+            old = self.node.attr["value"].tensor
+            values = (tf.make_ndarray(old) * self.factor).astype(self.factor.dtype)
+            new = tensor_pb2.TensorProto(
+                dtype=old.dtype, tensor_shape=old.tensor_shape, tensor_content=values.tobytes()
+            )
+            stand_in.attr["value"].tensor.CopyFrom(new)
+
 
 def optimize(
     graph_def: Any, signatures: Mapping[str, BoundSignature], wanted: AbstractSet[str]
@@ -46,14 +68,16 @@ def optimize(
         return graph_def, dict.fromkeys(wanted, f"its {size >> 20} MB are optimized at each load")
     feeds = {tensor for each in signatures.values() for tensor in each.binding.feeds.values()}
     fetches = {tensor for each in signatures.values() for tensor in each.binding.fetches.values()}
-    kept = sorted(feeds | fetches | set(_predicates(graph_def)))
+    # What chooses a branch: a proof looks at it (models/rewriting/rewriter.py).
+    branches = {node.input[1 if "Switch" in node.op else 0] for node in graph_def.node if node.op in _BRANCHES}
+    kept = sorted(feeds | fetches | branches)
     light, weights = _without_weights(graph_def, feeds, fetches)
     light = _optimized(light, kept)
     if _fold_factors(light, weights, {node_name(tensor) for tensor in kept}):
         light = _optimized(light, kept)
     for node in light.node:
         if node.name in weights:
-            _put_back(node, weights.pop(node.name))
+            weights.pop(node.name).put_back(node)
     if any(node.op == _STAND_IN for node in light.node):
         return graph_def, dict.fromkeys(wanted, "the optimizer copied a constant")
     return light, {}
@@ -134,13 +158,6 @@ def _is_large(node: Any) -> bool:
     return bool(tensor.dtype != tf.string.as_datatype_enum and tensor.ByteSize() >= MIN_WEIGHT_BYTES)
 
 
-def _predicates(graph_def: Any) -> Iterable[str]:
-    """Yields what chooses a branch: a proof looks at it (models/rewriting/rewriter.py)."""
-    for node in graph_def.node:
-        if node.op in _BRANCHES:
-            yield node.input[1 if "Switch" in node.op else 0]
-
-
 def _optimized(graph_def: Any, kept: Iterable[str]) -> Any:
     """Returns what a session would make of the graph before it runs it. Nodes of the tensors in `kept` stay."""
     graph = tf.Graph()
@@ -168,41 +185,14 @@ def _fold_factors(graph_def: Any, weights: dict[str, _Weight], kept: AbstractSet
             is_private = len(readers[name]) == len(readers[convolution.input[1]]) == 1 and name not in kept
             if weight is None or weight.factor is not None or not is_private:
                 continue
-            factor = _by_channel(convolution, weight, tf.make_ndarray(constant.attr["value"].tensor))
+            factor = weight.by_channel(convolution, tf.make_ndarray(constant.attr["value"].tensor))
             if factor is not None:
                 weights[convolution.input[1]] = weight._replace(factor=factor)
-                _become(node, "Identity", name)
+                dtype = node.attr["T"].type
+                node.op = "Identity"
+                node.input[:] = [name]
+                node.attr.clear()
+                node.attr["T"].type = dtype
                 count += 1
                 break
     return count
-
-
-def _become(node: Any, op: str, source: str) -> None:
-    """Makes a node another one of the same type, with one input."""
-    dtype = node.attr["T"].type
-    node.op = op
-    node.input[:] = [source]
-    node.attr.clear()
-    node.attr["T"].type = dtype
-
-
-def _by_channel(convolution: Any, weight: _Weight, values: Any) -> Any:
-    """Returns a factor as it multiplies the weights; None: it is not one for all, or one for each channel."""
-    sizes = [dim.size for dim in weight.node.attr["value"].tensor.tensor_shape.dim]
-    channels = sizes[_CHANNEL_AXES[convolution.op] :]
-    if values.ndim > len(sizes):
-        return None
-    if values.size == 1:
-        return values.reshape(())
-    is_last = convolution.attr["data_format"].s in {b"", b"NHWC"} and values.shape[-1] == values.size
-    return values.reshape(channels) if is_last and values.size == np.prod(channels) else None
-
-
-def _put_back(node: Any, weight: _Weight) -> None:
-    """Makes a stand-in the constant that it stands for."""
-    node.CopyFrom(weight.node)
-    if weight.factor is not None:
-        tensor = node.attr["value"].tensor
-        values = (tf.make_ndarray(tensor) * weight.factor).astype(weight.factor.dtype)
-        shape = tensor.tensor_shape
-        tensor.CopyFrom(tensor_pb2.TensorProto(dtype=tensor.dtype, tensor_shape=shape, tensor_content=values.tobytes()))

@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -21,7 +20,7 @@ from darkroom.models.rewriting.optimize import (
     without_values,
 )
 from darkroom.models.rewriting.passes import BoundSignature, Pass
-from darkroom.models.rewriting.verify import Remembered, batches, difference, not_row_wise, screen_fault
+from darkroom.models.rewriting.verify import Remembered, difference, not_row_wise, screen_fault
 from darkroom.models.rows import Rows, join
 from darkroom.models.runtime.memory import check_room, give_back
 from darkroom.models.runtime.session import Binding, SessionEngine, clean, open_session
@@ -79,9 +78,7 @@ class Rewriter:
         for name in self._specs:
             if not samples[name]:
                 self._dropped[name].setdefault(FREEZE, "it cannot be verified: no generated row is one that it takes")
-        self._remember(samples)
-        self._freeze()
-        self._close_original()
+        self._freeze(samples)
         if self._frozen is not None:
             size = graph_bytes(self._frozen)
             is_optimized = size >= MIN_GRAPH_BYTES and any(name == OPTIMIZE for name, _ in self._passes)
@@ -126,23 +123,6 @@ class Rewriter:
             spec = self._specs[name]
             self._originals[name] = Remembered(spec, lambda: self._original.engine(spec))
         return self._originals[name]
-
-    def _remember(self, samples: Mapping[str, Sequence[Rows]]) -> None:
-        """Lets the original answer what the comparison will ask, so that it need not stay open for it."""
-        with suppress(Exception):  # what fails now will fail in the comparison too
-            for name, engine in self._originals.items():
-                for rows in batches(samples[name]):
-                    engine.run(rows)
-        give_back()
-
-    def _close_original(self) -> None:
-        """Frees the original before the rewritten graph is opened. It is loaded again if it is needed after all."""
-        if len(self.bindings) < len(self._specs):
-            return
-        for engine in self._originals.values():
-            engine.close()
-        self._original.close()
-        give_back()
 
     def engine(self, name: str) -> Remembered:
         """Returns an engine that runs the signature in its current form."""
@@ -247,7 +227,14 @@ class Rewriter:
             tf.graph_util.import_graph_def(inlined, name="")
         return find_flows(inlined, graph, inputs, fetches)
 
-    def _freeze(self) -> None:
+    def _freeze(self, samples: Mapping[str, Sequence[Rows]]) -> None:
+        """Freezes the graph. If no signature needs the original then, it is freed before the rewritten graph is opened.
+
+        What the comparison will ask it is remembered. It is loaded again if it is needed after all.
+        """
+        for name, engine in self._originals.items():
+            engine.learn(samples[name])
+        give_back()
         self._wanted = wanted = {name: spec for name, spec in self._specs.items() if FREEZE not in self._dropped[name]}
         if not wanted:
             return
@@ -259,6 +246,11 @@ class Rewriter:
             self.bindings = {}
             for name in wanted:
                 self.drop(name, FREEZE, f"it cannot be frozen: {clean(str(err))}")
+        if len(self.bindings) == len(self._specs):
+            for engine in self._originals.values():
+                engine.close()
+            self._original.close()
+            give_back()
 
     def _rewrite(self) -> dict[str, str]:
         """Makes the graph and its session with every pass that was not dropped.

@@ -40,6 +40,14 @@ class _Group(NamedTuple):
     usage: str
     reclaimable: str  # a field of memory.stat: pages of files that were not used lately
 
+    def left(self, folder: Path) -> int:
+        """The bytes that are left in a cgroup; 2**63 where it has no limit, or is not here."""
+        limit, usage = _read(folder / self.limit).strip(), _read(folder / self.usage).strip()
+        if not (limit.isdecimal() and usage.isdecimal()):
+            return 1 << 63
+        stat = dict(line.split()[:2] for line in _read(folder / "memory.stat").splitlines())
+        return max(0, int(limit) - int(usage) + int(stat.get(self.reclaimable, 0)))
+
 
 _V2 = _Group("sys/fs/cgroup", "memory.max", "memory.current", "inactive_file")
 _V1 = _Group("sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
@@ -58,17 +66,8 @@ def free_bytes(root: Path = Path("/")) -> int:
         if kinds == "" or "memory" in kinds.split(","):
             group = _V1 if kinds else _V2
             inner = PurePosixPath(path.lstrip("/"))
-            free += [_left(root / group.root / each, group) for each in (inner, *inner.parents)]
+            free += [group.left(root / group.root / each) for each in (inner, *inner.parents)]
     return min(free, default=1 << 63)
-
-
-def _left(folder: Path, group: _Group) -> int:
-    """The bytes that are left in a cgroup; 2**63 where it has no limit, or is not here."""
-    limit, usage = _read(folder / group.limit).strip(), _read(folder / group.usage).strip()
-    if not (limit.isdecimal() and usage.isdecimal()):
-        return 1 << 63
-    stat = dict(line.split()[:2] for line in _read(folder / "memory.stat").splitlines())
-    return max(0, int(limit) - int(usage) + int(stat.get(group.reclaimable, 0)))
 
 
 def _read(path: Path) -> str:

@@ -51,6 +51,20 @@ class Model:
         self.trouble = self.bug = ""
         self.scanning: asyncio.Future[Mapping[int, Found]] | None = None
 
+    async def scan(self, in_thread: InThread) -> Mapping[int, Found]:
+        """The versions of the source. A scan that takes too long goes on, and later calls ask only whether it has ended.
+
+        Raises:
+            LoadFailed: it takes too long.
+        """
+        is_late = self.scanning is not None
+        scan = self.scanning = self.scanning or asyncio.ensure_future(in_thread(self.source.scan))
+        await asyncio.wait([scan], timeout=0 if is_late else SCAN_TIMEOUT_S)
+        if not scan.done():
+            raise LoadFailed(f"the model's folder does not answer within {SCAN_TIMEOUT_S:.0f} s")
+        self.scanning = None
+        return scan.result()
+
 
 class ModelManager:
     """Loads and unloads every version of every model, from `load_all` to `close`. On the event loop.
@@ -335,7 +349,7 @@ class ModelManager:
         found: Mapping[int, Found] = {}
         failure: Exception | None = None
         try:
-            found = await self._scan_in_time(model)
+            found = await model.scan(self._in_thread)
         except Exception as err:  # noqa: BLE001 - whatever one model's folder raises is that model's failure
             failure, trouble = err, reason_of(err)
         served = self._registry.versions(model.name)
@@ -346,21 +360,6 @@ class ModelManager:
             self._record(model, NO_VERSION).note(END, trouble)
         model.trouble = trouble
         return found
-
-    async def _scan_in_time(self, model: Model) -> Mapping[int, Found]:
-        """The versions of the source. A scan that takes too long goes on, and later calls ask only whether it has ended.
-
-        Raises:
-            LoadFailed: it takes too long.
-        """
-        is_late = model.scanning is not None
-        if model.scanning is None:
-            model.scanning = asyncio.ensure_future(self._in_thread(model.source.scan))
-        await asyncio.wait([model.scanning], timeout=0 if is_late else SCAN_TIMEOUT_S)
-        if not model.scanning.done():
-            raise LoadFailed(f"the model's folder does not answer within {SCAN_TIMEOUT_S:.0f} s")
-        scan, model.scanning = model.scanning, None
-        return scan.result()
 
     async def _load(self, model: Model, version: int, found: Found) -> None:
         """Loads and warms up one version, then lets requests find it; or notes why that failed."""
