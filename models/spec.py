@@ -123,6 +123,15 @@ class SignatureSpec:
     any_shape: bool = False  # every op works element by element, so the graph takes other shapes than it declares
     same_as: str = ""  # name of the signature that is the same function, whose engine and batcher this one shares
 
+    @property
+    def row_bytes(self) -> int:
+        """The bytes of one row of all inputs and outputs, as far as their shapes are known."""
+        sizes = 0
+        for tensor in (*self.inputs, *self.outputs):
+            inner = tensor.shape[1:] if tensor.shape else ()
+            sizes += prod(size or 1 for size in inner) * numpy_dtype(tensor.dtype).itemsize
+        return sizes
+
     def accept(self, raw: Mapping[str, object], *, strict: bool = False) -> Rows:
         """Returns the rows of one request: one column of the input's dtype for each input.
 

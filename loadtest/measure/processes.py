@@ -152,14 +152,15 @@ def _sigterm_leaves_blocks() -> Iterator[None]:
 
 def _wait_ready(process: subprocess.Popen[bytes], port: int, path: str, log: Path) -> None:
     end_s = time.monotonic() + START_TIMEOUT_S
-    while not _is_ready(port, path):
+    while not is_ready(port, path):
         if process.poll() is not None or time.monotonic() > end_s:
             said = log.read_text(errors="replace")[-2000:]
             raise DidNotStart(f"{' '.join(map(str, process.args))}: {said}")  # type: ignore[arg-type]
         time.sleep(0.2)
 
 
-def _is_ready(port: int, path: str) -> bool:
+def is_ready(port: int, path: str) -> bool:
+    """Whether a server answers `GET path` with 200."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
     try:
         connection.request("GET", path)

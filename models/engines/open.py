@@ -21,9 +21,11 @@ from darkroom.models.engines.sharded import SHARD, shard, why_not_sharded
 from darkroom.models.engines.tuning import Timer, Tuning, TuningCache, graph_key, time_both
 from darkroom.models.rewriting.artifact import Artifact
 from darkroom.models.rewriting.job import Job
+from darkroom.models.rewriting.optimize import OPTIMIZE, room_to_open
 from darkroom.models.rewriting.prepare import load_failures, prepare, prepare_job, session_options
 from darkroom.models.rewriting.rewriter import BF16
 from darkroom.models.runtime.custom_ops import load_custom_ops
+from darkroom.models.runtime.memory import check_room, trimmed
 from darkroom.models.runtime.session import Binding, SessionEngine, open_beside, open_session
 from darkroom.models.runtime.tensorflow import SessionOptions, graph_pb2
 from darkroom.models.saved_model.original import Original, open_original
@@ -108,8 +110,10 @@ def open_artifact(
         cache: what was decided for graphs of the same key is taken from there; what is decided now is added.
         timer: what compares two implementations.
     """
-    rounds = any(report.name == BF16 and report.applied for reports in artifact.passes.values() for report in reports)
-    return _Opening(artifact, replace(options, bf16=rounds), devices, cache or TuningCache(), timer).open()
+    reports = [report for each in artifact.passes.values() for report in each]
+    done = {report.name for report in reports if report.applied}
+    options = replace(options, bf16=BF16 in done, is_optimized=OPTIMIZE in done)
+    return _Opening(artifact, options, devices, cache or TuningCache(), timer).open()
 
 
 @dataclass(slots=True)
@@ -147,9 +151,12 @@ class _Opening:
     def open(self) -> LoadedModel:
         """The model; see `open_artifact`."""
         artifact = self.artifact
+        need = room_to_open(len(artifact.graph), is_optimized=self.options.is_optimized)
+        check_room(need, "to open it")
         points = concat_points(self.graph_def, artifact.bindings.values(), self.cores) if self.tries_cpu_decode else {}
         if artifact.graph:
-            self.sessions = {str(device): self.session_on(device, points) for device in self.devices}
+            with trimmed():  # the parsed graph is as large as the weights
+                self.sessions = {str(device): self.session_on(device, points) for device in self.devices}
         original = self.open_engines()
         single: Any = None
         if artifact.graph:

@@ -8,7 +8,6 @@ not be trusted. The header is validated against the types below.
 import hashlib
 import struct
 from dataclasses import dataclass, field
-from io import BytesIO
 from pathlib import Path
 from typing import Self
 
@@ -31,7 +30,7 @@ class Artifact:
 
     spec: ModelSpec
     source: Path
-    graph: bytes = b""  # a serialized GraphDef; empty where every signature is served from the source
+    graph: bytes | memoryview = b""  # a serialized GraphDef; empty where every signature is served from the source
     bindings: dict[str, Binding] = field(default_factory=dict)  # by signature, as the next two
     passes: dict[str, tuple[PassReport, ...]] = field(default_factory=dict)
     samples: dict[str, tuple[Rows, ...]] = field(default_factory=dict)  # warm-up rows, one row `[1, ...]` in each
@@ -56,9 +55,9 @@ class _StoredColumn:
         values.append(column.tobytes())
         return cls(column.dtype.name, column.shape, (column.nbytes,))
 
-    def read(self, stream: BytesIO) -> Column:
+    def read(self, stream: "_Reader") -> Column:
         """Returns the column; its values come from `stream`."""
-        values = [stream.read(size) for size in self.sizes]
+        values = [bytes(stream.read(size)) for size in self.sizes]
         if self.dtype == _STRINGS:
             return values
         if self.dtype == _OBJECTS:
@@ -87,7 +86,7 @@ def dump(artifact: Artifact) -> bytes:
     return b"".join(parts(artifact))
 
 
-def parts(artifact: Artifact) -> list[bytes]:
+def parts(artifact: Artifact) -> list[bytes | memoryview]:
     """Returns what `dump` joins. The graph is not copied."""
     values: list[bytes] = []
     samples = {
@@ -95,15 +94,27 @@ def parts(artifact: Artifact) -> list[bytes]:
         for name, singles in artifact.samples.items()
     }
     header = _HEADER.dump_json(_Header(artifact.spec, len(artifact.graph), artifact.bindings, artifact.passes, samples))
-    body = [_LENGTH.pack(len(header)), header, artifact.graph, *values]
+    body: list[bytes | memoryview] = [_LENGTH.pack(len(header)), header, artifact.graph, *values]
     digest = hashlib.sha256()
     for part in body:
         digest.update(part)
     return [MAGIC, digest.digest(), *body]
 
 
-def parse(data: bytes, source: Path) -> Artifact:
-    """Reads the bytes that `dump` returned.
+class _Reader:
+    """Reads bytes one after another, without a copy."""
+
+    def __init__(self, view: memoryview) -> None:
+        self._view = view
+
+    def read(self, size: int) -> memoryview:
+        """Returns the next bytes; fewer at the end."""
+        found, self._view = self._view[:size], self._view[size:]
+        return found
+
+
+def parse(data: bytes | memoryview, source: Path) -> Artifact:
+    """Reads the bytes that `dump` returned. The graph is not copied.
 
     Raises:
         Damaged: the bytes are truncated, changed, or written by another release.
@@ -112,10 +123,10 @@ def parse(data: bytes, source: Path) -> Artifact:
     start = len(MAGIC) + hashlib.sha256().digest_size
     if data[: len(MAGIC)] != MAGIC or hashlib.sha256(view[start:]).digest() != data[len(MAGIC) : start]:
         raise Damaged("the digest is not that of the content")
-    stream = BytesIO(view[start:])
+    stream = _Reader(view[start:])
     try:
         (length,) = _LENGTH.unpack(stream.read(_LENGTH.size))
-        header = _HEADER.validate_json(stream.read(length))
+        header = _HEADER.validate_json(bytes(stream.read(length)))
         graph = stream.read(header.graph_bytes)
         samples = {
             name: tuple(Rows({key: column.read(stream) for key, column in row.items()}) for row in rows)

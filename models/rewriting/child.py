@@ -21,6 +21,9 @@ REFUSED = 3  # exit status: stdout has the reason why the SavedModel cannot be s
 def main() -> int:
     """Prepares the job that stdin names, and returns the exit status: 0 or REFUSED."""
     os.nice(NICENESS)
+    os.environ.setdefault(
+        "TF_ONEDNN_USE_SYSTEM_ALLOCATOR", "1"
+    )  # oneDNN's own pool would keep the weights it has freed
     os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # proofs run on the CPU, and the GPU's memory belongs to the server
     with contextlib.suppress(OSError):
         OOM_SCORE.write_text("1000", "ascii")  # if memory runs out, Linux kills this process and not the server
@@ -42,7 +45,7 @@ def main() -> int:
     return 0
 
 
-def _prepare(job: Job) -> list[bytes]:
+def _prepare(job: Job) -> list[bytes | memoryview]:
     """Returns the artifact of a job, as bytes in several parts.
 
     Raises:

@@ -14,6 +14,7 @@ from darkroom.models.errors import LoadFailed
 
 _SOURCES = Path(__file__).parents[1]
 _CPU = Path("/proc/cpuinfo")
+_DEVICES = Path("/dev")
 _NOT_IN_KEY = frozenset({"path", "name", "version", "device"})  # the artifact does not depend on these
 
 
@@ -29,7 +30,7 @@ class Job:
     session_config: dict[str, Any] = field(default_factory=dict)
     custom_op_paths: tuple[Path, ...] = ()
     max_drift: float | None = None  # largest change that bfloat16 may cause; None: bfloat16 is not tried
-    device: str = "auto"  # see models/engines/devices.py; the artifact is the same for all devices
+    device: str = "auto"  # see models/engines/devices.py; the artifact depends on it only in whether it may be a GPU
 
     def dump(self) -> str:
         """Returns the job as one line of JSON."""
@@ -42,6 +43,10 @@ class Job:
         paths = tuple(map(Path, fields.pop("custom_op_paths")))
         return cls(path=Path(fields.pop("path")), custom_op_paths=paths, **fields)
 
+    def may_use_gpus(self) -> bool:
+        """Whether the version may run on a GPU of this machine."""
+        return self.device.startswith("gpu") or (self.device == "auto" and any(_DEVICES.glob("nvidia[0-9]*")))
+
     def key(self) -> str:
         """Returns a digest of all that the artifact depends on: the files' content, options, this code, this machine.
 
@@ -51,6 +56,7 @@ class Job:
             LoadFailed: a file cannot be read.
         """
         options = {name: value for name, value in asdict(self).items() if name not in _NOT_IN_KEY}
+        options["may_use_gpus"] = self.may_use_gpus()
         digest = hashlib.sha256(json.dumps(options, default=str, sort_keys=True).encode())
         digest.update("\n".join(_environment()).encode())
         try:

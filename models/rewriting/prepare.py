@@ -7,6 +7,7 @@ This is the expensive part of a load. It may run in another process, see `models
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from darkroom.models.graph.same_function import find_same_functions
 from darkroom.models.rewriting.artifact import Artifact
 from darkroom.models.rewriting.bfloat16 import try_bf16
 from darkroom.models.rewriting.job import Job
+from darkroom.models.rewriting.optimize import OPTIMIZE, optimize
 from darkroom.models.rewriting.passes import PASSES, Pass
 from darkroom.models.rewriting.rewriter import Rewriter
 from darkroom.models.rewriting.verify import first_accepted
@@ -24,7 +26,7 @@ from darkroom.models.rows import Rows
 from darkroom.models.runtime.session import clean
 from darkroom.models.runtime.tensorflow import SessionOptions
 from darkroom.models.saved_model.image_input import check_batching, find_image_input
-from darkroom.models.saved_model.original import open_original
+from darkroom.models.saved_model.original import OnDemand, open_original
 from darkroom.models.saved_model.reader import describe_signatures, read_labels, read_meta_graph, read_signatures
 from darkroom.models.saved_model.sample_rows import PictureMaker, candidates
 from darkroom.models.saved_model.tf_example import float_features
@@ -62,7 +64,8 @@ def prepare(
     }
     every, same = specs, find_same_functions(graph_def, {key: specs[key] for key in specs if not traits[key].stateful})
     specs = {key: spec for key, spec in every.items() if key not in same}
-    original = open_original(path, meta_graph, specs, replace(options, bf16=False))
+    exact = replace(options, bf16=False)
+    original = OnDemand(partial(open_original, path, meta_graph, specs, exact))
     rewriter = Rewriter(original, specs, traits, options, passes)
     try:
         stateless = {key: spec for key, spec in specs.items() if not traits[key].stateful}
@@ -122,7 +125,7 @@ def _find_samples(
             known = [rows for rows in known if spec.batched and rows.key == known[0].key] or known[:1]
             generated = candidates(spec, graph_def, pictures)
             sets = chain([known], generated) if len(known) > 1 or not spec.batched else chain(generated, [known])
-            samples[key] = tuple(first_accepted(original, filter(None, sets)))
+            samples[key] = tuple(first_accepted(original, filter(None, sets), again=original.engine.run))
         return samples
     finally:
         pictures.close()
@@ -134,8 +137,11 @@ def prepare_job(job: Job) -> Artifact:
     Raises:
         LoadFailed: it cannot be served. The message says why, and names no path.
     """
+    options = session_options(job)
+    # A GPU wants another graph than a CPU, and bfloat16 is chosen by the optimizer.
+    passes = PASSES if options.bf16 or job.may_use_gpus() else (*PASSES, (OPTIMIZE, optimize))
     with load_failures():
-        return prepare(job.path, name=job.name, version=job.version, options=session_options(job))
+        return prepare(job.path, name=job.name, version=job.version, options=options, passes=passes)
 
 
 def session_options(job: Job) -> SessionOptions:

@@ -3,16 +3,26 @@
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
-from darkroom.models.engine import Engine, PassReport
+from darkroom.models.engine import PassReport
 from darkroom.models.graph.decoding_ops import find_decoding_nodes
 from darkroom.models.graph.inline import inline_calls
 from darkroom.models.graph.reachability import GraphTraits
 from darkroom.models.graph.row_flow import Flow, find_flows
+from darkroom.models.rewriting.optimize import (
+    MIN_GRAPH_BYTES,
+    OPTIMIZE,
+    graph_bytes,
+    optimize,
+    room_to_open,
+    without_values,
+)
 from darkroom.models.rewriting.passes import BoundSignature, Pass
-from darkroom.models.rewriting.verify import difference, not_row_wise, screen_fault
+from darkroom.models.rewriting.verify import Remembered, difference, not_row_wise, screen_fault
 from darkroom.models.rows import Rows, join
+from darkroom.models.runtime.memory import check_room, give_back
 from darkroom.models.runtime.session import Binding, SessionEngine, clean, open_session
 from darkroom.models.runtime.tensorflow import SessionOptions, tf
 from darkroom.models.saved_model.image_input import rows_meet, unbatched
@@ -50,9 +60,10 @@ class Rewriter:
         self._applied: dict[str, list[str]] = {name: [] for name in specs}
         self._notes: dict[tuple[str, str], str] = {}  # signature, pass → what it did
         self._graph: Any = None
+        self._plain: Any = None  # the graph before it was optimized, without weights; None: it was not optimized
         self._session: Any = None
-        self._engines: dict[str, Engine] = {}  # of the current graph; making one costs an optimization of the graph
-        self._originals: dict[str, Engine] = {}
+        self._engines: dict[str, Remembered] = {}  # of the current graph; making one costs an optimization of the graph
+        self._originals: dict[str, Remembered] = {}
         changes = "; ".join(f"signature {name!r}: {each.mutates}" for name, each in traits.items() if each.mutates)
         for name, each in traits.items():
             if reason := each.stateful or each.unfreezable or changes:
@@ -67,7 +78,12 @@ class Rewriter:
         for name in self._specs:
             if not samples[name]:
                 self._dropped[name].setdefault(FREEZE, "it cannot be verified: no generated row is one that it takes")
-        self._freeze()
+        self._freeze(samples)
+        if self._frozen is not None:
+            size = graph_bytes(self._frozen)
+            is_optimized = size >= MIN_GRAPH_BYTES and any(name == OPTIMIZE for name, _ in self._passes)
+            # The graph is in memory already.
+            check_room(room_to_open(size, is_optimized=is_optimized) - size, "to prepare it")
         while self.bindings:
             wrong = self._rewrite() or self._compare(samples)
             if not wrong:
@@ -101,19 +117,20 @@ class Rewriter:
             self._applied[name].append(SCREEN)
             self.bindings[name] = binding
 
-    def original(self, name: str) -> Engine:
+    def original(self, name: str) -> Remembered:
         """Returns an engine that runs the signature of the original SavedModel."""
         if name not in self._originals:
-            self._originals[name] = self._original.engine(self._specs[name])
+            spec = self._specs[name]
+            self._originals[name] = Remembered(spec, lambda: self._original.engine(spec))
         return self._originals[name]
 
-    def engine(self, name: str) -> Engine:
+    def engine(self, name: str) -> Remembered:
         """Returns an engine that runs the signature in its current form."""
         if name not in self.bindings:
             return self.original(name)
         if name not in self._engines:
-            passes = self.reports()[name]
-            self._engines[name] = SessionEngine(self._specs[name], self._session, self.bindings[name], passes=passes)
+            make = partial(SessionEngine, self._specs[name], self._session, self.bindings[name])
+            self._engines[name] = Remembered(self._specs[name], partial(make, passes=self.reports()[name]))
         return self._engines[name]
 
     def prove_row_wise(self, spec: SignatureSpec, samples: Sequence[Rows], graph_def: Any) -> SignatureSpec:
@@ -164,8 +181,14 @@ class Rewriter:
         _log.warning("pass %s is dropped for signature %r: %s", name, signature, reason)
 
     def serialized(self) -> bytes:
-        """Returns the rewritten GraphDef; empty where every signature fell back to the original."""
-        return b"" if self._graph is None else bytes(self._graph.SerializeToString(deterministic=True))
+        """Returns the rewritten GraphDef, and closes its session; empty where every signature fell back to the original."""
+        if self._graph is None:
+            return b""
+        whole = self._graph if self._plain is None else self._session.graph
+        self.close()
+        if self._plain is not None:
+            whole = whole.as_graph_def()
+        return bytes(whole.SerializeToString(deterministic=True))
 
     def close(self) -> None:
         """Closes the session of the rewritten graph. Idempotent."""
@@ -173,6 +196,7 @@ class Rewriter:
         self._engines.clear()
         if session is not None:
             session.close()
+            give_back()
 
     def _one_branch(self, spec: SignatureSpec, predicates: Iterable[str], samples: Sequence[Rows]) -> str:
         """Returns which of the predicates has no sample that is in one branch alone and in the other beside the rest."""
@@ -189,29 +213,44 @@ class Rewriter:
 
     def _flows(self, spec: SignatureSpec, graph_def: Any) -> tuple[dict[str, Flow], set[str]]:
         """Where the rows of a batch are in each output, by the graph in its current form; see `find_flows`."""
-        if (binding := self.bindings.get(spec.name)) is not None:
-            return find_flows(self._graph, self._session.graph, binding.feeds.values(), binding.fetches)
+        inputs = [tensor.source for tensor in spec.inputs]
         fetches = {output.name: output.source for output in spec.outputs}
-        inlined = inline_calls(graph_def, list(fetches.values()))
+        if (binding := self.bindings.get(spec.name)) is not None:
+            inputs, fetches = list(binding.feeds.values()), binding.fetches
+            if self._plain is None:
+                return find_flows(self._graph, self._session.graph, inputs, fetches)
+        inlined = self._plain if binding is not None else inline_calls(graph_def, list(fetches.values()))
         for node in inlined.node:
             node.attr.pop("_class", None)  # names a node to be placed with, which may be gone
         graph = tf.Graph()
         with graph.as_default():
             tf.graph_util.import_graph_def(inlined, name="")
-        return find_flows(inlined, graph, [tensor.source for tensor in spec.inputs], fetches)
+        return find_flows(inlined, graph, inputs, fetches)
 
-    def _freeze(self) -> None:
+    def _freeze(self, samples: Mapping[str, Sequence[Rows]]) -> None:
+        """Freezes the graph. If no signature needs the original then, it is freed before the rewritten graph is opened.
+
+        What the comparison will ask it is remembered. It is loaded again if it is needed after all.
+        """
+        for name, engine in self._originals.items():
+            engine.learn(samples[name])
+        give_back()
         self._wanted = wanted = {name: spec for name, spec in self._specs.items() if FREEZE not in self._dropped[name]}
         if not wanted:
             return
         try:
             self._frozen, self.bindings = self._original.freeze(wanted)
-            if self._frozen.ByteSize() >= MAX_GRAPH_BYTES:
-                raise ValueError(f"it has {self._frozen.ByteSize()} bytes")  # noqa: TRY301 - as TensorFlow's own errors
+            if (size := graph_bytes(self._frozen)) >= MAX_GRAPH_BYTES:
+                raise ValueError(f"it has {size} bytes")  # noqa: TRY301 - as TensorFlow's own errors
         except Exception as err:  # noqa: BLE001 - whatever TensorFlow raises, the original still serves
             self.bindings = {}
             for name in wanted:
                 self.drop(name, FREEZE, f"it cannot be frozen: {clean(str(err))}")
+        if len(self.bindings) == len(self._specs):
+            for engine in self._originals.values():
+                engine.close()
+            self._original.close()
+            give_back()
 
     def _rewrite(self) -> dict[str, str]:
         """Makes the graph and its session with every pass that was not dropped.
@@ -224,10 +263,12 @@ class Rewriter:
             graph, _ = self._original.freeze(self._wanted)
         signatures = {name: BoundSignature(self._specs[name], binding) for name, binding in self.bindings.items()}
         self._applied |= {name: [FREEZE] for name in signatures}
+        self._plain = None
         for pass_name, rewrite in self._passes:
             wanted = {name for name in signatures if pass_name not in self._dropped[name]}
             if not wanted:
                 continue
+            plain = without_values(graph) if rewrite is optimize else None
             try:
                 graph, reasons = rewrite(graph, signatures, wanted)
             except Exception as err:  # noqa: BLE001 - a wrong rewrite may fail in any way
@@ -238,9 +279,14 @@ class Rewriter:
                     self._dropped[name][pass_name] = reasons[name]
                 else:
                     self._applied[name].append(pass_name)
-        self._graph = graph
+            self._plain = None if reasons else plain
+        # Of a large graph the session has the only copy: to make a callable takes several times its weights.
+        self._graph = graph if self._plain is None else without_values(graph)
+        options = replace(self._options, bf16=False, is_optimized=self._plain is not None)
         try:
-            self._session = open_session(graph, replace(self._options, bf16=False))
+            self._session = open_session(graph, options)
+            del graph
+            give_back()
         except Exception as err:  # noqa: BLE001 - a wrong rewrite may fail in any way
             return dict.fromkeys(self.bindings, f"TensorFlow refuses the graph: {clean(str(err))}")
         return {}

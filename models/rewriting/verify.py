@@ -3,42 +3,128 @@
 Each proof returns the difference it found, in words; an empty text means that there is none.
 """
 
-from collections.abc import Iterable, Sequence
+import hashlib
+import time
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from typing import Any
 
 import numpy as np
 
-from darkroom.models.engine import Engine
+from darkroom.models.engine import Engine, PassReport
 from darkroom.models.errors import InvalidInput, ModelError
-from darkroom.models.rows import Column, Rows, join, miscount
+from darkroom.models.rows import Column, Rows, join, miscount, row_bytes
 from darkroom.models.runtime.session import SessionEngine, objects
-from darkroom.models.spec import np_shape
+from darkroom.models.spec import SignatureSpec, np_shape
 
 # Floats may differ by this much, relative to the value and to the largest value of the output: fused kernels, and kernels
 # for other batch sizes, add in another order. Half and bfloat16 keep 11 and 8 bits.
 TOLERANCE = {2: 2e-2, 4: 1e-5, 8: 1e-9}  # by the bytes of the dtype
+SLOW_S = 0.1  # guess: of a call with one row; 48 rows are run for the proofs of a quick model
+LARGE_BYTES = 4 << 20  # guess: of the answer to one row
+FEW_ROWS = 2  # of a set whose calls are slow, or whose answers are large
+MAX_KEPT_BYTES = 128 << 20  # guess: of the answers that are remembered
 MAX_DOUBTFUL = 4  # guess: sets of samples with useless answers after which no better ones are looked for
+PART = 1 << 20  # floats that are compared at a time
 EXACT_KINDS = frozenset("biuOS")
 # The precision of a device's floats, as the bytes of a dtype. A GPU multiplies float32 in TF32, which has half's 11 bits.
 EXACT, TF32 = 8, 2
 
 
-def first_accepted(original: Engine, sets: Iterable[list[Rows]]) -> list[Rows]:
+class Remembered:
+    """An engine that runs equal calls once, and keeps their answers as long as they are not too large.
+
+    The engine is made when it is needed. `close` closes it, and keeps the answers.
+    """
+
+    def __init__(self, spec: SignatureSpec, make: Callable[[], Engine]) -> None:
+        self.spec = spec
+        self._make = make
+        self._engine: Engine | None = None
+        self._answers: dict[str, Rows] = {}
+        self._left_bytes = MAX_KEPT_BYTES
+
+    @property
+    def passes(self) -> tuple[PassReport, ...]:
+        """See darkroom.models.engine.Engine."""
+        return self.engine.passes
+
+    @property
+    def engine(self) -> Engine:
+        """The engine itself, which remembers nothing."""
+        if self._engine is None:
+            self._engine = self._make()
+        return self._engine
+
+    def run(self, rows: Rows) -> Rows:
+        """Returns the answer; see darkroom.models.engine.Engine."""
+        key = self.key_of(rows)
+        if key not in self._answers:
+            answer = self.engine.run(rows)
+            self._left_bytes -= sum(row_bytes(answer))
+            if self._left_bytes < 0:
+                return answer
+            self._answers[key] = answer
+        return self._answers[key]
+
+    def learn(self, samples: Sequence[Rows]) -> None:
+        """Runs what a comparison will ask. What fails now will fail then too."""
+        with suppress(Exception):
+            for rows in batches(samples):
+                self.run(rows)
+
+    @staticmethod
+    def key_of(rows: Rows) -> str:
+        """Equal for calls with the same values."""
+        digest = hashlib.sha256()
+        for name, column in rows.columns.items():
+            values = column if isinstance(column, list) else column.ravel().tolist() if column.dtype == object else None
+            digest.update(repr((name, np_shape(column), values)).encode())
+            if not isinstance(column, list) and values is None:
+                digest.update(column.tobytes())
+        return digest.hexdigest()
+
+    def close(self) -> None:
+        """Closes the engine. A later call makes it again."""
+        engine, self._engine = self._engine, None
+        if engine is not None:
+            engine.close()
+
+
+def first_accepted(
+    original: Engine,
+    sets: Iterable[list[Rows]],
+    *,
+    again: Callable[[Rows], Rows] | None = None,
+    clock: Callable[[], float] = time.perf_counter,
+) -> list[Rows]:
     """Returns the first set of rows that the original accepts, one by one and as a batch; empty: it accepts none.
 
     Rows whose answers are not finite, or not the same twice, hide a wrong rewrite. They are used only where no others
-    are accepted.
+    are accepted. Of a set whose calls are slow, or whose answers are large, two rows are returned: every proof is made
+    with them as with four, on batches of 1, 2 and 4.
+
+    Args:
+        original: what runs them.
+        sets: the sets.
+        again: runs a call that was run before; None: `original` does.
+        clock: in seconds.
     """
     doubtful: list[list[Rows]] = []
+    again = again or original.run
     for samples in sets:
         try:
+            original.run(samples[0])  # makes the kernels
+            started_s = clock()
+            second = again(samples[0])
+            if clock() - started_s > SLOW_S or sum(row_bytes(second)) > LARGE_BYTES:
+                samples = samples[:FEW_ROWS]  # noqa: PLW2901 - the others are not used
             answers = [original.run(rows) for rows in samples]
             if len(samples) > 1:
                 original.run(join(samples))
             columns = (column for answer in answers for column in answer.columns.values())
             floats = [each for each in columns if not isinstance(each, list) and each.dtype.kind == "f"]
-            if all(bool(np.isfinite(each).all()) for each in floats) and not unequal(
-                answers[0], original.run(samples[0])
-            ):
+            if all(bool(np.isfinite(each).all()) for each in floats) and not unequal(answers[0], second):
                 return samples
         except Exception:  # noqa: BLE001, S112 - rows that cannot be run, or joined, are not accepted
             continue
@@ -52,7 +138,7 @@ def batches(samples: Sequence[Rows]) -> list[Rows]:
     """Returns the calls that are compared: each row alone, then the first two together and the last three together."""
     if len(samples) == 1:
         return list(samples)
-    return [*samples, join(samples[:2]), join(samples[-3:])]
+    return [*samples, join(samples[:2]), *([join(samples[-3:])] if len(samples) > FEW_ROWS else [])]
 
 
 def difference(original: Engine, rewritten: Engine, samples: Sequence[Rows], *, float_bytes: int = EXACT) -> str:
@@ -137,12 +223,19 @@ def _unequal_columns(one: Column, other: Column, float_bytes: int) -> str:
         return f"is {other.dtype}{list(other.shape)} for {one.dtype}{list(one.shape)}"
     if one.dtype.kind in EXACT_KINDS:
         return "" if np.array_equal(one, other) else "differs"
-    left, right = one.astype(np.float64), other.astype(np.float64)
     tolerance = TOLERANCE[min(one.dtype.itemsize, float_bytes)]
-    scale = float(np.max(np.abs(left[np.isfinite(left)]), initial=0.0))
-    if np.allclose(left, right, rtol=tolerance, atol=tolerance * max(scale, 1e-3), equal_nan=True):
-        return ""
-    if not np.array_equal(np.isfinite(left), np.isfinite(right)):
-        return "is not finite where it should be, or is where it should not"
-    with np.errstate(invalid="ignore"):  # equal infinities
-        return f"differs by {float(np.nanmax(np.abs(left - right))):.3g}"
+    scale = max((float(np.max(np.abs(part[np.isfinite(part)]), initial=0.0)) for part in _parts(one)), default=0.0)
+    for left, right in zip(_parts(one), _parts(other), strict=True):
+        if np.allclose(left, right, rtol=tolerance, atol=tolerance * max(scale, 1e-3), equal_nan=True):
+            continue
+        if not np.array_equal(np.isfinite(left), np.isfinite(right)):
+            return "is not finite where it should be, or is where it should not"
+        with np.errstate(invalid="ignore"):  # equal infinities
+            return f"differs by {float(np.nanmax(np.abs(left - right))):.3g}"
+    return ""
+
+
+def _parts(column: "np.ndarray[Any, np.dtype[Any]]") -> Iterable["np.ndarray[Any, np.dtype[np.float64]]"]:
+    """Yields the floats of a column as float64, some at a time: all of a large answer would take a gigabyte."""
+    flat = column.ravel()
+    return (flat[start : start + PART].astype(np.float64) for start in range(0, flat.size, PART))

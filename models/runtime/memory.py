@@ -11,11 +11,14 @@ with a shared cache and without: TensorFlow's pool 176 and 149, jemalloc 178 and
 import ctypes
 import gc
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from ctypes.util import find_library
 from functools import cache
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+from darkroom.models.errors import LoadFailed
 
 # Free memory is kept until `give_back`, and each arena serves buffers of all sizes. By its own default jemalloc returns
 # what was free for 10 s, and the wrong pages: 4,400 page faults a picture of 12 megapixels, 46 pictures/s instead of 61.
@@ -27,6 +30,64 @@ HINT = (
     "for more throughput start it with jemalloc (Debian: libjemalloc2): "
     f"LD_PRELOAD=libjemalloc.so.2 MALLOC_CONF={MALLOC_CONF} darkroom serve ..."
 )
+
+
+class _Group(NamedTuple):
+    """The files of a cgroup that say how much memory it may have, and has; relative to `root`."""
+
+    root: str
+    limit: str
+    usage: str
+    reclaimable: str  # a field of memory.stat: pages of files that were not used lately
+
+    def left(self, folder: Path) -> int:
+        """The bytes that are left in a cgroup; 2**63 where it has no limit, or is not here."""
+        limit, usage = _read(folder / self.limit).strip(), _read(folder / self.usage).strip()
+        if not (limit.isdecimal() and usage.isdecimal()):
+            return 1 << 63
+        stat = dict(line.split()[:2] for line in _read(folder / "memory.stat").splitlines())
+        return max(0, int(limit) - int(usage) + int(stat.get(self.reclaimable, 0)))
+
+
+_V2 = _Group("sys/fs/cgroup", "memory.max", "memory.current", "inactive_file")
+_V1 = _Group("sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+
+
+def free_bytes(root: Path = Path("/")) -> int:
+    """The memory that this process may still take: of its container, and of the machine. 2**63 where neither says.
+
+    Args:
+        root: where `proc` and `sys` are.
+    """
+    meminfo = _read(root / "proc/meminfo")
+    free = [int(line.split()[1]) << 10 for line in meminfo.splitlines() if line.startswith("MemAvailable:")]
+    for line in _read(root / "proc/self/cgroup").splitlines():
+        _, kinds, path = line.split(":", 2)
+        if kinds == "" or "memory" in kinds.split(","):
+            group = _V1 if kinds else _V2
+            inner = PurePosixPath(path.lstrip("/"))
+            free += [group.left(root / group.root / each) for each in (inner, *inner.parents)]
+    return min(free, default=1 << 63)
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text("ascii")
+    except OSError:
+        return ""
+
+
+def check_room(need_bytes: int, what: str, *, ask: Callable[[], int] = free_bytes) -> None:
+    """Returns if so much memory is free. A load that takes more would be ended by the system, and its server with it.
+
+    Raises:
+        LoadFailed: it is not.
+    """
+    if need_bytes > (free := ask()):
+        raise LoadFailed(
+            f"{what} takes about {need_bytes >> 20} MB of memory and {free >> 20} MB are free: "
+            "give the server more memory, or serve fewer models"
+        )
 
 
 def is_jemalloc() -> bool:

@@ -90,6 +90,9 @@ class SessionOptions:
     max_drift: float = 0.0  # largest change of an output value that bfloat16 may cause
     cpu_devices: int = 1  # number of logical devices that the CPU is divided into
     uses_gpus: bool = True  # False: the session uses no GPU, even if there is one
+    is_optimized: bool = (
+        False  # the graph was optimized before (models/rewriting/optimize.py); a CPU's session does not
+    )
 
     def with_session_config(self, session_config: Mapping[str, Any]) -> "SessionOptions":
         """Returns the same options, overridden by Simple TensorFlow Serving's `session_config`.
@@ -119,6 +122,9 @@ class SessionOptions:
         if not self.uses_gpus:
             config.device_count["GPU"] = 0
         rewrites = config.graph_options.rewrite_options
+        if self.is_optimized and not self.uses_gpus:
+            rewrites.disable_meta_optimizer = True
+            config.graph_options.place_pruned_graph = True  # else the session keeps the weights once more
         if self.bf16:
             rewrites.auto_mixed_precision_onednn_bfloat16 = type(rewrites).ON
         config.gpu_options.allow_growth = self.allow_growth

@@ -1,8 +1,10 @@
 """The original SavedModel, before any rewriting. The passes are verified against it and fall back to it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
+
+import numpy as np
 
 from darkroom.models.engine import Engine, PassReport
 from darkroom.models.errors import LoadFailed
@@ -13,6 +15,7 @@ from darkroom.models.runtime.tensorflow import SessionOptions, convert_to_consta
 from darkroom.models.saved_model.reader import SERVE
 from darkroom.models.spec import SignatureSpec, Wire
 
+LARGE_BYTES = 64 << 10  # guess: of a variable that TensorFlow's conversion does not see
 _VARIABLES = frozenset({"VarHandleOp", "Variable", "VariableV2"})
 
 
@@ -62,9 +65,63 @@ def freeze(session: Any, graph_def: Any, outputs: Sequence[str]) -> Any:
         outputs: tensor names.
     """
     nodes = sorted({node_name(output) for output in outputs})
+    light = _SmallValues(session)
     with deprecation.silence():
-        frozen = convert_to_constants.convert_variables_to_constants_from_session_graph(session, graph_def, nodes)
-    return prune(frozen, outputs)
+        frozen = convert_to_constants.convert_variables_to_constants_from_session_graph(light, graph_def, nodes)
+    frozen = prune(frozen, outputs)
+    for node in frozen.node:
+        if node.op == "Const" and node.name in light.left_out:
+            node.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(light.left_out.pop(node.name)))
+    return frozen
+
+
+class _SmallValues:
+    """A session that gives a scalar for each large variable: TensorFlow's conversion copies the values several times.
+
+    Attributes:
+        left_out: the values of these variables, by name.
+    """
+
+    def __init__(self, session: Any) -> None:
+        self._session = session
+        self.left_out: dict[str, Any] = {}
+
+    def run(self, tensors: Sequence[str]) -> list[Any]:
+        """Returns the values of variables."""
+        values = self._session.run(tensors)
+        for place, (name, value) in enumerate(zip(tensors, values, strict=True)):
+            if value.nbytes >= LARGE_BYTES and value.dtype != object:
+                self.left_out[name.removesuffix(":0").removesuffix("/Read/ReadVariableOp")] = value
+                values[place] = np.zeros((), value.dtype)
+        return values  # type: ignore[no-any-return]  # a list
+
+
+class OnDemand:
+    """A SavedModel that is loaded when it is needed. `close` frees it until it is needed again."""
+
+    def __init__(self, load: Callable[[], Original]) -> None:
+        self._load = load
+        self._loaded: Original | None = None
+
+    @property
+    def _original(self) -> Original:
+        if self._loaded is None:
+            self._loaded = self._load()
+        return self._loaded
+
+    def engine(self, spec: SignatureSpec, passes: tuple[PassReport, ...] = ()) -> Engine:
+        """See Original."""
+        return self._original.engine(spec, passes)
+
+    def freeze(self, specs: Mapping[str, SignatureSpec]) -> tuple[Any, dict[str, Binding]]:
+        """See Original."""
+        return self._original.freeze(specs)
+
+    def close(self) -> None:
+        """Frees what is loaded. Engines of it can't be run any more."""
+        loaded, self._loaded = self._loaded, None
+        if loaded is not None:
+            loaded.close()
 
 
 class SessionOriginal:

@@ -2,6 +2,7 @@
 
 import fcntl
 import logging
+import mmap
 import os
 import stat
 import tempfile
@@ -10,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
 _log = logging.getLogger("darkroom.models")
 _SUFFIX = ".artifact"
@@ -31,19 +33,20 @@ class Cache:
         self._max_bytes = max_bytes
         self._refused = ""
 
-    def read(self, key: str) -> bytes | None:
-        """The data that was written under `key`; None where there is none."""
+    def read(self, key: str) -> memoryview | None:
+        """The data that was written under `key`, as pages of its file; None where there is none."""
         try:
             self._check_owner()
             path = self._path(key)
-            data = path.read_bytes()
+            with path.open("rb") as file:
+                data = mapped(file)
         except OSError:
             return None
         with suppress(OSError):  # a mount that is read-only
             os.utime(path)  # the last use decides what is evicted first
         return data
 
-    def write(self, key: str, data: bytes) -> None:
+    def write(self, key: str, data: bytes | memoryview) -> None:
         """Keeps `data` under `key`, whole or not at all, and evicts the least recently used files above the bound."""
         try:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -118,7 +121,7 @@ class Cache:
     def _path(self, key: str) -> Path:
         return self._folder / (key + _SUFFIX)
 
-    def _put(self, path: Path, data: bytes) -> None:
+    def _put(self, path: Path, data: bytes | memoryview) -> None:
         with tempfile.NamedTemporaryFile(dir=self._folder, suffix=_TEMPORARY, delete=False) as part:
             try:
                 part.write(data)
@@ -132,6 +135,12 @@ class Cache:
         found = self._folder.stat()
         if found.st_uid not in {0, os.geteuid()} or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
             raise PermissionError(0, "others can write to it")  # root can in any case, and may have filled it
+
+
+def mapped(file: IO[bytes]) -> memoryview:
+    """The bytes of an open file: its pages, which the system may drop and read again, not memory of this process."""
+    size = os.fstat(file.fileno()).st_size
+    return memoryview(mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ) if size else b"")
 
 
 def _beat(path: Path, ended: threading.Event) -> None:

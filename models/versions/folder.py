@@ -24,12 +24,14 @@ _KNOWN = re.compile(r"saved_model\.pb|variables\.index|variables\.data-(\d{5,9})
 class Found(NamedTuple):
     """A version that exists: `stamp` changes when its files do; it is settled when they have stopped changing.
 
-    `missing` is what a half-copied version still waits for, for people; empty where its files are complete.
+    `missing` is what a half-copied version still waits for, for people; empty where its files are complete. `size` is
+    the bytes of its files.
     """
 
     stamp: Hashable
     is_settled: bool = True
     missing: str = ""
+    size: int = 0
 
 
 class Source(Protocol):
@@ -104,8 +106,9 @@ class FolderSource:
             before, scans = self._seen.get(version, (None, 0))
             seen[version] = (stamp, scans + 1 if stamp == before else 1)
             is_still = seen[version][1] >= SETTLED_SCANS or 0 <= self._settle_s <= self._clock() - changed_s
-            missing = incomplete({name: stat.st_size for name, stat in files.items()})
-            found[version] = Found(stamp, is_settled=is_still and not missing, missing=missing)
+            sizes = {name: stat.st_size for name, stat in files.items()}
+            missing = incomplete(sizes)
+            found[version] = Found(stamp, is_still and not missing, missing, sum(sizes.values()))
         self._seen = seen
         return found
 

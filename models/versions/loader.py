@@ -5,18 +5,19 @@ import logging
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 from darkroom.models.engines.tuning import TuningCache
 from darkroom.models.errors import LoadFailed, quote
 from darkroom.models.rewriting.child import REFUSED
 from darkroom.models.rewriting.job import Job
-from darkroom.models.runtime.memory import freeze
-from darkroom.models.versions.cache import Cache
+from darkroom.models.runtime.memory import free_bytes, freeze
+from darkroom.models.versions.cache import Cache, mapped
 
 if TYPE_CHECKING:
     from darkroom.models.engine import LoadedModel
@@ -57,7 +58,7 @@ class Loader:
                 self._cache.discard(key)
         return self._open(self._make(key, job), job)
 
-    def _make(self, key: str, job: Job) -> bytes:
+    def _make(self, key: str, job: Job) -> memoryview:
         """The artifact, prepared here or by another process that shares the cache."""
         while True:
             with self._cache.turn(key) as is_ours:
@@ -70,10 +71,12 @@ class Loader:
             self._check_stopped()
             time.sleep(POLL_S)
 
-    def _prepare_whole(self, key: str, job: Job) -> bytes:
+    def _prepare_whole(self, key: str, job: Job) -> memoryview:
         """The artifact that a child made of files that did not change meanwhile; kept in the cache."""
         try:
-            data = self._prepare(job)
+            with tempfile.TemporaryFile(prefix="darkroom-") as answer:
+                self._prepare(job, answer)
+                data = mapped(answer)
         except OSError as err:
             raise LoadFailed(f"no process could be started to prepare it: {err.strerror}") from err
         if job.key() != key:
@@ -87,31 +90,31 @@ class Loader:
         if (child := self._child) is not None:
             child.kill()
 
-    def _open(self, data: bytes, job: Job) -> "LoadedModel":
+    def _open(self, data: memoryview, job: Job) -> "LoadedModel":
         from darkroom.models.engines.open import open_job  # noqa: PLC0415 - as in `load`
         from darkroom.models.rewriting.artifact import parse  # noqa: PLC0415 - as in `load`
 
         return open_job(parse(data, job.path), job, self._tunings)
 
-    def _prepare(self, job: Job) -> bytes:
-        """The artifact that a child made."""
+    def _prepare(self, job: Job, answer: IO[bytes]) -> None:
+        """Lets a child write the artifact to a file: what it sent through a pipe would be in this process's memory."""
         with subprocess.Popen(
             [sys.executable, "-m", "darkroom.models.rewriting.child"],
             cwd=Path(__file__).parents[3],  # so that the child imports this same code
             stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
+            stdout=answer,
             stderr=subprocess.PIPE,
             start_new_session=True,  # Ctrl-C goes to the server alone
         ) as child:
             self._child = child
             try:
-                return self._wait(child, job)
+                self._wait(child, job, answer)
             finally:
                 self._child = None
                 child.kill()
 
-    def _wait(self, child: subprocess.Popen[bytes], job: Job) -> bytes:
-        """The child's answer. Its stdin stays open until then: a child whose stdin closes has lost its parent, and exits."""
+    def _wait(self, child: subprocess.Popen[bytes], job: Job, answer: IO[bytes]) -> None:
+        """Waits for the child's answer. Its stdin stays open until then: a child whose stdin closes exits."""
         self._check_stopped()
         stdin, child.stdin = child.stdin, None
         assert stdin is not None  # noqa: S101 - a pipe, see Popen above
@@ -121,17 +124,22 @@ class Loader:
                 stdin.flush()
             _import_tensorflow()  # while the child is working
             try:
-                out, said = child.communicate(timeout=self._timeout_s)
+                _, said = child.communicate(timeout=self._timeout_s)
             except subprocess.TimeoutExpired as err:
                 raise LoadFailed(f"it was not prepared within --load_timeout_ms={self._timeout_s * 1000:.0f}") from err
         if child.returncode == 0:
-            return out
+            return
         if child.returncode == REFUSED:
+            answer.seek(0)
+            out = answer.read()
             _, head, rest = said.decode("utf-8", "replace").partition("Traceback (most recent call last):")
             traceback = f"in the process that prepared it:\n{(head + rest)[-8192:]}"
             raise LoadFailed(out.decode("utf-8", "replace")) from RuntimeError(traceback)
         self._check_stopped()
-        raise LoadFailed(f"the process that prepared it ended with {_status(child.returncode)}{_last_words(said)}")
+        free = free_bytes()
+        hint = f", maybe for want of memory: {free >> 20} MB are free" if child.returncode == -signal.SIGKILL else ""
+        ended = f"the process that prepared it ended with {_status(child.returncode)}"
+        raise LoadFailed(f"{ended}{hint}{_last_words(said)}")
 
     def _check_stopped(self) -> None:
         if self._is_stopped:

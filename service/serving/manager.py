@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from darkroom.models.errors import LoadFailed, ModelError, UnknownModel, UnknownVersion, quote
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from darkroom.service.telemetry.metrics import Metrics
 
 _log = logging.getLogger("darkroom.service")
+SCAN_TIMEOUT_S = 10.0  # guess: a folder of a file server is listed in less
 UNLOADED = "it was unloaded on request"
 
 
@@ -36,6 +38,7 @@ class Model:
         is_wanted: False after it was unloaded on request.
         inflight: the calls in flight of each signature, from the version that was loaded last.
         trouble: why the last scan of its source failed; empty if it did not.
+        scanning: the scan that has not ended yet; None if there is none.
         bug: what else the last look at it raised; empty if nothing.
     """
 
@@ -46,6 +49,21 @@ class Model:
         self.is_wanted = True
         self.inflight: dict[str, int] = {}
         self.trouble = self.bug = ""
+        self.scanning: asyncio.Future[Mapping[int, Found]] | None = None
+
+    async def scan(self, in_thread: InThread) -> Mapping[int, Found]:
+        """The versions of the source. A scan that takes too long goes on, and later calls ask only whether it has ended.
+
+        Raises:
+            LoadFailed: it takes too long.
+        """
+        is_late = self.scanning is not None
+        scan = self.scanning = self.scanning or asyncio.ensure_future(in_thread(self.source.scan))
+        await asyncio.wait([scan], timeout=0 if is_late else SCAN_TIMEOUT_S)
+        if not scan.done():
+            raise LoadFailed(f"the model's folder does not answer within {SCAN_TIMEOUT_S:.0f} s")
+        self.scanning = None
+        return scan.result()
 
 
 class ModelManager:
@@ -56,7 +74,8 @@ class ModelManager:
     versions and models go on.
 
     What blocks runs in a thread. Only one version is loaded at a time: two loads at once would need twice the memory
-    and no less time.
+    and no less time. At the start the models with the smallest files come first, so that a quick one does not wait for
+    a slow one. A folder that does not answer, as of a file server that is gone, holds up its own model only.
 
     Args:
         settings: name the models, unless `know` or `give` did.
@@ -131,8 +150,11 @@ class ModelManager:
             for entry in self._settings.models:
                 self.know(entry.name, self._sources.of(entry), policy_of(entry, self._settings))
                 self._registry.label(entry.name, entry.version_labels)
+        found = await asyncio.gather(*(self._scan(model) for model in self._models.values()))
+        sizes = [max((each.size for each in versions.values()), default=0) for versions in found]
+        ordered = [model for _, model in sorted(zip(sizes, self._models.values(), strict=True), key=itemgetter(0))]
         while True:
-            left = [(model, await self._follow(model)) for model in self._models.values()]
+            left = [(model, await self._follow(model)) for model in ordered]
             is_left = any(todo.unsettled and not self._registry.versions(model.name) for model, todo in left)
             if not is_left or (self._registry.targets() and self._settings.reload_models):
                 break
@@ -327,7 +349,7 @@ class ModelManager:
         found: Mapping[int, Found] = {}
         failure: Exception | None = None
         try:
-            found = await self._in_thread(model.source.scan)
+            found = await model.scan(self._in_thread)
         except Exception as err:  # noqa: BLE001 - whatever one model's folder raises is that model's failure
             failure, trouble = err, reason_of(err)
         served = self._registry.versions(model.name)

@@ -17,9 +17,9 @@ from darkroom.models.engines.runner import CLOSE_TIMEOUT_S, Runner
 from darkroom.models.errors import InvalidInput, LoadFailed, OutOfMemory
 from darkroom.models.rows import Rows
 from darkroom.models.runtime.gpu_memory import device_memory
-from darkroom.models.runtime.memory import give_back
+from darkroom.models.runtime.memory import free_bytes, give_back
 from darkroom.service.config.machine import cores_each
-from darkroom.service.serving.warmup import REST, run_sizes_once, sweep_sizes, warm_up, warm_up_gently
+from darkroom.service.serving.warmup import REST, affordable, run_sizes_once, sweep_sizes, warm_up, warm_up_gently
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
@@ -158,7 +158,8 @@ class Servable:
         """Runs all engines of a signature, since each makes its own kernels. Returns the findings of the first."""
         settings, name = self._settings, engine.spec.name
         samples = loaded.samples.get(name, ())
-        sizes = sweep_sizes(settings.max_batch_images, settings.allowed_batch_sizes)
+        wanted = sweep_sizes(settings.max_batch_images, settings.allowed_batch_sizes)
+        sizes = affordable(wanted, engine.spec.row_bytes, free_bytes())
         inflight = settings.max_inflight_batches
         budget_s = settings.warmup_budget_ms / 1000
         call_s = min(settings.request_timeout_ms, settings.slo_ms or math.inf) / 1000
@@ -169,6 +170,10 @@ class Servable:
             warm, rest_share = partial(warm_up_gently, sleep=time.sleep), REST
         warm = partial(warm, budget_s=budget_s, call_s=call_s)
         findings: Findings = await self._in_thread(warm, engine, samples, sizes=sizes, inflight=inflight)
+        if len(sizes) < len(wanted):
+            fields = {"signature": name, "largest": max(sizes), "row_bytes": engine.spec.row_bytes}
+            _log.warning("batches are kept small: larger ones have no room in memory", extra={"fields": fields})
+            findings = findings._replace(ended_at=findings.ended_at or max(sizes))
         engines = loaded.engines_of(name)
         for other in list(engines.values())[1:]:
             await self._in_thread(warm, other, samples, sizes=sizes, inflight=findings.inflight)

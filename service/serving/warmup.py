@@ -28,6 +28,8 @@ PAST_BEST = 0.97  # guess: a size with less than this share of the best rate is 
 REST = 2.0  # guess: the version that is serving has the machine to itself for two thirds of the time
 TURNS = 3  # guess: additional measurements of what is compared
 MAX_TRIED_INFLIGHT = 4  # guess: above it, threads inside TensorFlow do better than concurrent calls
+BATCH_COPIES = 8  # guess: what is computed, joined, split and written, of two calls in flight
+MEMORY_SHARE = 0.5  # guess: the rest is for what the layers compute, and for requests
 # One more call must bring this much: it takes a core's share from the event loop, and latency (guess).
 INFLIGHT_GAIN = 1.05
 SECOND_CALL_SHARE = 0.97  # of the rate of one call; two calls at this rate are still preferred (guess)
@@ -272,6 +274,13 @@ def run_sizes_once(
     for size in sizes if samples and engine.spec.batched else ():
         if budget.left_s() > 0:
             rest(timer.time(fill(samples, size)))
+
+
+def affordable(sizes: Sequence[int], row_bytes: int, free_bytes: int) -> tuple[int, ...]:
+    """The sizes whose rows, BATCH_COPIES times over, fit into half of the free memory; the smallest size in any case."""
+    return tuple(
+        size for size in sizes if size == min(sizes) or size * row_bytes * BATCH_COPIES <= free_bytes * MEMORY_SHARE
+    )
 
 
 def sweep_sizes(max_batch_images: int, allowed: Sequence[int] = ()) -> tuple[int, ...]:

@@ -1,5 +1,6 @@
 """The two proofs find every kind of difference, and only differences."""
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -8,7 +9,8 @@ import pytest
 
 from darkroom.models.engine import PassReport
 from darkroom.models.errors import InvalidInput
-from darkroom.models.rewriting.verify import TF32, difference, first_accepted, not_row_wise, unequal
+from darkroom.models.rewriting import verify
+from darkroom.models.rewriting.verify import TF32, Remembered, difference, first_accepted, not_row_wise, unequal
 from darkroom.models.rows import Rows
 from darkroom.models.runtime.tensorflow import tf
 from darkroom.models.spec import SignatureSpec
@@ -124,6 +126,59 @@ def test_rows_that_are_answered_with_no_number_or_joined_wrongly_are_the_last_ch
     with np.errstate(invalid="ignore"):
         assert first_accepted(Computes(np.sqrt), [apart, bad, good]) is good
         assert first_accepted(Computes(np.sqrt), [bad]) is bad
+
+
+def test_equal_calls_run_once_and_answers_outlive_the_engine() -> None:
+    calls: list[int] = []
+
+    def counted(x: Any) -> Any:
+        calls.append(len(x))
+        return x * 2
+
+    engine = Remembered(Computes.spec, lambda: Computes(counted))
+    assert difference(engine, engine, SINGLE_ROWS) == ""
+    engine.close()
+    assert difference(engine, Computes(lambda x: x * 2), SINGLE_ROWS) == ""
+    assert calls == [1, 1, 1, 1, 2, 3]
+
+
+def test_large_answers_are_not_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verify, "MAX_KEPT_BYTES", 8)
+    calls: list[Any] = []
+    engine = Remembered(Computes.spec, lambda: Computes(lambda x: calls.append(x) or x))  # type: ignore[func-returns-value]
+    for rows in (SINGLE_ROWS[0], SINGLE_ROWS[0], SINGLE_ROWS[1], SINGLE_ROWS[1]):
+        engine.run(rows)
+    assert len(calls) == 3
+
+
+@pytest.mark.parametrize(("call_s", "function"), [(1.0, np.abs), (0.0, lambda x: np.repeat(x, 1 << 21, axis=1))])
+def test_a_slow_model_and_one_with_large_answers_are_proven_on_two_rows(
+    call_s: float, function: Callable[[Any], Any]
+) -> None:
+    ticks = itertools.count()
+    found = first_accepted(Computes(function), [SINGLE_ROWS], clock=lambda: call_s * next(ticks))
+    assert found == SINGLE_ROWS[:2]
+
+
+@pytest.mark.parametrize(
+    "function",
+    [lambda x: x - x.mean(axis=0), lambda x: x[::-1], lambda x: x + np.arange(len(x))[:, None], lambda x: x * len(x)],
+    ids=["centred", "reversed", "numbered", "by count"],
+)
+def test_two_rows_find_what_is_not_row_wise(function: Callable[[Any], Any]) -> None:
+    assert not_row_wise(Computes(function), SINGLE_ROWS[:2]) != ""
+
+
+def test_a_difference_at_the_end_of_a_large_answer_is_found() -> None:
+    def large(x: Any) -> Any:
+        return np.ones((len(x), 3 << 19), np.float32)
+
+    def other(x: Any) -> Any:
+        answer = large(x)
+        answer[0, -1] = 1.5
+        return answer
+
+    assert "differs by 0.5" in difference(Computes(large), Computes(other), SINGLE_ROWS[:1])
 
 
 def test_a_row_that_is_padded_for_its_neighbours_is_found() -> None:

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import pytest
@@ -84,9 +84,9 @@ def test_what_two_load_at_once_is_prepared_once(built: Callable[[Build], Path], 
     class Counting(Loader):
         """Notes each child."""
 
-        def _prepare(self, job: Job) -> bytes:
+        def _prepare(self, job: Job, answer: IO[bytes]) -> None:
             children.append(job)
-            return super()._prepare(job)
+            super()._prepare(job, answer)
 
     job = Job(built(doubles), "m", 1)
     with ThreadPoolExecutor(3) as threads:

@@ -162,6 +162,65 @@ def test_a_disk_that_goes_or_is_emptied_changes_nothing_of_what_is_served() -> N
     check(disk, test)
 
 
+def test_a_folder_that_does_not_answer_holds_up_its_own_model_only_and_is_not_asked_again_meanwhile() -> None:
+    good, hanging, scans = Disk(1), Disk(1), []
+
+    async def main() -> None:
+        rig = Rig(good)
+        answers = asyncio.Event()
+
+        async def in_thread(function: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
+            if function == hanging.scan:
+                scans.append(function)
+                await answers.wait()
+            return function(*arguments, **named)
+
+        rig.manager._in_thread = in_thread
+        rig.manager.know("other", hanging, Policy())
+        await rig.manager.load_all()
+        watching = asyncio.create_task(rig.manager.watch())
+        assert rig.served() == [1]
+        good.stamps[2] = 0
+        await asyncio.sleep(1.5)
+        assert 2 in rig.served()
+        assert (len(scans), rig.registry.story("other")) == (1, "the model's folder does not answer within 10 s")
+        answers.set()
+        await asyncio.sleep(1.5)
+        assert list(rig.registry.versions("other")) == [1]
+        watching.cancel()
+        rig.manager.close()
+
+    vclock.run(main())
+
+
+def test_at_the_start_the_model_with_the_smallest_files_is_loaded_first() -> None:
+    order: list[str] = []
+
+    class Sized(Disk):
+        """Has files of a size, and notes its name when it is loaded."""
+
+        def __init__(self, name: str, size: int) -> None:
+            super().__init__(1)
+            self.name, self.size = name, size
+
+        def scan(self) -> Mapping[int, Found]:
+            return {version: found._replace(size=self.size) for version, found in super().scan().items()}
+
+        def load(self, version: int) -> LoadedModel:
+            order.append(self.name)
+            return super().load(version)
+
+    async def main() -> None:
+        rig = Rig(Sized("m", 500))
+        for name, size in (("large", 900), ("small", 1)):
+            rig.manager.know(name, Sized(name, size), Policy())
+        await rig.manager.load_all()
+        rig.manager.close()
+
+    vclock.run(main())
+    assert order == ["small", "m", "large"]
+
+
 def test_a_version_that_fails_leaves_the_old_one_serving_says_why_and_is_tried_again_later_each_time() -> None:
     disk = Disk(1)
 

@@ -10,6 +10,7 @@ from darkroom.service.serving.warmup import (
     REST,
     TURNS,
     Findings,
+    affordable,
     choose_inflight,
     run_sizes_once,
     sweep_sizes,
@@ -261,3 +262,12 @@ def test_of_several_measurements_the_median_counts() -> None:
 def test_nothing_measured_is_an_error() -> None:
     with pytest.raises(ValueError, match="nothing was measured"):
         choose_inflight([])
+
+
+@pytest.mark.parametrize(
+    ("row_bytes", "sizes"),
+    [(0, (1, 2, 4, 8)), (100, (1, 2, 4, 8)), (400, (1, 2)), (10_000, (1,))],
+    ids=["unknown", "small", "large", "too large"],
+)
+def test_a_size_that_has_no_room_in_memory_is_not_tried(row_bytes: int, sizes: tuple[int, ...]) -> None:
+    assert affordable((1, 2, 4, 8), row_bytes, free_bytes=16_000) == sizes
