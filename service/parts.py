@@ -12,6 +12,7 @@ from darkroom.service.http.request_head import HeadReader
 from darkroom.service.http.request_log import RequestLog
 from darkroom.service.predict.compression import Compression
 from darkroom.service.predict.image_guard import ImageGuard
+from darkroom.service.predict.off_loop import OffLoop
 from darkroom.service.predict.request import Predictor
 from darkroom.service.serving.lifecycle import Lifecycle
 from darkroom.service.serving.manager import ModelManager
@@ -45,7 +46,11 @@ class Darkroom:
         self.peers: Peers = Alone(self.metrics, self.manager)
         compression = Compression(settings.max_body_bytes, packs_answers=settings.compress_answers)
         self.predictor = Predictor(
-            self.lifecycle, self.registry, compression, timeout_s=settings.request_timeout_ms / 1000
+            self.lifecycle,
+            self.registry,
+            compression,
+            OffLoop(settings.max_receiving_bytes),
+            timeout_s=settings.request_timeout_ms / 1000,
         )
         self.receiving = Receiving(settings.max_receiving_bytes)
         self.sending = Sending(settings.max_sending_bytes)

@@ -117,7 +117,9 @@ class FastLane(Connection):
         return False if self._head is not None else super().close_if_idle()
 
     def is_receiving(self) -> bool:
-        """Whether a request has begun to arrive and is not complete."""
+        """Whether a request has begun to arrive and is not complete, or is complete and a thread reads it."""
+        if self._submitted is not None and self._submitted[0].is_reading:
+            return True
         return (self._head is not None and not self._is_waiting) or super().is_receiving()
 
     def check_timeouts(self) -> None:
@@ -235,7 +237,11 @@ class FastLane(Connection):
         self._lane.request_log.sign(headers, head.headers.get("x-request-id"))
         lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()]).encode()
         first = _first_lines(status, content_type, is_kept)
-        transport.write(b"%b%d\r\n%b\r\n%b" % (first, len(body), lines, body))
+        if len(body) > MAX_AHEAD_BYTES:  # not copied once more
+            transport.write(b"%b%d\r\n%b\r\n" % (first, len(body), lines))
+            transport.write(body)
+        else:
+            transport.write(b"%b%d\r\n%b\r\n%b" % (first, len(body), lines, body))
         was_submitted, self._submitted = self._submitted, None
         self._head, self._is_waiting, self._time = None, False, time.monotonic()
         self._log_end(head, status, len(body))
