@@ -296,8 +296,7 @@ class PredictRequest:
             is_image = name == target.spec.image_input
             if not is_image and (isinstance(column, list) or column.dtype.kind == "O"):
                 values = column if isinstance(column, list) else column.ravel().tolist()
-                texts = [codec.unwrap_picture(value) for value in values]
-                pixels += guard.inspect_others(texts, name, target.metrics.poison)
+                pixels += guard.inspect_others(values, name, target.metrics.poison)
         return pixels
 
     # Sent to the batcher.
