@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+from collections import Counter
 from collections.abc import Callable
 from functools import lru_cache
 from time import monotonic
@@ -22,6 +23,7 @@ from darkroom.models.rows import Rows, join, row_bytes
 from darkroom.service.errors import ERROR_HEADER, UNKNOWN, CodecError, NotReady, describe, judge, retry_after_s
 from darkroom.service.predict import codec
 from darkroom.service.predict.call import Call, Reply
+from darkroom.service.predict.image_guard import measure
 from darkroom.service.predict.off_loop import LARGE_BYTES, is_large
 from darkroom.service.predict.partial import PartialResult
 
@@ -40,6 +42,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("darkroom.service")
 _STAGES = ("parse", "decode", "inspect", "serialize")  # measured here; the batcher and the runner measure the others
+
+_NO_POISON: Counter[str] = Counter()  # never written
 
 # What every answer of one batch reports about it: seconds of collate, execute and split, its images, why it was closed.
 BatchTimes: TypeAlias = "tuple[float, float, float, int, Reason | None]"
@@ -78,6 +82,7 @@ class PredictRequest:
         "_is_sts",
         "_off_loop",
         "_pack",
+        "_poison",
         "_stage_began_s",
         "_ticket",
         "bulk",
@@ -122,6 +127,7 @@ class PredictRequest:
         self._off_loop = off_loop
         self._pack = pack
         self.is_reading = self._is_gone = False
+        self._poison: Counter[str] = _NO_POISON  # found by a thread, which writes no metrics
 
     # Read by the dialect.
 
@@ -204,10 +210,10 @@ class PredictRequest:
             try:
                 return [codec.decode_picture(value, field, index) for index, value in enumerate(values)]
             except CodecError:
-                target.metrics.poison["base64"] += 1
+                self._poison_of(target)["base64"] += 1
                 raise
         pictures = self.partial.keep_good(values, lambda value, index: codec.decode_picture(value, field, index))
-        target.metrics.poison["base64"] += len(values) - len(pictures)
+        self._poison_of(target)["base64"] += len(values) - len(pictures)
         return pictures
 
     def take_pictures(self, target: Target, pictures: list[bytes], guard: ImageGuard) -> None:
@@ -277,7 +283,7 @@ class PredictRequest:
         self, target: Target, pictures: list[bytes], guard: ImageGuard
     ) -> tuple[list[bytes], list[int], list[int]]:
         """The pictures that the guard lets pass, the encoded bytes of each and the decoded pixels of each."""
-        spec, field, poison = target.spec, target.field, target.metrics.poison
+        spec, field, poison = target.spec, target.field, self._poison_of(target)
         if self.partial is None:
             found = guard.inspect_all(pictures, spec, field, poison)
         else:
@@ -296,8 +302,11 @@ class PredictRequest:
             is_image = name == target.spec.image_input
             if not is_image and (isinstance(column, list) or column.dtype.kind == "O"):
                 values = column if isinstance(column, list) else column.ravel().tolist()
-                pixels += guard.inspect_others(values, name, target.metrics.poison)
+                pixels += guard.inspect_others(values, name, self._poison_of(target))
         return pixels
+
+    def _poison_of(self, target: Target) -> Counter[str]:
+        return self._poison if self.is_reading else target.metrics.poison
 
     # Sent to the batcher.
 
@@ -330,6 +339,7 @@ class PredictRequest:
             row_pixels=self.pixels,
             deadline=self.deadline_s,
             key=rows.key,
+            kind=self._kind(target, rows) if target.batcher.keeps_apart else None,
             whole=whole,
             keep_going=self.partial is not None,
             bulk=self.bulk,
@@ -364,6 +374,8 @@ class PredictRequest:
 
         def then(error: object) -> None:
             self.is_reading = False
+            if self._poison and self.target is not None:
+                self.target.metrics.poison.update(self._poison)
             if self._is_gone:
                 self._count("cancelled")
                 return
@@ -375,8 +387,17 @@ class PredictRequest:
                 on_reply(self.fail(err))
 
         off_loop.check_room(size)
-        self.is_reading = True
+        self.is_reading, self._poison = True, Counter()
         off_loop.run(size, work, then)
+
+    def _kind(self, target: Target, rows: Rows) -> tuple[int, int] | None:
+        """Width and height of the pictures, if they are all alike."""
+        if target.spec.image_input is None:
+            return None
+        column = rows.columns[target.field]
+        pictures = column if isinstance(column, list) else column.ravel().tolist()
+        sizes = {measure(data)[1:3] for data in pictures}
+        return sizes.pop() if len(sizes) == 1 else None
 
     def withdraw(self, entry: Entry | None) -> None:
         """Takes back the entry that `submit` returned: the client has left, and no reply is made any more."""
