@@ -314,7 +314,7 @@ def _lenient_numbers(raw: Numbers, dtype: str, name: str) -> Column:
         return _strings(raw.sample(), name)
     array, target = raw.array, numpy_dtype(dtype)
     if target.kind in "iu" and array.dtype.kind == "f" and array.size:
-        if not np.isfinite(array).all():
+        if np.isnan(array).any():
             raise InvalidInput(f"input {name!r}: a value cannot be read as {dtype}", input_name=name)
         _check_range(array, target, name)
     with np.errstate(all="ignore"):
