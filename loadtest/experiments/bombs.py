@@ -6,7 +6,7 @@
 The server serves the digits model, `y = x/2 + 2` and a model that answers one number with 22 MB of JSON. While a bomb is
 on its way and answered, `/health` is asked every 2 ms on another connection; the longest wait is the stall. Of --tries,
 the shortest counts, because what else the machine does only adds to it. Memory is resident memory of the server: its
-peak over what it was before, and what is left of that afterwards. --judge sends nothing: it puts every picture of a
+peak over what it was before (the largest of --tries), and what is left of that afterwards (of the last). --judge sends nothing: it puts every picture of a
 folder before the image guard and prints which are refused.
 """
 
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 JSON, RAW = "application/json", "application/octet-stream"
 DIGITS, HALF, WIDE = "digits", "half", "wide"
 TIMEOUT_S = 120.0
-SETTLE_S = 1.0  # guess: until what an answer left behind is freed
+SETTLE_S = 2.5  # guess: until what an answer left behind is freed
 MB = 1_000_000
 
 
@@ -332,7 +332,7 @@ def _line(row: tuple[str, int, list[Hit]]) -> list[str]:
         number(1000 * min(each.took_s for each in hits), digits=0),
         number(1000 * min(each.stall_s for each in hits), digits=0),
         number(max(each.peak for each in hits) / MB, digits=0),
-        number(sum(each.left for each in hits) / MB, digits=0),
+        number(hits[-1].left / MB, digits=0),
     ]
 
 

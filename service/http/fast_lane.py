@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from functools import lru_cache
+from io import BytesIO
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs
 
@@ -79,7 +80,7 @@ class FastLane(Connection):
         self._lane: LaneParts = app.ctx.darkroom.lane
         self._head: Head | None = None
         self._raw_head = b""
-        self._pieces: list[bytes] = []  # of a body that is not complete
+        self._pieces: BytesIO | None = None  # a body that is not complete; its value is given out without a copy
         self._missing_bytes = 0
         self._is_waiting = False
         self._had_sanic = False  # bytes of this connection: it may not be done with them
@@ -108,8 +109,7 @@ class FastLane(Connection):
                 request, entry = self._submitted
                 request.withdraw(entry)
             self._log_end(self._head, CLIENT_LEFT, 0)
-        self._head = None
-        self._pieces.clear()
+        self._head = self._pieces = None
         super().connection_lost(exc)
 
     def close_if_idle(self) -> bool:
@@ -133,9 +133,11 @@ class FastLane(Connection):
         if self._is_waiting or self._head is None or is_first:
             super().check_timeouts()
             return
-        since_s, last_s, sent = self._since_s, self._time, (self._raw_head, *self._pieces)
-        self._head, self._pieces, self._had_sanic = None, [], True
-        super().data_received(b"".join(sent))
+        since_s, last_s, sent = self._since_s, self._time, self._raw_head
+        if self._pieces is not None:
+            sent += self._pieces.getvalue()[: self._pieces.tell()]
+        self._head, self._pieces, self._had_sanic = None, None, True
+        super().data_received(sent)
         self._since_s, self._time = since_s, last_s
         self.loop.call_soon(super().check_timeouts)  # after Sanic has read the bytes
 
@@ -172,9 +174,10 @@ class FastLane(Connection):
                 self._await_body(data)
                 return
             body = data[:missing]
-            if self._pieces:
-                body = b"".join((*self._pieces, body))
-                self._pieces = []
+            if self._pieces is not None:
+                self._pieces.write(body)
+                body = self._pieces.getvalue()
+                self._pieces = None
             self._begin(head, body)
             data = data[missing:]
             if self._is_waiting or self.transport is None or self.transport.is_closing():
@@ -184,13 +187,14 @@ class FastLane(Connection):
 
     def _await_body(self, piece: bytes) -> None:
         """Keeps a piece of a body until the rest comes, unless too much is kept for all clients together."""
-        if not self._pieces:
+        if self._pieces is None:
             self._since_s = self._time
+            self._pieces = BytesIO(bytes(self._missing_bytes))  # the system gives the memory as it is filled
         if self.holds(len(piece)):
-            self._pieces.append(piece)
+            self._pieces.write(piece)
             self._missing_bytes -= len(piece)
         else:
-            self._head, self._pieces = None, []
+            self._head = self._pieces = None
         if self._has_eof:  # it will not come
             self.close()
 

@@ -21,7 +21,9 @@ THREADS = 2  # guess: one long body does not hold up the next; more would only w
 LARGE_BYTES = 1 << 18
 LARGE_PICTURE_BYTES = 1 << 21  # of a body that is one picture, of which only the header is read
 LARGE_PACKED_BYTES = 1 << 14  # of a compressed body
-GIVE_BACK_BYTES = 64 << 20  # guess: after so many bytes, freed memory is returned to the system
+# After so many bytes of work, freed memory is returned to the system a second later, when nothing refers to them (guesses).
+TRIM_BYTES = 8 << 20
+TRIM_S = 1.0
 
 
 def is_large(body: bytes, *, is_packed: bool) -> bool:
@@ -45,7 +47,7 @@ class OffLoop:
         self._limit_bytes = limit_bytes
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="large")
         self._bytes = 0
-        self._seen_bytes = 0
+        self._untrimmed = 0  # bytes that were worked on since memory was returned
 
     def check_room(self, size: int) -> None:
         """Returns if a body of `size` bytes may wait.
@@ -68,13 +70,17 @@ class OffLoop:
                 made = err
             with suppress(RuntimeError):  # the loop is closed: the server has stopped
                 loop.call_soon_threadsafe(end, made)
+            del made  # the traceback of an error has this frame: a cycle would keep the body
 
         def end(made: Made | BaseException) -> None:
             self._bytes -= size
-            self._seen_bytes += size
-            if not self._bytes and self._seen_bytes > GIVE_BACK_BYTES:
-                self._seen_bytes = 0
-                self._threads.submit(trim)
+            if self._untrimmed <= TRIM_BYTES < self._untrimmed + size:
+                loop.call_later(TRIM_S, self._trim)
+            self._untrimmed += size
             then(made)
 
         self._threads.submit(call)
+
+    def _trim(self) -> None:
+        self._untrimmed = 0
+        self._threads.submit(trim)

@@ -379,9 +379,10 @@ class PredictRequest:
             if self._is_gone:
                 self._count("cancelled")
                 return
+            if isinstance(error, BaseException):
+                on_reply(self.fail(error))
+                return
             try:
-                if isinstance(error, BaseException):
-                    raise error  # noqa: TRY301 - as of `submit`
                 self._entry = self.submit(on_reply)
             except Exception as err:  # noqa: BLE001 - the edge: every exception becomes an answer, by the one table
                 on_reply(self.fail(err))

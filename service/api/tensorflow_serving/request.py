@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from darkroom.models.errors import quote
 from darkroom.models.spec import Numbers, gather
-from darkroom.service.errors import CodecError
+from darkroom.service.errors import CodecError, TooLarge
 from darkroom.service.predict import codec
 
 if TYPE_CHECKING:
@@ -25,6 +25,8 @@ def parse_object(body: bytes) -> dict[str, Any]:
         raise CodecError("JSON Parse error: The document is empty")
     try:
         fields = codec.parse_json(body)
+    except TooLarge:
+        raise
     except CodecError as err:
         raise CodecError(f"JSON Parse error: {err.__cause__}") from err
     if not isinstance(fields, dict):
