@@ -316,7 +316,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     bomb = make()
                     hits = [hit(url, pid, bomb) for _ in range(parsed.tries)]
                     rows.append((name, len(bomb.body), hits))
-                    print(name, hits[-1], file=sys.stderr, flush=True)
+                    print(name, *hits, file=sys.stderr, flush=True)
         finally:
             server.stop()
     print(table(("", "bytes", "status", "answered, ms", "stall, ms", "peak, MB", "left, MB"), map(_line, rows)))

@@ -38,6 +38,7 @@ _COLON = re.compile(rb"[ \t\n\r]*:")
 _CUT = re.compile(rb"[^\\]{12}(?=[^\x80-\xbf])")  # no escape goes on here, and no character of several bytes
 _FLAT = bytes.maketrans(b"[]", b"  ")
 _KINDS = bytes.maketrans(_NUMERIC[:-4], b"0" * (len(_NUMERIC) - 4))
+_FIRST = tuple(b"%c" % byte for byte in b"-0123456789NI")
 _SPACES = b" \t\n\r"
 _INTEGERS: tuple[Any, ...] = (np.int8, np.int16, np.int32, np.int64)
 
@@ -52,7 +53,7 @@ def parse(body: bytes) -> Any:
     values: list[object] = []
     kept: list[bytes] = []
     begin = 0
-    for start, stop, value in _large_values(body):
+    for start, stop, value in LargeBody(body).values():
         kept += (body[begin:start], b'{"%b":%d}' % (_PLACE.encode(), len(values)))
         values.append(value)
         begin = stop
@@ -61,12 +62,18 @@ def parse(body: bytes) -> Any:
         raise TooLarge(
             f"the JSON has more than {MAX_REST_BYTES} bytes besides long texts and rectangular lists of numbers"
         )
-    if _count_values(text) > MAX_VALUES:
+    if max_values(text) > MAX_VALUES:
         raise TooLarge(
             f"the JSON has more than {MAX_VALUES} values that are not in rectangular lists of numbers; "
             "send fewer in one request"
         )
-    return _put_back(_loads(text, is_whole=not values), values)
+    try:
+        fields = _loads(text)
+    except ValueError as err:
+        # Where values were taken out, a message has no place, because it would be another's.
+        why = err if not values else getattr(err, "msg", "malformed")
+        raise CodecError(f"Invalid json data: {why}") from err
+    return put_back(fields, values)
 
 
 def write_rows(array: np.ndarray[Any, Any]) -> Any:
@@ -88,20 +95,20 @@ def write(array: np.ndarray[Any, Any]) -> bytes:
     return b"[%b]" % b",".join(pieces)
 
 
-def _loads(text: bytes, *, is_whole: bool) -> Any:
-    """As `codec.parse_json`. Where values were taken out, a message has no place, because it would be another's."""
+def _loads(text: bytes) -> Any:
+    """The value of a JSON text. Python's own parser takes NaN and Infinity, and makes an infinity of 1e999."""
     try:
         return orjson.loads(text)
-    except orjson.JSONDecodeError as err:
+    except orjson.JSONDecodeError:
         if b"NaN" not in text and b"Infinity" not in text:
-            raise CodecError(f"Invalid json data: {err if is_whole else err.msg}") from err
+            raise
     try:
         return json.loads(text)
-    except (ValueError, RecursionError) as err:
-        raise CodecError("Invalid json data: expected JSON, NaN and Infinity included") from err
+    except RecursionError as err:
+        raise ValueError("nested too deep") from err
 
 
-def _put_back(fields: object, values: list[object]) -> Any:
+def put_back(fields: object, values: list[object]) -> Any:
     """`fields` with the values in their places."""
     root = [fields]
     nodes: list[Any] = [root] if values else []
@@ -115,178 +122,181 @@ def _put_back(fields: object, values: list[object]) -> Any:
     return root[0]
 
 
-def _large_values(body: bytes) -> Iterator[tuple[int, int, object]]:
-    """Start, end and value of each long text and each long list of numbers, in their order."""
-    quote, bracket = body.find(b'"'), body.find(b"[")
-    value: object
-    for _ in range(MAX_LOOKS):
-        if bracket >= 0 and (bracket < quote or quote < 0):
-            start = bracket
-            stop, value = _list_at(body, start)
-        elif quote >= 0:
-            start = quote
-            stop, value = _text_at(body, start)
-        else:
-            return
-        if value is not None:
-            yield start, stop, value
-        if 0 <= quote < stop:
-            quote = body.find(b'"', stop)
-        if 0 <= bracket < stop:
-            bracket = body.find(b"[", stop)
+class LargeBody:
+    """A body of JSON, in which long texts and long lists of numbers are found."""
 
+    def __init__(self, body: bytes) -> None:
+        self._body = body
 
-def _text_at(body: bytes, start: int) -> tuple[int, str | None]:
-    """The end of the text whose quote is at `start`, and the text if it is long."""
-    end = start
-    for _ in range(MAX_LOOKS):
-        end = body.find(b'"', end + 1)
-        if end < 0:
-            break
-        back = end
-        while body[back - 1] == 0x5C:
+    def values(self) -> Iterator[tuple[int, int, object]]:
+        """Start, end and value of each long text and each long list of numbers, in their order."""
+        find = self._body.find
+        quote, bracket = find(b'"'), find(b"[")
+        for _ in range(MAX_LOOKS):
+            start = bracket if bracket >= 0 and (bracket < quote or quote < 0) else quote
+            if start < 0:
+                return
+            stop, value = self.list_at(start) if start == bracket else self.text_at(start)
+            if value is not None:
+                yield start, stop, value
+            if 0 <= quote < stop:
+                quote = find(b'"', stop)
+            if 0 <= bracket < stop:
+                bracket = find(b"[", stop)
+
+    def text_at(self, start: int) -> tuple[int, object]:
+        """The end of the text whose quote is at `start`, and the text if it is long."""
+        body, end = self._body, start
+        for _ in range(MAX_LOOKS):
+            end = body.find(b'"', end + 1)
+            if end < 0:
+                break
+            if not self.is_escaped(end):
+                return end + 1, self.text(start + 1, end) if end - start > MIN_TEXT_BYTES else None
+        return len(body), None
+
+    def is_escaped(self, at: int) -> bool:
+        """Whether an odd number of backslashes stands before a place."""
+        back = at
+        while self._body[back - 1] == 0x5C:
             back -= 1
-        if (end - back) % 2 == 0:
-            return end + 1, _text(body, start + 1, end) if end - start > MIN_TEXT_BYTES else None
-    return len(body), None
+        return (at - back) % 2 == 1
 
-
-def _text(body: bytes, start: int, end: int) -> str | None:
-    """The text between two quotes; None for orjson to read: it is a key, nearly all of it is escaped, or it is no JSON."""
-    raw = np.frombuffer(body, np.uint8, end - start, start)
-    if raw.min() < 0x20 or _COLON.match(body, end + 1, end + 65):
-        return None
-    if raw.max() < 0x80 and body.find(b"\\", start, end) < 0:
-        return str(memoryview(body)[start:end], "ascii")
-    pieces: list[str] = []
-    while start < end:
-        cut = _CUT.search(body, start + PIECE_BYTES, min(start + 2 * PIECE_BYTES, end))
-        stop = cut.end() if cut else end
-        if stop - start > 2 * PIECE_BYTES:
+    def text(self, start: int, end: int) -> str | None:
+        """The text between two quotes; None for orjson to read: it is a key, nearly all escaped, or no JSON."""
+        body = self._body
+        raw = np.frombuffer(body, np.uint8, end - start, start)
+        if raw.min() < 0x20 or _COLON.match(body, end + 1, end + 65):
             return None
+        if raw.max() < 0x80 and body.find(b"\\", start, end) < 0:
+            return str(memoryview(body)[start:end], "ascii")
         try:
-            pieces.append(orjson.loads(b'"%b"' % body[start:stop]))
+            return "".join([orjson.loads(b'"%b"' % piece) for piece in self.cut(start, end)])
         except orjson.JSONDecodeError:
             return None
-        start = stop
-    return "".join(pieces)
+
+    def cut(self, start: int, end: int) -> Iterator[bytes]:
+        """The pieces of a text; one that is far too long is ended as no JSON is, so that it is left to orjson."""
+        while start < end:
+            found = _CUT.search(self._body, start + PIECE_BYTES, min(start + 2 * PIECE_BYTES, end))
+            stop = found.end() if found else end
+            yield self._body[start:stop] if stop - start <= 2 * PIECE_BYTES else b"\\"
+            start = stop
+
+    def list_at(self, start: int) -> tuple[int, object]:
+        """Where to go on after the list that begins at `start`, and the list if it is long and a rectangle of numbers."""
+        opening = _OPENING.match(self._body, start, start + 256)
+        assert opening is not None  # noqa: S101 - there is a bracket
+        first = opening.end()
+        if self._body[first : first + 1] not in _FIRST:
+            return first, None
+        stop, marks = self.extent(start)
+        shape = Marks(marks).shape() if stop - start >= MIN_LIST_BYTES else ()
+        return max(stop, first), self.numbers(start, stop, shape) if shape else None
+
+    def extent(self, start: int) -> tuple[int, bytes]:
+        """The end of the run of numbers, commas and brackets at `start`, up to its last bracket; and all but its numbers."""
+        body, marks = self._body, []
+        end = len(body)
+        for at in range(start, len(body), PIECE_BYTES):
+            piece = body[at : at + PIECE_BYTES]
+            if foreign := _FOREIGN.search(piece):
+                end = at + foreign.start()
+                piece = piece[: foreign.start()]
+            marks.append(piece.translate(None, _NUMERIC))
+            if foreign:
+                break
+        return body.rfind(b"]", start, end) + 1, b"".join(marks).rstrip(b",")
+
+    def numbers(self, start: int, stop: int, shape: tuple[int, ...]) -> Numbers | None:
+        """The numbers between two places; None if that is not JSON, or one needs more than 64 bits."""
+        array = np.empty(int(np.prod(shape)), np.int8)
+        at, first_float = 0, -1
+        while start < stop:
+            end = self._body.find(b",", start + PIECE_BYTES, stop)
+            end = stop if end < 0 else end
+            values = self.piece(start, end)
+            piece = np.array(values)
+            if not values or piece.dtype.kind not in "if" or at + len(values) > len(array):
+                return None
+            if piece.dtype.kind == "f" and first_float < 0:
+                first_float = at + next(index for index, value in enumerate(values) if type(value) is float)
+            if (dtype := smallest(piece)) != array.dtype:
+                array = array.astype(np.promote_types(dtype, array.dtype), copy=False)
+            array[at : at + len(values)] = piece
+            at, start = at + len(values), end + 1
+        return Numbers(array.reshape(shape), first_float) if at == len(array) else None
+
+    def piece(self, start: int, end: int) -> list[Any]:
+        """The numbers between two commas; none if that is not JSON: only commas and brackets are next to brackets."""
+        kinds = self._body[max(start - 1, 0) : end + 1].translate(_KINDS, _SPACES)
+        if b"]0" in kinds or b"0[" in kinds:
+            return []
+        try:
+            return _loads(b"[%b]" % self._body[start:end].translate(_FLAT))  # type: ignore[no-any-return] # it begins with a bracket
+        except ValueError:
+            return []
 
 
-def _list_at(body: bytes, start: int) -> tuple[int, Numbers | None]:
-    """Where to go on after the list that begins at `start`, and the list if it is long and a rectangle of numbers."""
-    opening = _OPENING.match(body, start, start + 256)
-    assert opening is not None  # noqa: S101 - there is a bracket
-    stop = opening.end()
-    if stop >= len(body) or body[stop] not in b"-0123456789NI":
-        return stop, None
-    stop, marks = _extent(body, start)
-    shape = _shape(marks) if stop - start >= MIN_LIST_BYTES else ()
-    return max(stop, opening.end()), _numbers(body, start, stop, shape) if shape else None
+class Marks:
+    """The commas and brackets of nested lists, without what is between them."""
 
+    def __init__(self, marks: bytes) -> None:
+        self._marks = marks
 
-def _extent(body: bytes, start: int) -> tuple[int, bytes]:
-    """The end of the run of numbers, commas and brackets at `start`, up to its last bracket; and its commas and brackets."""
-    marks: list[bytes] = []
-    end = len(body)
-    for at in range(start, len(body), PIECE_BYTES):
-        piece = body[at : at + PIECE_BYTES]
-        if foreign := _FOREIGN.search(piece):
-            end = at + foreign.start()
-            marks.append(piece[: foreign.start()].translate(None, _NUMERIC))
-            break
-        marks.append(piece.translate(None, _NUMERIC))
-    stop = body.rfind(b"]", start, end) + 1
-    return stop, b"".join(marks).rstrip(b",")
-
-
-def _shape(marks: bytes) -> tuple[int, ...]:
-    """The shape of the nested lists whose commas and brackets are `marks`; () if it is no rectangle."""
-    rank = len(marks[: MAX_RANK + 1]) - len(marks[: MAX_RANK + 1].lstrip(b"["))
-    if not 0 < rank <= MAX_RANK or not marks.endswith(b"]" * rank):
-        return ()
-    sizes: list[int] = []
-    child = 0  # the marks of a list of the level below; the innermost lists have one comma after each value
-    for level in range(1, rank + 1):
-        # The first list of this level ends where as many brackets close for the first time.
-        begin = rank - level + 1
-        end = _find(marks, b"]" * level) + level - 1
-        size, rest = divmod(end - begin + 1, child + 1)
-        if rest or marks[begin + child : begin + child + 1] not in (b"," if size > 1 else b"]"):
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the lists; () if they are no rectangle."""
+        marks = self._marks
+        rank = len(marks[: MAX_RANK + 1]) - len(marks[: MAX_RANK + 1].lstrip(b"["))
+        if not 0 < rank <= MAX_RANK or not marks.endswith(b"]" * rank):
             return ()
-        if not _repeats(marks, begin, end, child + 1):
-            return ()
-        child = end - begin + 2
-        sizes.insert(0, size)
-    return tuple(sizes) if child == len(marks) else ()
+        sizes: list[int] = []
+        child = 0  # the marks of a list of the level below; the innermost lists have one comma after each value
+        for level in range(1, rank + 1):
+            # The first list of this level ends where as many brackets close for the first time.
+            begin = rank - level + 1
+            end = self.find(b"]" * level) + level - 1
+            size, rest = divmod(end - begin + 1, child + 1)
+            if rest or marks[begin + child : begin + child + 1] not in (b"," if size > 1 else b"]"):
+                return ()
+            if not self.repeats(begin, end, child + 1):
+                return ()
+            child = end - begin + 2
+            sizes.insert(0, size)
+        return tuple(sizes) if child == len(marks) else ()
+
+    def find(self, closing: bytes) -> int:
+        """As `bytes.find`, which holds the lock; `closing` is there."""
+        at = 0
+        while (found := self._marks.find(closing, at, at + PIECE_BYTES + len(closing))) < 0:
+            at += PIECE_BYTES
+        return found
+
+    def repeats(self, begin: int, end: int, period: int) -> bool:
+        """Whether the marks between two places repeat; numpy compares without the lock."""
+        array, step = np.frombuffer(self._marks, np.uint8), PIECE_BYTES << 4
+        for at in range(begin + period, end, step):
+            stop = min(at + step, end)
+            if not np.array_equal(array[at:stop], array[at - period : stop - period]):
+                return False
+        return True
 
 
-def _repeats(marks: bytes, begin: int, end: int, period: int) -> bool:
-    """Whether the marks between two places repeat; numpy compares without the lock."""
-    array = np.frombuffer(marks, np.uint8)
-    for at in range(begin + period, end, PIECE_BYTES << 4):
-        stop = min(at + (PIECE_BYTES << 4), end)
-        if not np.array_equal(array[at:stop], array[at - period : stop - period]):
-            return False
-    return True
-
-
-def _find(marks: bytes, closing: bytes) -> int:
-    """As `bytes.find`, which holds the lock; `closing` is there."""
-    at = 0
-    while (found := marks.find(closing, at, at + PIECE_BYTES + len(closing))) < 0:
-        at += PIECE_BYTES
-    return found
-
-
-def _numbers(body: bytes, start: int, stop: int, shape: tuple[int, ...]) -> Numbers | None:
-    """The numbers between `start` and `stop`; None if that is not JSON, or one needs more than 64 bits."""
-    count = int(np.prod(shape))
-    array = np.empty(count, np.int8)
-    at, first_float = 0, -1
-    while start < stop:
-        end = body.find(b",", start + PIECE_BYTES, stop)
-        end = stop if end < 0 else end
-        values = _piece(body, start, end)
-        piece = np.array(values)
-        if not values or piece.dtype.kind not in "if" or at + len(values) > count:
-            return None
-        if piece.dtype.kind == "f" and first_float < 0:
-            first_float = at + next(index for index, value in enumerate(values) if type(value) is float)
-        if (dtype := _dtype_of(piece)) != array.dtype:
-            array = array.astype(np.promote_types(dtype, array.dtype), copy=False)
-        array[at : at + len(values)] = piece
-        at, start = at + len(values), end + 1
-    return Numbers(array.reshape(shape), first_float) if at == count else None
-
-
-def _dtype_of(piece: np.ndarray[Any, Any]) -> Any:
-    """The smallest type of signed integers that holds them all; float64 where there are floats."""
+def smallest(piece: np.ndarray[Any, Any]) -> Any:
+    """The smallest type of signed integers that holds all of them; float64 where there are floats."""
     if piece.dtype.kind == "f":
         return piece.dtype
     low, high = piece.min(), piece.max()
     return next(kind for kind in _INTEGERS if np.iinfo(kind).min <= low and high <= np.iinfo(kind).max)
 
 
-def _piece(body: bytes, start: int, end: int) -> list[Any]:
-    """The numbers between two commas; none if that is not JSON: brackets have only commas and brackets outside of them."""
-    kinds = body[max(start - 1, 0) : end + 1].translate(_KINDS, _SPACES)
-    if b"]0" in kinds or b"0[" in kinds:
-        return []
-    flat = b"[%b]" % body[start:end].translate(_FLAT)
-    try:
-        # json takes NaN and Infinity, and makes an infinity of 1e999, which orjson refuses.
-        return json.loads(flat) if b"N" in flat or b"I" in flat else orjson.loads(flat)  # type: ignore[no-any-return] # it begins with a bracket
-    except ValueError:
-        return []
+def max_values(text: bytes) -> int:
+    """At most how many values a text has: its commas and opening brackets, outside of strings if there are many."""
+    count = count_marks(text, is_in_text=False)
+    return count if count <= MAX_VALUES else count_marks(text, is_in_text=True)
 
 
-def _count_values(text: bytes) -> int:
-    """About how many values the text has: its commas and opening brackets outside of strings."""
-    count = _count_marks(text, is_in_text=False)
-    return count if count <= MAX_VALUES or b'"' not in text else _count_marks(text, is_in_text=True)
-
-
-def _count_marks(text: bytes, *, is_in_text: bool) -> int:
+def count_marks(text: bytes, *, is_in_text: bool) -> int:
     """The commas and opening brackets; with `is_in_text`, without those in strings."""
     count = at = parity = 0
     while at < len(text):
