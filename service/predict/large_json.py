@@ -200,11 +200,11 @@ class LargeBody:
         end = len(body)
         for at in range(start, len(body), PIECE_BYTES):
             piece = body[at : at + PIECE_BYTES]
-            if foreign := _FOREIGN.search(piece):
-                end = at + foreign.start()
-                piece = piece[: foreign.start()]
             marks.append(piece.translate(None, _NUMERIC))
-            if foreign:
+            # The search is slow: only where there is something to find.
+            if marks[-1].translate(None, b"[],") and (foreign := _FOREIGN.search(piece)):
+                end = at + foreign.start()
+                marks[-1] = piece[: foreign.start()].translate(None, _NUMERIC)
                 break
         return body.rfind(b"]", start, end) + 1, b"".join(marks).rstrip(b",")
 
@@ -229,11 +229,14 @@ class LargeBody:
 
     def piece(self, start: int, end: int) -> list[Any]:
         """The numbers between two commas; none if that is not JSON: only commas and brackets are next to brackets."""
-        kinds = self._body[max(start - 1, 0) : end + 1].translate(_KINDS, _SPACES)
-        if b"]0" in kinds or b"0[" in kinds:
-            return []
+        text = self._body[start:end]
+        if b"[" in text or b"]" in text:
+            kinds = text.translate(_KINDS, _SPACES)
+            if b"]0" in kinds or b"0[" in kinds:
+                return []
+            text = text.translate(_FLAT)
         try:
-            return _loads(b"[%b]" % self._body[start:end].translate(_FLAT))  # type: ignore[no-any-return] # it begins with a bracket
+            return _loads(b"[%b]" % text)  # type: ignore[no-any-return] # it begins with a bracket
         except ValueError:
             return []
 
