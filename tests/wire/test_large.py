@@ -7,6 +7,7 @@ import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 LARGE = [picture(seed, kind="BMP", size=(300, 300 + seed)) for seed in range(3)]
 X = np.random.default_rng(1).random((60, 1_000)).astype(np.float32)
 JSON = {"Content-Type": "application/json"}
+
+post = partial(httpx.post, timeout=60)
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +70,7 @@ PATHS = ["/", "/v1/models/default:predict", "/v2/models/default/infer"]
 @pytest.mark.parametrize("path", PATHS)
 def test_large_pictures_are_answered_as_small_ones(server: Server, path: str) -> None:
     _, body = pictures_in(path, LARGE)
-    answer = httpx.post(server.url + path, content=json.dumps(body), headers=JSON).text
+    answer = post(server.url + path, content=json.dumps(body), headers=JSON).text
     assert all(str(crc32(data)) in answer for data in LARGE)
 
 
@@ -75,7 +78,7 @@ def test_large_pictures_are_answered_as_small_ones(server: Server, path: str) ->
 def test_a_bad_one_among_them_is_named_and_counted(server: Server, path: str) -> None:
     before = metric(server.url, "darkroom_poison_images_total", reason="format")
     _, body = pictures_in(path, [*LARGE, b"no picture"])
-    answer = httpx.post(server.url + path, content=json.dumps(body), headers=JSON)
+    answer = post(server.url + path, content=json.dumps(body), headers=JSON)
     assert (answer.status_code, answer.json()["error"][:11]) == (400, "images[3]: ")
     assert metric(server.url, "darkroom_poison_images_total", reason="format") == before + 1
 
@@ -107,7 +110,7 @@ def test_many_numbers_come_back_as_they_came(server: Server, form: str) -> None:
     path, body = numbers_in(form)
     sent = json.dumps(body)
     assert len(sent) > LARGE_BYTES
-    answer = httpx.post(server.url + path, content=sent, headers=JSON | {"Accept-Encoding": "gzip"})
+    answer = post(server.url + path, content=sent, headers=JSON | {"Accept-Encoding": "gzip"})
     assert answer.headers["content-encoding"] == "gzip"
     assert "serialize;dur=" in answer.headers["server-timing"]
     got = answer.json()
@@ -130,7 +133,7 @@ def test_many_numbers_come_back_as_they_came(server: Server, form: str) -> None:
     ids=["numbers for texts", "ragged", "rows without names", "rank", "no object"],
 )
 def test_what_is_wrong_with_them_is_said_as_of_few(server: Server, body: object, words: str) -> None:
-    answer = httpx.post(server.url + "/v1/models/echo:predict", content=json.dumps(body), headers=JSON)
+    answer = post(server.url + "/v1/models/echo:predict", content=json.dumps(body), headers=JSON)
     assert answer.status_code == 400
     assert words in answer.json()["error"] or words == "not JSON"
 
@@ -139,8 +142,8 @@ def test_the_loop_goes_on_while_a_large_body_waits_and_it_is_answered_afterwards
     path, body = pictures_in("/", LARGE)
     with ThreadPoolExecutor(1) as client:
         with busy(server):
-            waiting = client.submit(httpx.post, server.url + path, content=json.dumps(body), headers=JSON)
-            small = httpx.post(
+            waiting = client.submit(post, server.url + path, content=json.dumps(body), headers=JSON)
+            small = post(
                 server.url + "/",
                 content=picture(),
                 headers={"Content-Type": "image/png"},
@@ -156,7 +159,7 @@ def test_too_many_large_bodies_are_refused(server: Server) -> None:
     content = json.dumps(body)
     with ThreadPoolExecutor(12) as clients:
         with busy(server):
-            waiting = [clients.submit(httpx.post, server.url + path, content=content, headers=JSON) for _ in range(12)]
+            waiting = [clients.submit(post, server.url + path, content=content, headers=JSON) for _ in range(12)]
             refused = next(as_completed(waiting)).result()
         statuses = {each.result().status_code for each in waiting}
     assert refused.status_code in {429, 503}  # read whole, or not; Sanic counts it until it is answered
@@ -168,8 +171,8 @@ def test_one_whose_time_is_over_is_not_read(server: Server) -> None:
     headers = JSON | {"X-Darkroom-Deadline-Ms": "1"}
     with ThreadPoolExecutor(1) as client:
         with busy(server):
-            late = client.submit(httpx.post, server.url + path, content=json.dumps(body), headers=headers)
-            assert httpx.get(server.url + "/health").status_code == 200
+            late = client.submit(post, server.url + path, content=json.dumps(body), headers=headers)
+            assert httpx.get(server.url + "/health", timeout=60).status_code == 200
         assert late.result().status_code in {429, 504}  # over before it was read, or as it was
 
 
@@ -185,6 +188,6 @@ def test_a_client_that_leaves_meanwhile_is_no_longer_read_for(server: Server) ->
         peer.sendall(content)
         peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")  # it resets the connection
         peer.close()
-        assert httpx.get(server.url + "/health").status_code == 200
-    assert httpx.post(server.url + path, content=content, headers=JSON).status_code == 200
+        assert httpx.get(server.url + "/health", timeout=60).status_code == 200
+    assert post(server.url + path, content=content, headers=JSON).status_code == 200
     assert metric(server.url, "darkroom_http_requests_in_flight") == 1  # the one that asks
