@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 import threading
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -15,8 +16,9 @@ import httpx
 import numpy as np
 import pytest
 
+from darkroom.batching.errors import QueueFull
 from darkroom.models.engines.fakes import fake_model
-from darkroom.service.predict.off_loop import LARGE_BYTES, THREADS
+from darkroom.service.predict.off_loop import LARGE_BYTES, THREADS, OffLoop
 from tests.echo import TensorEcho
 from tests.pictures import picture, standard
 from tests.serving import metric, running
@@ -154,16 +156,19 @@ def test_the_loop_goes_on_while_a_large_body_waits_and_it_is_answered_afterwards
         assert waiting.result().status_code == 200
 
 
-def test_too_many_large_bodies_are_refused(server: Server) -> None:
-    path, body = pictures_in("/", LARGE)
-    content = json.dumps(body)
-    with ThreadPoolExecutor(12) as clients:
-        with busy(server):
-            waiting = [clients.submit(post, server.url + path, content=content, headers=JSON) for _ in range(12)]
-            refused = next(as_completed(waiting)).result()
-        statuses = {each.result().status_code for each in waiting}
-    assert refused.status_code in {429, 503}  # read whole, or not; Sanic counts it until it is answered
-    assert statuses <= {200, refused.status_code}
+def test_too_many_large_bodies_are_refused() -> None:
+    async def main() -> None:
+        off_loop = OffLoop(limit_bytes=100)
+        off_loop.check_room(1_000)  # one always may
+        ended = asyncio.Event()
+        off_loop.run(60, lambda: None, lambda _: ended.set())
+        off_loop.check_room(40)
+        with pytest.raises(QueueFull, match="--max_receiving_bytes=100"):
+            off_loop.check_room(41)
+        await ended.wait()
+        off_loop.check_room(1_000)
+
+    asyncio.run(main())
 
 
 def test_one_whose_time_is_over_is_not_read(server: Server) -> None:
