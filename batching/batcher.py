@@ -13,6 +13,7 @@ from darkroom.batching.driver.settlement import Settlement
 from darkroom.batching.entry import NO_ERRORS
 from darkroom.batching.errors import BatchingError, Closed
 from darkroom.batching.observer import Observer, Outcome, QueueStats
+from darkroom.batching.scheduler.apart import ALONE, TOGETHER
 from darkroom.batching.scheduler.poison_cache import PoisonCache
 from darkroom.batching.scheduler.queue import MAX_SHAPES, BatchQueue
 from darkroom.batching.scheduler.service_curve import ServiceCurve
@@ -80,6 +81,12 @@ class Batcher:
         self._is_started = self._is_closed = False
         self.failing = ""
         self.stuck_s = 0.0
+        self._told_level = TOGETHER
+
+    @property
+    def keeps_apart(self) -> bool:
+        """Whether the kind of an entry counts, because calls have failed with rows that were fine apart."""
+        return self._queue.apart.level != TOGETHER
 
     @property
     def is_healthy(self) -> bool:
@@ -169,6 +176,9 @@ class Batcher:
             self._delivery.tell(self._observer.refused, entry.rows, error)
             raise
         entry.on_done = on_done
+        if self._queue.apart.level != self._told_level:
+            self._told_level = self._queue.apart.level
+            self._delivery.tell(self._observer.kept_apart, self._told_level == ALONE)
         for error_of_row in guilty.values():
             self._delivery.tell(self._observer.guilty, error_of_row)
         self._dispatcher.arrived(entry)

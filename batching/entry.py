@@ -46,6 +46,8 @@ class Entry:
         bytes, pixels: their sums over the rows that need a call.
         deadline: absolute, on the batcher's clock; None means no deadline.
         key: only entries with equal keys share a batch.
+        kind: what may keep rows of equal keys from sharing a call, such as the size of a picture. It counts once calls
+            have failed for that; None: not known, or its rows are of several kinds.
         whole: the entry is never split, merged, padded, retried or bisected (its signature is not row-wise).
         keep_going: a guilty row does not end the entry; its other rows are still answered.
         bulk: the entry waits in the bulk lane.
@@ -61,6 +63,7 @@ class Entry:
         "forecast_s",
         "keep_going",
         "key",
+        "kind",
         "next_row",
         "on_done",
         "payload",
@@ -86,6 +89,7 @@ class Entry:
         row_pixels: Sequence[int] = (),
         deadline: float | None = None,
         key: Hashable = None,
+        kind: Hashable = None,
         whole: bool = False,
         keep_going: bool = False,
         bulk: bool = False,
@@ -100,6 +104,7 @@ class Entry:
         self.pixels = sum(row_pixels)
         self.deadline = math.inf if deadline is None else deadline
         self.key = key
+        self.kind = kind
         self.whole = whole
         self.keep_going = keep_going
         self.bulk = bulk
@@ -167,6 +172,15 @@ Span: TypeAlias = "tuple[Entry, int, int]"
 Part: TypeAlias = tuple[object, int, int]
 
 
+class Halves:
+    """What became of the halves of a failed batch: if both were answered, their rows were fine, and only not together."""
+
+    __slots__ = ("fine",)
+
+    def __init__(self) -> None:
+        self.fine = 0
+
+
 class Batch:
     """Rows of one or many entries, in order, that one engine call carries.
 
@@ -178,6 +192,7 @@ class Batch:
         padding: rows to add at the end by repeating the last; their answers are dropped.
         reason: why it left.
         is_retry: its rows have been in a batch that failed.
+        halves: if they are a half of it, what became of both; else None.
         dispatched_s: when it left, on the batcher's clock.
         expected_s: how long it is expected to take; 1.0 while nothing is known.
         returned_s: when the backend finished it; None if it is still running or no backend reported.
@@ -189,6 +204,7 @@ class Batch:
     __slots__ = (
         "dispatched_s",
         "expected_s",
+        "halves",
         "images",
         "is_out",
         "is_retry",
@@ -219,6 +235,7 @@ class Batch:
         self.padding = padding
         self.reason = reason
         self.is_retry = reason is Reason.RETRY
+        self.halves: Halves | None = None
         self.dispatched_s = dispatched_s
         self.expected_s = expected_s
         self.returned_s: float | None = None

@@ -46,6 +46,9 @@ class Observer:
     def guilty(self, error: BaseException) -> None:
         """A row made its batch fail: it failed alone, was named by the backend, or is remembered."""
 
+    def kept_apart(self, is_alone: bool) -> None:  # noqa: FBT001 - a callback
+        """Calls failed with rows that were fine apart: from now on rows share calls with their kind only, or with none."""
+
     def predicted(self, error_s: float) -> None:
         """An answered entry ended `error_s` seconds after the time that admission predicted; negative: before."""
 

@@ -46,6 +46,29 @@ MAX_ELEMENTS = (1 << 31) - 1  # of one tensor: kernels of TensorFlow index with 
 MAX_RANK = 8  # of a tensor whose rank the graph leaves open: TensorFlow's broadcasting ends at 9
 
 
+class Numbers:
+    """Numbers of a JSON body, nested to one shape, as an array: made where the body is read, not by an object a number.
+
+    Attributes:
+        array: float64, or the smallest signed integers that hold them where all are whole.
+        first_float: the place of the first that is not whole, or is written as if it were not, in row-major order; -1:
+            there is none.
+    """
+
+    __slots__ = ("array", "first_float")
+
+    def __init__(self, array: "np.ndarray[Any, np.dtype[Any]]", first_float: int) -> None:
+        self.array = array
+        self.first_float = first_float
+
+    def __len__(self) -> int:
+        return len(self.array)
+
+    def sample(self) -> Any:
+        """The first number alone, in as many lists: for messages of inputs that take no numbers."""
+        return self.array[(slice(0, 1),) * self.array.ndim].tolist()
+
+
 class Wire(StrEnum):
     """The form of picture that the graph's image input takes."""
 
@@ -240,6 +263,8 @@ def lenient(raw: object, dtype: str, name: str) -> Column:
     Raises:
         InvalidInput: the value is ragged, or numpy cannot cast it.
     """
+    if isinstance(raw, Numbers):
+        return _lenient_numbers(raw, dtype, name)
     if dtype == "string":
         return _strings(raw, name)
     target = numpy_dtype(dtype)
@@ -258,6 +283,8 @@ def exact(raw: object, dtype: str, name: str) -> Column:
     Raises:
         InvalidInput: the value is ragged, of another kind, or out of range. The message names its index.
     """
+    if isinstance(raw, Numbers):
+        return _exact_numbers(raw, dtype, name)
     if dtype == "string":
         return _strings(raw, name)
     target = numpy_dtype(dtype)
@@ -274,8 +301,61 @@ def exact(raw: object, dtype: str, name: str) -> Column:
             raise _refusal(raw, name, dtype, str(err)) from err
     infinite = int(np.count_nonzero(np.isinf(column))) if kind == "f" else 0
     if infinite and infinite != sum(leaf in _INFINITIES for leaf in leaves):
-        raise InvalidInput(f"input {name!r}: a value is out of range for {dtype}", input_name=name)
+        raise _out_of_range(name, dtype)
     return column
+
+
+def gather(values: list[Any]) -> object:
+    """Rows as one `Numbers` where all are, and have one shape; as lists where only some are."""
+    kinds = set(map(type, values))
+    if Numbers not in kinds:
+        return values
+    if kinds == {Numbers} and len({row.array.shape for row in values}) == 1:
+        size = values[0].array.size
+        floats = (index * size + row.first_float for index, row in enumerate(values) if row.first_float >= 0)
+        return Numbers(np.stack([row.array for row in values]), next(floats, -1))
+    return [row.array.tolist() if isinstance(row, Numbers) else row for row in values]
+
+
+def _lenient_numbers(raw: Numbers, dtype: str, name: str) -> Column:
+    """Casts as `lenient` casts lists of the same numbers."""
+    if dtype == "string":
+        return _strings(raw.sample(), name)
+    array, target = raw.array, numpy_dtype(dtype)
+    if target.kind in "iu" and array.dtype.kind == "f" and array.size:
+        if np.isnan(array).any():
+            raise InvalidInput(f"input {name!r}: a value cannot be read as {dtype}", input_name=name)
+        _check_range(array, target, name)
+    with np.errstate(all="ignore"):
+        return array.astype(target)
+
+
+def _exact_numbers(raw: Numbers, dtype: str, name: str) -> Column:
+    """Casts as `exact` casts lists of the same numbers."""
+    array, target = raw.array, numpy_dtype(dtype)
+    if target.kind in "Ob":
+        return exact(raw.sample(), dtype, name)
+    if target.kind in "iu":
+        if raw.first_float >= 0:
+            place = [int(index) for index in np.unravel_index(raw.first_float, array.shape)]
+            where = name + "".join(f"[{index}]" for index in place)
+            raise InvalidInput(f"{where}: expected an integer, got float", input_name=name, index=place[0])
+        _check_range(array, target, name)
+    with np.errstate(all="ignore"):
+        column = array.astype(target, copy=False)
+    if target.kind not in "iu" and np.count_nonzero(np.isinf(column)) != np.count_nonzero(np.isinf(array)):
+        raise _out_of_range(name, dtype)
+    return column
+
+
+def _check_range(array: "np.ndarray[Any, np.dtype[Any]]", target: "np.dtype[Any]", name: str) -> None:
+    limits = np.iinfo(target)
+    if array.size and (array.min() < limits.min or array.max() > limits.max):
+        raise _out_of_range(name, target.name)
+
+
+def _out_of_range(name: str, dtype: str) -> InvalidInput:
+    return InvalidInput(f"input {name!r}: a value is out of range for {dtype}", input_name=name)
 
 
 def _wrap(raw: object, target: "np.dtype[Any]", name: str) -> Column:
@@ -285,7 +365,7 @@ def _wrap(raw: object, target: "np.dtype[Any]", name: str) -> Column:
     except _REFUSED as err:
         raise _refusal(raw, name, str(target), str(err)) from err
     if wide.dtype.kind not in "iu":
-        raise InvalidInput(f"input {name!r}: a value is out of range for {target}", input_name=name)
+        raise _out_of_range(name, str(target))
     return wide.astype(target)
 
 
@@ -351,7 +431,7 @@ def _refusal(raw: object, name: str, dtype: str, cause: str) -> InvalidInput:
     if "inhomogeneous" in cause or "sequence" in cause:
         return _ragged(name)
     if "too large" in cause or "out of" in cause:
-        return InvalidInput(f"input {name!r}: a value is out of range for {dtype}", input_name=name)
+        return _out_of_range(name, dtype)
     try:
         _check_kinds(raw, _NUMBERS, name, f"a value for {dtype}")
     except InvalidInput as refusal:

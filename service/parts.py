@@ -11,7 +11,8 @@ from darkroom.service.http.middleware import Middleware
 from darkroom.service.http.request_head import HeadReader
 from darkroom.service.http.request_log import RequestLog
 from darkroom.service.predict.compression import Compression
-from darkroom.service.predict.image_guard import ImageGuard
+from darkroom.service.predict.image_guard import guard_of
+from darkroom.service.predict.off_loop import OffLoop
 from darkroom.service.predict.request import Predictor
 from darkroom.service.serving.lifecycle import Lifecycle
 from darkroom.service.serving.manager import ModelManager
@@ -33,19 +34,17 @@ class Darkroom:
         self.registry = Registry()
         self.version = version_of("darkroom")
         self.metrics = Metrics(version=self.version, tensorflow=version_of("tensorflow-cpu", "tensorflow"))
-        self.image_guard = ImageGuard(
-            settings.max_images,
-            settings.max_image_bytes,
-            settings.max_image_pixels,
-            max_rows=settings.max_rows,
-            max_image_scans=settings.max_image_scans,
-        )
+        self.image_guard = guard_of(settings)
         self.manager = ModelManager(settings, self.registry, self.metrics)
         self.lifecycle = Lifecycle(settings, self.manager, self.metrics)
         self.peers: Peers = Alone(self.metrics, self.manager)
         compression = Compression(settings.max_body_bytes, packs_answers=settings.compress_answers)
         self.predictor = Predictor(
-            self.lifecycle, self.registry, compression, timeout_s=settings.request_timeout_ms / 1000
+            self.lifecycle,
+            self.registry,
+            compression,
+            OffLoop(settings.max_receiving_bytes),
+            timeout_s=settings.request_timeout_ms / 1000,
         )
         self.receiving = Receiving(settings.max_receiving_bytes)
         self.sending = Sending(settings.max_sending_bytes)

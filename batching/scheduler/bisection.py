@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING
 
-from darkroom.batching.entry import PENDING
+from darkroom.batching.entry import PENDING, Halves
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,12 +27,14 @@ class Bisection:
     Attributes:
         rows: live rows that wait for a retry.
         credit: engine seconds that retries may still take before the healthy rows that wait.
+        halves: of the group that was taken last, what became of both halves; None: it is no half.
     """
 
     def __init__(self) -> None:
         self.rows = 0
         self.credit = 0.0
-        self._groups: deque[list[Span]] = deque()
+        self.halves: Halves | None = None
+        self._groups: deque[tuple[list[Span], Halves | None]] = deque()
 
     def add(self, spans: Sequence[Span], *, halved: bool) -> None:
         """Adds these rows of pending entries, as one group or as two halves; one row is a half of its own."""
@@ -42,7 +44,7 @@ class Bisection:
             images += stop - start
         self.rows += images
         if not halved:
-            self._groups.append(list(spans))
+            self._groups.append((list(spans), None))
             return
         left: list[Span] = []
         right: list[Span] = []
@@ -54,13 +56,15 @@ class Bisection:
             if middle < stop:
                 right.append((entry, middle, stop))
             room -= middle - start
-        self._groups += (left, right)
+        halves = Halves()
+        self._groups += ((left, halves), (right, halves))
 
     def take(self) -> list[Span]:
         """The live rows of the oldest group that has any; `rows` is not 0."""
         spans: list[Span] = []
         while not spans:
-            spans = [span for span in self._groups.popleft() if span[0].state is PENDING]
+            group, self.halves = self._groups.popleft()
+            spans = [span for span in group if span[0].state is PENDING]
         for entry, start, stop in spans:
             entry.waiting_rows -= stop - start
             self.rows -= stop - start

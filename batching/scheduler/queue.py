@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from darkroom.batching.entry import NEW, NO_ERRORS, PENDING, Batch, Entry, Reason
 from darkroom.batching.errors import NO_ANSWER, Closed
 from darkroom.batching.scheduler.admission import Admission
+from darkroom.batching.scheduler.apart import Apart, KeptApart
 from darkroom.batching.scheduler.batch_size import BatchSizer
 from darkroom.batching.scheduler.bisection import Bisection
 from darkroom.batching.scheduler.deadline_fit import DeadlineFit
@@ -73,6 +74,7 @@ class BatchQueue:
         limits: of a batch and of the queue.
         pending, in_flight: the entries that have not ended, and the batches that the backend has.
         sizer: chooses batch sizes; the driver tells it of guilty rows.
+        apart: which rows of equal keys may not share a batch, because calls have failed for that.
     """
 
     def __init__(self, limits: Limits, *, curve: ServiceCurve | None = None, slo_s: float | None = None) -> None:
@@ -92,6 +94,7 @@ class BatchQueue:
             lanes=self._lanes,
             bisection=self._bisection,
         )
+        self.apart = Apart()
         self.shapes: set[Hashable] = set()  # the keys of which a call has succeeded
         self._dropped: list[Entry] = []  # ended here; the next turn names them
         self._is_open = True
@@ -156,6 +159,7 @@ class BatchQueue:
         self._admission.changes += 1
         self.pending.accept(entry, now)
         if rows:
+            self.apart.place(entry)
             self._lanes.append(entry)
 
     def end(self, entry: Entry) -> bool:
@@ -193,6 +197,8 @@ class BatchQueue:
         """Takes `batch` back from the backend: its place is free, and its time is learned if it succeeded."""
         self._admission.changes += 1
         self.in_flight.remove(batch)
+        if is_ok:
+            self.apart.note_success(batch.images, batch.halves)
         if is_ok and len(self.shapes) < MAX_SHAPES:
             self.shapes.add(batch.spans[0][0].key)
         if is_ok and self._curve is not None:
@@ -241,6 +247,7 @@ class BatchQueue:
                 spans = bisection.take()
                 images = sum(stop - start for _, start, stop in spans)
                 batch = self._dispatch(spans, images, Reason.RETRY, now)
+                batch.halves = bisection.halves
                 bisection.credit -= batch.expected_s
                 return batch
             if fifo is None:
@@ -249,7 +256,8 @@ class BatchQueue:
             if fit.doomed:  # look again, because the head of another FIFO may be the oldest now
                 self._drop(fit.doomed)
                 continue
-            spans, images, bound = self._lanes.take(fifo, fit.images, self.limits)
+            is_alone = isinstance(fifo.key, KeptApart) and fifo.key.kind is None
+            spans, images, bound = self._lanes.take(fifo, 1 if is_alone else fit.images, self.limits)
             self.sizer.note_run(images)
             batch = self._dispatch(spans, images, bound or fit.reason, now)
             bisection.credit = batch.expected_s

@@ -130,7 +130,7 @@ def trimmed() -> Iterator[None]:
     before = _resident_bytes()
     yield
     if _resident_bytes() - before > GROWTH_BYTES:
-        _trim()
+        trim()
 
 
 def give_back() -> None:
@@ -141,10 +141,11 @@ def give_back() -> None:
     malloc_trim keep what they have.
     """
     gc.collect()
-    _trim()
+    trim()
 
 
-def _trim() -> None:
+def trim() -> None:
+    """Returns freed memory to the system, without a collection."""
     if (trim := _malloc_trim()) is not None:
         trim(0)
     if is_jemalloc():

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from functools import lru_cache
+from io import BytesIO
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs
 
@@ -79,7 +80,7 @@ class FastLane(Connection):
         self._lane: LaneParts = app.ctx.darkroom.lane
         self._head: Head | None = None
         self._raw_head = b""
-        self._pieces: list[bytes] = []  # of a body that is not complete
+        self._pieces: BytesIO | None = None  # a body that is not complete; its value is given out without a copy
         self._missing_bytes = 0
         self._is_waiting = False
         self._had_sanic = False  # bytes of this connection: it may not be done with them
@@ -108,8 +109,7 @@ class FastLane(Connection):
                 request, entry = self._submitted
                 request.withdraw(entry)
             self._log_end(self._head, CLIENT_LEFT, 0)
-        self._head = None
-        self._pieces.clear()
+        self._head = self._pieces = None
         super().connection_lost(exc)
 
     def close_if_idle(self) -> bool:
@@ -117,7 +117,9 @@ class FastLane(Connection):
         return False if self._head is not None else super().close_if_idle()
 
     def is_receiving(self) -> bool:
-        """Whether a request has begun to arrive and is not complete."""
+        """Whether a request has begun to arrive and is not complete, or is complete and a thread reads it."""
+        if self._submitted is not None and self._submitted[0].is_reading:
+            return True
         return (self._head is not None and not self._is_waiting) or super().is_receiving()
 
     def check_timeouts(self) -> None:
@@ -131,9 +133,11 @@ class FastLane(Connection):
         if self._is_waiting or self._head is None or is_first:
             super().check_timeouts()
             return
-        since_s, last_s, sent = self._since_s, self._time, (self._raw_head, *self._pieces)
-        self._head, self._pieces, self._had_sanic = None, [], True
-        super().data_received(b"".join(sent))
+        since_s, last_s, sent = self._since_s, self._time, self._raw_head
+        if self._pieces is not None:
+            sent += self._pieces.getvalue()[: self._pieces.tell()]
+        self._head, self._pieces, self._had_sanic = None, None, True
+        super().data_received(sent)
         self._since_s, self._time = since_s, last_s
         self.loop.call_soon(super().check_timeouts)  # after Sanic has read the bytes
 
@@ -170,9 +174,10 @@ class FastLane(Connection):
                 self._await_body(data)
                 return
             body = data[:missing]
-            if self._pieces:
-                body = b"".join((*self._pieces, body))
-                self._pieces = []
+            if self._pieces is not None:
+                self._pieces.write(body)
+                body = self._pieces.getvalue()
+                self._pieces = None
             self._begin(head, body)
             data = data[missing:]
             if self._is_waiting or self.transport is None or self.transport.is_closing():
@@ -182,13 +187,14 @@ class FastLane(Connection):
 
     def _await_body(self, piece: bytes) -> None:
         """Keeps a piece of a body until the rest comes, unless too much is kept for all clients together."""
-        if not self._pieces:
+        if self._pieces is None:
             self._since_s = self._time
+            self._pieces = BytesIO(bytes(self._missing_bytes))  # the system gives the memory as it is filled
         if self.holds(len(piece)):
-            self._pieces.append(piece)
+            self._pieces.write(piece)
             self._missing_bytes -= len(piece)
         else:
-            self._head, self._pieces = None, []
+            self._head = self._pieces = None
         if self._has_eof:  # it will not come
             self.close()
 
@@ -235,7 +241,11 @@ class FastLane(Connection):
         self._lane.request_log.sign(headers, head.headers.get("x-request-id"))
         lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()]).encode()
         first = _first_lines(status, content_type, is_kept)
-        transport.write(b"%b%d\r\n%b\r\n%b" % (first, len(body), lines, body))
+        if len(body) > MAX_AHEAD_BYTES:  # not copied once more
+            transport.write(b"%b%d\r\n%b\r\n" % (first, len(body), lines))
+            transport.write(body)
+        else:
+            transport.write(b"%b%d\r\n%b\r\n%b" % (first, len(body), lines, body))
         was_submitted, self._submitted = self._submitted, None
         self._head, self._is_waiting, self._time = None, False, time.monotonic()
         self._log_end(head, status, len(body))

@@ -15,6 +15,7 @@ from struct import Struct
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import numpy as np
+import pybase64
 
 from darkroom.models.errors import InvalidInput
 from darkroom.models.spec import np_shape
@@ -26,18 +27,21 @@ if TYPE_CHECKING:
 
     from darkroom.models.rows import Rows
     from darkroom.models.spec import SignatureSpec
+    from darkroom.service.config.settings import Settings
 
 FORMATS = frozenset({"jpeg", "png", "gif", "bmp", "webp"})
 
-# Bounds on the work for one picture: a few milliseconds of Python in the worst case. An ICC profile has at most 255
-# segments of 64 KB. No known writer uses more than a few fill bytes. A PNG may have this many chunks and one more for each
-# 1 KB (libpng's writer fills 8 KB), a GIF this many blocks and one more for each 128 bytes (writers fill 255).
-MAX_JPEG_SEGMENTS = 2_000
+# Bounds on the work for one picture: a few milliseconds of Python in the worst case. The default of --max_image_segments:
+# segments of a JPEG before its data (an ICC profile has at most 255 of 64 KB); a PNG may have this many chunks and one more
+# for each 1 KB (libpng's writer fills 8 KB), a GIF ten times this many blocks and one more for each 128 bytes (writers
+# fill 255), a tf.Example ten times this many fields. No known writer uses more than a few fill bytes.
+MAX_SEGMENTS = 2_000
 MAX_JPEG_FILL_BYTES = 1_024
-MAX_PNG_CHUNKS = 2_000
-MAX_GIF_BLOCKS = 20_000
+PARTS_PER_SEGMENT = 10  # blocks of a GIF, fields of a tf.Example: quicker to walk
 
-SMALL_PNG_BYTES = 12 * MAX_PNG_CHUNKS // 2  # too few for so many chunks, and searched faster than walked
+# A JPEG of several scans, as every progressive one, is held as coefficients beside its pixels: up to 6 bytes a pixel
+# beside 3. So it counts as up to three times its pixels for the batch (not for the limit of one picture).
+SCANS_WEIGHT = 3
 
 # Starting a scan takes libjpeg about as long as the blocks of 4,096 pixels (3 us, measured).
 MIN_SCAN_PIXELS = 4_096
@@ -48,7 +52,6 @@ MAX_PROFILE_BYTES = 1 << 16
 # Such chunks of a PNG outside the image input, where they are not dropped; deflate makes at most 16 MB of them.
 MAX_KEPT_CHUNK_BYTES = 1 << 14
 MAX_EXAMPLE_DEPTH = 6  # SequenceExample: feature_lists, entry, feature list, feature, bytes_list, value
-MAX_EXAMPLE_FIELDS = 20_000  # of one tf.Example that has a picture in it: a few milliseconds
 
 _JPEG_MARKER = re.compile(rb"\xff([\x01-\xfe])")  # the last fill byte and the code, as libjpeg's next_marker finds it
 _JPEG_BARE = frozenset({0x01, *range(0xD0, 0xD8)})  # markers without a length: TEM, RST0 to RST7
@@ -81,6 +84,11 @@ _PICTURE_STARTS = (
     b"RIFF",
     *_JPEG_XL,
 )  # not BMP, which cannot be a bomb
+_TEXT_STARTS = (  # of their base64 text
+    b"/9j/", b"_9j_", b"iVBORw0KGgo", b"R0lGOD", b"UklGR", b"AAAADEpYTCA",
+    *(start + last for start in (b"/w", b"_w") for last in (b"o", b"p", b"q", b"r")),
+)  # fmt: skip
+_TO_STANDARD = bytes.maketrans(b"-_", b"+/")
 
 Size: TypeAlias = tuple[str, int, int, int, int]  # format, width, height, frames, scans (at most; 1 if not a JPEG)
 
@@ -93,6 +101,7 @@ class ImageGuard(NamedTuple):
     max_image_pixels: int
     max_rows: int = 1 << 20
     max_image_scans: int = 20
+    max_image_segments: int = MAX_SEGMENTS
 
     def check_rows(self, rows: Rows, field: str) -> Rows:
         """The rows of a request without encoded images, folded into one if they are numbers or texts in great number.
@@ -136,7 +145,7 @@ class ImageGuard(NamedTuple):
         """One encoded image as it may be decoded, and its decoded pixels: width x height of all its frames.
 
         A PNG is returned without its compressed chunks (`trim_png`). A JPEG of more than `--max_image_scans` scans
-        counts as more pixels, in proportion, and 4 bytes count as at least a pixel, because marker floods cost the
+        counts as more pixels, in proportion, one of several scans as three times its pixels, and 4 bytes count as at least a pixel, because marker floods cost the
         decoder up to 20 ns a byte and the event loop may run a batch of few pixels itself. A refused image is counted in `poison`, by what is wrong with it.
 
         Raises:
@@ -148,10 +157,10 @@ class ImageGuard(NamedTuple):
             limit = self.max_image_bytes
             raise TooLarge(f"{field}[{index}]: {len(data)} bytes are over --max_image_bytes={limit}")
         try:
-            size = measure(data)
+            size = measure(data, self.max_image_segments)
             kind, width, height, frames, scans = size
             if kind == "png":
-                data = trim_png(data)
+                data = trim_png(data, self.max_image_segments)
         except InvalidInput as err:
             poison["format"] += 1
             raise BadImage(f"{field}[{index}]: {err}") from err
@@ -166,12 +175,14 @@ class ImageGuard(NamedTuple):
         pixels = width * height * frames
         if pixels > self.max_image_pixels or scans > self.max_image_scans:
             pixels = self._check_pixels(size, f"{field}[{index}]", poison)
+        if scans > 1:
+            pixels = max(pixels, SCANS_WEIGHT * width * height)
         return data, max(pixels, len(data) >> 2)
 
     def inspect_others(self, values: Sequence[bytes], field: str, poison: Counter[str]) -> int:
         """The decoded pixels of all pictures among the values of an input that is not the image input.
 
-        A value may be a picture, a tf.Example with pictures in it, or anything else, which passes.
+        A value may be a picture, base64 text of one, a tf.Example with either in it, or anything else, which passes.
 
         Raises:
             TooLarge, BadImage: a picture is over a limit, or its size cannot be read. Names `field[index]`.
@@ -179,7 +190,7 @@ class ImageGuard(NamedTuple):
         pixels = 0
         for index, value in enumerate(values):
             try:
-                inner = [value] if _begins_as_picture(value, 0, len(value)) else pictures_inside(value)
+                inner = pictures_inside(value, PARTS_PER_SEGMENT * self.max_image_segments)
                 pixels += sum([self._inspect_other(data, f"{field}[{index}]", poison) for data in inner])
             except InvalidInput as err:
                 poison["format"] += 1
@@ -187,13 +198,15 @@ class ImageGuard(NamedTuple):
         return pixels
 
     def _inspect_other(self, data: bytes, where: str, poison: Counter[str]) -> int:
-        size = measure(data)
-        if size[0] == "png" and len(data) - len(trim_png(data)) > MAX_KEPT_CHUNK_BYTES:
+        size = measure(data, self.max_image_segments)
+        trimmed = trim_png(data, self.max_image_segments) if size[0] == "png" else data
+        if len(data) - len(trimmed) > MAX_KEPT_CHUNK_BYTES:
             raise InvalidInput(
                 f"the PNG picture has more than {MAX_KEPT_CHUNK_BYTES} bytes of compressed text or long colour "
                 "profiles; save it without them"
             )
-        return self._check_pixels(size, where, poison)
+        _, width, height, _, scans = size
+        return max(self._check_pixels(size, where, poison), SCANS_WEIGHT * width * height if scans > 1 else 0)
 
     def _check_pixels(self, size: Size, where: str, poison: Counter[str]) -> int:
         _, width, height, frames, scans = size
@@ -230,19 +243,31 @@ class Header(NamedTuple):
         return self.width * self.height * self.frames
 
 
+def guard_of(settings: Settings) -> ImageGuard:
+    """The guard with the limits of a server's settings."""
+    return ImageGuard(
+        settings.max_images,
+        settings.max_image_bytes,
+        settings.max_image_pixels,
+        max_rows=settings.max_rows,
+        max_image_scans=settings.max_image_scans,
+        max_image_segments=settings.max_image_segments,
+    )
+
+
 def sniff(data: bytes) -> Header:
     """The header of the picture in `data`; raises as `measure` does."""
     return Header(*measure(data)[:4])
 
 
-def measure(data: bytes) -> Size:
+def measure(data: bytes, segments: int = MAX_SEGMENTS) -> Size:
     """Format, width, height, frames and scans of the picture in `data`; `sniff` without an object for each picture.
 
     Raises:
         InvalidInput: empty, in no known format, cut off before its size, with a size of 0, or an animated WebP.
     """
     try:
-        size = _measure(data)
+        size = _measure(data, segments)
     except (IndexError, struct.error) as err:
         raise InvalidInput("the picture is cut off before its size") from err
     kind, width, height, _, _ = size
@@ -251,13 +276,13 @@ def measure(data: bytes) -> Size:
     return size
 
 
-def _measure(data: bytes) -> Size:
+def _measure(data: bytes, segments: int) -> Size:
     if data.startswith(b"\xff\xd8\xff"):
-        return _jpeg(data)
+        return _jpeg(data, segments)
     if data.startswith(b"\x89PNG\r\n\x1a\n"):
         return _png(data)
     if data.startswith((b"GIF87a", b"GIF89a")):
-        return _gif(data)
+        return _gif(data, segments)
     if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
         return _webp(data)
     if data.startswith(b"BM"):
@@ -269,18 +294,19 @@ def _measure(data: bytes) -> Size:
     raise InvalidInput(f"not a JPEG, PNG, GIF, BMP or WebP picture (it starts with {data[:4].hex()})")
 
 
-def _jpeg(data: bytes) -> Size:
+def _jpeg(data: bytes, segments: int) -> Size:
     at = 2
-    for index in range(MAX_JPEG_SEGMENTS):
+    for index in range(segments):
         code, at = _jpeg_marker(data, at)
         if code in _JPEG_SIZE:
             height, width = _BE16X2.unpack_from(data, at + 3)
-            return "jpeg", width, height, 1, _jpeg_scans(data, at, code in _JPEG_PROGRESSIVE, MAX_JPEG_SEGMENTS - index)
+            scans = _jpeg_scans(data, at, code in _JPEG_PROGRESSIVE, segments - index)
+            return "jpeg", width, height, 1, scans
         if code in _JPEG_NO_SIZE:
             raise InvalidInput("the JPEG picture has no size before its data")
         if code not in _JPEG_BARE:
             at += max(_BE16.unpack_from(data, at)[0], 2)
-    raise InvalidInput(f"the JPEG picture has more than {MAX_JPEG_SEGMENTS} segments before its data")
+    raise InvalidInput(f"the JPEG picture has more segments before its data than --max_image_segments={segments}")
 
 
 def _jpeg_scans(data: bytes, at: int, is_progressive: bool, segments: int) -> int:  # noqa: FBT001 - on the hot path
@@ -300,11 +326,11 @@ def _jpeg_scans(data: bytes, at: int, is_progressive: bool, segments: int) -> in
         code, at = _jpeg_marker(data, at)
         if code in _JPEG_NO_SIZE:
             if code == 0xDA and (is_progressive or data[at + 2 : at + 3] < components):
-                return _count_sos(data, at - 2)
+                return max(2, _count_sos(data, at - 2))
             return 1
         if code not in _JPEG_BARE and at < last:
             at += max(data[at] << 8 | data[at + 1], 2)
-    raise InvalidInput(f"the JPEG picture has more than {MAX_JPEG_SEGMENTS} segments before its data")
+    raise InvalidInput("the JPEG picture has more segments before its data than --max_image_segments")
 
 
 def _count_sos(data: bytes, at: int) -> int:
@@ -334,20 +360,21 @@ def _png(data: bytes) -> Size:
     return "png", width, height, 1, 1  # of an animated PNG, libpng reads the one default picture
 
 
-def trim_png(data: bytes) -> bytes:
+def trim_png(data: bytes, segments: int = MAX_SEGMENTS) -> bytes:
     """A PNG without the chunks that only cost: compressed text, and colour profiles that libpng does not compute with.
 
     libpng inflates each to as much as 8 MB. No pixel depends on them. A PNG without such chunks is returned as it is.
 
     Raises:
-        InvalidInput: more chunks than `MAX_PNG_CHUNKS` and one for each 1 KB.
+        InvalidInput: more chunks than `segments` and one for each 1 KB.
     """
-    if len(data) < SMALL_PNG_BYTES and b"TXt" not in data and b"iCCP" not in data:
+    # Too few bytes for so many chunks, and searched faster than walked.
+    if len(data) < 6 * segments and b"TXt" not in data and b"iCCP" not in data:
         return data
     at, begin, end = 8, 0, len(data) - 12
     kept: list[bytes] = []
     seen: set[bytes] = set()
-    for _ in range(MAX_PNG_CHUNKS + (len(data) >> 10)):
+    for _ in range(segments + (len(data) >> 10)):
         if at > end:
             break
         length = data[at] << 24 | data[at + 1] << 16 | data[at + 2] << 8 | data[at + 3]
@@ -361,7 +388,9 @@ def trim_png(data: bytes) -> bytes:
             seen.add(kind)
         at += 12 + length
     else:
-        raise InvalidInput(f"the PNG picture has more than {MAX_PNG_CHUNKS} chunks and one for each KB; save it again")
+        raise InvalidInput(
+            f"the PNG picture has more chunks than --max_image_segments={segments} and one for each KB; save it again"
+        )
     if not kept:
         return data
     kept.append(data[begin:])
@@ -388,30 +417,48 @@ def _is_costly(data: bytes, at: int, length: int, *, is_first: bool) -> bool:
     return len(size) < 4 or int.from_bytes(size, "big") > MAX_PROFILE_BYTES
 
 
-def pictures_inside(value: bytes) -> list[bytes]:
-    """The pictures in the byte features of a serialized tf.Example or tf.SequenceExample; none in any other value.
+def pictures_inside(value: bytes, max_fields: int = PARTS_PER_SEGMENT * MAX_SEGMENTS) -> list[bytes]:
+    """The pictures, raw or as base64 text, that a value is or that a serialized tf.Example or tf.SequenceExample holds.
 
     Raises:
-        InvalidInput: it has more than `MAX_EXAMPLE_FIELDS` fields, and may have a picture in it.
+        InvalidInput: it has more than `max_fields` fields, and may have a picture in it.
     """
-    if not any(magic in value for magic in _PICTURE_STARTS):
+    if (picture := _picture_at(value, 0, len(value))) is not None:
+        return [picture]
+    if not any(magic in value for magic in (*_PICTURE_STARTS, *_TEXT_STARTS)):
         return []
     found: list[bytes] = []
     messages = [(0, len(value), MAX_EXAMPLE_DEPTH)]
-    left = MAX_EXAMPLE_FIELDS
+    left = max_fields
     while messages:
         begin, end, depth = messages.pop()
         for number, start, stop in _fields(value, begin, end):
             left -= 1
             if left < 0:
                 raise InvalidInput(
-                    f"a tf.Example with pictures has more than {MAX_EXAMPLE_FIELDS} fields; send smaller ones"
+                    f"a tf.Example with pictures has more than {max_fields} fields, {PARTS_PER_SEGMENT} times "
+                    "--max_image_segments; send smaller ones"
                 )
-            if _begins_as_picture(value, start, stop):
-                found.append(value[start:stop])
+            picture = _picture_at(value, start, stop)
+            if picture is not None:
+                found.append(picture)
             elif depth and 0 < number < 3:
                 messages.append((start, stop, depth - 1))
     return found
+
+
+def _picture_at(value: bytes, start: int, stop: int) -> bytes | None:
+    """The picture, raw or as base64 text, that a part of a value is; None if it begins as neither."""
+    if _begins_as_picture(value, start, stop):
+        return value[start:stop]
+    if not value.startswith(_TEXT_STARTS, start, stop):
+        return None
+    text = value[start:stop].translate(_TO_STANDARD, b"\r\n").rstrip(b"=")
+    try:
+        data: bytes = pybase64.b64decode(text + b"=" * (-len(text) % 4), validate=True)
+    except ValueError:
+        return None
+    return data if _begins_as_picture(data, 0, len(data)) else None
 
 
 def _begins_as_picture(value: bytes, start: int, stop: int) -> bool:
@@ -449,12 +496,12 @@ def _varint(value: bytes, at: int, end: int) -> tuple[int, int]:
     return 0, end
 
 
-def _gif(data: bytes) -> Size:
+def _gif(data: bytes, segments: int) -> Size:
     """The size of the largest frame, which TensorFlow decodes; the logical screen may be smaller."""
     flags = data[10]
     at = 13 + (3 << (flags & 7) + 1 if flags & 0x80 else 0)
     width = height = frames = 0
-    blocks = most = MAX_GIF_BLOCKS + (len(data) >> 7)
+    blocks = PARTS_PER_SEGMENT * segments + (len(data) >> 7)
     while at < len(data) and data[at] != 0x3B:
         if data[at] == 0x2C:
             _, _, frame_width, frame_height, flags = _GIF_FRAME.unpack_from(data, at + 1)
@@ -466,7 +513,10 @@ def _gif(data: bytes) -> Size:
             break  # giflib stops here too; the frames before this may be decoded
         at, blocks = _skip_gif_blocks(data, at, blocks)
         if blocks < 1:
-            raise InvalidInput(f"the GIF picture has more than {most} blocks for its {len(data)} bytes; save it again")
+            raise InvalidInput(
+                f"the GIF picture has more blocks than {PARTS_PER_SEGMENT} times --max_image_segments={segments} "
+                "and one for each 128 bytes; save it again"
+            )
     if not frames:
         raise InvalidInput("the GIF picture has no frame")
     return "gif", width, height, frames, 1

@@ -1,8 +1,8 @@
 """The life of a predict request, from its call to its reply. The requests of every dialect and both paths pass here.
 
 A `Predictor` makes a `PredictRequest` from a call and has the dialect of its `Route` fill it (`target`, `rows`, `render`).
-`submit` sends the rows to the batcher. `answer` or `fail` makes the `Reply`. Nothing here awaits, except the two wrappers
-for handlers that are coroutines, `PredictRequest.predict` and `Predictor.answer`.
+`submit` sends the rows to the batcher. `answer` or `fail` makes the `Reply`. Large bodies are read, and large answers
+written, in a thread (`OffLoop`). Nothing here awaits, except `Predictor.answer`, for handlers that are coroutines.
 """
 
 from __future__ import annotations
@@ -10,17 +10,21 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+from collections import Counter
 from collections.abc import Callable
 from functools import lru_cache
 from time import monotonic
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from darkroom.batching.entry import Entry
+from darkroom.batching.errors import DeadlineExceeded
 from darkroom.models.errors import InvalidInput
 from darkroom.models.rows import Rows, join, row_bytes
 from darkroom.service.errors import ERROR_HEADER, UNKNOWN, CodecError, NotReady, describe, judge, retry_after_s
 from darkroom.service.predict import codec
 from darkroom.service.predict.call import Call, Reply
+from darkroom.service.predict.image_guard import measure
+from darkroom.service.predict.off_loop import LARGE_BYTES, is_large
 from darkroom.service.predict.partial import PartialResult
 
 if TYPE_CHECKING:
@@ -31,12 +35,15 @@ if TYPE_CHECKING:
     from darkroom.service.predict.call import Rendered
     from darkroom.service.predict.compression import Compression
     from darkroom.service.predict.image_guard import ImageGuard
+    from darkroom.service.predict.off_loop import OffLoop
     from darkroom.service.serving.lifecycle import Lifecycle
     from darkroom.service.serving.registry import Registry
     from darkroom.service.serving.servable import Target
 
 _log = logging.getLogger("darkroom.service")
 _STAGES = ("parse", "decode", "inspect", "serialize")  # measured here; the batcher and the runner measure the others
+
+_NO_POISON: Counter[str] = Counter()  # never written
 
 # What every answer of one batch reports about it: seconds of collate, execute and split, its images, why it was closed.
 BatchTimes: TypeAlias = "tuple[float, float, float, int, Reason | None]"
@@ -49,6 +56,8 @@ class PredictRequest:
         timeout_s: the server's time limit, in seconds from now.
         is_sts: clients of Simple TensorFlow Serving get 400 where other clients get 404 or 415.
         has_error_code: whether the body of an error carries its code. The header `X-Darkroom-Error` always does.
+        off_loop: where a large answer is written; None: on the loop.
+        pack: compresses an answer; None: answers are not compressed.
 
     Attributes:
         started_s: when the request came, on the monotonic clock.
@@ -62,18 +71,24 @@ class PredictRequest:
         pixels: decoded pixels of each row; empty where they are not counted.
         partial: the refused rows, if the others are answered nevertheless; else None.
         render: makes the body of the answer from the rows that the model returned.
+        is_reading: whether a thread reads the body now. It must not touch the batcher.
     """
 
     __slots__ = (
         "_batch_times",
         "_entry",
         "_has_error_code",
+        "_is_gone",
         "_is_sts",
+        "_off_loop",
+        "_pack",
+        "_poison",
         "_stage_began_s",
         "_ticket",
         "bulk",
         "deadline_s",
         "images",
+        "is_reading",
         "partial",
         "pixels",
         "render",
@@ -84,7 +99,15 @@ class PredictRequest:
         "target",
     )
 
-    def __init__(self, *, timeout_s: float, is_sts: bool = False, has_error_code: bool = True) -> None:
+    def __init__(
+        self,
+        *,
+        timeout_s: float,
+        is_sts: bool = False,
+        has_error_code: bool = True,
+        off_loop: OffLoop | None = None,
+        pack: Callable[[Reply], Reply] | None = None,
+    ) -> None:
         self.started_s = self._stage_began_s = monotonic()
         self.deadline_s = self.started_s + timeout_s
         self.bulk = False
@@ -100,7 +123,11 @@ class PredictRequest:
         self._has_error_code = has_error_code
         self._batch_times: BatchTimes | None = None
         self._ticket: Ticket | None = None
-        self._entry: Entry | None = None  # of a second run
+        self._entry: Entry | None = None  # of a second run, or after the body was read in a thread
+        self._off_loop = off_loop
+        self._pack = pack
+        self.is_reading = self._is_gone = False
+        self._poison: Counter[str] = _NO_POISON  # found by a thread, which writes no metrics
 
     # Read by the dialect.
 
@@ -164,6 +191,8 @@ class PredictRequest:
         """
         if images > self.images:
             self.target, self.images = target, images
+            if self.is_reading:
+                return  # `submit` asks
             self._ticket = target.batcher.admit(images, self.deadline_s, is_bulk=self.bulk)
 
     def decode_pictures(self, target: Target, values: Sequence[object], guard: ImageGuard) -> list[bytes]:
@@ -181,10 +210,10 @@ class PredictRequest:
             try:
                 return [codec.decode_picture(value, field, index) for index, value in enumerate(values)]
             except CodecError:
-                target.metrics.poison["base64"] += 1
+                self._poison_of(target)["base64"] += 1
                 raise
         pictures = self.partial.keep_good(values, lambda value, index: codec.decode_picture(value, field, index))
-        target.metrics.poison["base64"] += len(values) - len(pictures)
+        self._poison_of(target)["base64"] += len(values) - len(pictures)
         return pictures
 
     def take_pictures(self, target: Target, pictures: list[bytes], guard: ImageGuard) -> None:
@@ -254,7 +283,7 @@ class PredictRequest:
         self, target: Target, pictures: list[bytes], guard: ImageGuard
     ) -> tuple[list[bytes], list[int], list[int]]:
         """The pictures that the guard lets pass, the encoded bytes of each and the decoded pixels of each."""
-        spec, field, poison = target.spec, target.field, target.metrics.poison
+        spec, field, poison = target.spec, target.field, self._poison_of(target)
         if self.partial is None:
             found = guard.inspect_all(pictures, spec, field, poison)
         else:
@@ -273,9 +302,11 @@ class PredictRequest:
             is_image = name == target.spec.image_input
             if not is_image and (isinstance(column, list) or column.dtype.kind == "O"):
                 values = column if isinstance(column, list) else column.ravel().tolist()
-                texts = [codec.unwrap_picture(value) for value in values]
-                pixels += guard.inspect_others(texts, name, target.metrics.poison)
+                pixels += guard.inspect_others(values, name, self._poison_of(target))
         return pixels
+
+    def _poison_of(self, target: Target) -> Counter[str]:
+        return self._poison if self.is_reading else target.metrics.poison
 
     # Sent to the batcher.
 
@@ -295,7 +326,7 @@ class PredictRequest:
             self.partial.expect(len(rows))
         count = len(rows)
         if not count:
-            on_reply(self._reply_rows(target.spec.empty(rows.asked)))
+            on_reply(self._sign(self._write(target.spec.empty(rows.asked))))
             return None
         return self._send(target, rows, on_reply, whole=not (rows.aligned and target.spec.batched))
 
@@ -308,6 +339,7 @@ class PredictRequest:
             row_pixels=self.pixels,
             deadline=self.deadline_s,
             key=rows.key,
+            kind=self._kind(target, rows) if target.batcher.keeps_apart else None,
             whole=whole,
             keep_going=self.partial is not None,
             bulk=self.bulk,
@@ -315,7 +347,7 @@ class PredictRequest:
 
         def settle(answer: Answer) -> None:
             if whole or len(answer.pieces) < 2 or self.partial is not None or not _differ(answer):
-                on_reply(self.answer(answer))
+                self.answer(answer, on_reply)
                 return
             self._ticket = None
             try:
@@ -326,26 +358,61 @@ class PredictRequest:
         target.batcher.submit(entry, settle, self._ticket)
         return entry
 
-    async def predict(self) -> Reply:
-        """`submit` for a coroutine; cancelling it withdraws the entry."""
-        waiter: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
-        entry = self.submit(lambda reply: None if waiter.done() else waiter.set_result(reply))
-        try:
-            return await waiter
-        except asyncio.CancelledError:
-            self.withdraw(entry)
-            raise
+    def read_off_loop(self, size: int, read: Callable[[], None], on_reply: Callable[[Reply], None]) -> None:
+        """Reads the body of `size` bytes by `read` in a thread, then submits. `on_reply` is called once, on the loop.
+
+        Raises:
+            QueueFull: too many bytes wait to be read.
+        """
+        off_loop = self._off_loop
+        assert off_loop is not None  # noqa: S101 - whoever calls this gave it one
+
+        def work() -> None:
+            if self._is_gone or monotonic() > self.deadline_s:
+                raise DeadlineExceeded("the time of the request was over before its body was read")
+            read()
+
+        def then(error: object) -> None:
+            self.is_reading = False
+            if self._poison and self.target is not None:
+                self.target.metrics.poison.update(self._poison)
+            if self._is_gone:
+                self._count("cancelled")
+                return
+            if isinstance(error, BaseException):
+                on_reply(self.fail(error))
+                return
+            try:
+                self._entry = self.submit(on_reply)
+            except Exception as err:  # noqa: BLE001 - the edge: every exception becomes an answer, by the one table
+                on_reply(self.fail(err))
+
+        off_loop.check_room(size)
+        self.is_reading, self._poison = True, Counter()
+        off_loop.run(size, work, then)
+
+    def _kind(self, target: Target, rows: Rows) -> tuple[int, int] | None:
+        """Width and height of the pictures, if they are all alike."""
+        if target.spec.image_input is None:
+            return None
+        column = rows.columns[target.field]
+        pictures = column if isinstance(column, list) else column.ravel().tolist()
+        sizes = {measure(data)[1:3] for data in pictures}
+        return sizes.pop() if len(sizes) == 1 else None
 
     def withdraw(self, entry: Entry | None) -> None:
         """Takes back the entry that `submit` returned: the client has left, and no reply is made any more."""
+        if self.is_reading:
+            self._is_gone = True
+            return
         entry = self._entry or entry  # it may run a second time
         if entry is not None and self.target is not None and self.target.batcher.withdraw(entry):
             self._count("cancelled")
 
     # Answered.
 
-    def answer(self, answer: Answer) -> Reply:
-        """The reply to the batcher's answer; never raises."""
+    def answer(self, answer: Answer, on_reply: Callable[[Reply], None]) -> None:
+        """Calls `on_reply` with the reply to the batcher's answer, at once or, where it is large, later; never raises."""
         self._stage_began_s = monotonic()
         timing = answer.timing
         self.stages["queue"] = timing.queue_s
@@ -357,21 +424,36 @@ class PredictRequest:
                 timing.batch_images,
                 timing.reason,
             )
-        target, rows = self._ready()
         try:
-            if self.partial is not None:
-                self.partial.refuse(answer.errors, target.field)
-            elif answer.errors:
-                index = min(answer.errors)  # of several refused rows, the first is named
-                return self.fail(InvalidInput(f"{target.field}[{index}]: {describe(answer.errors[index])}"))
-            if answer.error is not None:
-                return self.fail(answer.error)
-            pieces = [piece for piece in answer.pieces if isinstance(piece, Rows)]
-            if len(pieces) > 1 and _differ(answer):
-                raise InvalidInput(f"{target.field}: the rows have answers of different shapes; send them one by one")  # noqa: TRY301 - as of a renderer
-            return self._reply_rows(join(pieces) if pieces else target.spec.empty(rows.asked))
+            answered = self._answered(answer)
+            if self._off_loop is not None and (size := _bytes(answered)) > LARGE_BYTES:
+                self._write_off_loop(self._off_loop, size, answered, on_reply)
+                return
+            reply = self._sign(self._write(answered))
         except Exception as err:  # noqa: BLE001 - the edge: an exception of a renderer is a 500 for this client alone
-            return self.fail(err)
+            reply = self.fail(err)
+        on_reply(reply)
+
+    def _answered(self, answer: Answer) -> Rows:
+        """The rows that the model returned; raises the error of an answer that has none."""
+        target, rows = self._ready()
+        if self.partial is not None:
+            self.partial.refuse(answer.errors, target.field)
+        elif answer.errors:
+            index = min(answer.errors)  # of several refused rows, the first is named
+            raise InvalidInput(f"{target.field}[{index}]: {describe(answer.errors[index])}")
+        if answer.error is not None:
+            raise answer.error
+        pieces = [piece for piece in answer.pieces if isinstance(piece, Rows)]
+        if len(pieces) > 1 and _differ(answer):
+            raise InvalidInput(f"{target.field}: the rows have answers of different shapes; send them one by one")
+        return join(pieces) if pieces else target.spec.empty(rows.asked)
+
+    def _write_off_loop(self, off_loop: OffLoop, size: int, rows: Rows, on_reply: Callable[[Reply], None]) -> None:
+        def then(reply: Reply | BaseException) -> None:
+            on_reply(self.fail(reply) if isinstance(reply, BaseException) else self._sign(reply))
+
+        off_loop.run(size, lambda: self._write(rows), then)
 
     def fail(self, error: BaseException) -> Reply:
         """The reply to an exception, from the table in `service/errors.py`; logs what is our own fault."""
@@ -396,15 +478,21 @@ class PredictRequest:
         times_ms = [seconds * 1000 for seconds in stages.values()]
         return _timing_template(tuple(stages), self._batch_times) % (*times_ms, total_s * 1000)
 
-    def _reply_rows(self, rows: Rows) -> Reply:
+    def _write(self, rows: Rows) -> Reply:
+        """The reply with these rows, without the headers of `_sign`; may run in a thread."""
         render = self.render
         made = codec.dump_columns(rows.columns) if render is None else render(rows)
+        reply = (
+            Reply(200, made, {}) if isinstance(made, bytes) else Reply(200, made.body, made.headers, made.content_type)
+        )
+        return reply if self._pack is None else self._pack(reply)
+
+    def _sign(self, reply: Reply) -> Reply:
+        """A good reply with its times; counts it."""
         self.end_stage("serialize")
         self._count("ok")
-        headers = {"Server-Timing": self.timing()}
-        if isinstance(made, bytes):
-            return Reply(200, made, headers)
-        return Reply(200, made.body, headers | made.headers, made.content_type)
+        reply.headers["Server-Timing"] = self.timing()
+        return reply
 
     def _ready(self) -> tuple[Target, Rows]:
         if self.target is None or self.rows is None:
@@ -445,10 +533,13 @@ class Route(NamedTuple):
 class Predictor:
     """Turns calls into replies, the same way for every dialect, by the fast lane and by Sanic's request path."""
 
-    def __init__(self, lifecycle: Lifecycle, registry: Registry, compression: Compression, *, timeout_s: float) -> None:
+    def __init__(
+        self, lifecycle: Lifecycle, registry: Registry, compression: Compression, off_loop: OffLoop, *, timeout_s: float
+    ) -> None:
         self._lifecycle = lifecycle
         self._registry = registry
         self._compression = compression
+        self._off_loop = off_loop
         self._timeout_s = timeout_s
         self._matchers: list[Callable[[str], Route | None]] = []
 
@@ -469,44 +560,64 @@ class Predictor:
         Returns:
             The request, and the entry for its `withdraw` if the client leaves.
         """
-        request = PredictRequest(timeout_s=self._timeout_s, is_sts=route.is_sts, has_error_code=route.has_error_code)
-        pack = self._compression.pack
+        pack: Callable[[Reply], Reply] | None = None
+        if self._compression.packs_answers:
+            pack = lambda reply: self._compression.pack(reply, call.headers)  # noqa: E731 - nearly always None
+        request = PredictRequest(
+            timeout_s=self._timeout_s,
+            is_sts=route.is_sts,
+            has_error_code=route.has_error_code,
+            off_loop=self._off_loop,
+            pack=pack,
+        )
         try:
-            self._read(request, route, call)
-            is_packed = self._compression.packs_answers
-            return request, request.submit(
-                (lambda reply: on_reply(pack(reply, call.headers))) if is_packed else on_reply
-            )
+            self._admit(request, route, call.headers)
+            is_packed = "content-encoding" in call.headers
+            if is_large(call.body, is_packed=is_packed):
+                size = len(call.body)
+                request.read_off_loop(size, lambda: self._read(request, route, call, is_packed=is_packed), on_reply)
+                return request, None
+            self._read(request, route, call, is_packed=is_packed)
+            return request, request.submit(on_reply)
         except Exception as err:  # noqa: BLE001 - the edge: every exception becomes an answer, by the one table
             on_reply(request.fail(err))
             return request, None
 
     async def answer(self, route: Route, call: Call) -> Reply:
         """`begin` for a coroutine; cancelling it withdraws the request."""
-        request = PredictRequest(timeout_s=self._timeout_s, is_sts=route.is_sts, has_error_code=route.has_error_code)
+        waiter: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+        request, entry = self.begin(route, call, lambda reply: None if waiter.done() else waiter.set_result(reply))
         try:
-            self._read(request, route, call)
-            return self._compression.pack(await request.predict(), call.headers)
-        except Exception as err:  # noqa: BLE001 - the edge: every exception becomes an answer, by the one table
-            return request.fail(err)
+            return await waiter
+        except asyncio.CancelledError:
+            request.withdraw(entry)
+            raise
 
-    def _read(self, request: PredictRequest, route: Route, call: Call) -> None:
+    def _admit(self, request: PredictRequest, route: Route, headers: Mapping[str, str]) -> None:
+        """Refuses what can be refused before the body is read."""
         if not self._lifecycle.is_serving:
             self._lifecycle.check_ready()
-        headers = call.headers
         if "x-darkroom-deadline-ms" in headers:
             request.set_deadline(headers["x-darkroom-deadline-ms"])
         if "x-darkroom-priority" in headers:
             request.set_priority(headers["x-darkroom-priority"])
         if route.is_for_any_model and (target := self._registry.sole) is not None:
             request.refuse_early(target, 1)  # before the body is parsed
-        route.read(request, self._compression.open(call) if "content-encoding" in headers else call)
+
+    def _read(self, request: PredictRequest, route: Route, call: Call, *, is_packed: bool) -> None:
+        route.read(request, self._compression.open(call) if is_packed else call)
 
 
 def _differ(answer: Answer) -> bool:
     """Whether the parts of a good answer cannot be joined, because their rows have different shapes."""
     is_good = answer.error is None and not answer.errors
     return is_good and len({piece.key for piece in answer.pieces if isinstance(piece, Rows)}) > 1
+
+
+def _bytes(rows: Rows) -> int:
+    """The bytes of all columns together."""
+    columns = rows.columns.values()
+    return sum([sum(map(len, column)) if isinstance(column, list) else column.nbytes for column in columns])
 
 
 @lru_cache(256)

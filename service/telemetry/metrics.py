@@ -7,6 +7,7 @@ prometheus_client only collects and prints.
 
 from __future__ import annotations
 
+import logging
 import platform
 from collections import Counter
 from operator import attrgetter
@@ -59,6 +60,9 @@ class RouteMetrics:
         self.request_size = Histogram(SIZE_EDGES)
         self.response_size = Histogram(SIZE_EDGES)
         self.histograms = (self.duration, self.request_size, self.response_size)
+
+
+_log = logging.getLogger("darkroom.service")
 
 
 class ModelMetrics(Observer):
@@ -118,6 +122,13 @@ class ModelMetrics(Observer):
         stages["collate"].observe(report.collate_s)
         stages["execute"].observe(report.execute_s)
         stages["split"].observe(report.split_s)
+
+    def kept_apart(self, is_alone: bool) -> None:  # noqa: FBT001 - the observer's signature
+        """Logs that batches are smaller from now on."""
+        together = "one by one" if is_alone else "with pictures of the same width and height only"
+        model, version = self.labels
+        fields = {"model": model, "version": version, "together": together}
+        _log.warning("calls failed with images that were fine apart; they share calls now:", extra={"fields": fields})
 
     def retried(self, batch: Batch) -> None:  # noqa: ARG002 - the observer's signature
         """Counts one more engine call made by the bisection of a failed batch."""

@@ -190,7 +190,7 @@ def describe(name: str, column: Column) -> dict[str, object]:
 def write_json(column: Column) -> dict[str, object]:
     """`{"data": flat list}`; if not all strings are UTF-8, all are base64, and `parameters` say so."""
     if not isinstance(column, list) and column.dtype != object:
-        return {"data": codec.jsonable(column.reshape(-1))}
+        return {"data": codec.written(column.reshape(-1))}
     values = _strings(column)
     try:
         return {"data": [value.decode() for value in values]}

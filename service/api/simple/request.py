@@ -6,7 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from darkroom.models.errors import InvalidInput, UnknownSignature
-from darkroom.service.api.tensorflow_serving.request import decode_strings
+from darkroom.service.api.tensorflow_serving.request import as_list, decode_strings
 from darkroom.service.errors import MAX_QUOTED_BYTES, CodecError, NotFound, UnsupportedContent, quote
 from darkroom.service.predict import codec
 from darkroom.service.predict.call import first_values
@@ -91,7 +91,7 @@ class Simple:
                 raise InvalidInput(f"{message}, please check the request JSON")
         field = spec.image_input
         if field is not None and len(spec.inputs) == 1:
-            values = inputs[field]
+            values = as_list(inputs[field])
             if not isinstance(values, list):
                 raise InvalidInput(f"{field}: expected a list of base64 strings, got {type(values).__name__}")
             pictures = request.decode_pictures(target, values, self._guard)
@@ -160,7 +160,7 @@ def _set_answer(request: PredictRequest, target: Target, fields: Mapping[str, ob
 
 def _render(rows: Rows, *, k: int, labels: Sequence[str], partial_result: PartialResult | None) -> bytes:
     """STS's columns, score vectors cut to their k largest; refused rows are null, with their errors under `errors`."""
-    columns = codec.top_k(rows, k, labels) if k else {name: codec.jsonable(c) for name, c in rows.columns.items()}
+    columns = codec.top_k(rows, k, labels) if k else {name: codec.writable(c) for name, c in rows.columns.items()}
     return codec.dump_json(columns if partial_result is None else partial_result.answer(columns))
 
 

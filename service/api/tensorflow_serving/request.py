@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from darkroom.models.errors import quote
-from darkroom.service.errors import CodecError
+from darkroom.models.spec import Numbers, gather
+from darkroom.service.errors import CodecError, TooLarge
 from darkroom.service.predict import codec
 
 if TYPE_CHECKING:
@@ -24,6 +25,8 @@ def parse_object(body: bytes) -> dict[str, Any]:
         raise CodecError("JSON Parse error: The document is empty")
     try:
         fields = codec.parse_json(body)
+    except TooLarge:
+        raise
     except CodecError as err:
         raise CodecError(f"JSON Parse error: {err.__cause__}") from err
     if not isinstance(fields, dict):
@@ -31,7 +34,7 @@ def parse_object(body: bytes) -> dict[str, Any]:
     return fields
 
 
-def rows_to_columns(instances: object, names: Sequence[str]) -> dict[str, list[Any]]:
+def rows_to_columns(instances: object, names: Sequence[str]) -> dict[str, Any]:
     """The values of `instances` by input, one for each row: objects with exactly these names, or bare values of one input.
 
     Raises:
@@ -39,18 +42,18 @@ def rows_to_columns(instances: object, names: Sequence[str]) -> dict[str, list[A
     """
     if not names:
         raise CodecError('instances: this signature has no inputs, and so no rows; send {"inputs": {}}')
-    if not isinstance(instances, list):
+    if not isinstance(instances, (list, Numbers)):
         raise CodecError("Excepting 'instances' to be an list/array")
     if not instances:
         raise CodecError("No values in 'instances' array")
-    if _is_named(instances[0]):
+    if isinstance(instances, list) and _is_named(instances[0]):
         return _named_rows(instances, names)
     if len(names) > 1:
         raise CodecError(
             "instances is a plain list, but expecting list of objects as multiple input tensors required as per "
             f"tensorinfo_map: {','.join(names)}"
         )
-    for index, row in enumerate(instances):
+    for index, row in enumerate(instances if isinstance(instances, list) else ()):
         if _is_named(row):
             raise CodecError(f"Expecting value/list but got object at item {index} of input list")
     return {names[0]: instances}
@@ -105,9 +108,9 @@ def decode_strings(columns: dict[str, Any], spec: SignatureSpec) -> dict[str, An
             name = tensor.name
             try:
                 if name == spec.image_input:
-                    columns[name] = _nested_pictures(columns[name], name)
+                    columns[name] = _nested_pictures(as_list(columns[name]), name)
                 else:
-                    columns[name] = codec.decode_binary(columns[name])
+                    columns[name] = codec.decode_binary(as_list(columns[name]))
             except CodecError:
                 raise
             except ValueError as err:
@@ -117,9 +120,16 @@ def decode_strings(columns: dict[str, Any], spec: SignatureSpec) -> dict[str, An
     return columns
 
 
-def odd_row(columns: dict[str, list[Any]]) -> str:
+def as_list(value: object) -> object:
+    """`Numbers` as a list, for inputs that take none: of the first number, which the message names; other values as they are."""
+    return value.sample() if isinstance(value, Numbers) else value
+
+
+def odd_row(columns: dict[str, Any]) -> str:
     """The error, in TensorFlow Serving's words, for the first row whose shape differs from row 0; empty if none does."""
     for name, rows in columns.items():
+        if isinstance(rows, Numbers):
+            continue  # a rectangle
         first = _shape(rows[0])
         for index, row in enumerate(rows):
             if (shape := _shape(row)) != first:
@@ -135,7 +145,7 @@ def _is_named(value: object) -> bool:
     return isinstance(value, dict) and not (len(value) == 1 and isinstance(value.get("b64"), str))
 
 
-def _named_rows(instances: list[Any], names: Sequence[str]) -> dict[str, list[Any]]:
+def _named_rows(instances: list[Any], names: Sequence[str]) -> dict[str, Any]:
     wanted = set(names)
     for index, row in enumerate(instances):
         if not _is_named(row):
@@ -148,14 +158,17 @@ def _named_rows(instances: list[Any], names: Sequence[str]) -> dict[str, list[An
                     f"input: {quote(extra[0])}; there are: {','.join(names)}"
                 )
             raise CodecError(f"{where} of 'instances' list. JSON object: keys must be equal to: {','.join(names)}")
-    return {name: [row[name] for row in instances] for name in names}
+    return {name: gather([row[name] for row in instances]) for name in names}
 
 
 def _decode_features(example: object, where: str) -> object:
     if not isinstance(example, dict):
         return example
     try:
-        return {name: codec.decode_binary(value) for name, value in example.items()}
+        return {
+            name: value.array.tolist() if isinstance(value, Numbers) else codec.decode_binary(value)
+            for name, value in example.items()
+        }
     except ValueError as err:
         raise CodecError(f"{where}: is not base64: {err}") from err
     except RecursionError as err:

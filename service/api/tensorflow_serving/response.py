@@ -111,7 +111,7 @@ def _values(rows: Rows, k: int, labels: Sequence[str]) -> dict[str, Any]:
         if is_string and name.endswith(BYTES_SUFFIX):
             values[name] = _encode(column)
         elif name not in values:
-            values[name] = codec.jsonable(column)
+            values[name] = codec.writable(column)
     return values
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from darkroom.models.errors import InvalidInput, quote
 from darkroom.service.api.tensorflow_serving import paths
 from darkroom.service.api.tensorflow_serving.request import (
+    as_list,
     decode_strings,
     inputs_to_columns,
     odd_row,
@@ -140,7 +141,7 @@ class TensorFlowServing:
             _set_answer(request, target, fields, dump_columns)
         is_list = len(names) == 1 and (spec.inputs[0].shape is None or len(spec.inputs[0].shape) == 1)
         if spec.image_input is not None and is_list:
-            values = columns[names[0]]
+            values = as_list(columns[names[0]])
             if not isinstance(values, list):
                 raise CodecError(f"{names[0]}: expected a list of base64 strings, got {type(values).__name__}")
             pictures = request.decode_pictures(target, values, self._guard)

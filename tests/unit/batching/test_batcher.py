@@ -679,3 +679,30 @@ def test_a_report_after_the_end_of_the_loop_is_dropped() -> None:
     backend.go.set()
     for each in backend.threads:
         each.join()  # an exception in the thread would be a warning, and so an error
+
+
+class _Stack(EchoBackend):
+    """Fails every call of more than one row, none of which is guilty."""
+
+    def report(self, call: Call, seconds: float) -> FakeReport:
+        error = BadPictureError("shapes differ") if len(call.rows) > 1 else None
+        return FakeReport(None if error else [[row] for row in call.rows], error, call.at_s, execute_s=seconds)
+
+
+def test_rows_that_fail_only_together_are_kept_apart_and_the_observer_hears_of_it_once() -> None:
+    told: list[bool] = []
+
+    class Heard(Observer):
+        def kept_apart(self, is_alone: bool) -> None:
+            told.append(is_alone)
+
+    async def main() -> list[bool]:
+        batcher = batcher_of(_Stack(), observer=Heard())
+        kept = []
+        for _ in range(4):
+            await asyncio.gather(*(batcher.predict(Entry([n], 1, kind="a")) for n in range(9)))
+            kept.append(batcher.keeps_apart)
+        return kept
+
+    assert run(main()) == [True] * 4
+    assert told == [False, True]

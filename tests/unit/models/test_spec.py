@@ -1,13 +1,14 @@
 """What a signature accepts, strict and not strict. The answers of Simple TensorFlow Serving were recorded from it."""
 
 import re
+from typing import Any
 
 import numpy as np
 import pytest
 
 from darkroom.models.engines.fakes import ECHO
 from darkroom.models.errors import InvalidInput
-from darkroom.models.spec import DTYPES, SignatureSpec, TensorSpec
+from darkroom.models.spec import DTYPES, Numbers, SignatureSpec, TensorSpec, exact, gather, lenient
 
 TEMPLATE = SignatureSpec(
     name="serving_default",
@@ -281,3 +282,46 @@ def test_tensorflows_number_and_name_of_a_dtype_tell_a_reference_apart() -> None
     assert (TensorSpec("x", "float32", None).enum, TensorSpec("x", "float32", None).enum_name) == (1, "DT_FLOAT")
     reference = TensorSpec("x", "float32", None, is_ref=True)
     assert (reference.enum, reference.enum_name) == (101, "DT_FLOAT_REF")
+
+
+KINDS = ["float32", "float16", "float64", "bfloat16", "uint8", "int8", "int32", "int64", "uint64", "bool", "string"]
+VALUES = [
+    [[1, 2], [3, 4]], [0, 300, -5], [0.5, 1.0], [1, 2.5], [1e39, 1.0], [float("nan"), 1.0], [float("inf"), 2.0],
+    [2**40, 1], [-1, 0], [1e20, 5.0], [[[1, 0]]],
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("cast", [exact, lenient])
+@pytest.mark.parametrize("dtype", KINDS)
+@pytest.mark.parametrize("values", VALUES, ids=str)
+def test_numbers_are_cast_as_the_lists_that_they_stand_for(cast: Any, dtype: str, values: list[Any]) -> None:
+    leaves = list(np.array(values, dtype=object).ravel())
+    first = next((at for at, value in enumerate(leaves) if isinstance(value, float)), -1)
+    numbers = Numbers(np.array(values), first)
+    wanted, cause = _cast(cast, values, dtype)
+    column, told = _cast(cast, numbers, dtype)
+    assert told.replace("float", "int") == cause.replace("float", "int")  # beside floats an integer is told as one
+    if wanted is not None and column is not None:
+        assert column.dtype == wanted.dtype
+        wide = object if dtype == "string" else np.float64
+        assert np.array_equal(column.astype(wide), wanted.astype(wide), equal_nan=True)
+
+
+def _cast(cast: Any, values: object, dtype: str) -> tuple[Any, str]:
+    """The column, or None and the message."""
+    try:
+        return cast(values, dtype, "x"), ""
+    except InvalidInput as err:
+        return None, f"{err} ({err.index})"
+
+
+def test_rows_of_numbers_are_gathered_and_those_beside_lists_are_lists_again() -> None:
+    def row(*values: float) -> Numbers:
+        return Numbers(np.array(values), 0 if isinstance(values[0], float) else -1)
+
+    whole = gather([row(1, 2), row(3.5, 4.0)])
+    assert isinstance(whole, Numbers)
+    assert (whole.array.tolist(), whole.first_float, len(whole)) == ([[1.0, 2.0], [3.5, 4.0]], 2, 2)
+    assert gather([row(1, 2), [3, 4]]) == [[1, 2], [3, 4]]
+    assert gather([row(1, 2), row(3)]) == [[1, 2], [3]]
+    assert gather([[1], [2]]) == [[1], [2]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import struct
 import zlib
@@ -21,11 +22,9 @@ from darkroom.models.spec import SignatureSpec
 from darkroom.service.errors import BadImage, CodecError, TooLarge
 from darkroom.service.predict.image_guard import (
     FORMATS,
-    MAX_EXAMPLE_FIELDS,
-    MAX_GIF_BLOCKS,
-    MAX_JPEG_SEGMENTS,
-    MAX_PNG_CHUNKS,
     MAX_PROFILE_BYTES,
+    MAX_SEGMENTS,
+    PARTS_PER_SEGMENT,
     Header,
     ImageGuard,
     measure,
@@ -34,7 +33,7 @@ from darkroom.service.predict.image_guard import (
     trim_png,
 )
 from tests.hostile import example, feature, field
-from tests.pictures import picture
+from tests.pictures import picture, standard, url_safe
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -160,14 +159,14 @@ def test_a_gif_frame_larger_than_its_screen_gives_the_size() -> None:
         (b"\xff\xd8\xff\xda\x00\x02", "no size"),
         (b"\xff\xd8\xff\xc0\x00\x11\x08\x00", "cut off"),
         (b"\xff\xd8\xff\xc0\x00\x11\x08" + bytes(4), "0x0"),
-        (b"\xff\xd8" + b"\xff\xe0\x00\x02" * (MAX_JPEG_SEGMENTS + 1), "segments"),
+        (b"\xff\xd8" + b"\xff\xe0\x00\x02" * (MAX_SEGMENTS + 1), "segments"),
         (b"\x89PNG\r\n\x1a\n", "IHDR"),
         (KINDS["rgb png"][:19], "cut off"),
         (b"\x89PNG\r\n\x1a\n" + bytes(4) + b"CgBI" + bytes(30), "IHDR"),
         (b"GIF89a", "cut off"),
         (b"GIF89a" + bytes(7) + b";", "no frame"),
-        (b"GIF89a" + bytes(7) + b"\x21\xf9" + b"\x01x" * (2 * MAX_GIF_BLOCKS), "blocks"),
-        (b"GIF89a" + bytes(7) + b"\x21\xf9\x00" * (2 * MAX_GIF_BLOCKS), "blocks"),
+        (b"GIF89a" + bytes(7) + b"\x21\xf9" + b"\x01x" * (2 * PARTS_PER_SEGMENT * MAX_SEGMENTS), "blocks"),
+        (b"GIF89a" + bytes(7) + b"\x21\xf9\x00" * (2 * PARTS_PER_SEGMENT * MAX_SEGMENTS), "blocks"),
         (b"BM" + bytes(10), "cut off"),
         (b"RIFF\x00\x00\x00\x00WEBP", "picture chunk"),
         (b"RIFF\x00\x00\x00\x00WEBPVP8X", "cut off"),
@@ -347,9 +346,9 @@ def test_a_png_without_costly_chunks_and_a_broken_one_stay_as_they_are(data: byt
 
 @pytest.mark.parametrize("kind", [b"tEXt", b"tIME", b"IDAT", b"abCd", b"fdAT"])
 def test_a_png_of_too_many_chunks_is_refused(kind: bytes) -> None:
-    assert trim_png(with_chunks(*[chunk(kind)] * (MAX_PNG_CHUNKS - 50)))
+    assert trim_png(with_chunks(*[chunk(kind)] * (MAX_SEGMENTS - 50)))
     poison: Counter[str] = Counter()
-    with pytest.raises(BadImage, match=r"images\[3\]: the PNG picture has more than 2000 chunks"):
+    with pytest.raises(BadImage, match=r"images\[3\]: the PNG picture has more chunks than --max_image_segments=2000"):
         ImageGuard(1, 1 << 20, 1_000).inspect(with_chunks(*[chunk(kind)] * 2_100), ECHO, "images", 3, poison)
     assert poison == {"format": 1}
 
@@ -394,8 +393,10 @@ def test_the_scans_of_a_jpeg_are_those_that_libjpeg_reads(data: bytes, count: in
 def test_a_jpeg_of_many_scans_counts_as_more_pixels_until_it_is_refused() -> None:
     guard = ImageGuard(1, 1 << 24, 10_000_000)
     big = (500, 400)
-    assert guard.inspect(scans(20, size=big), ECHO, "images", 0, Counter())[1] == 200_000
+    # Its coefficients take twice as much memory as its pixels.
+    assert guard.inspect(scans(20, size=big), ECHO, "images", 0, Counter())[1] == 600_000
     assert guard.inspect(scans(60, size=big), ECHO, "images", 0, Counter())[1] == 600_000
+    assert guard.inspect(scans(80, size=big), ECHO, "images", 0, Counter())[1] == 800_000
     assert guard.inspect(scans(40), ECHO, "images", 0, Counter())[1] == 4_096 * 2  # a scan has a cost of its own
     padded = KINDS["baseline jpeg"] + bytes(80_000)
     assert guard.inspect(padded, ECHO, "images", 0, Counter())[1] == len(padded) >> 2  # and so has a byte
@@ -410,7 +411,7 @@ def test_a_flood_of_segments_between_size_and_data_is_refused(flood: bytes) -> N
     data = KINDS["baseline jpeg"]
     at = data.index(b"\xff\xda")
     with pytest.raises(InvalidInput, match="segments"):
-        measure(data[:at] + flood * MAX_JPEG_SEGMENTS + data[at:])
+        measure(data[:at] + flood * MAX_SEGMENTS + data[at:])
 
 
 # Pictures in other inputs.
@@ -450,13 +451,30 @@ def test_the_pictures_in_a_tf_example_are_found(value: bytes, found: list[bytes]
 
 
 def test_an_example_of_too_many_fields_is_refused_only_if_it_has_a_picture() -> None:
-    words = example(*[b"w"] * MAX_EXAMPLE_FIELDS)
+    words = example(*[b"w"] * (PARTS_PER_SEGMENT * MAX_SEGMENTS))
     assert ImageGuard(9, 1 << 20, 100).inspect_others([words], "x", Counter()) == 0
     with pytest.raises(BadImage, match=r"x\[1\]: a tf.Example with pictures has more than 20000 fields"):
         ImageGuard(9, 1 << 20, 100).inspect_others([b"", words + example(PLAIN)], "x", Counter())
 
 
-@pytest.mark.parametrize("hide", [bytes, example, sequence], ids=["bare", "example", "sequence"])
+def as_text(data: bytes) -> bytes:
+    """Standard base64 text."""
+    return standard(data).encode()
+
+
+@pytest.mark.parametrize(
+    "hide",
+    [
+        bytes,
+        example,
+        sequence,
+        as_text,
+        lambda data: example(as_text(data)),
+        lambda data: sequence(url_safe(data, padded=False).encode()),
+        lambda data: example(base64.encodebytes(data)),
+    ],
+    ids=["bare", "example", "sequence", "text", "text in an example", "text in a sequence", "lines in an example"],
+)
 def test_a_picture_in_another_input_is_held_to_the_same_limits(hide: Callable[[bytes], bytes]) -> None:
     guard = ImageGuard(9, 1 << 22, 1_000)
     fine = [b"", b"text", hide(PLAIN), hide(b"RIFF....WAVEfmt "), hide(with_chunks(COSTLY["zTXt"]))]
