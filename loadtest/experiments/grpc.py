@@ -95,7 +95,7 @@ async def measure(ask: Ask, requests: Sequence[bytes], server: Running, *, in_fl
             return
         started_s = time.perf_counter()
 
-        def done(is_ok: bool) -> None:
+        def done(is_ok: bool) -> None:  # noqa: FBT001 - a callback
             nonlocal failed
             times_s.append(time.perf_counter() - started_s)
             failed += not is_ok

@@ -6,6 +6,7 @@ last value stands for the rest; an empty one stands for zeros. Strings are never
 
 from __future__ import annotations
 
+from functools import lru_cache
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -68,8 +69,7 @@ def read_tensor(tensor: Any, name: str, max_bytes: int) -> Column:
 
 def write_tensor(column: Column, tensor: Any) -> None:
     """Fills an empty TensorProto; numbers and texts stand in the field of their type, as TensorFlow Serving writes them."""
-    is_string = isinstance(column, list) or column.dtype.kind == "O"
-    dtype = "string" if isinstance(column, list) or is_string else column.dtype.name
+    dtype = "string" if isinstance(column, list) else _name(column.dtype)
     tensor.dtype = DTYPES[dtype][0]
     dims = tensor.tensor_shape.dim
     for size in np_shape(column):
@@ -92,6 +92,11 @@ def varint(number: int) -> bytes:
         number >>= 7
     digits.append(number)
     return bytes(digits)
+
+
+@lru_cache(64)  # numpy takes 2 us to name a dtype
+def _name(dtype: np.dtype[Any]) -> str:
+    return "string" if dtype.kind == "O" else dtype.name
 
 
 def _numbers(values: Any, dtype: str, name: str) -> np.ndarray[Any, Any]:
