@@ -8,7 +8,8 @@ import signal
 import subprocess
 import sys
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -16,16 +17,13 @@ import pytest
 from darkroom.models.engines.fakes import fake_model
 from darkroom.service.config.model_config import BadSettingsError
 from darkroom.service.config.settings import read_settings
+from loadtest.measure.processes import free_port
 from tests.grpc.calls import PREDICT, ask, channel, digests, predict, served, stub
 from tests.held import Held, wait_for
 from tests.pictures import picture
-from tests.serving import Process, metric
-from loadtest.measure.processes import free_port
+from tests.serving import Process, metric, running
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
-DIGIT = "loadtest/traffic/payloads/digits/digit_7.jpg"
+DIGIT = Path(__file__).parents[2] / "loadtest/traffic/payloads/digits/digit_7.jpg"
 
 
 def test_calls_in_flight_at_the_stop_are_answered_and_new_ones_refused() -> None:
@@ -46,8 +44,7 @@ def test_calls_in_flight_at_the_stop_are_answered_and_new_ones_refused() -> None
 
 @pytest.mark.slow
 def test_a_process_under_load_answers_what_it_accepted_on_sigterm() -> None:
-    with open(DIGIT, "rb") as file:
-        sent = predict(file.read())
+    sent = predict(DIGIT.read_bytes())
     process = Process("--model_base_path=model/digits", "--grpc_port=0")
     try:
         process.wait_ready()
@@ -107,8 +104,6 @@ def test_ports_that_cannot_be_are_refused_at_the_start(flags: dict[str, str], wo
 
 
 def test_a_port_that_is_taken_stops_the_start() -> None:
-    from tests.serving import running  # noqa: PLC0415 - it fails
-
     with served(fake_model(name="default")) as (server, _):
         port: Any = int(server.grpc_address.rpartition(":")[2])
         with pytest.raises(OSError, match="in use"), running(fake_model(name="default"), grpc_port=port):

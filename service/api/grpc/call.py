@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from dataclasses import dataclass
 from struct import Struct
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 from urllib.parse import quote as percent_encoded
@@ -65,16 +64,27 @@ class Method(NamedTuple):
     scope: Scope | None = Scope.PREDICT
 
 
-@dataclass(frozen=True, slots=True)
 class CallParts:
     """The parts of a server that its gRPC calls use."""
 
-    methods: Mapping[str, Method]
-    predictor: Predictor
-    request_log: RequestLog
-    receiving: Receiving
-    auth: Auth
-    max_message_bytes: int
+    __slots__ = ("auth", "max_message_bytes", "methods", "predictor", "receiving", "request_log")
+
+    def __init__(
+        self,
+        methods: Mapping[str, Method],
+        predictor: Predictor,
+        request_log: RequestLog,
+        receiving: Receiving,
+        auth: Auth,
+        *,
+        max_message_bytes: int,
+    ) -> None:
+        self.methods = methods
+        self.predictor = predictor
+        self.request_log = request_log
+        self.receiving = receiving
+        self.auth = auth
+        self.max_message_bytes = max_message_bytes
 
 
 class Exchange:
@@ -268,7 +278,7 @@ class Exchange:
                 break
             message, buffer = buffer[PREFIX.size : stop], buffer[stop:]
             if is_packed:
-                message = self._inflated(message)
+                message = inflate(message, self.headers.get("grpc-encoding", "identity"), limit)
             if self._inbox is not None:
                 self._inbox.put_nowait(message)
             elif self._message is not None:
@@ -276,12 +286,6 @@ class Exchange:
             else:
                 self._message = message
         return buffer
-
-    def _inflated(self, message: bytes) -> bytes:
-        encoding = self.headers.get("grpc-encoding", "identity")
-        if encoding == "identity":
-            raise CodecError("a message is compressed, and grpc-encoding does not say how")
-        return inflate(message, encoding, self._parts.max_message_bytes)
 
     def _hold(self, count: int) -> None:
         """Counts bytes of a message that is not whole, and refuses the call if there are too many in the server."""

@@ -40,7 +40,7 @@ class GrpcFront:
             darkroom.request_log,
             darkroom.receiving,
             darkroom.auth,
-            settings.max_body_bytes,
+            max_message_bytes=settings.max_body_bytes,
         )
         self.connections: set[GrpcConnection] = set()
         self._connect = partial(

@@ -444,13 +444,16 @@ def literal(name: str, value: str) -> bytes:
     return b"".join((b"\x00", _length(len(name)), name.encode("ascii"), _length(len(value)), value.encode("ascii")))
 
 
+def varint(number: int) -> bytes:
+    """A number in groups of 7 bits, the lowest first, as HPACK and protobuf write it."""
+    digits = bytearray()
+    while number >= 0x80:
+        digits.append(number & 0x7F | 0x80)
+        number >>= 7
+    digits.append(number)
+    return bytes(digits)
+
+
 def _length(size: int) -> bytes:
     """The length of a text as HPACK writes numbers with a prefix of 7 bits."""
-    if size < 127:
-        return bytes((size,))
-    size -= 127
-    digits = [127]
-    while size >= 128:
-        digits.append(size & 127 | 128)
-        size >>= 7
-    return bytes((*digits, size))
+    return bytes((size,)) if size < 127 else b"\x7f" + varint(size - 127)

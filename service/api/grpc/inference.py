@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from darkroom.models.errors import InvalidInput
 from darkroom.models.spec import exact
 from darkroom.service.api.admin import check_operator
@@ -24,7 +22,7 @@ from darkroom.service.predict.request import Route
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from darkroom.models.rows import Column, Rows
+    from darkroom.models.rows import Rows
     from darkroom.models.spec import ModelSpec
     from darkroom.service.api.grpc.call import Exchange
     from darkroom.service.api.open_inference.response import Output
@@ -240,11 +238,7 @@ def _chunk(sent: Any, where: str) -> bytes:
         raise CodecError(f"{where}: {sent.datatype} has no typed contents; send raw_input_contents")
     values: list[Any] = list(getattr(sent.contents, field))
     tensors.check_count(len(values), tuple(sent.shape), where)
-    return tensors.write_binary(values if dtype == "string" else _exact(values, dtype, where))
-
-
-def _exact(values: list[Any], dtype: str, where: str) -> Column:
-    return exact(values, dtype, where) if values else np.empty(0, dtype)
+    return tensors.write_binary(values if dtype == "string" else exact(values, dtype, where))
 
 
 def _answer(kind: str, **fields: Any) -> bytes:

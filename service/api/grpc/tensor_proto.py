@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from darkroom.models.spec import DTYPES, np_shape, numpy_dtype
+from darkroom.service.api.grpc.http2 import varint
 from darkroom.service.api.open_inference import tensors
 from darkroom.service.errors import CodecError, TooLarge
 
@@ -82,16 +83,6 @@ def write_tensor(column: Column, tensor: Any) -> None:
     else:
         column = column.view(np.uint16) if FIELDS[dtype] == "half_val" else column
         getattr(tensor, FIELDS[dtype]).extend(column.ravel().tolist())
-
-
-def varint(number: int) -> bytes:
-    """A number as protobuf writes lengths."""
-    digits = bytearray()
-    while number >= 0x80:
-        digits.append(number & 0x7F | 0x80)
-        number >>= 7
-    digits.append(number)
-    return bytes(digits)
 
 
 @lru_cache(64)  # numpy takes 2 us to name a dtype

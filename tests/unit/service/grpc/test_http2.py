@@ -293,4 +293,4 @@ def test_random_frames_never_raise(seed: int) -> None:
 def test_literals_of_any_length_are_read_by_hpack(size: int) -> None:
     name, value = "a" * (size or 1), "v" * size
     ((found, told),) = Decoder().decode(literal(name, value))
-    assert (found, told) == (name, value)
+    assert f"{found!s}={told!s}" == f"{name}={value}"
