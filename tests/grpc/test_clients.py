@@ -1,7 +1,8 @@
 """The clients that people have, unmodified, each in a process of its own: they register the same messages as TensorFlow does.
 
 `make test` installs them: tensorflow-serving-api without its requirement of a second TensorFlow, and tritonclient with the
-older protobuf that it needs, in an environment of its own.
+older protobuf that it needs, in an environment of its own. KServe's SDK has 68 packages, so it is asked for by `make
+.bench/kserve.done`.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ ROOT = Path(__file__).parents[2]
 PICTURE = ROOT / "tests/images/rocket.jpg"
 API = ROOT / ".bench/tensorflow-serving-api"
 TRITON = ROOT / ".bench/grpc-clients/bin/python"
+KSERVE = ROOT / ".bench/kserve/bin/python"
 DIGEST = crc32(PICTURE.read_bytes())
 pytestmark = pytest.mark.slow
 
@@ -76,4 +78,14 @@ def test_tritons_clients_work_as_they_are(address: str) -> None:
         "same": True,
         "id": "7",
         "refusal": ["StatusCode.NOT_FOUND", "unknown model 'nosuch'; there are: default, tensors, half_plus_two"],
+    }
+
+
+@pytest.mark.skipif(not KSERVE.exists(), reason="KServe's SDK is not installed; `make .bench/kserve.done` does it")
+def test_kserves_client_works_as_it_is(address: str) -> None:
+    assert told(KSERVE, "kserve_client.py", address) == {
+        "ready": [True, True, True],
+        "id": "7",
+        "digest": [DIGEST],
+        "x": [0.5, 2.0],
     }
