@@ -131,6 +131,9 @@ def test_the_deadline_of_a_call_is_that_of_its_request(made: Any, server: Server
         late = frame(http2.HEADERS, http2.END_HEADERS, 1, CALL + literal("grpc-timeout", "1n"))
         raw.sendall(late + frame(http2.DATA, http2.END_STREAM, 1, framed(predict(picture()))))
         assert b"grpc-status\x014" in until(raw, b"grpc-status")
+        odd = frame(http2.HEADERS, http2.END_HEADERS, 3, CALL + literal("grpc-timeout", "soon"))
+        raw.sendall(odd + frame(http2.DATA, http2.END_STREAM, 3, framed(predict(picture()))))
+        assert b"grpc-status\x010" in until(raw, b"grpc-status")
 
 
 def test_ten_thousand_cancelled_calls_leave_nothing_behind(server: Server, made: Any) -> None:

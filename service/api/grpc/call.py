@@ -6,6 +6,7 @@ A predict call is a `Route` and costs no task. Every other call is a coroutine o
 from __future__ import annotations
 
 import asyncio
+import math
 import re
 import time
 from struct import Struct
@@ -313,7 +314,8 @@ class Exchange:
             if left_s <= 0:
                 self.fail(DeadlineExceeded("the call's deadline was over before it had come completely"))
                 return
-            headers.setdefault("x-darkroom-deadline-ms", f"{left_s * 1000:.3f}")
+            if left_s < math.inf:
+                headers.setdefault("x-darkroom-deadline-ms", f"{left_s * 1000:.3f}")
         self._message = None
         assert isinstance(self.handler, Route)  # noqa: S101 - any other call has an inbox
         submitted = self._parts.predictor.begin(self.handler, Call(headers, message, {}), self._reply)
@@ -394,4 +396,4 @@ def unary(answer: Callable[[bytes, Mapping[str, str]], Coroutine[Any, Any, bytes
 def parse_timeout(text: str) -> float:
     """The seconds of a `grpc-timeout`; without end if it is malformed, as gRPC's own servers take it."""
     found = _TIMEOUT.fullmatch(text)
-    return int(found[1]) * _UNITS_S[found[2]] if found else float("inf")
+    return int(found[1]) * _UNITS_S[found[2]] if found else math.inf
