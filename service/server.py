@@ -182,7 +182,7 @@ class Server:
         if tls is not None:
             tls.set_alpn_protocols(["h2"])
         self._grpc = GrpcFront(self.darkroom)
-        await self._grpc.open(listener, tls)
+        await self._grpc.open(listener, tls, backlog=backlog_within(BACKLOG, settings.max_connections))
         self.grpc_address = url_of(listener, is_tls=False).removeprefix("http://")
 
     async def _announce(self) -> None:

@@ -270,6 +270,35 @@ def test_limits_of_time_size_and_connections_hold() -> None:
             assert until(third, b"never") == b""
         raw.sendall(headers(1) + frame(http2.DATA, 0, 1, pack(">BI", 0, 100)))
         assert b"--read_timeout_ms" in until(raw, b"grpc-message")
+        health = literal(":path", "/grpc.health.v1.Health/Check")
+        raw.sendall(frame(http2.HEADERS, http2.END_HEADERS, 3, CALL + health))  # and no message
+        assert b"--read_timeout_ms" in until(raw, b"grpc-message")
+
+
+def test_memory_for_what_clients_hold_back_is_bounded_and_given_back() -> None:
+    with served(fake_model(name="default"), max_receiving_bytes=1 << 20, read_timeout_ms=60_000) as (server, made):
+        body = pack(">BI", 0, 700_000) + bytes(700_000)
+        pieces = [body[at : at + 16_000] for at in range(0, len(body), 16_000)]
+        with wire(server) as raw:  # whole messages of calls that do not end
+            for number in (1, 3):
+                raw.sendall(headers(number) + b"".join(frame(http2.DATA, 0, number, piece) for piece in pieces))
+            assert b"--max_receiving_bytes" in until(raw, b"grpc-message")
+            assert server.darkroom.receiving.bytes == 700_000
+        wait_for(lambda: server.darkroom.receiving.bytes == 0)
+        assert digests(ask(made, PREDICT, predict(picture()))) == [crc32(picture())]
+
+
+def test_questions_without_end_by_a_client_that_reads_no_answer_are_cut_off(server: Server) -> None:
+    question = framed(
+        message("grpc.reflection.v1.ServerReflectionRequest")(file_containing_symbol="inference.ModelInferRequest")
+    )
+    path = literal(":path", "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo")
+    with wire(server) as raw:
+        raw.sendall(frame(http2.SETTINGS, 0, 0, pack(">HI", http2.INITIAL_WINDOW_SIZE, 0)))
+        raw.sendall(frame(http2.HEADERS, http2.END_HEADERS, 1, CALL + path))
+        raw.sendall(b"".join(frame(http2.DATA, 0, 1, question * 200) for _ in range(30)))
+        assert frame(http2.RST_STREAM, 0, 1, pack(">I", http2.CALM_ERROR)) in until(raw, b"\0\0\0\x01\0\0\0\x0b")
+    wait_for(lambda: server.darkroom.receiving.bytes == 0)
 
 
 def test_calls_are_logged_and_counted_by_their_method(server: Server, made: Any) -> None:

@@ -16,7 +16,7 @@ from urllib.parse import quote as percent_encoded
 import orjson
 
 from darkroom.batching.errors import DeadlineExceeded
-from darkroom.service.api.grpc.http2 import literal
+from darkroom.service.api.grpc.http2 import CALM_ERROR, literal
 from darkroom.service.config.tokens import Scope
 from darkroom.service.errors import (
     ERROR_HEADER,
@@ -50,6 +50,7 @@ if TYPE_CHECKING:
 BEGIN = b"\x88" + literal("content-type", "application/grpc")  # `:status: 200`, and what every answer is
 UNKNOWN_METHOD = "grpc-unknown"  # what metrics call the path of a call to no method
 SMALL_BYTES = 65536  # of a message: always accepted, so that small pictures do not suffer from large ones
+MAX_UNSENT_BYTES = 1 << 24  # guess: of a connection; a client that asks on without reading is cut off
 PREFIX = Struct(">BI")  # of a message: whether it is compressed, its length
 _TIMEOUT = re.compile(r"(\d{1,8})([HMSmun])")
 _UNITS_S = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
@@ -115,6 +116,7 @@ class Exchange:
         "_submitted",
         "_task",
         "_template",
+        "_waiting_bytes",
         "handler",
         "headers",
         "started_s",
@@ -133,6 +135,7 @@ class Exchange:
         self._pieces: list[bytes] = []  # of a message that is not whole
         self._pieces_bytes = self._received_bytes = self._sent_bytes = 0
         self._need_bytes = PREFIX.size  # of the pieces, to go on
+        self._waiting_bytes = 0  # of whole messages that nobody has taken yet
         self._held_bytes = 0  # counted as being received
         self._message: bytes | None = None  # of a predict call
         self._inbox: asyncio.Queue[bytes | None] | None = None  # of any other call; None: the end
@@ -144,6 +147,12 @@ class Exchange:
     def is_receiving(self) -> bool:
         """Whether it is a predict call that is not complete."""
         return isinstance(self.handler, Route) and not self._stream.has_ended
+
+    @property
+    def is_awaited(self) -> bool:
+        """Whether it goes on only when the client sends more."""
+        is_partial = isinstance(self.handler, Route) or not self._received_bytes or self._pieces_bytes > 0
+        return is_partial and not self._stream.has_ended
 
     # What the stream tells.
 
@@ -179,7 +188,7 @@ class Exchange:
         self._pieces.append(data)
         self._pieces_bytes += len(data)
         if self._pieces_bytes < self._need_bytes:
-            self._hold(len(data))
+            self._hold()
             return
         buffer = data if len(self._pieces) == 1 else b"".join(self._pieces)
         self._need_bytes = PREFIX.size
@@ -188,10 +197,8 @@ class Exchange:
         except CodecError as err:
             self.fail(err)
             return
-        self._release()
         self._pieces, self._pieces_bytes = [buffer] if buffer else [], len(buffer)
-        if buffer:
-            self._hold(len(buffer))
+        self._hold()
 
     def end(self) -> None:
         """The client sends no more: a predict call begins."""
@@ -220,7 +227,10 @@ class Exchange:
     async def read(self) -> bytes | None:
         """The next message of the client; None if it sends no more."""
         assert self._inbox is not None  # noqa: S101 - predict calls have no handler
-        return await self._inbox.get()
+        message = await self._inbox.get()
+        self._waiting_bytes -= len(message or b"")
+        self._hold()
+        return message
 
     async def read_only(self) -> bytes:
         """The one message of a call that has one.
@@ -236,6 +246,10 @@ class Exchange:
     def write(self, message: bytes) -> None:
         """Sends a message to the client."""
         if self._stream.is_closed:
+            return
+        if self._http2.unsent_bytes > MAX_UNSENT_BYTES:
+            self._http2.reset(self._stream, CALM_ERROR)
+            self.leave()
             return
         if not self._is_begun:
             self._is_begun = True
@@ -280,6 +294,7 @@ class Exchange:
             message, buffer = buffer[PREFIX.size : stop], buffer[stop:]
             if is_packed:
                 message = inflate(message, self.headers.get("grpc-encoding", "identity"), limit)
+            self._waiting_bytes += len(message)
             if self._inbox is not None:
                 self._inbox.put_nowait(message)
             elif self._message is not None:
@@ -288,12 +303,14 @@ class Exchange:
                 self._message = message
         return buffer
 
-    def _hold(self, count: int) -> None:
-        """Counts bytes of a message that is not whole, and refuses the call if there are too many in the server."""
+    def _hold(self) -> None:
+        """Counts what the call holds in memory, and refuses it if there is too much in the server."""
         receiving = self._parts.receiving
-        self._held_bytes += count
-        receiving.bytes += count
-        if receiving.bytes > receiving.limit_bytes and self._held_bytes > SMALL_BYTES:
+        held_bytes = self._pieces_bytes + self._waiting_bytes
+        receiving.bytes += held_bytes - self._held_bytes
+        self._held_bytes = held_bytes
+        over = receiving.bytes - receiving.limit_bytes
+        if over > 0 and (held_bytes > SMALL_BYTES or (held_bytes and over > receiving.limit_bytes)):
             self.fail(NotReady("too many bytes of incomplete requests: --max_receiving_bytes"))
 
     def _release(self) -> None:
@@ -317,6 +334,7 @@ class Exchange:
             if left_s < math.inf:
                 headers.setdefault("x-darkroom-deadline-ms", f"{left_s * 1000:.3f}")
         self._message = None
+        self._release()
         assert isinstance(self.handler, Route)  # noqa: S101 - any other call has an inbox
         submitted = self._parts.predictor.begin(self.handler, Call(headers, message, {}), self._reply)
         if not self._stream.is_closed:

@@ -128,7 +128,7 @@ class GrpcConnection(asyncio.Protocol):
         if transport is None or http2 is None:
             return
         for call in self._open_calls():
-            if call.is_receiving and now - call.started_s > self._read_timeout_s:
+            if call.is_awaited and now - call.started_s > self._read_timeout_s:
                 call.fail(NotReady("the call was not whole within --read_timeout_ms"))
         unread = self._count_unread()
         if unread != self._unread_bytes or not unread:

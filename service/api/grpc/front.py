@@ -54,9 +54,10 @@ class GrpcFront:
         self._tasks = darkroom.lifecycle.tasks
         self._server: asyncio.Server | None = None
 
-    async def open(self, listener: socket.socket, tls: ssl.SSLContext | None) -> None:
-        """Takes connections from now on."""
-        self._server = await asyncio.get_running_loop().create_server(self._connect, sock=listener, ssl=tls)
+    async def open(self, listener: socket.socket, tls: ssl.SSLContext | None, *, backlog: int) -> None:
+        """Takes connections from now on; `backlog` of them may wait to be taken."""
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_server(self._connect, sock=listener, ssl=tls, backlog=backlog)
         self._tasks.start("grpc-connections", self._check)
 
     def refuse(self) -> None:
