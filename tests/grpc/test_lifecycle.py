@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import httpx
+import numpy as np
 import pytest
 
 from darkroom.models.engines.fakes import fake_model
@@ -47,10 +49,17 @@ def test_a_process_under_load_answers_what_it_accepted_on_sigterm() -> None:
     sent = predict(DIGIT.read_bytes())
     process = Process("--model_base_path=model/digits", "--grpc_port=0")
     try:
-        process.wait_ready()
+        url = process.wait_ready()
         address = next(line.split()[-1] for line in process.lines if "gRPC on" in line)
         with channel(address) as made:
             call = stub(made, PREDICT)
+            told = httpx.post(url, content=DIGIT.read_bytes(), headers={"Content-Type": "image/jpeg"}).json()
+            floats = {
+                name: tensor.float_val for name, tensor in call(sent, timeout=60).outputs.items() if tensor.float_val
+            }
+            assert floats
+            for name, values in floats.items():  # one answer to the bit, by both ways
+                assert np.ravel(np.array(told[name], np.float32)).tobytes() == np.array(values, np.float32).tobytes()
             futures = [call.future(sent, timeout=60) for _ in range(200)]
             next(iter(futures)).result()  # the server has begun
             status = process.stop(signal.SIGTERM)

@@ -65,8 +65,9 @@ def states_of(registry: Registry, name: str, version: int | None) -> list[Versio
     Raises:
         NotFound: there is no such model, or no such version.
     """
-    _check_known(registry, name)
-    states = [state for state in registry.states(name) if version is None or state.version == version]
+    if version is None:
+        _check_known(registry, name)
+    states = [state for state in registry.states(name) if version in {None, state.version}]
     if version is not None and not states:
         raise NotFound(f"Could not find version {version} of model {quote(name)}")
     return states
