@@ -7,7 +7,7 @@ of the connection makes a `Listener` for each, which is told what comes. There i
 from __future__ import annotations
 
 from struct import Struct
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from hpack import Decoder, HPACKError
 
@@ -29,6 +29,9 @@ STREAM_WINDOW_BYTES = 1 << 20  # guess: what a client may send of one call befor
 CONNECTION_WINDOW_BYTES = 1 << 24  # guess: of all calls of a connection
 MAX_HEADERS_BYTES = 16384  # precedent: gRPC's own servers refuse metadata over 16 KB
 MAX_STREAMS = 1024  # guess: calls at the same time on one connection; further ones are refused, and may be sent again
+
+MAX_KNOWN, MAX_KNOWN_BYTES = 64, 1024  # guess: blocks that a connection remembers, and the largest of them
+SIZE_UPDATES = tuple(bytes((first,)) for first in range(0x20, 0x40))  # how a block begins that resizes the table
 
 _HEAD = Struct(">HBBBI")  # length (24 bits), type, flags, stream
 _SETTING = Struct(">HI")
@@ -101,6 +104,7 @@ class Http2:
         self._write = write
         self._open_stream = open_stream
         self._decoder = Decoder(max_header_list_size=4 * MAX_HEADERS_BYTES)
+        self._known: dict[bytes, dict[str, str]] = {}  # headers by their block; hpack takes 13 us to decode one
         self._rest = b""  # of a frame that is not whole
         self._has_preface = False
         self._last = 0  # the largest number of a stream of the client
@@ -254,10 +258,7 @@ class Http2:
         """Opens a stream by its headers; those of an open stream are its trailers, of which only the end counts."""
         number, flags = self._block_stream, self._block_flags
         block, self._block = b"".join(self._block), []
-        try:  # those of refused streams too, or the next ones could not be read
-            fields = self._decoder.decode(block, raw=True)
-        except HPACKError as err:
-            raise ProtocolFault(COMPRESSION_ERROR, f"the headers can't be decoded: {type(err).__name__}") from err
+        headers = self._decode(block)  # those of refused streams too, or the next ones could not be read
         if number <= self._last:
             self._take_trailers(self._find(number), flags)
         elif not number % 2:
@@ -266,14 +267,33 @@ class Http2:
             self._write(frame(RST_STREAM, 0, number, _NUMBER.pack(REFUSED_STREAM)))
         else:
             self._last = number
-            self._open(Stream(number, self._stream_window_bytes), flags, fields)
+            self._open(Stream(number, self._stream_window_bytes), flags, headers)
 
-    def _open(self, stream: Stream, flags: int, fields: Any) -> None:
+    def _decode(self, block: bytes) -> dict[str, str]:
+        """The headers of a block. One that has left the table as it was means the same again, until another changes it."""
+        known = self._known.get(block)
+        if known is not None:
+            return known.copy()
+        entries = self._decoder.header_table.dynamic_entries
+        before, newest = len(entries), entries[0] if entries else None
+        try:
+            fields = self._decoder.decode(block, raw=True)
+        except HPACKError as err:
+            raise ProtocolFault(COMPRESSION_ERROR, f"the headers can't be decoded: {type(err).__name__}") from err
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in fields}
+        entries = self._decoder.header_table.dynamic_entries
+        is_same = len(entries) == before and (entries[0] if entries else None) is newest
+        if not is_same or len(self._known) >= MAX_KNOWN:
+            self._known.clear()
+        if is_same and len(block) <= MAX_KNOWN_BYTES and block[:1] not in SIZE_UPDATES:
+            self._known[block] = headers.copy()
+        return headers
+
+    def _open(self, stream: Stream, flags: int, headers: dict[str, str]) -> None:
         if len(self.streams) >= MAX_STREAMS:
             self.reset(stream, REFUSED_STREAM)
             return
         self.streams[stream.number] = stream
-        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in fields}
         listener = self._open_stream(stream, headers)
         if not stream.is_closed:  # it may be refused by its headers
             stream.listener = listener

@@ -125,6 +125,26 @@ def test_headers_may_be_padded_continued_and_carry_a_priority(client: Client) ->
     assert client.heard == [(1, "open", dict(REQUEST)), (1, "take", b"ab"), (1, "end", None)]
 
 
+def test_the_same_bytes_of_headers_mean_what_the_table_says_now(client: Client) -> None:
+    newest = b"\xbe"  # the first entry of the dynamic table
+
+    def told(number: int, block: bytes) -> object:
+        client.server.receive(frame(http2.HEADERS, HEADERS_END, number, block))
+        told = client.heard[-1][2]
+        assert isinstance(told, dict)
+        seen = dict(told)
+        told.clear()  # what a listener does with them is its own affair
+        return seen
+
+    assert told(1, b"\x40\x01a\x011") == {"a": "1"}  # literals that the table takes in
+    assert [told(number, newest) for number in (3, 5)] == [{"a": "1"}] * 2
+    assert told(7, b"\x40\x01b\x012") == {"b": "2"}
+    assert [told(number, newest) for number in (9, 11)] == [{"b": "2"}] * 2
+    assert told(13, b"\x20" + literal("c", "3")) == {"c": "3"}  # the table is emptied
+    client.server.receive(frame(http2.HEADERS, HEADERS_END, 15, newest))
+    assert client.fault()[0] == http2.COMPRESSION_ERROR
+
+
 def test_trailers_end_a_request(client: Client) -> None:
     client.call(1)
     client.server.receive(client.headers(1, HEADERS_END | DATA_END, [("x", "y")]))
