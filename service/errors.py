@@ -4,7 +4,8 @@
     ├── BadImage               an image is not base64, or not in a format that the graph decodes
     ├── UnsupportedContent     no dialect reads this content type
     ├── NotFound               the request names something that is not served
-    └── TooLarge               over a limit; the message names its flag
+    ├── TooLarge               over a limit; the message names its flag
+    └── Unimplemented          the protocol has it, this server does not; the message says what there is instead
     NotReady                   the server or the model is starting or stopping
     Forbidden                  only the operator may do this
 
@@ -68,6 +69,10 @@ class TooLarge(CodecError):
     """A body, a number of images or an image over a limit; the message names the flag."""
 
 
+class Unimplemented(CodecError):
+    """The protocol has this, and this server does not; the message says what there is instead."""
+
+
 class NotReady(RuntimeError):
     """The server or the model is starting or stopping; the client may try again soon."""
 
@@ -92,6 +97,7 @@ TABLE: dict[type[Exception], Verdict] = {
     UnsupportedContent: Verdict(415, 400, "invalid_input", "unsupported_media_type"),
     NotFound: Verdict(404, 400, "invalid_input", "not_found"),
     TooLarge: Verdict(413, 413, "invalid_input", "too_large"),
+    Unimplemented: Verdict(501, 400, "invalid_input", "unimplemented"),
     NotReady: Verdict(503, 503, "draining", "not_ready"),
     Forbidden: Verdict(403, 403, "invalid_input", "forbidden"),
     InvalidInput: Verdict(400, 400, "invalid_input", "invalid_input"),
@@ -126,6 +132,28 @@ HTTP_CODES = {
     417: "expectation_failed",
     431: "headers_too_large",
     503: "not_ready",
+}
+
+
+# gRPC's status for each error code that is not INVALID_ARGUMENT. Only RESOURCE_EXHAUSTED tells a client to try again later.
+INVALID_ARGUMENT = 3
+GRPC_STATUSES = {
+    "deadline_exceeded": 4,  # DEADLINE_EXCEEDED
+    "engine_timeout": 4,
+    "request_timeout": 4,
+    "not_found": 5,  # NOT_FOUND
+    "forbidden": 7,  # PERMISSION_DENIED
+    "queue_full": 8,  # RESOURCE_EXHAUSTED
+    "predicted_late": 8,
+    "unimplemented": 12,  # UNIMPLEMENTED
+    "unsupported_media_type": 12,
+    "predict_failed": 13,  # INTERNAL
+    "bad_output": 13,
+    "internal": 13,
+    "not_ready": 14,  # UNAVAILABLE
+    "load_failed": 14,
+    "out_of_memory": 14,
+    "unauthorized": 16,  # UNAUTHENTICATED
 }
 
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from sanic.server.async_server import AsyncioServer
 
     from darkroom.models.engine import LoadedModel
+    from darkroom.service.api.grpc.front import GrpcFront
     from darkroom.service.config.settings import Settings
     from darkroom.service.http.middleware import App
     from darkroom.service.parts import Darkroom
@@ -48,6 +49,7 @@ class Server:
 
     Attributes:
         url: under which this machine reaches the server; empty until `is_listening` is set.
+        grpc_address: the same for gRPC; empty without it.
     """
 
     def __init__(self, settings: Settings, *models: LoadedModel, handles: WorkerHandles | None = None) -> None:
@@ -62,7 +64,8 @@ class Server:
             self.darkroom.peers = self._member = Member(handles, self.darkroom.peers)
         self._is_stuck = False
         self.darkroom.lifecycle.watchdog.on_kill = self._end_stuck
-        self.url = ""
+        self.url = self.grpc_address = ""
+        self._grpc: GrpcFront | None = None
         self.is_listening = asyncio.Event()
 
     @property
@@ -125,6 +128,7 @@ class Server:
         await server.before_start()
         if member is None:
             await server.start_serving()
+            await self._open_grpc()
         else:
             await self._join(member, server)
         await server.after_start()
@@ -166,11 +170,28 @@ class Server:
             on_supervisor_gone=self.stop,
         )
 
+    async def _open_grpc(self) -> None:
+        """Listens for gRPC, if the settings ask for it. Nothing of it is imported before."""
+        settings = self._settings
+        if settings.grpc_port is None:
+            return
+        from darkroom.service.api.grpc.front import GrpcFront  # noqa: PLC0415 - only with --grpc_port
+
+        listener = listen(settings.host, settings.grpc_port, is_shared=self._member is not None)
+        tls = _ssl_context(settings)
+        if tls is not None:
+            tls.set_alpn_protocols(["h2"])
+        self._grpc = GrpcFront(self.darkroom)
+        await self._grpc.open(listener, tls, backlog=backlog_within(BACKLOG, settings.max_connections))
+        self.grpc_address = url_of(listener, is_tls=False).removeprefix("http://")
+
     async def _announce(self) -> None:
         """Prints the address at once, and the hint when the models are loaded. A worker sends the hint to its supervisor."""
         member = self._member
         if member is None:
             print(f"darkroom: listening on {self.url}, loading models …", file=sys.stderr, flush=True)
+            if self.grpc_address:
+                print(f"darkroom: gRPC on {self.grpc_address}", file=sys.stderr, flush=True)
         settled = asyncio.create_task(self.darkroom.lifecycle.settled.wait())
         stopping = asyncio.create_task(self._stopping.wait())
         await asyncio.wait({settled, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -185,6 +206,7 @@ class Server:
             if member is None:
                 print(hint, file=sys.stderr, flush=True)
             else:
+                await self._open_grpc()  # the kernel spreads connections over the workers that listen, so only now
                 member.notify({"type": "hint", "text": hint})
                 self._is_announced = True
 
@@ -197,6 +219,8 @@ class Server:
         if is_serving:
             await self._wind_down(server)
         self.darkroom.lifecycle.refuse()
+        if self._grpc is not None:
+            self._grpc.refuse()
         await server.before_stop()
         if self._member is not None:
             self._member.refuse()
@@ -208,14 +232,18 @@ class Server:
 
     async def _close_connections(self, server: AsyncioServer) -> None:
         """Closes the idle connections, and the others once their answers are read or soon after."""
-        for connection in list(server.connections):
+        for connection in self._connections(server):
             connection.close_if_idle()
         for _ in range(40):  # 2 s (guess): the answers are ready, only slow clients still read them
-            if not server.connections:
+            if not self._connections(server):
                 break
             await asyncio.sleep(0.05)
-        for connection in list(server.connections):
+        for connection in self._connections(server):
             connection.abort()
+
+    def _connections(self, server: AsyncioServer) -> list[Any]:
+        """Those of HTTP and of gRPC."""
+        return [*server.connections, *(self._grpc.connections if self._grpc is not None else ())]
 
     async def _wind_down(self, server: AsyncioServer) -> None:
         """Answers new requests for `--drain_delay_ms`, then until what has begun to arrive is complete.
@@ -228,7 +256,7 @@ class Server:
             _log.info("not ready any more; still answering", extra={"fields": {"drain_delay_s": delay_s}})
             await asyncio.sleep(delay_s)
         started_s = loop.time()
-        receiving = [connection for connection in server.connections if connection.is_receiving()]
+        receiving = [connection for connection in self._connections(server) if connection.is_receiving()]
         while receiving and loop.time() - started_s < RECEIVE_SHARE * lifecycle.drain_s:
             await asyncio.sleep(POLL_S)
             receiving = [connection for connection in receiving if connection.is_receiving()]

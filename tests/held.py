@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
 from darkroom.models.engine import LoadedModel
@@ -12,7 +13,7 @@ from darkroom.models.engines.fakes import SlowEngine, fake_model
 from tests.serving import metric
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from darkroom.models.engine import Engine
 
@@ -44,6 +45,18 @@ class Held:
                 self._go.set()
             plugged.result(TIMEOUT_S)
             return [answer.result(TIMEOUT_S) for answer in asked]
+
+    @contextmanager
+    def standing(self, url: str, plug: Callable[[], object]) -> Iterator[None]:
+        """The block runs while the batch of `plug` is held."""
+        with ThreadPoolExecutor(1) as threads:
+            try:
+                plugged = threads.submit(plug)
+                wait_for(lambda: metric(url, "darkroom_batches_total") == 1)
+                yield
+            finally:
+                self._go.set()
+            plugged.result(TIMEOUT_S)
 
 
 def wait_for(is_so: Callable[[], bool]) -> None:

@@ -64,6 +64,7 @@ class Settings(BaseModel):
     # fmt: off
     host: str = Field("0.0.0.0", description="address to listen on (STS)")  # noqa: S104 - a server in a container; the operator restricts access
     port: int = Field(8500, ge=0, le=65535, description="port to listen on; 0 picks a free port (STS)")
+    grpc_port: int | None = Field(None, ge=0, le=65535, description="port to listen on for gRPC, on the same address: TensorFlow Serving's and the Open Inference Protocol's services, health and reflection; 0 picks a free port. Default: no gRPC (precedent: TF Serving uses 8500)")
     workers: int = Field(1, ge=1, le=64, description="number of processes behind the address. Each has its own event loop, queues and engines; limits of queues, connections and bodies apply to each process (measured: 1, unless the model is small)")
     worker_timeout_ms: float = Field(30_000.0, ge=0, description="a ready worker whose event loop does not run for this long is killed and replaced; 0: never (precedent: gunicorn)")
     model_name: str = Field("default", min_length=1, description="name of the model in --model_base_path (STS)")
@@ -156,6 +157,11 @@ class Settings(BaseModel):
             (
                 bool(sizes) and max(sizes) != self.max_batch_images,
                 "allowed_batch_sizes: the last must equal --max_batch_images",
+            ),
+            (
+                self.grpc_port is not None
+                and self.grpc_port in ({self.port} - {0} if self.workers == 1 else {self.port, 0}),
+                "grpc_port: must not be --port, nor 0 with several --workers",
             ),
             (self.max_queue_images < self.max_batch_images, "max_queue_images: must be at least --max_batch_images"),
             (self.enable_ssl and not self.secret_pem.is_file(), f"secret_pem: no such file: {self.secret_pem}"),

@@ -7,14 +7,19 @@ import socket
 BACKLOG = 1024  # precedent: nginx uses 511; the kernel must not refuse a burst of connections
 
 
-def listen(host: str, port: int) -> socket.socket:
+def listen(host: str, port: int, *, is_shared: bool = False) -> socket.socket:
     """A listening socket; port 0 picks a free port. Not Sanic's own, because Sanic replaces port 0 by its default.
+
+    Args:
+        host: the address.
+        port: the port.
+        is_shared: other processes listen there too (SO_REUSEPORT).
 
     Raises:
         OSError: the address can't be bound.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    return socket.create_server((host, port), family=family, backlog=BACKLOG)
+    return socket.create_server((host, port), family=family, backlog=BACKLOG, reuse_port=is_shared)
 
 
 def url_of(listener: socket.socket, *, is_tls: bool) -> str:

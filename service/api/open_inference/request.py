@@ -6,7 +6,15 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from darkroom.models.errors import UnknownVersion
-from darkroom.service.api.open_inference.body import LENGTH, as_object, parse_body, read_inputs, read_named, read_raw
+from darkroom.service.api.open_inference.body import (
+    LENGTH,
+    Body,
+    as_object,
+    parse_body,
+    read_inputs,
+    read_named,
+    read_raw,
+)
 from darkroom.service.api.open_inference.response import InferReply, Output
 from darkroom.service.errors import MAX_QUOTED_BYTES, CodecError, quote
 from darkroom.service.predict import codec
@@ -14,11 +22,11 @@ from darkroom.service.predict.partial import wants_per_image
 from darkroom.service.serving.registry import DEFAULT_SIGNATURE
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
-    from darkroom.models.rows import Column
+    from darkroom.models.rows import Column, Rows
     from darkroom.models.spec import SignatureSpec
-    from darkroom.service.predict.call import Call
+    from darkroom.service.predict.call import Call, Rendered
     from darkroom.service.predict.image_guard import ImageGuard
     from darkroom.service.predict.request import PredictRequest
     from darkroom.service.serving.registry import Registry
@@ -43,14 +51,25 @@ class Infer:
         if length is not None and length.strip() == "0":
             self._read_raw(request, call.body, name, version)
             return
-        body = parse_body(call.body, length)
+        self.read_body(request, parse_body(call.body, length), name=name, version=version)
+
+    def read_body(
+        self,
+        request: PredictRequest,
+        body: Body,
+        *,
+        name: str,
+        version: str | None,
+        reply: Callable[..., Callable[[Rows], bytes | Rendered]] = InferReply,
+    ) -> None:
+        """`read` for a body that is cut and parsed; `reply` makes the renderer from what `InferReply` takes."""
         request.end_stage("parse")
         fields, parameters = body.fields, as_object(body.fields.get("parameters"), "parameters")
         request.target = target = find(self._registry, name, version, parameters.get("signature_name"))
         _set_schedule(request, parameters)
         outputs = _read_outputs(fields.get("outputs"), target.spec, is_binary=_flag(parameters, "binary_data_output"))
         partial = request.allow_partial(target) if wants_per_image(parameters.get("on_error")) else None
-        request.render = InferReply(_read_id(fields.get("id")), target.model, outputs, partial)
+        request.render = reply(_read_id(fields.get("id")), target.model, outputs, partial)
         columns = read_inputs(body, target.spec, lambda texts: request.decode_pictures(target, texts, self._guard))
         request.end_stage("decode")
         self._take(request, target, columns, outputs)

@@ -148,7 +148,7 @@ def _install_repository(app: App, darkroom: Darkroom) -> None:
     async def index(request: Request) -> HTTPResponse:
         """Every known version with its state; with `{"ready": true}`, only those that are served."""
         only_ready = bool(request.body) and as_object(codec.parse_json(request.body), "body").get("ready") is True
-        described = [_describe_state(state) for state in repository.index()]
+        described = [describe_state(state) for state in repository.index()]
         return json_response([state for state in described if not only_ready or state["state"] == "READY"])
 
     async def load(request: Request, name: str) -> HTTPResponse:
@@ -177,7 +177,7 @@ def _describe_tensor(tensor: TensorSpec) -> dict[str, Any]:
     return {"name": tensor.name, "datatype": DATATYPES[tensor.dtype], "shape": shape}
 
 
-def _describe_state(state: VersionState) -> dict[str, str]:
+def describe_state(state: VersionState) -> dict[str, str]:
     """A version's state in the words of the repository extension."""
     number = "" if state.version == NO_VERSION else str(state.version)
     return {

@@ -60,7 +60,12 @@ def dump_columns(rows: Rows, *, k: int = 0, labels: Sequence[str] = (), partial:
 
 
 def dump_classes(rows: Rows, *, count: int) -> bytes:
-    """`{"results": [[[label, score], …], …]}` for each row, from `classes` (strings) and `scores` (floats), both [count, c].
+    """`{"results": [[[label, score], …], …]}`, the classes of each row; raises as `classes_of`."""
+    return codec.dump_json({"results": classes_of(rows, count=count)})
+
+
+def classes_of(rows: Rows, *, count: int) -> list[list[Any]]:
+    """`(label, score), …` for each row, from `classes` (strings) and `scores` (floats), both [count, c].
 
     A missing label is "", a missing score 0.0.
 
@@ -75,11 +80,16 @@ def dump_classes(rows: Rows, *, count: int) -> bytes:
     shape = shapes.pop()
     labels: Any = np.full(shape, "", object).tolist() if named is None else codec.jsonable(named)
     scores: Any = np.zeros(shape, np.float32) if scored is None else codec.jsonable(scored)
-    return codec.dump_json({"results": [list(zip(*row, strict=True)) for row in zip(labels, scores, strict=True)]})
+    return [list(zip(*row, strict=True)) for row in zip(labels, scores, strict=True)]
 
 
 def dump_regressions(rows: Rows, *, count: int) -> bytes:
-    """`{"results": […]}`, one value for each row, from `outputs` (floats [count] or [count, 1]).
+    """`{"results": […]}`, the value of each row; raises as `regressions_of`."""
+    return codec.dump_json({"results": regressions_of(rows, count=count)})
+
+
+def regressions_of(rows: Rows, *, count: int) -> object:
+    """One value for each row, from `outputs` (floats [count] or [count, 1]).
 
     Raises:
         InvalidInput: it has another shape or kind.
@@ -91,7 +101,7 @@ def dump_regressions(rows: Rows, *, count: int) -> bytes:
             f"Expected output Tensor shape to be either [batch_size] or [batch_size, 1] but got {list(shape)} "
             f"for {count} examples"
         )
-    return codec.dump_json({"results": codec.jsonable(column.reshape(count))})
+    return codec.jsonable(column.reshape(count))
 
 
 def _matrix_shape(column: Column, count: int) -> tuple[int, int]:

@@ -78,10 +78,10 @@ class TensorFlowServing:
                 return
         fields = parse_object(body)
         request.end_stage("parse")
-        request.target = target = self._find(address, fields.get("signature_name", ""))
+        request.target = target = self.find(address, fields.get("signature_name", ""))
         self._take_json(request, target, fields)
         if "output_filter" in fields:
-            request.select_outputs(_filtered(fields["output_filter"], target.spec))
+            request.select_outputs(filtered(fields["output_filter"], target.spec))
 
     def read_examples(self, address: Address, request: PredictRequest, call: Call) -> None:
         """Fills `request` from the JSON of `:classify` and `:regress`, with serialized tf.Examples.
@@ -92,8 +92,8 @@ class TensorFlowServing:
         fields = parse_object(call.body)
         examples, context = parse_examples(fields)
         request.end_stage("parse")
-        request.target = target = self._find(address, fields.get("signature_name", ""), MISSING_METHOD)
-        asked = _outputs_of(target.spec, address.act)
+        request.target = target = self.find(address, fields.get("signature_name", ""), MISSING_METHOD)
+        asked = outputs_of(target.spec, address.act)
         from darkroom.models.saved_model.tf_example import serialize  # noqa: PLC0415 - TensorFlow's protobufs; a fake model runs without them
 
         serialized = serialize(examples, context, floats=target.spec.float_features)
@@ -114,7 +114,7 @@ class TensorFlowServing:
         read = self.read_predict if address.act == "predict" else self.read_examples
         return Route(address.template, partial(read, address), has_error_code=False)
 
-    def _find(self, address: Address, signature: object, missing: str = MISSING) -> Target:
+    def find(self, address: Address, signature: object, missing: str = MISSING) -> Target:
         """The target of an address and a `signature_name`; `missing` is the message for an unknown name."""
         if not isinstance(signature, str):
             raise CodecError("Not formatted correctly. 'signature_name' key must be a string value.")
@@ -162,7 +162,7 @@ class TensorFlowServing:
     ) -> None:
         """Gives encoded pictures to the one string input of the signature; the answer is in row form."""
         request.end_stage("parse")
-        request.target = target = self._find(address, fields.get("signature_name", ""))
+        request.target = target = self.find(address, fields.get("signature_name", ""))
         spec = target.spec
         if len(spec.inputs) != 1 or spec.inputs[0].dtype != "string":
             wants = ", ".join(f"{tensor.name} ({tensor.dtype})" for tensor in spec.inputs) or "none"
@@ -170,7 +170,7 @@ class TensorFlowServing:
         _set_answer(request, target, fields, dump_rows)
         request.take_pictures(target, pictures, self._guard)
         if "output_filter" in fields:
-            request.select_outputs(_filtered(fields["output_filter"].split(","), spec))
+            request.select_outputs(filtered(fields["output_filter"].split(","), spec))
 
 
 def _set_answer(request: PredictRequest, target: Target, fields: Mapping[str, Any], dump: Callable[..., bytes]) -> None:
@@ -181,7 +181,7 @@ def _set_answer(request: PredictRequest, target: Target, fields: Mapping[str, An
     request.render = dump if is_plain else partial(dump, k=k, labels=target.model.labels, partial=partial_result)
 
 
-def _filtered(outputs: object, spec: SignatureSpec) -> Sequence[str]:
+def filtered(outputs: object, spec: SignatureSpec) -> Sequence[str]:
     """The outputs that `output_filter` names; if it is empty, all of them."""
     known = [tensor.name for tensor in spec.outputs]
     if not isinstance(outputs, list) or not all(isinstance(name, str) for name in outputs):
@@ -197,7 +197,7 @@ def _filtered(outputs: object, spec: SignatureSpec) -> Sequence[str]:
     return outputs
 
 
-def _outputs_of(spec: SignatureSpec, act: str) -> list[str]:
+def outputs_of(spec: SignatureSpec, act: str) -> list[str]:
     """The outputs of a classify or regress answer, found by their names: TF2 exports lose the method names."""
     wanted = ("classes", "scores") if act == "classify" else ("outputs",)
     found = [tensor.name for tensor in spec.outputs if tensor.name in wanted]

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from sanic.request import Request
 
-    from darkroom.models.spec import TensorSpec
+    from darkroom.models.spec import ModelSpec, TensorSpec
     from darkroom.service.api.tensorflow_serving.paths import Address
     from darkroom.service.http.middleware import App
     from darkroom.service.parts import Darkroom
@@ -56,10 +56,21 @@ def _status(registry: Registry, address: Address, folders: Mapping[str, str]) ->
     name, version = address.model, paths.version_of(registry, address)
     if version is None:
         return describe_model(registry, name, folders)
-    states = [_describe_state(state) for state in registry.states(name) if state.version == version]
-    if not states:
+    return {"model_version_status": [_describe_state(state) for state in states_of(registry, name, version)]}
+
+
+def states_of(registry: Registry, name: str, version: int | None) -> list[VersionState]:
+    """The states of a model's versions, newest first; of one version only, if it is named.
+
+    Raises:
+        NotFound: there is no such model, or no such version.
+    """
+    if version is None:
+        _check_known(registry, name)
+    states = [state for state in registry.states(name) if version in {None, state.version}]
+    if version is not None and not states:
         raise NotFound(f"Could not find version {version} of model {quote(name)}")
-    return {"model_version_status": states}
+    return states
 
 
 def _labels(registry: Registry, name: str) -> list[str]:
@@ -82,6 +93,14 @@ def _metadata(targets: dict[str, Target]) -> HTTPResponse:
     """
     model = next(iter(targets.values())).model
     spec = {"name": model.name, "signature_name": "", "version": str(model.version)}
+    signatures = {"signature_def": describe_signatures(model)}
+    parts = (json.dumps(part, indent=1, ensure_ascii=False) for part in (spec, signatures))
+    text = '{{\n"model_spec":{}\n,\n"metadata": {{"signature_def": {}\n}}\n}}\n'.format(*parts)
+    return HTTPResponse(text, 200, {}, "application/json")
+
+
+def describe_signatures(model: ModelSpec) -> dict[str, Any]:
+    """The `SignatureDef` of each signature, as protobuf writes it in JSON."""
     described = {
         name: {
             "inputs": _tensor_infos(signature.inputs),
@@ -94,10 +113,7 @@ def _metadata(targets: dict[str, Target]) -> HTTPResponse:
     for name, unserved in model.unserved.items():
         refusal = {"refused": model.refused[name]} if name in model.refused else {}
         described[name] = unserved | refusal
-    signatures = {"signature_def": described}
-    parts = (json.dumps(part, indent=1, ensure_ascii=False) for part in (spec, signatures))
-    text = '{{\n"model_spec":{}\n,\n"metadata": {{"signature_def": {}\n}}\n}}\n'.format(*parts)
-    return HTTPResponse(text, 200, {}, "application/json")
+    return described
 
 
 def _tensor_infos(tensors: Iterable[TensorSpec]) -> dict[str, Any]:

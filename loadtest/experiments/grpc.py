@@ -1,0 +1,224 @@
+"""gRPC beside HTTP on one server: requests/s and rows a batch at several numbers of calls in flight, in turns.
+
+    python -m loadtest.experiments.grpc --model model/digits --pictures digits
+
+Starts the server itself. HTTP sends the picture as base64 in JSON, on a connection for each request in flight. gRPC sends it in
+`string_val` of a Predict call: on one connection, as one channel of a client does, and on a connection for each call.
+A round has every way once, so that background load affects all of them. `HTTP, no gRPC` is a second server without
+--grpc_port. One in flight also measures latency.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import base64
+import json
+import re
+import statistics
+import sys
+import time
+import urllib.request
+from collections import defaultdict
+from contextlib import ExitStack
+from itertools import cycle
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, NamedTuple
+
+import uvloop
+
+from loadtest.measure.processes import cpu_s, free_port, running
+from loadtest.measure.tables import number, table
+from loadtest.traffic.connections import ConnectionPool, request_bytes
+from loadtest.traffic.grpc_calls import GrpcPipe, call_frames
+from loadtest.traffic.pictures import RequestBody, load
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    Ask = Callable[[bytes, Callable[[bool], None]], None]
+
+PREDICT = "/tensorflow.serving.PredictionService/Predict"
+SETTLE_S = 0.5  # of a load, before it is counted
+
+
+class Running(NamedTuple):
+    """A server: its ports and its process."""
+
+    port: int
+    grpc_port: int
+    pid: int
+
+
+class Result(NamedTuple):
+    """What one load measured: answers per second, median latency, rows a batch, the server's CPU time per answer."""
+
+    rate: float
+    median_ms: float
+    rows: float
+    cpu_us: float
+
+
+def predict_message(model: str, name: str, picture: bytes) -> bytes:
+    """A PredictRequest with one picture, in protobuf's wire format."""
+    shape = _field(2, b"\x08\x01")  # dim { size: 1 }
+    tensor = b"\x08\x07" + _field(2, shape) + _field(8, picture)  # dtype: DT_STRING, tensor_shape, string_val
+    return _field(1, _field(1, model.encode())) + _field(2, _field(1, name.encode()) + _field(2, tensor))
+
+
+def _field(key: int, data: bytes) -> bytes:
+    size, digits = len(data), bytearray()
+    while size >= 0x80:
+        digits.append(size & 0x7F | 0x80)
+        size >>= 7
+    return bytes((key << 3 | 2, *digits, size)) + data
+
+
+async def measure(ask: Ask, requests: Sequence[bytes], server: Running, *, in_flight: int, seconds: float) -> Result:
+    """Keeps `in_flight` requests on their way; each answer sends the next.
+
+    Raises:
+        SystemExit: a request failed.
+    """
+    loop = asyncio.get_running_loop()
+    sent, times_s, failed = cycle(requests), list[float](), 0
+    is_over, over = False, loop.create_future()
+    left = in_flight
+
+    def send() -> None:
+        nonlocal left
+        if is_over:
+            left -= 1
+            if not left:
+                over.set_result(None)
+            return
+        started_s = time.perf_counter()
+
+        def done(is_ok: bool) -> None:  # noqa: FBT001 - a callback
+            nonlocal failed
+            times_s.append(time.perf_counter() - started_s)
+            failed += not is_ok
+            loop.call_soon(send)
+
+        ask(next(sent), done)
+
+    for _ in range(in_flight):
+        send()
+    await asyncio.sleep(SETTLE_S)
+    times_s.clear()
+    before = await asyncio.to_thread(_batches, server.port)
+    started_s, used_s = time.perf_counter(), cpu_s(server.pid)
+    await asyncio.sleep(seconds)
+    count, taken_s, used_s = len(times_s), time.perf_counter() - started_s, cpu_s(server.pid) - used_s
+    median_ms = statistics.median(times_s) * 1000
+    after = await asyncio.to_thread(_batches, server.port)
+    is_over = True
+    await over
+    if failed:
+        raise SystemExit(f"{failed} requests failed")
+    batches, rows = after[0] - before[0], after[1] - before[1]
+    return Result(count / taken_s, median_ms, rows / batches if batches else 0.0, used_s / count * 1e6)
+
+
+def _batches(port: int) -> tuple[float, float]:
+    """The engine calls and their rows so far, from /metrics."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
+        text = answer.read().decode()
+    sums = [
+        sum(float(value) for value in re.findall(rf"^darkroom_batch_images_{what}\{{.*\}} (\S+)$", text, re.MULTILINE))
+        for what in ("count", "sum")
+    ]
+    return sums[0], sums[1]
+
+
+async def over_http(requests: Sequence[bytes], server: Running, *, in_flight: int, seconds: float) -> Result:
+    """HTTP, on a connection for each request in flight."""
+    pool = ConnectionPool("127.0.0.1", server.port, limit=in_flight)
+
+    def ask(request: bytes, done: Callable[[bool], None]) -> None:
+        pool.ask(request, lambda reply: done(reply.status == 200))
+
+    try:
+        return await measure(ask, requests, server, in_flight=in_flight, seconds=seconds)
+    finally:
+        await pool.close()
+
+
+async def over_grpc(
+    calls: Sequence[bytes], server: Running, *, connections: int, in_flight: int, seconds: float
+) -> Result:
+    """gRPC, on `connections` connections in turn."""
+    loop = asyncio.get_running_loop()
+    pipes = [(await loop.create_connection(GrpcPipe, "127.0.0.1", server.grpc_port))[1] for _ in range(connections)]
+    turn = cycle(pipes)
+    try:
+        return await measure(
+            lambda call, done: next(turn).ask(call, done), calls, server, in_flight=in_flight, seconds=seconds
+        )
+    finally:
+        for pipe in pipes:
+            pipe.close()
+
+
+async def compare(options: argparse.Namespace, server: Running, alone: Running) -> dict[tuple[str, int], list[Result]]:
+    """Every way at every number in flight, a round at a time."""
+    pictures = load(options.pictures)
+    texts = [base64.urlsafe_b64encode(picture.data).decode() for picture in pictures]
+    bodies = [json.dumps({"data": {"images": [text]}}).encode() for text in texts]
+    requests = [request_bytes("127.0.0.1", RequestBody("application/json", body, ("",))) for body in bodies]
+    messages = [predict_message("default", "images", picture.data) for picture in pictures]
+    calls = [call_frames(PREDICT, f"127.0.0.1:{server.grpc_port}", message) for message in messages]
+    found: dict[tuple[str, int], list[Result]] = defaultdict(list)
+    for round_number in range(options.rounds):
+        for in_flight in options.in_flight:
+            load_of = {"in_flight": in_flight, "seconds": options.seconds}
+            found["HTTP, no gRPC", in_flight].append(await over_http(requests, alone, **load_of))
+            found["HTTP", in_flight].append(await over_http(requests, server, **load_of))
+            found["gRPC, 1 connection", in_flight].append(await over_grpc(calls, server, connections=1, **load_of))
+            if in_flight > 1:
+                found["gRPC, a connection each", in_flight].append(
+                    await over_grpc(calls, server, connections=in_flight, **load_of)
+                )
+            print(f"\rround {round_number + 1}, {in_flight} in flight ", end="", file=sys.stderr, flush=True)
+    print(file=sys.stderr)
+    return found
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measures and prints; returns 0."""
+    parser = argparse.ArgumentParser(
+        prog="python -m loadtest.experiments.grpc", description=(__doc__ or "").partition("\n")[0]
+    )
+    parser.add_argument("--model", type=Path, default=Path("model/digits"), help="folder of the model's versions")
+    parser.add_argument("--pictures", default="digits", help="what is sent: digits or photos [digits]")
+    parser.add_argument("--darkroom", default=f"{sys.executable} -m darkroom", help="the command to measure")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds of each [3]")
+    parser.add_argument("--seconds", type=float, default=4.0, help="of each load [4]")
+    parser.add_argument("--in_flight", type=int, nargs="+", default=[1, 16, 64, 256], help="[1 16 64 256]")
+    options = parser.parse_args(arguments)
+    command = [*options.darkroom.split(), "serve", "--host=127.0.0.1", f"--model_base_path={options.model}"]
+    with TemporaryDirectory() as folder, ExitStack() as stack:
+        servers = []
+        for one in (0, free_port()):  # one without gRPC, one with it
+            port = free_port()
+            flags = [f"--port={port}", *([f"--grpc_port={one}"] if one else [])]
+            log = Path(folder) / f"{port}.log"
+            pid = stack.enter_context(running([*command, *flags], port=port, ready_path="/health", log=log))
+            servers.append(Running(port, one, pid))
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            found = runner.run(compare(options, servers[1], servers[0]))
+    rows = []
+    for (name, in_flight), results in sorted(found.items(), key=lambda item: item[0][1]):
+        best = [statistics.median(result[place] for result in results) for place in range(4)]
+        base = statistics.median(result.rate for result in found["HTTP", in_flight])
+        rows.append(
+            [f"{in_flight}: {name}", number(best[0], digits=0), number(best[0] / base, digits=2),
+             number(best[1], digits=2), number(best[2]), number(best[3], digits=0)]
+        )  # fmt: skip
+    print(table(["in flight", "requests/s", "of HTTP", "median ms", "rows a batch", "CPU us"], rows))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

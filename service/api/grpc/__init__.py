@@ -1,0 +1,1 @@
+"""The gRPC services, on an HTTP/2 server of the same event loop. Nothing of it is imported without `--grpc_port`."""
