@@ -1,11 +1,15 @@
 """Batch sizes: for the most rows a second, and for the most rows in time."""
 
+from itertools import product
+from math import prod
+
 import pytest
 
 from darkroom.batching.entry import Batch, Entry, Reason
 from darkroom.batching.errors import PredictedLate
 from darkroom.batching.limits import Limits
 from darkroom.batching.scheduler.batch_size import BatchSizer
+from darkroom.batching.scheduler.deadline_fit import DeadlineFit
 from darkroom.batching.scheduler.queue import BatchQueue
 from darkroom.batching.scheduler.service_curve import ServiceCurve
 from loadtest.simulate.simulation import EFFICIENTNET_LITE0
@@ -100,6 +104,51 @@ def test_poison_makes_batches_smaller_and_time_makes_them_larger_again() -> None
         sizer.note_run(100)
     sizer.note_guilty()
     assert sizer.target() == 8
+
+
+@pytest.mark.parametrize("samples", [1, 200])
+def test_a_guilty_row_changes_the_size_at_once_whatever_is_known(samples: int) -> None:
+    curve = ServiceCurve(32)
+    for _ in range(samples):
+        curve.seed(1, 0.001)
+    sizer = BatchSizer(Limits(), curve)
+    assert sizer.target() == 32
+    for _ in range(100):
+        sizer.note_guilty()
+    assert sizer.target() == 1
+
+
+@pytest.mark.parametrize("guilty", [0, 16, 64, 128, 200])
+@pytest.mark.parametrize("images", [1, 2, 4, 8])
+def test_the_cost_of_bisection_is_what_halving_every_batch_would_take(images: int, guilty: int) -> None:
+    curve = ServiceCurve(8)
+    for n in range(1, 9):
+        curve.seed(n, 0.5 + n)
+    sizer = BatchSizer(Limits(max_batch_images=8), curve)
+    for _ in range(guilty):
+        sizer.note_guilty()
+    share = min(1.0, guilty / 128)
+
+    def halves_s(rows: tuple[bool, ...]) -> float:
+        if len(rows) == 1 or not any(rows):
+            return 0.0
+        middle = len(rows) // 2
+        return 2 * curve.expected(middle) + halves_s(rows[:middle]) + halves_s(rows[middle:])
+
+    wanted_s = sum(
+        prod(share if is_guilty else 1 - share for is_guilty in rows) * halves_s(rows)
+        for rows in product((False, True), repeat=images)
+    )
+    assert sizer._bisection_s(curve, images) == pytest.approx(wanted_s)
+
+
+def test_the_least_time_of_an_entry_is_that_of_its_full_calls_on_all_places_or_of_one_call() -> None:
+    curve = ServiceCurve(4)
+    for n in curve.sizes:
+        curve.seed(n, float(n))
+    limits = Limits(max_batch_images=4, max_inflight_batches=2)
+    fit = DeadlineFit(limits, BatchSizer(limits, curve), curve)
+    assert [fit._alone_s(rows) for rows in (1, 3, 4, 9, 12, 15)] == [1.0, 3.0, 4.0, 4.0, 6.0, 6.0]
 
 
 def test_the_queue_takes_no_more_rows_than_can_all_be_in_time() -> None:

@@ -7,6 +7,7 @@ import pytest
 from darkroom.batching.entry import Batch, Entry, EntryState, Reason
 from darkroom.batching.errors import Closed, PredictedLate, QueueFull
 from darkroom.batching.limits import Limits
+from darkroom.batching.scheduler.admission import Ticket
 from darkroom.batching.scheduler.queue import BatchQueue
 from darkroom.batching.scheduler.service_curve import ServiceCurve
 
@@ -175,6 +176,23 @@ def test_a_queue_that_is_full_of_images_says_when_to_come_back() -> None:
     assert refused.value.retry_after_s == pytest.approx(1.75)  # and another, for nine are too many
 
 
+def test_a_full_queue_with_two_places_is_emptied_twice_as_fast_but_not_before_one_row_has_run() -> None:
+    limits = Limits(max_batch_images=4, max_queue_images=8, max_queue_bytes=80, max_inflight_batches=2)
+    queue = BatchQueue(limits, curve=curve(call_s=0.5, row_s=0.5, images=4))
+    queue.offer(entry(*"abcdefgh", row_bytes=(10,) * 8), 0.0)
+    for rows, row_bytes, retry_after_s in (
+        (1, 0, 1.0),
+        (4, 0, 1.0),
+        (5, 0, 2.25),
+        (8, 10, 2.25),
+        (9, 0, None),
+        (1, 81, None),
+    ):
+        with pytest.raises(QueueFull) as refused:
+            queue.judge(rows, rows * row_bytes, math.inf, 0.0, is_bulk=False)
+        assert refused.value.retry_after_s == retry_after_s
+
+
 def test_a_queue_that_is_full_of_bytes_refuses_and_knows_no_time_without_a_curve() -> None:
     queue = BatchQueue(Limits(max_queue_bytes=100))
     queue.offer(entry("a", row_bytes=(80,)), 0.0)
@@ -232,6 +250,65 @@ def test_bulk_waits_for_the_interactive_rows_too_so_it_is_refused_sooner() -> No
         queue.offer(entry("slow", deadline=1.5, bulk=True), 0.0)
 
 
+@pytest.mark.parametrize(("is_bulk", "answered_s"), [(False, 4.0), (True, 7.0)], ids=["interactive", "bulk"])
+def test_a_forecast_counts_the_rows_that_go_before_both_lanes_for_bulk(is_bulk: bool, answered_s: float) -> None:
+    queue = BatchQueue(Limits(max_batch_images=1), curve=curve(row_s=1.0, images=1))
+    queue.offer(entry("runs"), 0.0)
+    assert only(queue, 0.0)
+    for label in "ab":
+        queue.offer(entry(label), 0.0)
+    for label in "cde":
+        queue.offer(entry(label, bulk=True), 0.0)
+    assert queue.judge(1, 0, 99.0, 0.0, is_bulk=is_bulk).forecast_s == answered_s
+
+
+@pytest.mark.parametrize(
+    ("due_s", "answered_s"),
+    [(9.0, 6.0), (4.0, 6.0), (3.5, 5.5), (0.5, 5.5)],
+    ids=["pairs", "the tail just fits", "pairs with a tail would be late", "nothing fits"],
+)
+def test_a_forecast_is_by_the_median_of_the_batches_ahead_and_by_the_tail_of_its_own(
+    due_s: float, answered_s: float
+) -> None:
+    """A pair takes a second, one in three takes three seconds; one row takes 0.9. Four rows wait behind a pair."""
+    known = ServiceCurve(2)
+    known.seed(1, 0.9)
+    for pair_s in (1.0, 3.0, 1.0):
+        known.seed(2, pair_s)
+    queue = BatchQueue(Limits(max_batch_images=2), curve=known)
+    queue.offer(entry("a", "b"), 0.0)
+    assert only(queue, 0.0)
+    queue.offer(entry(*"cdef"), 0.0)
+    late_s = answered_s - due_s
+    if late_s <= 0:
+        assert queue.judge(1, 0, due_s, 0.0, is_bulk=False).forecast_s == pytest.approx(answered_s)
+        return
+    with pytest.raises(PredictedLate, match=f"answered {late_s * 1000:.0f} ms after it is due") as refused:
+        queue.judge(1, 0, due_s, 0.0, is_bulk=False)
+    assert refused.value.retry_after_s == pytest.approx(late_s)
+
+
+def test_retries_take_as_much_engine_time_as_the_last_batch_of_others_and_save_none_up() -> None:
+    queue = BatchQueue(Limits(max_batch_images=4), curve=curve(row_s=1.0, images=4))
+
+    def run_batches(count: int) -> list[Batch]:
+        ran = []
+        for _ in range(count):
+            ran.append(only(queue, 0.0))
+            queue.finish(ran[-1], 0.0, is_ok=False)
+        return ran
+
+    queue.offer(entry(*"abcdefghijkl"), 0.0)
+    failed = run_batches(3)
+    queue.offer(entry(*"mnopqrstuvwx"), 0.0)
+    for batch in failed:
+        for each, start, stop in batch.spans:
+            for row in range(start, stop):
+                queue.suspect([(each, row, row + 1)], 0.0, halved=False)
+    retries = "".join("r" if batch.is_retry else "-" for batch in run_batches(15))
+    assert retries == "rrrr-" * 3
+
+
 def test_an_idle_engine_tries_again_when_its_curve_is_stale() -> None:
     known = curve(row_s=1.0)
     queue = BatchQueue(Limits(), curve=known, slo_s=0.5)
@@ -243,6 +320,26 @@ def test_an_idle_engine_tries_again_when_its_curve_is_stale() -> None:
     with pytest.raises(PredictedLate):
         queue.offer(entry("too soon"), 5.5)
     queue.offer(entry("probe again"), 6.1)
+
+
+def test_what_finishes_at_the_very_time_it_is_due_is_neither_doomed_nor_left_behind() -> None:
+    queue = BatchQueue(Limits(max_batch_images=8), curve=curve(row_s=1.0))
+    queue.offer(entry("runs"), 0.0)
+    first = only(queue, 0.0)
+    for label, due_s in (("a", 3.0), ("b", 3.0), ("c", 9.0)):
+        queue.offer(entry(label, deadline=due_s), 0.0)
+    queue.finish(first, 1.0, is_ok=True)
+    batch = only(queue, 1.0)
+    assert (rows_of(batch), batch.reason) == (["a", "b"], Reason.SLACK)
+    for each, _, _ in batch.spans:
+        queue.end(each)
+    queue.finish(batch, 3.0, is_ok=True)
+    last = only(queue, 3.0)
+    assert rows_of(last) == ["c"]
+    for label, due_s in (("d", 5.0), ("e", 9.0)):
+        queue.offer(entry(label, deadline=due_s), 3.0)
+    queue.finish(last, 4.0, is_ok=True)
+    assert rows_of(only(queue, 4.0)) == ["d"]
 
 
 def test_an_overdue_entry_leaves_the_queue_and_is_told_once() -> None:
@@ -378,19 +475,41 @@ def test_a_ticket_without_a_due_time_is_taken_as_it_is() -> None:
 
 
 @pytest.mark.parametrize(
-    "changed",
-    [
-        entry("a", "b", deadline=9.0),
-        entry("a", deadline=5.0),
-        entry("a", deadline=9.0, bulk=True),
-    ],
+    ("labels", "options"),
+    [("ab", {"deadline": 9.0}), ("a", {"deadline": 5.0}), ("a", {"deadline": 9.0, "bulk": True})],
     ids=["rows", "deadline", "lane"],
 )
-def test_a_ticket_for_other_rows_is_judged_again(changed: Entry) -> None:
+def test_a_ticket_for_other_rows_is_judged_again(labels: str, options: dict[str, object]) -> None:
     queue = BatchQueue(Limits(), curve=curve(row_s=1.0))
+    changed = entry(*labels, **options)
     ticket = queue.judge(1, 0, 9.0, 0.0, is_bulk=False)
     queue.offer(changed, 0.0, ticket=ticket)
     assert (changed.due_s, changed.forecast_s) == (changed.deadline, changed.rows)
+
+
+def test_a_ticket_is_void_after_anything_that_a_judgement_depends_on() -> None:
+    queue = BatchQueue(Limits())
+    batches: list[Batch] = []
+    steps = {
+        "offer": lambda: queue.offer(entry("a", "b"), 0.0),
+        "dispatch": lambda: batches.extend(queue.turn(0.0).batches),
+        "finish": lambda: queue.finish(batches[-1], 0.0, is_ok=False),
+        "suspect": lambda: queue.suspect(batches[-1].spans, 0.0),
+        "give up": lambda: queue.give_up(batches[-1]),
+        "drain": queue.drain,
+    }
+    order = ("offer", "offer", "dispatch", "finish", "suspect", "dispatch", "finish", "dispatch", "give up", "finish")
+
+    def holds(ticket: Ticket) -> bool:
+        return queue._admission.renew(ticket, 1, 0, math.inf, 0.0, is_bulk=False)
+
+    tickets: list[Ticket] = []
+    for step in (*order, "offer", "drain"):
+        if not queue.in_flight.is_stuck:
+            tickets.append(queue.judge(1, 0, math.inf, 0.0, is_bulk=False))
+            assert holds(tickets[-1])
+        steps[step]()
+        assert not any(map(holds, tickets)), step
 
 
 def test_a_ticket_is_void_when_the_queue_has_changed_its_time_is_over_or_bytes_are_short() -> None:
@@ -405,8 +524,10 @@ def test_a_ticket_is_void_when_the_queue_has_changed_its_time_is_over_or_bytes_a
     ticket = queue.judge(1, 0, 1.5, 0.0, is_bulk=False)
     with pytest.raises(QueueFull, match="11 bytes"):
         queue.offer(entry("a", deadline=1.5, row_bytes=(11,)), 0.0, ticket=ticket)
-    with pytest.raises(PredictedLate):
-        queue.offer(entry("a", deadline=1.5), 1.5, ticket=ticket)
+    for each in (BatchQueue(limits), queue):
+        ticket = each.judge(1, 0, 1.5, 0.0, is_bulk=False)
+        with pytest.raises(PredictedLate):
+            each.offer(entry("a", deadline=1.5), 1.5, ticket=ticket)
     hopeful = entry("a", deadline=1.5)
     queue.offer(hopeful, 0.75, ticket=ticket)  # it would be late, but the engine is idle and the curve is old
     assert hopeful.forecast_s == 1.75
