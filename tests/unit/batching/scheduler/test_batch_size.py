@@ -64,6 +64,7 @@ def test_every_eighth_choice_tries_the_next_size_above_and_below_alternately() -
     sizer = BatchSizer(Limits(), lite0())
     sizes = [sizer.size(500) for _ in range(24)]
     assert sizes == [*[8] * 7, 12, *[8] * 7, 6, *[8] * 7, 12]
+    assert {sizer.size(3) for _ in range(24)} == {3}, "a batch of all that wait chooses nothing"
 
 
 def test_slow_sizes_that_were_never_measured_are_at_most_twice_the_largest_known_one() -> None:
@@ -76,9 +77,10 @@ def test_slow_sizes_that_were_never_measured_are_at_most_twice_the_largest_known
         curve.learn(ran[-1], 0.25 * ran[-1] if ran[-1] <= 8 else 0.4 * ran[-1], 0.0)
     assert ran[:5] == [2, 4, 8, 16, 8]
     assert ran[-8:].count(8) >= 7
-    quick = ServiceCurve(32)
-    quick.seed(1, 0.001)
-    assert BatchSizer(Limits(), quick).size(500) == 32
+    for known, call_s, size in ((1, 0.001, 32), (1, 0.25 / 32, 32), (1, 0.26 / 32, 2), (12, 1.0, 24), (16, 1.0, 32)):
+        curve = ServiceCurve(32)
+        curve.seed(known, call_s)
+        assert BatchSizer(Limits(), curve).size(500) == size
 
 
 def test_a_size_without_a_neighbour_stays() -> None:
@@ -116,6 +118,35 @@ def test_a_guilty_row_changes_the_size_at_once_whatever_is_known(samples: int) -
     for _ in range(100):
         sizer.note_guilty()
     assert sizer.target() == 1
+
+
+def test_one_guilty_row_counts_where_small_batches_cost_no_more() -> None:
+    curve = ServiceCurve(32)
+    for n in curve.sizes:
+        curve.seed(n, 0.01 * n)
+    sizer = BatchSizer(Limits(), curve)
+    assert sizer.target() == 32
+    sizer.note_guilty()
+    assert sizer.target() == 1
+
+
+def test_the_share_of_guilty_rows_is_that_of_the_last_few_thousand() -> None:
+    sizer = BatchSizer(Limits(), None)
+    for _ in range(8):
+        sizer.note_guilty()
+    seen = []
+    for images in (3968, 1, 2046, 1, 1):
+        sizer.note_run(images)
+        seen.append((sizer._rows, sizer._guilty))
+    assert seen == [(4096, 8), (2048, 4), (4094, 4), (4095, 4), (4096, 4)]
+    sizer.note_run(2)
+    assert (sizer._rows, sizer._guilty) == (2049, 2)
+
+
+def test_a_curve_is_stale_after_a_second() -> None:
+    curve = ServiceCurve(8)
+    curve.learn(1, 0.1, now=5.0)
+    assert [BatchSizer(Limits(), curve).is_stale(now) for now in (6.0, 6.01)] == [False, True]
 
 
 @pytest.mark.parametrize("guilty", [0, 16, 64, 128, 200])
@@ -263,6 +294,72 @@ def test_a_tight_row_in_the_middle_cuts_the_batch_only_as_far_as_it_must() -> No
         queue.offer(row(due_s=due_s), 0.0)
     (batch,) = queue.turn(0.0).batches
     assert batch.images == 6  # 44 ms
+
+
+@pytest.mark.parametrize(
+    ("deadlines", "ran", "ended"),
+    [
+        ((2.0, 6.0, 6.0), [0], []),
+        ((2.0, 5.9, 5.9), [1, 2], [0]),
+        ((0.5, 2.0, 9.0, 9.0), [1], [0]),
+        ((0.5, 0.4), [], [0, 1]),
+        ((2.0, 9.0, 2.0), [0], []),
+    ],
+    ids=["the others are just in time", "they would be late", "one is doomed", "all are", "the last is as tight"],
+)
+def test_who_goes_first_and_who_is_given_up(deadlines: tuple[float, ...], ran: list[int], ended: list[int]) -> None:
+    """A call takes a second, and one more for each row."""
+    curve = ServiceCurve(8)
+    queue = BatchQueue(Limits(max_batch_images=8), curve=curve)
+    rows = [row(due_s) for due_s in deadlines]
+    for each in rows:
+        queue.offer(each, 0.0)  # nothing is known yet, so all are admitted
+    for n in curve.sizes:
+        curve.seed(n, 1.0 + n)
+    curve.learn(1, 2.0, now=0.0)
+    turn = queue.turn(0.0)
+    assert [rows.index(span[0]) for batch in turn.batches for span in batch.spans] == ran
+    assert [rows.index(each) for each in turn.ended] == ended
+    assert all(batch.reason in {Reason.SLACK, Reason.IDLE} for batch in turn.batches)
+
+
+def test_rows_of_an_entry_that_is_due_later_than_its_first_batch_are_started() -> None:
+    """Its first four rows are just in time, and whether the others will be is seen when they leave."""
+    curve = ServiceCurve(4)
+    queue = BatchQueue(Limits(max_batch_images=4), curve=curve)
+    queue.offer(Entry(None, 8, deadline=4.0), 0.0)
+    for n in curve.sizes:
+        curve.seed(n, float(n))
+    curve.learn(1, 1.0, now=0.0)
+    (batch,), ended, _ = queue.turn(0.0)
+    assert (batch.images, batch.reason, ended) == (4, Reason.FULL, [])
+
+
+def test_a_whole_entry_is_judged_by_its_own_rows() -> None:
+    curve = ServiceCurve(8)
+    queue = BatchQueue(Limits(max_batch_images=8), curve=curve)
+    for _ in range(2):
+        queue.offer(Entry(None, 2, whole=True, deadline=2.5), 0.0)
+    for n in curve.sizes:
+        curve.seed(n, float(n))
+    (batch,) = queue.turn(0.0).batches
+    assert (batch.images, batch.reason) == (2, Reason.IDLE)
+
+
+@pytest.mark.parametrize(("linger_s", "reason"), [(0.0, Reason.IDLE), (0.5, Reason.LINGER)])
+def test_rows_that_are_all_in_time_leave_for_the_usual_reason(linger_s: float, reason: Reason) -> None:
+    """The FIFO does not know that its tightest row has left."""
+    curve = ServiceCurve(8)
+    queue = BatchQueue(Limits(max_batch_images=8, linger_s=linger_s), curve=curve)
+    rows = [row(due_s) for due_s in (9.0, 3.0, 9.0, 9.0, 9.0)]
+    for each in rows:
+        queue.offer(each, 0.0)
+    queue.end(rows[1])
+    for n in curve.sizes:
+        curve.seed(n, 0.5 * n + 1.25)
+    curve.learn(1, 1.75, now=linger_s)
+    (batch,) = queue.turn(linger_s).batches
+    assert (batch.images, batch.reason) == (4, reason)
 
 
 def test_a_whole_entry_is_doomed_as_a_whole() -> None:

@@ -8,7 +8,7 @@ from darkroom.batching.entry import Batch, Entry, EntryState, Reason
 from darkroom.batching.errors import Closed, PredictedLate, QueueFull
 from darkroom.batching.limits import Limits
 from darkroom.batching.scheduler.admission import Ticket
-from darkroom.batching.scheduler.queue import BatchQueue
+from darkroom.batching.scheduler.queue import MAX_SHAPES, BatchQueue
 from darkroom.batching.scheduler.service_curve import ServiceCurve
 
 
@@ -93,6 +93,22 @@ def test_a_window_ends_when_the_most_urgent_row_must_leave() -> None:
     assert batch.reason is Reason.SLACK
 
 
+def test_without_a_curve_a_window_ends_when_a_row_is_due() -> None:
+    queue = BatchQueue(Limits(linger_s=5.0))
+    queue.offer(entry("a", deadline=3.0), 0.0)
+    assert queue.turn(0.0).wake_at == 3.0
+
+
+def test_a_batch_is_expected_to_take_as_long_as_its_padded_size() -> None:
+    known = ServiceCurve(4, allowed=(2, 4))
+    known.seed(2, 1.0)
+    known.seed(4, 1.5)
+    queue = BatchQueue(Limits(max_batch_images=4, allowed_batch_sizes=(2, 4)), curve=known)
+    queue.offer(entry("a", "b", "c"), 0.0)
+    batch = only(queue, 0.0)
+    assert (batch.padding, batch.expected_s) == (1, 1.5)
+
+
 def test_draining_keeps_no_window() -> None:
     queue = BatchQueue(Limits(linger_s=5.0))
     queue.offer(entry("a"), 0.0)
@@ -101,6 +117,47 @@ def test_draining_keeps_no_window() -> None:
     assert batch.reason is Reason.DRAIN
     with pytest.raises(Closed):
         queue.offer(entry("b"), 0.0)
+
+
+def test_a_failed_batch_is_halved_between_entries_and_within_one() -> None:
+    queue = BatchQueue(Limits())
+    for entries in (("ab", "cd"), ("a", "bcd"), ("abc",), ("a",)):
+        for labels in entries:
+            queue.offer(entry(*labels), 0.0)
+        batch = only(queue, 0.0)
+        queue.finish(batch, 0.0, is_ok=False)
+        queue.suspect(batch.spans, 0.0)
+        halves = []
+        while queue.images:
+            halves.append(only(queue, 0.0))
+            queue.finish(halves[-1], 0.0, is_ok=False)
+        middle = sum(map(len, entries)) // 2
+        assert [row for half in halves for row in rows_of(half)] == list("".join(entries))
+        assert [half.images for half in halves] == [size for size in (middle, batch.images - middle) if size]
+        assert all(start < stop for half in halves for _, start, stop in half.spans)
+
+
+def test_the_time_of_a_call_ends_when_the_backend_is_done_and_only_success_is_learned() -> None:
+    known = ServiceCurve(1)
+    queue = BatchQueue(Limits(max_batch_images=1), curve=known)
+    for is_ok, returned_s, learned_s in ((True, 2.0, 2.0), (False, 50.0, 2.0), (True, None, 4.0)):
+        queue.offer(entry("a", key=returned_s), 10.0)
+        batch = only(queue, 10.0)
+        batch.returned_s = None if returned_s is None else 10.0 + returned_s
+        queue.finish(batch, 14.0, is_ok=is_ok)
+        assert known.expected(1) == learned_s
+    assert (known.version, known.learned_s) == (2, 14.0)
+    assert queue.shapes == {2.0, None}
+
+
+def test_only_so_many_keys_are_remembered() -> None:
+    queue = BatchQueue(Limits())
+    queue.shapes.update(range(MAX_SHAPES - 1))
+    for key in ("last", "too many"):
+        queue.offer(entry("a", key=key), 0.0)
+        queue.finish(only(queue, 0.0), 0.0, is_ok=True)
+    assert len(queue.shapes) == MAX_SHAPES
+    assert "last" in queue.shapes
 
 
 def test_a_large_entry_is_split_and_the_last_piece_shares_a_batch() -> None:
@@ -126,6 +183,13 @@ def test_pixels_cut_a_batch() -> None:
     queue.offer(entry("a", "b", row_pixels=(6, 6)), 0.0)
     batch = only(queue, 0.0)
     assert (rows_of(batch), batch.reason) == (["a"], Reason.PIXELS)
+
+
+@pytest.mark.parametrize("options", [{"row_bytes": (10,)}, {"row_pixels": (10,)}], ids=["bytes", "pixels"])
+def test_a_batch_that_is_exactly_full_keeps_no_window(options: dict[str, object]) -> None:
+    queue = BatchQueue(Limits(max_batch_bytes=10, max_batch_pixels=10, linger_s=1.0))
+    queue.offer(entry("a", **options), 0.0)
+    assert rows_of(only(queue, 0.0)) == ["a"]
 
 
 def test_a_batch_that_is_full_of_images_first_says_so_though_bytes_are_scarce() -> None:
@@ -286,6 +350,37 @@ def test_a_forecast_is_by_the_median_of_the_batches_ahead_and_by_the_tail_of_its
     with pytest.raises(PredictedLate, match=f"answered {late_s * 1000:.0f} ms after it is due") as refused:
         queue.judge(1, 0, due_s, 0.0, is_bulk=False)
     assert refused.value.retry_after_s == pytest.approx(late_s)
+
+
+@pytest.mark.parametrize(
+    ("rows", "due_s", "answered_s"),
+    [(4, 99.0, 9.0), (4, 9.0, 9.0), (6, 99.0, 18.0), (6, 18.0, 18.0), (6, 17.5, 14.0)],
+    ids=["in one batch", "just in time", "in two batches", "two are just in time", "in smaller ones"],
+)
+def test_rows_that_fit_in_one_batch_of_an_idle_engine_leave_at_once(rows: int, due_s: float, answered_s: float) -> None:
+    """A call takes a second, and one more for each row; four rows wait already."""
+    queue = BatchQueue(Limits(max_batch_images=8, linger_s=1.0), curve=curve(call_s=1.0, row_s=1.0))
+    queue.offer(entry(*"abcd"), 0.0)
+    assert queue.judge(rows, 0, due_s, 0.0, is_bulk=False).forecast_s == answered_s
+
+
+def test_a_batch_is_counted_in_the_largest_size_of_which_two_are_in_time() -> None:
+    """Two calls of three rows take 8 s, and two of two rows 6."""
+    queue = BatchQueue(Limits(max_batch_images=8), curve=curve(call_s=1.0, row_s=1.0))
+    queue.offer(entry("runs"), 0.0)
+    assert only(queue, 0.0)
+    queue.offer(entry(*"abcd"), 0.0)
+    with pytest.raises(PredictedLate) as refused:
+        queue.judge(1, 0, 8.0, 0.0, is_bulk=False)
+    assert refused.value.retry_after_s == 2.0
+
+
+def test_two_places_run_the_batches_ahead_in_half_the_time() -> None:
+    queue = BatchQueue(Limits(max_batch_images=1, max_inflight_batches=2), curve=curve(row_s=1.0, images=1))
+    queue.offer(entry(*"ab"), 0.0)
+    assert len(queue.turn(0.0).batches) == 2
+    queue.offer(entry(*"cdef"), 0.0)
+    assert queue.judge(1, 0, 99.0, 0.0, is_bulk=False).forecast_s == 4.0
 
 
 def test_retries_take_as_much_engine_time_as_the_last_batch_of_others_and_save_none_up() -> None:
