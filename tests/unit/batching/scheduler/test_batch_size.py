@@ -143,6 +143,17 @@ def test_the_share_of_guilty_rows_is_that_of_the_last_few_thousand() -> None:
     assert (sizer._rows, sizer._guilty) == (2049, 2)
 
 
+def test_sizes_are_chosen_after_each_of_the_first_samples_and_then_after_each_eighth() -> None:
+    curve = ServiceCurve(8)
+    sizer = BatchSizer(Limits(max_batch_images=8), curve)
+    looked = []
+    for _ in range(145):
+        curve.seed(1, 0.1)
+        sizer.target()
+        looked.append(sizer._version)
+    assert looked == [*range(1, 128), *[127] * 7, *[135] * 8, *[143] * 3]
+
+
 def test_a_curve_is_stale_after_a_second() -> None:
     curve = ServiceCurve(8)
     curve.learn(1, 0.1, now=5.0)

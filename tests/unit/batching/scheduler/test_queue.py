@@ -115,7 +115,7 @@ def test_draining_keeps_no_window() -> None:
     queue.drain()
     batch = only(queue, 0.0)
     assert batch.reason is Reason.DRAIN
-    with pytest.raises(Closed):
+    with pytest.raises(Closed, match="^the batcher takes no more entries$"):
         queue.offer(entry("b"), 0.0)
 
 
@@ -276,7 +276,7 @@ def test_an_entry_is_submitted_once() -> None:
     queue = BatchQueue(Limits())
     once = entry("a")
     queue.offer(once, 0.0)
-    with pytest.raises(ValueError, match="once"):
+    with pytest.raises(ValueError, match="^an entry is submitted once$"):
         queue.offer(once, 0.0)
 
 
@@ -324,6 +324,32 @@ def test_a_forecast_counts_the_rows_that_go_before_both_lanes_for_bulk(is_bulk: 
     for label in "cde":
         queue.offer(entry(label, bulk=True), 0.0)
     assert queue.judge(1, 0, 99.0, 0.0, is_bulk=is_bulk).forecast_s == answered_s
+    assert queue.judge(1, 0, math.inf, 0.0, is_bulk=is_bulk).forecast_s == -math.inf
+    submitted = entry("new", deadline=99.0, bulk=is_bulk)
+    queue.offer(submitted, 0.0)
+    assert submitted.forecast_s == answered_s
+
+
+def test_a_forecast_counts_the_rows_that_wait_for_a_retry() -> None:
+    queue = BatchQueue(Limits(max_batch_images=2, max_queue_images=4), curve=curve(row_s=1.0, images=2))
+    queue.offer(entry("a", "b"), 0.0)
+    failed = only(queue, 0.0)
+    queue.finish(failed, 0.0, is_ok=False)
+    queue.suspect(failed.spans, 0.0)
+    assert rows_of(only(queue, 0.0)) == ["a"]
+    assert queue.judge(2, 0, 99.0, 0.0, is_bulk=False).forecast_s == 5.0
+    message = "4 images beside 1 of 0 that wait are over max_queue_images=4 or max_queue_bytes=536870912"
+    with pytest.raises(QueueFull, match=f"^{message}$"):
+        queue.judge(4, 0, 99.0, 0.0, is_bulk=False)
+
+
+def test_the_first_measurement_of_all_is_used_at_once() -> None:
+    known = ServiceCurve(8)
+    queue = BatchQueue(Limits(max_batch_images=8), curve=known)
+    queue.offer(entry("runs"), 0.0)
+    assert only(queue, 0.0)
+    known.seed(1, 1.0)
+    assert queue.judge(1, 0, 5.0, 0.0, is_bulk=False).forecast_s == 3.0
 
 
 @pytest.mark.parametrize(
