@@ -115,7 +115,7 @@ def test_draining_keeps_no_window() -> None:
     queue.drain()
     batch = only(queue, 0.0)
     assert batch.reason is Reason.DRAIN
-    with pytest.raises(Closed, match="^the batcher takes no more entries$"):
+    with pytest.raises(Closed, match=r"^the batcher takes no more entries$"):
         queue.offer(entry("b"), 0.0)
 
 
@@ -276,7 +276,7 @@ def test_an_entry_is_submitted_once() -> None:
     queue = BatchQueue(Limits())
     once = entry("a")
     queue.offer(once, 0.0)
-    with pytest.raises(ValueError, match="^an entry is submitted once$"):
+    with pytest.raises(ValueError, match=r"^an entry is submitted once$"):
         queue.offer(once, 0.0)
 
 
