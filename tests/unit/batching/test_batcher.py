@@ -6,6 +6,7 @@ import asyncio
 import math
 import threading
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -252,6 +253,24 @@ def test_rows_that_the_backend_names_end_and_the_others_run_again_together() -> 
     assert list(ended.errors) == [0], "the first ends it"
     assert kept.pieces == (["c"],)
     assert list(kept.errors) == [1]
+
+
+def test_a_backend_that_names_the_place_after_the_last_names_none() -> None:
+    class OneTooFar(EchoBackend):
+        def report(self, call: Call, seconds: float) -> FakeReport:
+            report = super().report(call, seconds)
+            return replace(report, guilty={len(call.rows): report.error})
+
+    backend = OneTooFar()
+
+    async def main() -> list[Answer]:
+        batcher = batcher_of(backend)
+        return await asyncio.gather(*(batcher.predict(Entry([row], 1)) for row in ("poison", "a")))
+
+    bad, good = run(main())
+    assert isinstance(bad.error, BadPictureError)
+    assert good.pieces == (["a"],)
+    assert [call.rows for call in backend.calls] == [["poison", "a"], ["poison"], ["a"]]
 
 
 def test_one_poisoned_row_is_named_and_its_batch_mates_are_answered() -> None:
@@ -672,10 +691,12 @@ def test_a_report_after_the_end_of_the_loop_is_dropped() -> None:
         batcher = Batcher(backend, Limits(), is_client_fault=is_client_fault)
         batcher.start()
         batcher.submit(Entry("a", 1), lambda _: None)
-        await asyncio.sleep(0)
+        for _ in range(3):  # passes of the loop, until the batch has left
+            await asyncio.sleep(0)
         batcher.close()
 
     asyncio.run(main())
+    assert len(backend.threads) == 1
     backend.go.set()
     for each in backend.threads:
         each.join()  # an exception in the thread would be a warning, and so an error

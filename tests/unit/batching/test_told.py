@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -112,7 +112,8 @@ def test_what_foreign_code_raises_is_reported_with_the_batcher_and_the_culprit(n
     loop = VirtualLoop()
 
     async def main() -> None:
-        batcher = batcher_of(EchoBackend(), observer=Broken(), **({} if name is None else {"name": name}))
+        options: dict[str, Any] = {} if name is None else {"name": name}
+        batcher = batcher_of(EchoBackend(), observer=Broken(), **options)
         batcher.submit(Entry(["a"], 1), Listener())
         withdrawn = Entry(["b"], 1)
         batcher.submit(withdrawn, print)
@@ -141,6 +142,29 @@ def test_a_ticket_is_for_the_lane_that_was_asked_for_and_the_interactive_one_if_
         return [batcher.admit(1, math.inf, **lane).is_bulk for lane in ({}, {"is_bulk": False}, {"is_bulk": True})]
 
     assert run(main()) == [False, False, True]
+
+
+def test_rows_are_not_judged_again_when_they_bring_their_ticket() -> None:
+    async def main() -> float:
+        batcher = batcher_of(EchoBackend())
+        batcher.curve.seed(1, 2.0)
+        ticket = batcher.admit(1, 10.0)
+        batcher.curve.seed(1, 1.0)
+        entry = Entry(["a"], 1, deadline=10.0)
+        batcher.submit(entry, print, ticket)
+        return entry.forecast_s
+
+    assert run(main()) == 2.0
+
+
+def test_a_batcher_that_was_not_started_says_so() -> None:
+    async def main() -> None:
+        batcher = Batcher(EchoBackend(), Limits(), is_client_fault=is_client_fault)
+        assert (batcher.is_healthy, batcher.stuck_s) == (False, 0.0)
+        with pytest.raises(Closed, match=r"^the batcher was not started$"):
+            batcher.submit(Entry(["a"], 1), print)
+
+    run(main())
 
 
 def test_the_curve_and_the_watch_know_the_sizes_that_batches_are_padded_to() -> None:
