@@ -77,7 +77,7 @@ hostile: $(VENV)/dev.done  ## run the hostile tests at length: 10,000 broken req
 shapes: $(VENV)/dev.done  ## ask every dialect for 20,000 shapes of inputs on models that begin with every kind of op
 	SHAPES_REQUESTS=20000 $(BIN)/python -m pytest -q --log-cli-level=INFO tests/property/test_shapes.py
 
-mutants: $(VENV)/mutants.done  ## change the scheduler's code in every way that a tool knows, and list what no test notices (ONLY=scheduler/queue)
+mutants: $(VENV)/mutants.done  ## change the scheduler's code in every way that a tool knows, and list what no test notices (ONLY=batching/scheduler/queue)
 	@$(BIN)/python -m tests.mutants $(ONLY)
 
 fuzz: $(VENV)/fuzz.done  ## feed the parsers with what reaches new code in them, for FUZZ_SECONDS=3600 in all (ONLY=head)

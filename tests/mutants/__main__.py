@@ -1,7 +1,7 @@
 """Mutation testing: `make mutants`, or a part of it.
 
     python -m tests.mutants                          # what has no result yet, for an hour at most; run it again to go on
-    python -m tests.mutants scheduler/queue driver   # these modules of batching/, from the start
+    python -m tests.mutants batching/driver          # these modules, from the start
     python -m tests.mutants --report                 # the last results again
 
 mutmut makes the mutants and runs the tests on them; the configuration is in pyproject.toml. The results are in mutants/.
@@ -35,7 +35,7 @@ class Mutant(NamedTuple):
 
 def main(words: list[str]) -> int:
     """0 if enough mutants are caught."""
-    only = [f"darkroom.batching.{word.strip('/').replace('/', '.')}*" for word in words if not word.startswith("-")]
+    only = [f"darkroom.{word.strip('/').replace('/', '.')}*" for word in words if not word.startswith("-")]
     if "--report" not in words:
         _run_mutmut(only)
     return _report(only)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -14,11 +15,12 @@ from darkroom.batching.entry import Entry
 from darkroom.batching.errors import Closed, DeadlineExceeded, EngineTimeout, QueueFull
 from darkroom.batching.limits import Limits
 from darkroom.batching.observer import Observer, Outcome
-from tests.property.rig import BadPictureError, Diary, EchoBackend, batcher_of, is_client_fault
+from tests.property.rig import BadPictureError, Diary, EchoBackend, FakeReport, batcher_of, is_client_fault
 from tests.vclock import VirtualLoop, run
 
 if TYPE_CHECKING:
     from darkroom.batching.entry import Answer
+    from tests.property.rig import Call
 
 HUNG_S = 1e5
 
@@ -134,6 +136,36 @@ def test_what_foreign_code_raises_is_reported_with_the_batcher_and_the_culprit(n
         "the observer failed",
     ]
     assert [exception for _, exception in told] == ["ended", "ended", "called", "tuple index out of range", "ended"]
+
+
+def test_an_answer_says_how_long_each_step_took() -> None:
+    class Slow(EchoBackend):
+        """Needs time before and after the engine runs."""
+
+        def report(self, call: Call, seconds: float) -> FakeReport:
+            return replace(super().report(call, seconds), started_s=call.at_s + 0.5, collate_s=0.25, split_s=0.125)
+
+    async def main() -> Answer:
+        batcher = batcher_of(Slow(seconds=lambda _: 1.0))
+        await asyncio.sleep(3)
+        return await batcher.predict(Entry(["a"], 1))
+
+    timing = run(main()).timing
+    assert (timing.queue_s, timing.collate_s, timing.execute_s, timing.split_s) == (0.5, 0.25, 1.0, 0.125)
+
+
+def test_a_part_in_the_middle_of_an_entry_that_lacks_a_row_is_told_by_its_own_rows() -> None:
+    class SecondIsShort(EchoBackend):
+        """Answers the second call with nothing."""
+
+        def report(self, call: Call, seconds: float) -> FakeReport:
+            report = super().report(call, seconds)
+            return report if len(self.calls) == 1 else replace(report, results=[[]])
+
+    async def main() -> Answer:
+        return await batcher_of(SecondIsShort(), Limits(max_batch_images=2)).predict(Entry(["a"] * 4, 4))
+
+    assert str(run(main()).error) == "a part of 2 rows was answered with 0"
 
 
 def test_a_ticket_is_for_the_lane_that_was_asked_for_and_the_interactive_one_if_none_was() -> None:
