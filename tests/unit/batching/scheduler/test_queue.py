@@ -178,6 +178,26 @@ def test_bytes_cut_a_batch_and_an_oversized_row_is_alone_in_its_batch() -> None:
     assert rows_of(third) == ["last"]
 
 
+@pytest.mark.parametrize(("field", "reason"), [("row_bytes", Reason.BYTES), ("row_pixels", Reason.PIXELS)])
+def test_a_batch_holds_as_much_as_it_may_and_rows_that_are_not_counted_weigh_nothing(
+    field: str, reason: Reason
+) -> None:
+    queue = BatchQueue(Limits(max_batch_bytes=10, max_batch_pixels=10, max_inflight_batches=2))
+    queue.offer(entry("a", "b", "c"), 0.0)
+    queue.offer(entry("d", "e", **{field: (5, 5)}), 0.0)
+    queue.offer(entry("f", **{field: (5,)}), 0.0)
+    first, second = queue.turn(0.0).batches
+    assert (rows_of(first), first.reason, len(first.spans)) == (["a", "b", "c", "d", "e"], reason, 2)
+    assert rows_of(second) == ["f"]
+
+
+def test_a_batch_that_has_no_bytes_left_and_too_many_pixels_is_cut_by_its_pixels() -> None:
+    queue = BatchQueue(Limits(max_batch_bytes=10, max_batch_pixels=10))
+    queue.offer(entry("a", "b", row_bytes=(5, 5), row_pixels=(6, 6)), 0.0)
+    batch = only(queue, 0.0)
+    assert (rows_of(batch), batch.reason) == (["a"], Reason.PIXELS)
+
+
 def test_pixels_cut_a_batch() -> None:
     queue = BatchQueue(Limits(max_batch_pixels=10))
     queue.offer(entry("a", "b", row_pixels=(6, 6)), 0.0)
