@@ -361,15 +361,16 @@ def test_a_retry_that_fails_fails_an_entry_that_it_holds_in_two_pieces_once() ->
 
 
 def test_a_whole_entry_is_never_retried() -> None:
-    backend = EchoBackend()
+    backend, diary = EchoBackend(), Diary()
 
     async def main() -> Answer:
-        return await batcher_of(backend).predict(Entry(["a", "poison"], 2, whole=True))
+        return await batcher_of(backend, observer=diary).predict(Entry(["a", "poison"], 2, whole=True))
 
     answer = run(main())
     assert isinstance(answer.error, BadPictureError)
     assert answer.errors == {}
     assert len(backend.calls) == 1
+    assert [outcome for _, outcome, _, _ in diary.of("ended")] == [Outcome.INVALID_INPUT]
 
 
 def test_a_callback_that_cannot_tell_whose_fault_it_is_blames_no_row() -> None:

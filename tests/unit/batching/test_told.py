@@ -181,7 +181,7 @@ def test_rows_are_not_judged_again_when_they_bring_their_ticket() -> None:
         batcher = batcher_of(EchoBackend())
         batcher.curve.seed(1, 2.0)
         ticket = batcher.admit(1, 10.0)
-        batcher.curve.seed(1, 1.0)
+        batcher.curve.seed(1, 3.0)  # a second judgement would say something else
         entry = Entry(["a"], 1, deadline=10.0)
         batcher.submit(entry, print, ticket)
         return entry.forecast_s

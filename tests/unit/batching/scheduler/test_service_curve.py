@@ -121,6 +121,15 @@ def test_the_middle_of_the_last_21_samples_counts() -> None:
     assert curve.expected(1) == 2.0
 
 
+def test_the_tail_is_the_largest_of_eight_samples_and_the_second_largest_of_more() -> None:
+    curve = ServiceCurve(1)
+    tails = []
+    for seconds in range(1, 11):
+        curve.seed(1, float(seconds))
+        tails.append(curve.tail(1))
+    assert tails == [*range(1, 9), 8, 9]
+
+
 def test_an_outlier_is_forgotten_with_the_64th_sample_after_it() -> None:
     curve = ServiceCurve(1)
     for seconds in (9.0, 1.0, 9.0, *[1.0] * 61):
