@@ -165,3 +165,22 @@ def test_a_call_of_no_time_leaves_a_positive_speed() -> None:
     curve.learn(1, 0.0, now=0.0)
     assert curve.speed > 0
     assert 0 < curve.expected(1) < 1e-6
+
+
+def test_the_classes_below_one_are_told_largest_first_at_the_speed_of_the_moment() -> None:
+    curve = ServiceCurve(4)
+    assert not curve.is_seeded
+    for n in (1, 2, 4):
+        curve.seed(n, float(n))
+    curve.learn(1, 2.0, now=0.0)
+    assert curve.is_seeded
+    assert curve.expected_below(4) == [(2, 4.0), (1, 2.0)]
+
+
+def test_a_change_of_speed_is_followed_after_six_batches_however_many_there_were_before() -> None:
+    curve = ServiceCurve(1)
+    curve.seed(1, 1.0)
+    for seconds, count in ((2.0, 30), (1.0, 6)):
+        for _ in range(count):
+            curve.learn(1, seconds, now=0.0)
+    assert curve.speed == 1.0
