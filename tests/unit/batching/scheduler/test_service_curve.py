@@ -169,11 +169,12 @@ def test_a_call_of_no_time_leaves_a_positive_speed() -> None:
 
 def test_the_classes_below_one_are_told_largest_first_at_the_speed_of_the_moment() -> None:
     curve = ServiceCurve(4)
-    assert not curve.is_seeded
+    seeded = [curve.is_seeded]
     for n in (1, 2, 4):
         curve.seed(n, float(n))
+        seeded.append(curve.is_seeded)
     curve.learn(1, 2.0, now=0.0)
-    assert curve.is_seeded
+    assert seeded == [False, True, True, True]
     assert curve.expected_below(4) == [(2, 4.0), (1, 2.0)]
 
 
