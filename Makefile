@@ -9,13 +9,14 @@ ROUNDS ?= 3
 SECONDS ?= 8
 # Tests run in two processes, since many of them wait for a third; files in their order, in which the long ones come first.
 TWO := -n 2 --no-loadscope-reorder
+FUZZ_SECONDS ?= 3600
 # A server and what is compared with it allocate by jemalloc where it is installed (Debian: libjemalloc2), as the image does.
 JEMALLOC := $(shell PATH=$$PATH:/sbin:/usr/sbin ldconfig -p 2>/dev/null | grep -o 'libjemalloc\.so\.2' | head -n 1)
 JEMALLOC_CONF := dirty_decay_ms:-1,oversize_threshold:0
 WITH_JEMALLOC := $(if $(JEMALLOC),env LD_PRELOAD="$(JEMALLOC) $$LD_PRELOAD" MALLOC_CONF="$${MALLOC_CONF:-$(JEMALLOC_CONF)}")
 
 .DEFAULT_GOAL := help
-.PHONY: help serve compiled models test test-compiled check format lint types fast coverage docs hostile shapes clean requirements bench load
+.PHONY: help serve compiled models test test-compiled check format lint types fast coverage docs hostile shapes mutants fuzz clean requirements bench load
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -69,7 +70,7 @@ bench: build/compiled/bin/darkroom $(MODELS) .bench/mosec.done .bench/mlserver.d
 	$(WITH_JEMALLOC) $(BIN)/python -m loadtest.bench model/digits --pictures=digits --batch=64 --workers=2 --own_workers=2 --interpreted --rounds=$(ROUNDS) --seconds=$(SECONDS) $(QUICK)
 
 requirements: $(VENV)/dev.done  ## update the pinned versions and hashes of requirements/*.txt, for Python 3.11 to 3.13
-	for name in serve gpu models dev build bench-mosec bench-mlserver bench-grpc-clients bench-kserve tensorflow-serving-api; do \
+	for name in serve gpu models dev build bench-mosec bench-mlserver bench-grpc-clients bench-kserve tensorflow-serving-api mutants fuzz; do \
 	  case $$name in tensorflow-serving-api) alone=--no-deps ;; *) alone= ;; esac; \
 	  $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --upgrade $$alone \
 	    --custom-compile-command "make requirements" requirements/$$name.in -o requirements/$$name.txt; \
@@ -81,11 +82,17 @@ hostile: $(VENV)/dev.done  ## run the hostile tests at length: 10,000 broken req
 shapes: $(VENV)/dev.done  ## ask every dialect for 20,000 shapes of inputs on models that begin with every kind of op
 	SHAPES_REQUESTS=20000 $(BIN)/python -m pytest -q --log-cli-level=INFO tests/property/test_shapes.py
 
+mutants: $(VENV)/mutants.done  ## change the scheduler's code in every way that a tool knows, and list what no test notices (ONLY=batching/scheduler/queue)
+	@$(BIN)/python -m tests.mutants $(ONLY)
+
+fuzz: $(VENV)/fuzz.done  ## feed the parsers with what reaches new code in them, for FUZZ_SECONDS=3600 in all (ONLY=head)
+	@$(BIN)/python -m tests.fuzz $(FUZZ_SECONDS) $(ONLY)
+
 docs: $(VENV)/dev.done  ## write docs/settings.md and docs/metrics.md from the code
 	$(BIN)/python -m darkroom.service.cli.doc_tables
 
 clean:  ## remove everything that was installed and built
-	rm -rf $(VENV) .bench model build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage
+	rm -rf $(VENV) .bench model build mutants *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage
 
 model/%/1: | $(VENV)/models.done
 	@$(BIN)/darkroom export $* --out=model --missing
@@ -113,6 +120,11 @@ $(VENV)/dev.done: requirements/dev.txt pyproject.toml | $(VENV)/bin/python
 	@echo "installing the packages for the tests (about a minute and a half) …"
 	@$(call install,dev)
 	@touch $(VENV)/models.done
+
+# On top of dev.txt, in the same environment.
+$(VENV)/mutants.done $(VENV)/fuzz.done: $(VENV)/%.done: requirements/%.txt | $(VENV)/dev.done
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	@touch $@
 
 .bench/%.done: requirements/bench-%.txt
 	@echo "installing $* in an environment of its own (about a minute) …"

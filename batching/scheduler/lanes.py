@@ -100,7 +100,7 @@ class Fifo:
 
     __slots__ = ("_earliest_s", "_last_s", "bytes", "entries", "is_bulk", "is_whole", "key", "pixels", "rows")
 
-    def __init__(self, key: Hashable, *, is_bulk: bool = False, is_whole: bool = False) -> None:
+    def __init__(self, key: Hashable, *, is_bulk: bool, is_whole: bool) -> None:
         self.key = key
         self.is_bulk = is_bulk
         self.is_whole = is_whole

@@ -171,7 +171,6 @@ class BatchQueue:
             if entry.unsent_rows:
                 self._lanes.remove(entry)
             self._bisection.rows -= entry.waiting_rows - entry.unsent_rows
-            entry.waiting_rows = 0
         return True
 
     def turn(self, now: float) -> Turn:

@@ -90,7 +90,7 @@ class ServiceCurve:
         if size in self._samples:
             self._speeds.append(seconds / table_s)
             self.speed = _lower_median(self._speeds)
-        scale = 1.0 if self._is_padded or n == size else self._table_s(size, self._medians) / table_s
+        scale = self._table_s(size, self._medians) / table_s  # 1.0 unless `n` is between two classes, or beyond all
         self._add(size, seconds / self.speed * scale)
 
     def expected(self, n: int) -> float:

@@ -29,7 +29,10 @@ def _split_numbers(value: object) -> object:
 
 def _parse_json(value: object) -> object:
     """A JSON string as its value. For other text it raises ValueError, which pydantic reports with the field."""
-    return json.loads(value or "{}") if isinstance(value, str) else value
+    try:
+        return json.loads(value or "{}") if isinstance(value, str) else value
+    except RecursionError as err:
+        raise ValueError("is nested too deep") from err
 
 
 def _check_policy(text: str) -> str:
@@ -78,7 +81,7 @@ def read_model_config(path: Path) -> tuple[ModelEntry, ...]:
         models = tuple(ModelEntry.model_validate(entry) for entry in entries)
     except ValidationError as err:
         raise BadSettingsError([f"model_config_file: {line}" for line in explain(err)]) from err
-    except (OSError, ValueError, KeyError, TypeError) as err:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as err:
         raise BadSettingsError([f"model_config_file: {path}: {type(err).__name__}: {err}"]) from err
     names = [model.name for model in models]
     problems = [

@@ -405,8 +405,6 @@ def _is_costly(data: bytes, at: int, length: int, *, is_first: bool) -> bool:
     if kind == b"iTXt":
         name_end = data.find(b"\0", at, at + 80)
         return name_end < 0 or data[name_end + 1 : name_end + 2] != b"\0"
-    if kind != b"iCCP":
-        return False
     name_end = data.find(b"\0", at, at + 80)
     if not is_first or name_end < 0:
         return True

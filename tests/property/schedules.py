@@ -321,6 +321,7 @@ def _check_calls(day: Day, backend: EchoBackend, fates: list[Fate]) -> None:
     first_run: dict[str, float] = {}
     for call in backend.calls:
         rows = call.rows
+        assert all(start < stop for _, start, stop in call.parts)
         fates_here = [owner[row] for row in rows if row in owner]
         if any(fate.ask.whole for fate in fates_here):
             assert len(call.parts) == 1

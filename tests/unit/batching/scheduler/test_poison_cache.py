@@ -69,7 +69,7 @@ def test_a_row_found_guilty_is_not_run_again_for_a_minute() -> None:
     assert first is second
     assert third is not first
     assert len(backend.calls) == 2
-    assert len(diary.of("guilty")) == 3
+    assert diary.of("guilty") == [(first,), (second,), (third,)]
 
 
 def test_a_remembered_row_is_left_out_of_an_entry_that_keeps_going() -> None:

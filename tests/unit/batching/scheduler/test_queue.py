@@ -7,7 +7,8 @@ import pytest
 from darkroom.batching.entry import Batch, Entry, EntryState, Reason
 from darkroom.batching.errors import Closed, PredictedLate, QueueFull
 from darkroom.batching.limits import Limits
-from darkroom.batching.scheduler.queue import BatchQueue
+from darkroom.batching.scheduler.admission import Ticket
+from darkroom.batching.scheduler.queue import MAX_SHAPES, BatchQueue
 from darkroom.batching.scheduler.service_curve import ServiceCurve
 
 
@@ -92,14 +93,71 @@ def test_a_window_ends_when_the_most_urgent_row_must_leave() -> None:
     assert batch.reason is Reason.SLACK
 
 
+def test_without_a_curve_a_window_ends_when_a_row_is_due() -> None:
+    queue = BatchQueue(Limits(linger_s=5.0))
+    queue.offer(entry("a", deadline=3.0), 0.0)
+    assert queue.turn(0.0).wake_at == 3.0
+
+
+def test_a_batch_is_expected_to_take_as_long_as_its_padded_size() -> None:
+    known = ServiceCurve(4, allowed=(2, 4))
+    known.seed(2, 1.0)
+    known.seed(4, 1.5)
+    queue = BatchQueue(Limits(max_batch_images=4, allowed_batch_sizes=(2, 4)), curve=known)
+    queue.offer(entry("a", "b", "c"), 0.0)
+    batch = only(queue, 0.0)
+    assert (batch.padding, batch.expected_s) == (1, 1.5)
+
+
 def test_draining_keeps_no_window() -> None:
     queue = BatchQueue(Limits(linger_s=5.0))
     queue.offer(entry("a"), 0.0)
     queue.drain()
     batch = only(queue, 0.0)
     assert batch.reason is Reason.DRAIN
-    with pytest.raises(Closed):
+    with pytest.raises(Closed, match=r"^the batcher takes no more entries$"):
         queue.offer(entry("b"), 0.0)
+
+
+def test_a_failed_batch_is_halved_between_entries_and_within_one() -> None:
+    queue = BatchQueue(Limits())
+    for entries in (("ab", "cd"), ("a", "bcd"), ("abc",), ("a",)):
+        for labels in entries:
+            queue.offer(entry(*labels), 0.0)
+        batch = only(queue, 0.0)
+        queue.finish(batch, 0.0, is_ok=False)
+        queue.suspect(batch.spans, 0.0)
+        halves = []
+        while queue.images:
+            halves.append(only(queue, 0.0))
+            queue.finish(halves[-1], 0.0, is_ok=False)
+        middle = sum(map(len, entries)) // 2
+        assert [row for half in halves for row in rows_of(half)] == list("".join(entries))
+        assert [half.images for half in halves] == [size for size in (middle, batch.images - middle) if size]
+        assert all(start < stop for half in halves for _, start, stop in half.spans)
+
+
+def test_the_time_of_a_call_ends_when_the_backend_is_done_and_only_success_is_learned() -> None:
+    known = ServiceCurve(1)
+    queue = BatchQueue(Limits(max_batch_images=1), curve=known)
+    for is_ok, returned_s, learned_s in ((True, 2.0, 2.0), (False, 50.0, 2.0), (True, None, 4.0)):
+        queue.offer(entry("a", key=returned_s), 10.0)
+        batch = only(queue, 10.0)
+        batch.returned_s = None if returned_s is None else 10.0 + returned_s
+        queue.finish(batch, 14.0, is_ok=is_ok)
+        assert known.expected(1) == learned_s
+    assert (known.version, known.learned_s) == (2, 14.0)
+    assert queue.shapes == {2.0, None}
+
+
+def test_only_so_many_keys_are_remembered() -> None:
+    queue = BatchQueue(Limits())
+    queue.shapes.update(range(MAX_SHAPES - 1))
+    for key in ("last", "too many"):
+        queue.offer(entry("a", key=key), 0.0)
+        queue.finish(only(queue, 0.0), 0.0, is_ok=True)
+    assert len(queue.shapes) == MAX_SHAPES
+    assert "last" in queue.shapes
 
 
 def test_a_large_entry_is_split_and_the_last_piece_shares_a_batch() -> None:
@@ -120,11 +178,38 @@ def test_bytes_cut_a_batch_and_an_oversized_row_is_alone_in_its_batch() -> None:
     assert rows_of(third) == ["last"]
 
 
+@pytest.mark.parametrize(("field", "reason"), [("row_bytes", Reason.BYTES), ("row_pixels", Reason.PIXELS)])
+def test_a_batch_holds_as_much_as_it_may_and_rows_that_are_not_counted_weigh_nothing(
+    field: str, reason: Reason
+) -> None:
+    queue = BatchQueue(Limits(max_batch_bytes=10, max_batch_pixels=10, max_inflight_batches=2))
+    queue.offer(entry("a", "b", "c"), 0.0)
+    queue.offer(entry("d", "e", **{field: (5, 5)}), 0.0)
+    queue.offer(entry("f", **{field: (5,)}), 0.0)
+    first, second = queue.turn(0.0).batches
+    assert (rows_of(first), first.reason, len(first.spans)) == (["a", "b", "c", "d", "e"], reason, 2)
+    assert rows_of(second) == ["f"]
+
+
+def test_a_batch_that_has_no_bytes_left_and_too_many_pixels_is_cut_by_its_pixels() -> None:
+    queue = BatchQueue(Limits(max_batch_bytes=10, max_batch_pixels=10))
+    queue.offer(entry("a", "b", row_bytes=(5, 5), row_pixels=(6, 6)), 0.0)
+    batch = only(queue, 0.0)
+    assert (rows_of(batch), batch.reason) == (["a"], Reason.PIXELS)
+
+
 def test_pixels_cut_a_batch() -> None:
     queue = BatchQueue(Limits(max_batch_pixels=10))
     queue.offer(entry("a", "b", row_pixels=(6, 6)), 0.0)
     batch = only(queue, 0.0)
     assert (rows_of(batch), batch.reason) == (["a"], Reason.PIXELS)
+
+
+@pytest.mark.parametrize("options", [{"row_bytes": (10,)}, {"row_pixels": (10,)}], ids=["bytes", "pixels"])
+def test_a_batch_that_is_exactly_full_keeps_no_window(options: dict[str, object]) -> None:
+    queue = BatchQueue(Limits(max_batch_bytes=10, max_batch_pixels=10, linger_s=1.0))
+    queue.offer(entry("a", **options), 0.0)
+    assert rows_of(only(queue, 0.0)) == ["a"]
 
 
 def test_a_batch_that_is_full_of_images_first_says_so_though_bytes_are_scarce() -> None:
@@ -175,6 +260,23 @@ def test_a_queue_that_is_full_of_images_says_when_to_come_back() -> None:
     assert refused.value.retry_after_s == pytest.approx(1.75)  # and another, for nine are too many
 
 
+def test_a_full_queue_with_two_places_is_emptied_twice_as_fast_but_not_before_one_row_has_run() -> None:
+    limits = Limits(max_batch_images=4, max_queue_images=8, max_queue_bytes=80, max_inflight_batches=2)
+    queue = BatchQueue(limits, curve=curve(call_s=0.5, row_s=0.5, images=4))
+    queue.offer(entry(*"abcdefgh", row_bytes=(10,) * 8), 0.0)
+    for rows, row_bytes, retry_after_s in (
+        (1, 0, 1.0),
+        (4, 0, 1.0),
+        (5, 0, 2.25),
+        (8, 10, 2.25),
+        (9, 0, None),
+        (1, 81, None),
+    ):
+        with pytest.raises(QueueFull) as refused:
+            queue.judge(rows, rows * row_bytes, math.inf, 0.0, is_bulk=False)
+        assert refused.value.retry_after_s == retry_after_s
+
+
 def test_a_queue_that_is_full_of_bytes_refuses_and_knows_no_time_without_a_curve() -> None:
     queue = BatchQueue(Limits(max_queue_bytes=100))
     queue.offer(entry("a", row_bytes=(80,)), 0.0)
@@ -194,7 +296,7 @@ def test_an_entry_is_submitted_once() -> None:
     queue = BatchQueue(Limits())
     once = entry("a")
     queue.offer(once, 0.0)
-    with pytest.raises(ValueError, match="once"):
+    with pytest.raises(ValueError, match=r"^an entry is submitted once$"):
         queue.offer(once, 0.0)
 
 
@@ -232,6 +334,122 @@ def test_bulk_waits_for_the_interactive_rows_too_so_it_is_refused_sooner() -> No
         queue.offer(entry("slow", deadline=1.5, bulk=True), 0.0)
 
 
+@pytest.mark.parametrize(("is_bulk", "answered_s"), [(False, 4.0), (True, 7.0)], ids=["interactive", "bulk"])
+def test_a_forecast_counts_the_rows_that_go_before_both_lanes_for_bulk(is_bulk: bool, answered_s: float) -> None:
+    queue = BatchQueue(Limits(max_batch_images=1), curve=curve(row_s=1.0, images=1))
+    queue.offer(entry("runs"), 0.0)
+    assert only(queue, 0.0)
+    for label in "ab":
+        queue.offer(entry(label), 0.0)
+    for label in "cde":
+        queue.offer(entry(label, bulk=True), 0.0)
+    assert queue.judge(1, 0, 99.0, 0.0, is_bulk=is_bulk).forecast_s == answered_s
+    assert queue.judge(1, 0, math.inf, 0.0, is_bulk=is_bulk).forecast_s == -math.inf
+    submitted = entry("new", deadline=99.0, bulk=is_bulk)
+    queue.offer(submitted, 0.0)
+    assert submitted.forecast_s == answered_s
+
+
+def test_a_forecast_counts_the_rows_that_wait_for_a_retry() -> None:
+    queue = BatchQueue(Limits(max_batch_images=2, max_queue_images=4), curve=curve(row_s=1.0, images=2))
+    queue.offer(entry("a", "b"), 0.0)
+    failed = only(queue, 0.0)
+    queue.finish(failed, 0.0, is_ok=False)
+    queue.suspect(failed.spans, 0.0)
+    assert rows_of(only(queue, 0.0)) == ["a"]
+    assert queue.judge(2, 0, 99.0, 0.0, is_bulk=False).forecast_s == 5.0
+    message = "4 images beside 1 of 0 that wait are over max_queue_images=4 or max_queue_bytes=536870912"
+    with pytest.raises(QueueFull, match=f"^{message}$"):
+        queue.judge(4, 0, 99.0, 0.0, is_bulk=False)
+
+
+def test_the_first_measurement_of_all_is_used_at_once() -> None:
+    known = ServiceCurve(8)
+    queue = BatchQueue(Limits(max_batch_images=8), curve=known)
+    queue.offer(entry("runs"), 0.0)
+    assert only(queue, 0.0)
+    known.seed(1, 1.0)
+    assert queue.judge(1, 0, 5.0, 0.0, is_bulk=False).forecast_s == 3.0
+
+
+@pytest.mark.parametrize(
+    ("due_s", "answered_s"),
+    [(9.0, 6.0), (4.0, 6.0), (3.5, 5.5), (0.5, 5.5)],
+    ids=["pairs", "the tail just fits", "pairs with a tail would be late", "nothing fits"],
+)
+def test_a_forecast_is_by_the_median_of_the_batches_ahead_and_by_the_tail_of_its_own(
+    due_s: float, answered_s: float
+) -> None:
+    """A pair takes a second, one in three takes three seconds; one row takes 0.9. Four rows wait behind a pair."""
+    known = ServiceCurve(2)
+    known.seed(1, 0.9)
+    for pair_s in (1.0, 3.0, 1.0):
+        known.seed(2, pair_s)
+    queue = BatchQueue(Limits(max_batch_images=2), curve=known)
+    queue.offer(entry("a", "b"), 0.0)
+    assert only(queue, 0.0)
+    queue.offer(entry(*"cdef"), 0.0)
+    late_s = answered_s - due_s
+    if late_s <= 0:
+        assert queue.judge(1, 0, due_s, 0.0, is_bulk=False).forecast_s == pytest.approx(answered_s)
+        return
+    with pytest.raises(PredictedLate, match=f"answered {late_s * 1000:.0f} ms after it is due") as refused:
+        queue.judge(1, 0, due_s, 0.0, is_bulk=False)
+    assert refused.value.retry_after_s == pytest.approx(late_s)
+
+
+@pytest.mark.parametrize(
+    ("rows", "due_s", "answered_s"),
+    [(4, 99.0, 9.0), (4, 9.0, 9.0), (6, 99.0, 18.0), (6, 18.0, 18.0), (6, 17.5, 14.0)],
+    ids=["in one batch", "just in time", "in two batches", "two are just in time", "in smaller ones"],
+)
+def test_rows_that_fit_in_one_batch_of_an_idle_engine_leave_at_once(rows: int, due_s: float, answered_s: float) -> None:
+    """A call takes a second, and one more for each row; four rows wait already."""
+    queue = BatchQueue(Limits(max_batch_images=8, linger_s=1.0), curve=curve(call_s=1.0, row_s=1.0))
+    queue.offer(entry(*"abcd"), 0.0)
+    assert queue.judge(rows, 0, due_s, 0.0, is_bulk=False).forecast_s == answered_s
+
+
+def test_a_batch_is_counted_in_the_largest_size_of_which_two_are_in_time() -> None:
+    """Two calls of three rows take 8 s, and two of two rows 6."""
+    queue = BatchQueue(Limits(max_batch_images=8), curve=curve(call_s=1.0, row_s=1.0))
+    queue.offer(entry("runs"), 0.0)
+    assert only(queue, 0.0)
+    queue.offer(entry(*"abcd"), 0.0)
+    with pytest.raises(PredictedLate) as refused:
+        queue.judge(1, 0, 8.0, 0.0, is_bulk=False)
+    assert refused.value.retry_after_s == 2.0
+
+
+def test_two_places_run_the_batches_ahead_in_half_the_time() -> None:
+    queue = BatchQueue(Limits(max_batch_images=1, max_inflight_batches=2), curve=curve(row_s=1.0, images=1))
+    queue.offer(entry(*"ab"), 0.0)
+    assert len(queue.turn(0.0).batches) == 2
+    queue.offer(entry(*"cdef"), 0.0)
+    assert queue.judge(1, 0, 99.0, 0.0, is_bulk=False).forecast_s == 4.0
+
+
+def test_retries_take_as_much_engine_time_as_the_last_batch_of_others_and_save_none_up() -> None:
+    queue = BatchQueue(Limits(max_batch_images=4), curve=curve(row_s=1.0, images=4))
+
+    def run_batches(count: int) -> list[Batch]:
+        ran = []
+        for _ in range(count):
+            ran.append(only(queue, 0.0))
+            queue.finish(ran[-1], 0.0, is_ok=False)
+        return ran
+
+    queue.offer(entry(*"abcdefghijkl"), 0.0)
+    failed = run_batches(3)
+    queue.offer(entry(*"mnopqrstuvwx"), 0.0)
+    for batch in failed:
+        for each, start, stop in batch.spans:
+            for row in range(start, stop):
+                queue.suspect([(each, row, row + 1)], 0.0, halved=False)
+    retries = "".join("r" if batch.is_retry else "-" for batch in run_batches(15))
+    assert retries == "rrrr-" * 3
+
+
 def test_an_idle_engine_tries_again_when_its_curve_is_stale() -> None:
     known = curve(row_s=1.0)
     queue = BatchQueue(Limits(), curve=known, slo_s=0.5)
@@ -243,6 +461,26 @@ def test_an_idle_engine_tries_again_when_its_curve_is_stale() -> None:
     with pytest.raises(PredictedLate):
         queue.offer(entry("too soon"), 5.5)
     queue.offer(entry("probe again"), 6.1)
+
+
+def test_what_finishes_at_the_very_time_it_is_due_is_neither_doomed_nor_left_behind() -> None:
+    queue = BatchQueue(Limits(max_batch_images=8), curve=curve(row_s=1.0))
+    queue.offer(entry("runs"), 0.0)
+    first = only(queue, 0.0)
+    for label, due_s in (("a", 3.0), ("b", 3.0), ("c", 9.0)):
+        queue.offer(entry(label, deadline=due_s), 0.0)
+    queue.finish(first, 1.0, is_ok=True)
+    batch = only(queue, 1.0)
+    assert (rows_of(batch), batch.reason) == (["a", "b"], Reason.SLACK)
+    for each, _, _ in batch.spans:
+        queue.end(each)
+    queue.finish(batch, 3.0, is_ok=True)
+    last = only(queue, 3.0)
+    assert rows_of(last) == ["c"]
+    for label, due_s in (("d", 5.0), ("e", 9.0)):
+        queue.offer(entry(label, deadline=due_s), 3.0)
+    queue.finish(last, 4.0, is_ok=True)
+    assert rows_of(only(queue, 4.0)) == ["d"]
 
 
 def test_an_overdue_entry_leaves_the_queue_and_is_told_once() -> None:
@@ -378,19 +616,41 @@ def test_a_ticket_without_a_due_time_is_taken_as_it_is() -> None:
 
 
 @pytest.mark.parametrize(
-    "changed",
-    [
-        entry("a", "b", deadline=9.0),
-        entry("a", deadline=5.0),
-        entry("a", deadline=9.0, bulk=True),
-    ],
+    ("labels", "options"),
+    [("ab", {"deadline": 9.0}), ("a", {"deadline": 5.0}), ("a", {"deadline": 9.0, "bulk": True})],
     ids=["rows", "deadline", "lane"],
 )
-def test_a_ticket_for_other_rows_is_judged_again(changed: Entry) -> None:
+def test_a_ticket_for_other_rows_is_judged_again(labels: str, options: dict[str, object]) -> None:
     queue = BatchQueue(Limits(), curve=curve(row_s=1.0))
+    changed = entry(*labels, **options)
     ticket = queue.judge(1, 0, 9.0, 0.0, is_bulk=False)
     queue.offer(changed, 0.0, ticket=ticket)
     assert (changed.due_s, changed.forecast_s) == (changed.deadline, changed.rows)
+
+
+def test_a_ticket_is_void_after_anything_that_a_judgement_depends_on() -> None:
+    queue = BatchQueue(Limits())
+    batches: list[Batch] = []
+    steps = {
+        "offer": lambda: queue.offer(entry("a", "b"), 0.0),
+        "dispatch": lambda: batches.extend(queue.turn(0.0).batches),
+        "finish": lambda: queue.finish(batches[-1], 0.0, is_ok=False),
+        "suspect": lambda: queue.suspect(batches[-1].spans, 0.0),
+        "give up": lambda: queue.give_up(batches[-1]),
+        "drain": queue.drain,
+    }
+    order = ("offer", "offer", "dispatch", "finish", "suspect", "dispatch", "finish", "dispatch", "give up", "finish")
+
+    def holds(ticket: Ticket) -> bool:
+        return queue._admission.renew(ticket, 1, 0, math.inf, 0.0, is_bulk=False)
+
+    tickets: list[Ticket] = []
+    for step in (*order, "offer", "drain"):
+        if not queue.in_flight.is_stuck:
+            tickets.append(queue.judge(1, 0, math.inf, 0.0, is_bulk=False))
+            assert holds(tickets[-1])
+        steps[step]()
+        assert not any(map(holds, tickets)), step
 
 
 def test_a_ticket_is_void_when_the_queue_has_changed_its_time_is_over_or_bytes_are_short() -> None:
@@ -405,8 +665,10 @@ def test_a_ticket_is_void_when_the_queue_has_changed_its_time_is_over_or_bytes_a
     ticket = queue.judge(1, 0, 1.5, 0.0, is_bulk=False)
     with pytest.raises(QueueFull, match="11 bytes"):
         queue.offer(entry("a", deadline=1.5, row_bytes=(11,)), 0.0, ticket=ticket)
-    with pytest.raises(PredictedLate):
-        queue.offer(entry("a", deadline=1.5), 1.5, ticket=ticket)
+    for each in (BatchQueue(limits), queue):
+        ticket = each.judge(1, 0, 1.5, 0.0, is_bulk=False)
+        with pytest.raises(PredictedLate):
+            each.offer(entry("a", deadline=1.5), 1.5, ticket=ticket)
     hopeful = entry("a", deadline=1.5)
     queue.offer(hopeful, 0.75, ticket=ticket)  # it would be late, but the engine is idle and the curve is old
     assert hopeful.forecast_s == 1.75

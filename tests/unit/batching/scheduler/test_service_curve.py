@@ -108,12 +108,55 @@ def test_with_allowed_sizes_a_batch_takes_the_time_of_the_size_it_is_padded_to()
     assert curve.speed == pytest.approx(2.0)
 
 
-def test_a_whole_entry_past_the_largest_class_counts_for_it() -> None:
-    curve = ServiceCurve(8)
+def test_the_middle_of_the_last_21_samples_counts() -> None:
+    curve = ServiceCurve(1)
+    for seconds in (3.0, 1.0, 2.0):
+        curve.seed(1, seconds)
+    assert curve.expected(1) == 2.0
+    for seconds, count in ((1.0, 40), (2.0, 10)):
+        for _ in range(count):
+            curve.seed(1, seconds)
+        assert curve.expected(1) == 1.0
+    curve.seed(1, 2.0)
+    assert curve.expected(1) == 2.0
+
+
+def test_the_tail_is_the_largest_of_eight_samples_and_the_second_largest_of_more() -> None:
+    curve = ServiceCurve(1)
+    tails = []
+    for seconds in range(1, 11):
+        curve.seed(1, float(seconds))
+        tails.append(curve.tail(1))
+    assert tails == [*range(1, 9), 8, 9]
+
+
+def test_an_outlier_is_forgotten_with_the_64th_sample_after_it() -> None:
+    curve = ServiceCurve(1)
+    for seconds in (9.0, 1.0, 9.0, *[1.0] * 61):
+        curve.seed(1, seconds)
+    assert curve.tail(1) == 9.0
+    curve.seed(1, 1.0)
+    assert curve.tail(1) == 1.0
+
+
+def test_the_table_does_not_depend_on_the_speed_of_the_moment() -> None:
+    curve = ServiceCurve(2)
+    curve.seed(1, 1.0)
+    for _ in range(5):
+        curve.learn(1, 2.0, now=0.0)
+        assert curve.expected(1) == 2.0
+    curve.seed(2, 3.0)
+    assert (curve.speed, curve.expected(2)) == (2.0, 3.0)
+
+
+@pytest.mark.parametrize("allowed", [(), (4, 8)])
+def test_a_whole_entry_past_the_largest_class_counts_for_it(allowed: tuple[int, ...]) -> None:
+    curve = ServiceCurve(8, allowed=allowed)
     curve.seed(8, 0.8)
-    curve.learn(16, 1.6, now=0.0)
+    for _ in range(3):
+        curve.learn(16, 1.6, now=0.0)
     assert curve.speed == pytest.approx(1.0)
-    assert curve.expected(8) == pytest.approx(0.8)
+    assert (curve.expected(8), curve.expected(16)) == pytest.approx((0.8, 1.6))
 
 
 def test_a_call_of_no_time_leaves_a_positive_speed() -> None:
@@ -122,3 +165,23 @@ def test_a_call_of_no_time_leaves_a_positive_speed() -> None:
     curve.learn(1, 0.0, now=0.0)
     assert curve.speed > 0
     assert 0 < curve.expected(1) < 1e-6
+
+
+def test_the_classes_below_one_are_told_largest_first_at_the_speed_of_the_moment() -> None:
+    curve = ServiceCurve(4)
+    seeded = [curve.is_seeded]
+    for n in (1, 2, 4):
+        curve.seed(n, float(n))
+        seeded.append(curve.is_seeded)
+    curve.learn(1, 2.0, now=0.0)
+    assert seeded == [False, True, True, True]
+    assert curve.expected_below(4) == [(2, 4.0), (1, 2.0)]
+
+
+def test_a_change_of_speed_is_followed_after_six_batches_however_many_there_were_before() -> None:
+    curve = ServiceCurve(1)
+    curve.seed(1, 1.0)
+    for seconds, count in ((2.0, 30), (1.0, 6)):
+        for _ in range(count):
+            curve.learn(1, seconds, now=0.0)
+    assert curve.speed == 1.0

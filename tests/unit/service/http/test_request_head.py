@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from darkroom.service.http.request_head import MAX_HEAD_BYTES, MAX_HEADS, HeadReader
+from darkroom.service.http.request_head import MAX_HEAD_BYTES, MAX_HEADS, HeadReader, chunk_size, fault_of
 from darkroom.service.predict.request import Route
 
 ROUTE = Route("/", lambda *_: None)
@@ -130,3 +130,52 @@ def test_a_head_that_begins_as_the_last_one_is_not_taken_for_it() -> None:
     assert other[0].headers == {"a": "c"}
     assert reader.read(_head("Content-Length: 7", "A: c", "Transfer-Encoding: chunked")) is None
     assert reader.read(_head("Content-Length: 8", "A: b")) == (first[0], len(_head("Content-Length: 8", "A: b")), 8)
+
+
+_UNSAFE = "a line of the head ends in a bare CR or LF, or has a control character"
+_REQUEST_LINE = "the request line is not `METHOD /path HTTP/1.1`"
+_TWICE = "Host, or the length of the body (Content-Length or Transfer-Encoding), is given twice"
+_CHUNKED = "Transfer-Encoding is not `chunked`, or the request is HTTP/1.0"
+
+
+@pytest.mark.parametrize(
+    ("lines", "fault"),
+    [
+        (["Host: a", "Content-Length: 7", "A:"], ""),
+        (["Transfer-Encoding:  CHUNKED "], ""),
+        (["A: b\nB: c"], _UNSAFE),
+        (["A: b\rB: c"], _UNSAFE),
+        (["A: \x0b"], _UNSAFE),
+        (["A: b", "B : c"], "header line 2 is not `Name: value`"),
+        (["no colon"], "header line 1 is not `Name: value`"),
+        (["A: b", " folded", "C"], "header line 2 is not `Name: value`"),
+        (["Content-Length: 7", "content-length: 7"], _TWICE),
+        (["Content-Length: 7", "Transfer-Encoding: chunked"], _TWICE),
+        (["Host: a", "Host: a"], _TWICE),
+        (["Content-Length: 7, 7"], "Content-Length is not a number"),
+        (["Content-Length:"], "Content-Length is not a number"),
+        (["CONTENT-LENGTH: 0x7"], "Content-Length is not a number"),
+        (["Transfer-Encoding: gzip, chunked"], _CHUNKED),
+    ],
+)
+def test_a_head_is_refused_with_its_fault(lines: list[str], fault: str) -> None:
+    assert fault_of(_head(*lines)[:-4]) == fault
+
+
+@pytest.mark.parametrize(
+    ("first", "fault"),
+    [
+        ("POST /  HTTP/1.1", _REQUEST_LINE),
+        ("POST / HTTP/1", _REQUEST_LINE),
+        ("", _REQUEST_LINE),
+        ("POST / HTTP/1.0", _CHUNKED),
+    ],
+)
+def test_a_request_line_is_refused_with_its_fault(first: str, fault: str) -> None:
+    assert fault_of(_head("Transfer-Encoding: chunked", first=first)[:-4]) == fault
+
+
+def test_the_size_of_a_chunk_is_hexadecimal_and_its_extensions_are_ignored() -> None:
+    good = {b"5": 5, b"1A": 26, b"ff ;a=b": 255, b"0": 0, b"010": 16, b"f" * 15: 16**15 - 1}
+    bad = [b"", b"0x5", b"5 x", b"5;a\x0b", b"f" * 16, b"g", b"-1", b"+1", b" 5", b"5\n"]
+    assert {line: chunk_size(line) for line in (*good, *bad)} == good | dict.fromkeys(bad, -1)

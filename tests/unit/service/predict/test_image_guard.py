@@ -284,6 +284,9 @@ def chunk(kind: bytes, data: bytes = b"") -> bytes:
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
+LONG = chunk(b"tEXt", TEXT + bytes(70_000))
+
+
 def with_chunks(*before: bytes, after: tuple[bytes, ...] = ()) -> bytes:
     """A PNG with chunks before and after its pixels."""
     data = KINDS["rgb png"]
@@ -323,6 +326,38 @@ def test_a_png_loses_the_chunks_that_only_cost_and_no_pixel(name: str, where: st
 
 def test_only_the_first_profile_of_a_png_stays() -> None:
     assert trim_png(with_chunks(profile(SRGB), profile(SRGB), profile(SRGB))) == with_chunks(profile(SRGB))
+    assert trim_png(with_chunks(LONG, profile(SRGB), profile(SRGB))) == with_chunks(LONG, profile(SRGB))
+
+
+def test_a_costly_chunk_is_found_behind_a_long_one_but_not_behind_the_end() -> None:
+    assert trim_png(with_chunks(LONG, COSTLY["zTXt"])) == with_chunks(LONG)
+    lies = struct.pack(">I", 1 << 24) + b"aaAa" + bytes(4)  # says that it has 16 MB
+    assert trim_png(with_chunks(lies, COSTLY["zTXt"])) == with_chunks(lies, COSTLY["zTXt"])
+
+
+@pytest.mark.parametrize(
+    ("kept", "cut"),
+    [
+        (
+            profile(struct.pack(">I", MAX_PROFILE_BYTES) + bytes(90)),
+            profile(struct.pack(">I", MAX_PROFILE_BYTES + 1) + bytes(90)),
+        ),
+        (profile(SRGB, b"p" * 79 + b"\0\0"), profile(SRGB, b"p" * 80 + b"\0\0")),
+        (chunk(b"iTXt", b"k" * 79 + b"\0\0\0\0\0x"), chunk(b"iTXt", b"k" * 80 + b"\0\0\0\0\0x")),
+    ],
+    ids=["a profile's size", "a profile's name", "a keyword"],
+)
+def test_the_limits_of_a_chunk_that_stays(kept: bytes, cut: bytes) -> None:
+    assert trim_png(with_chunks(kept)) == with_chunks(kept)
+    assert trim_png(with_chunks(cut)) == with_chunks()
+
+
+def test_a_png_may_have_a_chunk_more_for_each_kilobyte() -> None:
+    small, one_kb = chunk(b"tEXt"), chunk(b"tEXt", bytes(1012))
+    data = with_chunks(*[small] * (MAX_PNG_CHUNKS - 2), *[one_kb] * 3)  # and IHDR and IDAT; 26 KB are 26 chunks more
+    assert trim_png(data) is data
+    with pytest.raises(InvalidInput, match="chunks and one for each KB"):
+        trim_png(with_chunks(*[small] * (MAX_PNG_CHUNKS + 30)))
 
 
 @pytest.mark.parametrize(
