@@ -216,7 +216,7 @@ class PredictRequest:
             CodecError, InvalidInput: an input or a picture is refused; names the field and the index.
         """
         self.target = target
-        self.rows = rows = target.spec.accept(inputs, strict=strict)
+        self.rows = rows = _accept(target, inputs, strict=strict)
         others = self._inspect_others(target, rows, guard)
         if target.spec.image_input is None:
             if self.partial is None:
@@ -501,6 +501,23 @@ class Predictor:
         if route.is_for_any_model and (target := self._registry.sole) is not None:
             request.refuse_early(target, 1)  # before the body is parsed
         route.read(request, self._compression.open(call) if "content-encoding" in headers else call)
+
+
+def _accept(target: Target, inputs: Mapping[str, object], *, strict: bool) -> Rows:
+    """The rows of `inputs`. The error for text or bytes instead of numbers says what would make pictures of them."""
+    try:
+        return target.spec.accept(inputs, strict=strict)
+    except InvalidInput as err:
+        if target.remedy and any(_begins_with_text(value) for value in inputs.values()):
+            raise InvalidInput(f"{err}{target.remedy}", input_name=err.input_name, index=err.index) from err
+        raise
+
+
+def _begins_with_text(value: object) -> bool:
+    """Whether the first value in nested lists is text, bytes or an object."""
+    while isinstance(value, list) and value:
+        value = value[0]
+    return isinstance(value, (bytes, str, dict))
 
 
 def _differ(answer: Answer) -> bool:

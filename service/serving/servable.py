@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import math
 import time
@@ -18,6 +19,7 @@ from darkroom.models.errors import InvalidInput, LoadFailed
 from darkroom.models.rows import Rows
 from darkroom.models.runtime.gpu_memory import device_memory
 from darkroom.models.runtime.memory import give_back
+from darkroom.models.saved_model.front.preprocess import pixels_of
 from darkroom.service.config.machine import cores_each
 from darkroom.service.serving.warmup import REST, run_sizes_once, sweep_sizes, warm_up, warm_up_gently
 
@@ -37,6 +39,10 @@ SCHEDULER_SHARE = 0.95
 STOP_S = 1.0  # guess: how long the end of the process may wait for the threads of a version; idle ones end at once
 
 
+# How a model that takes tensors is made to take pictures; {} is its name, as JSON.
+_REMEDY = """; to send image files, start the server with --pictures='{{{}: {{"preprocess": …}}}}' (docs/models.md)"""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Target:
     """One signature of one version of one model, ready for requests.
@@ -45,6 +51,7 @@ class Target:
         passes: the reports of the load-time passes, as the metadata shows them.
         samples: single rows that the signature accepted during warm-up.
         field: the input that messages name: the one that takes images, else the first; empty if there is no input.
+        remedy: what would make a signature that takes images of one that takes them as tensors; empty for any other.
     """
 
     model: ModelSpec
@@ -54,11 +61,19 @@ class Target:
     passes: list[dict[str, Any]]
     samples: Sequence[Rows] = ()
 
+    remedy: str = field(init=False)
     field: str = field(init=False)
 
     def __post_init__(self) -> None:
+        is_tensor = self.spec.image_input is None and any(pixels_of(tensor) is not None for tensor in self.spec.inputs)
+        object.__setattr__(self, "remedy", _REMEDY.format(json.dumps(self.model.name)) if is_tensor else "")
         first = next((tensor.name for tensor in self.spec.inputs), "")
         object.__setattr__(self, "field", self.spec.image_input or first)
+
+    def refuse_pictures(self) -> InvalidInput:
+        """The error for encoded pictures that were sent to a signature that does not take them alone."""
+        wants = ", ".join(f"{tensor.name} ({tensor.dtype})" for tensor in self.spec.inputs) or "none"
+        return InvalidInput(f"signature {self.spec.name!r} takes no picture: its inputs are {wants}{self.remedy}")
 
 
 class Servable:

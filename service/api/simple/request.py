@@ -116,8 +116,7 @@ class Simple:
         request.end_stage("parse")
         spec = target.spec
         if len(spec.inputs) != 1 or spec.inputs[0].dtype != "string":
-            wants = ", ".join(f"{tensor.name} ({tensor.dtype})" for tensor in spec.inputs) or "none"
-            raise InvalidInput(f"signature {spec.name!r} takes no picture: its inputs are {wants}")
+            raise target.refuse_pictures()
         request.take_pictures(target, pictures, self._guard)
 
     def _find(self, request: PredictRequest, fields: Mapping[str, object]) -> Target:

@@ -164,8 +164,7 @@ class TensorFlowServing:
         request.target = target = self._find(address, fields.get("signature_name", ""))
         spec = target.spec
         if len(spec.inputs) != 1 or spec.inputs[0].dtype != "string":
-            wants = ", ".join(f"{tensor.name} ({tensor.dtype})" for tensor in spec.inputs) or "none"
-            raise InvalidInput(f"signature {spec.name!r} takes no picture: its inputs are {wants}")
+            raise target.refuse_pictures()
         _set_answer(request, target, fields, dump_rows)
         request.take_pictures(target, pictures, self._guard)
         if "output_filter" in fields:
