@@ -114,6 +114,9 @@ class SignatureSpec:
     method_name: str = "tensorflow/serving/predict"
     wire: Wire = Wire.TENSOR
     image_input: str | None = None  # name of the input whose strings the graph decodes as pictures
+    other_pictures: frozenset[str] = (
+        frozenset()
+    )  # further inputs whose strings, raw bytes, the graph decodes as pictures
     formats: frozenset[str] = frozenset()  # picture formats that the graph decodes, such as "jpeg"
     one_frame: bool = False  # the graph refuses an animated GIF
     float_features: frozenset[str] = frozenset()  # features of tf.Examples that the graph parses as floats

@@ -216,7 +216,7 @@ class PredictRequest:
             CodecError, InvalidInput: an input or a picture is refused; names the field and the index.
         """
         self.target = target
-        self.rows = rows = _accept(target, inputs, strict=strict)
+        self.rows = rows = _unwrap_others(_accept(target, inputs, strict=strict), target)
         others = self._inspect_others(target, rows, guard)
         if target.spec.image_input is None:
             if self.partial is None:
@@ -511,6 +511,15 @@ def _accept(target: Target, inputs: Mapping[str, object], *, strict: bool) -> Ro
         if target.remedy and any(_begins_with_text(value) for value in inputs.values()):
             raise InvalidInput(f"{err}{target.remedy}", input_name=err.input_name, index=err.index) from err
         raise
+
+
+def _unwrap_others(rows: Rows, target: Target) -> Rows:
+    """The rows with the pictures of inputs other than the image input as bytes, where a client wrote them as base64."""
+    for name in target.spec.other_pictures:
+        column = rows.columns[name]
+        values = column if isinstance(column, list) else column.ravel().tolist()
+        rows = rows.replacing(name, [codec.unwrap_picture(value) for value in values])
+    return rows
 
 
 def _begins_with_text(value: object) -> bool:

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+import numpy as np
+
 from darkroom.batching.batcher import Batcher
 from darkroom.batching.limits import Limits
 from darkroom.models.engines.runner import CLOSE_TIMEOUT_S, Runner
@@ -262,10 +264,11 @@ def describe_loaded(loaded: LoadedModel) -> dict[str, object]:
 
 
 def _picture_hash(payload: object, row: int) -> Hashable:
-    """What makes two rows equal: the hash and the length of the image's bytes, and the outputs that are asked for."""
+    """What makes two rows equal: the hash of each input's value, and the outputs that are asked for."""
     assert isinstance(payload, Rows)  # noqa: S101 - every payload of this server is a Rows
-    image = next(iter(payload.columns.values()))[row]
-    return hash(image), len(image), payload.asked
+    values = [column[row] for column in payload.columns.values()]
+    hashes = [hash(each if isinstance(each, bytes) else tuple(np.ravel(each).tolist())) for each in values]
+    return *hashes, payload.asked
 
 
 def _limits(settings: Settings, findings: Findings, *, devices: int) -> Limits:
