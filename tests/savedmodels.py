@@ -276,6 +276,7 @@ def pixels_of_tf1(folder: Path) -> Path:
         rows = tf.reduce_mean(x, [1, 2])
         _, turned = tf.while_loop(lambda i, _: i < 3, lambda i, y: (i + 1, y * 1.5 + 0.1), [tf.constant(0), rows])
         scores = tf.nn.softmax(tf.matmul(turned, weights))
+        folder.parent.mkdir(parents=True, exist_ok=True)
         (folder.parent / "words.txt").write_text("a\nb\nc\nd\ne\n")
         asset = tf.constant(str(folder.parent / "words.txt"))
         tf.compat.v1.add_to_collection(tf.compat.v1.GraphKeys.ASSET_FILEPATHS, asset)

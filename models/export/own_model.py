@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from darkroom.models.export.errors import ExportFailed
-from darkroom.models.export.export import call, check_free, export_image_model, load_reference, named_outputs
+from darkroom.models.export.export import call, check_free, export_image_model, named_outputs
 from darkroom.models.graph.reachability import node_name
 from darkroom.models.runtime.session import clean
 from darkroom.models.runtime.tensorflow import convert_to_constants, tf
@@ -47,7 +47,7 @@ class Look:
 
 
 def export_own_model(
-    reference: str,
+    model: Callable[[Any], Any],
     base_path: Path,
     said: Preprocess,
     *,
@@ -58,10 +58,10 @@ def export_own_model(
     channels: int = 3,
     progress: Callable[[str], None],
 ) -> Path:
-    """Exports the model that `load_reference` finds, and runs one picture both ways.
+    """Exports a model, such as `load_reference` finds, and runs one picture both ways.
 
     Args:
-        reference: a Keras file, or package.module:factory.
+        model: a Keras model or any callable `float32[n, height, width, channels]` → tensors.
         base_path: the model's folder.
         said: what the user says about its pictures.
         answers: what its outputs are; empty: as its last activation shows.
@@ -76,7 +76,6 @@ def export_own_model(
         LoadFailed: what is said does not fit the model's input.
     """
     check_free(base_path, version, force=force)
-    model = load_reference(reference)
     tensor = _input_of(model, said.size or _SIZE, channels)
     look = _look(model, tensor, said)
     if not said.is_said:

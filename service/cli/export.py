@@ -145,10 +145,12 @@ def _wrap(folder: Path, parsed: argparse.Namespace) -> None:
 
 def _export_own(name: str, folder: Path, parsed: argparse.Namespace) -> None:
     """Exports a Keras model or a callable."""
+    from darkroom.models.export.export import check_free, load_reference  # noqa: PLC0415 - as above
     from darkroom.models.export.own_model import export_own_model  # noqa: PLC0415 - as above
 
+    check_free(folder, parsed.version, force=parsed.force)
     path = export_own_model(
-        name,
+        load_reference(name),
         folder,
         preprocess_of(parsed, wire=parsed.wire or "base64"),
         answers=parsed.answers or "",

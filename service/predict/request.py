@@ -196,13 +196,15 @@ class PredictRequest:
         """
         self.target = target
         (tensor,) = target.spec.inputs
-        if tensor.shape != (None,) and not tensor.takes((len(pictures),)):
+        is_one = tensor.holds_one and len(pictures) == 1
+        if tensor.shape != (None,) and not is_one and not tensor.takes((len(pictures),)):
             raise tensor.refusal((len(pictures),))
         if target.spec.image_input is not None:
             pictures, self.sizes, self.pixels = self._inspect(target, pictures, guard)
         else:
             self.sizes = [len(data) for data in pictures]
-        self.rows = Rows({target.field: pictures}, count=len(pictures), pixels=sum(self.pixels))
+        column = tensor.fit_one(pictures) if is_one else pictures
+        self.rows = Rows({target.field: column}, count=len(pictures), pixels=sum(self.pixels))
         if not self.pixels:
             self._inspect_others(target, self.rows, guard)
         self.end_stage("inspect")
@@ -363,7 +365,8 @@ class PredictRequest:
                 self.partial.refuse(answer.errors, target.field)
             elif answer.errors:
                 index = min(answer.errors)  # of several refused rows, the first is named
-                return self.fail(InvalidInput(f"{target.field}[{index}]: {describe(answer.errors[index])}"))
+                places = [f"{name}[{index}]" for name in (target.field, *sorted(target.spec.other_pictures))]
+                return self.fail(InvalidInput(f"{' or '.join(places)}: {describe(answer.errors[index])}"))
             if answer.error is not None:
                 return self.fail(answer.error)
             pieces = [piece for piece in answer.pieces if isinstance(piece, Rows)]

@@ -92,6 +92,8 @@ class Simple:
         field = spec.image_input
         if field is not None and len(spec.inputs) == 1:
             values = inputs[field]
+            if spec.inputs[0].holds_one and not isinstance(values, list):
+                values = [values]
             if not isinstance(values, list):
                 raise InvalidInput(f"{field}: expected a list of base64 strings, got {type(values).__name__}")
             pictures = request.decode_pictures(target, values, self._guard)
