@@ -91,12 +91,9 @@ class TensorSpec:
         """Returns a column of one string in this tensor's shape, where that has room for one; any other one unchanged."""
         if not self.holds_one or np_shape(column) == self.shape or prod(np_shape(column)) != 1:
             return column
-        (value,) = column if isinstance(column, list) else column.ravel().tolist()
-        if self.shape == (1,):
-            return [value]
         array = np.empty(1, dtype=object)
-        array[0] = value
-        return array.reshape(self.shape)
+        array[0] = (column if isinstance(column, list) else column.ravel().tolist())[0]
+        return [array[0]] if self.shape == (1,) else array.reshape(self.shape)
 
     def takes(self, shape: Sequence[int]) -> bool:
         """Whether an array of this `shape` may be fed: the rank and all known sizes are equal."""

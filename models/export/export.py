@@ -63,8 +63,10 @@ def export_image_model(
     """
     with version_folder(base_path, version, force=force) as folder:
         signature = signature_of(model, recipe)
-        if labels:
-            _check_labels(labels, signature.structured_outputs)
+        outputs = signature.structured_outputs.values()
+        sizes = {each.shape[-1] for each in outputs if each.shape.rank and each.dtype.is_floating} - {None}
+        if labels and len(labels) not in sizes:
+            raise ExportFailed(f"{len(labels)} labels for {' or '.join(map(str, sorted(sizes)))} classes")
         # Only the function and the variables that it reads are saved, so that the SavedModel loads fast.
         root = tf.Module()
         if isinstance(model, tf.Module):
@@ -79,20 +81,11 @@ def export_image_model(
 
 def write_extras(folder: Path, labels: Sequence[str], extras: Mapping[str, str]) -> None:
     """Writes text files into `assets.extra/` of a version folder: `labels.txt`, if there are labels, and `extras`."""
-    texts = dict(extras)
-    if labels:
-        texts["labels.txt"] = "".join(f"{' '.join(label.split())}\n" for label in labels)
-    for name, text in texts.items():
+    lines = "".join(f"{' '.join(label.split())}\n" for label in labels)
+    for name, text in {**extras, **({"labels.txt": lines} if labels else {})}.items():
         extra = folder / "assets.extra" / name
         extra.parent.mkdir(exist_ok=True)
         extra.write_text(text, encoding="utf-8")
-
-
-def _check_labels(labels: Sequence[str], outputs: Mapping[str, Any]) -> None:
-    """Raises ExportFailed unless an output has as many values a row as there are labels."""
-    sizes = {tensor.shape[-1] for tensor in outputs.values() if tensor.shape.rank and tensor.dtype.is_floating}
-    if len(labels) not in sizes:
-        raise ExportFailed(f"{len(labels)} labels for {' or '.join(map(str, sorted(filter(None, sizes))))} classes")
 
 
 def check_free(base_path: Path, version: int, *, force: bool) -> Path:
@@ -134,15 +127,14 @@ def call(model: Callable[[Any], Any], x: Any) -> Any:
     return model(x, training=False) if isinstance(model, tf.keras.layers.Layer) else model(x)
 
 
-def named_outputs(model: Callable[[Any], Any], output: Any) -> dict[str, Any]:
+def named_outputs(model: Any, output: Any) -> dict[str, Any]:
     """The outputs of a call by name: the keys of a dict, or Keras' own names, or `output_0`, `output_1` and so on."""
     if isinstance(output, Mapping):
         return {str(name): tf.convert_to_tensor(value) for name, value in output.items()}
     values = output if isinstance(output, (list, tuple)) else [output]
     names = getattr(model, "output_names", None) or ()
-    if len(names) != len(values) or len(set(names)) != len(names):
-        names = [f"output_{number}" for number in range(len(values))]
-    return {name: tf.convert_to_tensor(value) for name, value in zip(names, values, strict=True)}
+    are_apart = len(set(names)) == len(values)
+    return {names[at] if are_apart else f"output_{at}": tf.convert_to_tensor(each) for at, each in enumerate(values)}
 
 
 @contextmanager

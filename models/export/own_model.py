@@ -7,7 +7,8 @@ known, the export stops and says which flag it needs.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Final
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Final, Self
 
 import numpy as np
 
@@ -30,20 +31,6 @@ if TYPE_CHECKING:
 _SIZE: Final = (224, 224)  # of a callable that says none (precedent: ImageNet)
 _SHOWN: Final = 3  # values of each answer
 _PASSES: Final = frozenset({"Cast", "Identity", "Reshape", "StopGradient"})
-
-
-@dataclass(frozen=True, slots=True)
-class Look:
-    """What was seen in a model: what it computes before its first layer, and the op behind each output."""
-
-    computed: str
-    outputs: dict[str, tuple[str, tuple[int | None, ...]]]  # output → its last op, its shape
-
-    @property
-    def activation(self) -> str:
-        """The last op where the only output is `float[n, classes]`; empty for any other model."""
-        last = list(self.outputs.values())
-        return last[0][0] if len(last) == 1 and len(last[0][1]) == 2 else ""
 
 
 def export_own_model(
@@ -76,109 +63,137 @@ def export_own_model(
         LoadFailed: what is said does not fit the model's input.
     """
     check_free(base_path, version, force=force)
-    tensor = _input_of(model, said.size or _SIZE, channels)
-    look = _look(model, tensor, said)
+    own = OwnModel.of(model, said, channels)
     if not said.is_said:
-        said = replace(said, preprocess=_range(look, str(getattr(model, "name", ""))))
-        progress(f"the model itself computes {look.computed}: it takes {said.preprocess} pixels")
-    recipe = replace(said.recipe(tensor), answers=answers or _answers(look))
+        said = replace(said, preprocess=own.preset)
+        progress(f"the model itself computes {own.computed}: it takes {own.preset} pixels")
+    recipe = replace(said.recipe(own.tensor), answers=answers or own.answers)
     progress(f"its answers are taken as {recipe.answers}")
     path = export_image_model(model, base_path, recipe, version=version, labels=labels, force=force)
-    for line in _both_ways(model, recipe, path):
+    for line in own.both_ways(recipe, path):
         progress(line)
     return path
 
 
-def _input_of(model: Any, size: tuple[int, int], channels: int) -> TensorSpec:
-    """The model's only input, as Keras knows it; of a plain callable, what the flags say."""
-    if not isinstance(model, tf.keras.Model):
-        return TensorSpec("x", "float32", (None, *size, channels))
-    inputs = tf.nest.flatten(getattr(model, "inputs", None) or [])
-    if len(inputs) != 1:
-        there = f"{len(inputs)} inputs" if inputs else "no input of a known shape, since it was never called"
-        raise ExportFailed(f"it has {there}; save it with model.export(), and give that folder with --from")
-    return TensorSpec(str(inputs[0].name), str(inputs[0].dtype), tuple(inputs[0].shape))
+@dataclass(frozen=True)
+class OwnModel:
+    """A model, its only input, and what its graph shows."""
 
+    model: Callable[[Any], Any]
+    tensor: TensorSpec
+    dims: tuple[int | None, ...]  # the tensor's shape, with what was said for open sides
 
-def _look(model: Callable[[Any], Any], tensor: TensorSpec, said: Preprocess) -> Look:
-    """Traces the model and reads its graph."""
-    shape = said.recipe(tensor).size if said.is_said or said.size else None
-    dims = list(tensor.shape or ())
-    if shape is not None and None in dims[1:]:
-        dims = [size if size is not None else shape[at == 2] for at, size in enumerate(dims)]
-        dims[0] = None
-    names: list[str] = []
+    @classmethod
+    def of(cls, model: Any, said: Preprocess, channels: int) -> Self:
+        """Looks at a model's input, as Keras knows it; that of a plain callable is what the flags say."""
+        tensor = TensorSpec("x", "float32", (None, *(said.size or _SIZE), channels))
+        if isinstance(model, tf.keras.Model):
+            inputs = tf.nest.flatten(getattr(model, "inputs", None) or [])
+            if len(inputs) != 1:
+                there = f"{len(inputs)} inputs" if inputs else "no input of a known shape, since it was never called"
+                raise ExportFailed(f"it has {there}; save it with model.export(), and give that folder with --from")
+            tensor = TensorSpec(str(inputs[0].name), str(inputs[0].dtype), tuple(inputs[0].shape))
+        dims = tensor.shape or ()
+        if None in dims[1:]:
+            height, width = said.recipe(tensor).size
+            sides = (height, width, dims[3]) if said.recipe(tensor).layout == "nhwc" else (dims[1], height, width)
+            dims = (None, *sides)
+        return cls(model, tensor, dims)
 
-    def run(x: Any) -> list[Any]:
-        outputs = named_outputs(model, call(model, x))
-        names[:] = outputs
-        return list(outputs.values())
+    @cached_property
+    def traced(self) -> tuple[Any, dict[str, Any]]:
+        """The model's graph with constants for variables, and its outputs by name."""
+        names: list[str] = []
 
-    try:
-        spec = tf.TensorSpec(dims, tensor.dtype, name="x")
-        traced = tf.function(run, input_signature=[spec], autograph=False).get_concrete_function()
-        frozen = convert_to_constants.convert_variables_to_constants_v2(traced)
-    except Exception as err:
-        raise ExportFailed(f"it cannot be traced for {tensor.dtype}{dims}: {clean(str(err))}") from err
-    graph_def = frozen.graph.as_graph_def()
-    nodes = {node.name: node for node in graph_def.node}
-    outputs = {
-        name: (_last_op(nodes, each.name), tuple(each.shape)) for name, each in zip(names, frozen.outputs, strict=True)
-    }
-    return Look(first_steps(graph_def, frozen.inputs[0].name), outputs)
+        def run(x: Any) -> list[Any]:
+            outputs = named_outputs(self.model, call(self.model, x))
+            names[:] = outputs
+            return list(outputs.values())
 
+        try:
+            spec = tf.TensorSpec(self.dims, self.tensor.dtype, name="x")
+            function = tf.function(run, input_signature=[spec], autograph=False).get_concrete_function()
+            frozen = convert_to_constants.convert_variables_to_constants_v2(function)
+        except Exception as err:
+            shape = f"{self.tensor.dtype}{list(self.dims)}"
+            raise ExportFailed(f"it cannot be traced for {shape}: {clean(str(err))}") from err
+        return frozen.graph.as_graph_def(), dict(zip(names, frozen.outputs, strict=True))
 
-def _last_op(nodes: dict[str, Any], tensor: str) -> str:
-    node = nodes[node_name(tensor)]
-    while node.op in _PASSES and node.input:
-        node = nodes[node_name(node.input[0])]
-    return str(node.op)
+    @property
+    def name(self) -> str:
+        """What Keras calls it; empty for a plain callable."""
+        return str(getattr(self.model, "name", ""))
 
+    @property
+    def nodes(self) -> dict[str, Any]:
+        """The nodes of its graph by name."""
+        return {node.name: node for node in self.traced[0].node}
 
-def _range(look: Look, name: str) -> str:
-    if seems := range_of(look.computed):
-        return seems
-    what = (
-        f"computes {look.computed} first, which tells no range" if look.computed else "is not seen to scale its input"
-    )
-    raise ExportFailed(
-        f"how pixels become its input must be said: --preprocess=tf|torch|caffe|unit|raw, or --mean and --std. "
-        f"The model {what}. {keras_hint(name)}".strip()
-    )
+    @cached_property
+    def computed(self) -> str:
+        """What it computes of its input before its first layer; see `first_steps`."""
+        return first_steps(self.traced[0], "x")
 
+    @property
+    def activation(self) -> str:
+        """The last op where the only output is `float[n, classes]`; empty for any other model."""
+        tensor, *more = self.traced[1].values()
+        if more or tensor.shape.rank != 2:
+            return ""
+        nodes = self.nodes
+        node = nodes[node_name(tensor.name)]
+        while node.op in _PASSES and node.input:
+            node = nodes[node_name(node.input[0])]
+        return str(node.op)
 
-def _answers(look: Look) -> str:
-    if look.activation == "Softmax":
-        return "probability"
-    if not look.activation or look.activation == "Sigmoid":
-        return "values"
-    raise ExportFailed(
-        "its last layer has no softmax or sigmoid, so its answers may be logits or plain numbers: --answers=logits adds a "
-        "softmax, --answers=values leaves them as they are"
-    )
+    @property
+    def preset(self) -> str:
+        """The preset that its own scaling shows.
 
-
-def _both_ways(model: Callable[[Any], Any], recipe: Recipe, path: Path) -> list[str]:
-    """One picture through the model itself and through the export, in words."""
-    down, across = np.mgrid[0:200, 0:300]
-    light = np.stack([down, across, down + across], axis=-1) % 256
-    picture = tf.io.encode_jpeg(light.astype(np.uint8)).numpy()
-    output = call(model, model_input(tf.constant([picture]), replace(recipe, wire="bytes")))
-    if recipe.answers == "logits":
-        output = tf.nn.softmax(output)
-    direct = named_outputs(model, output) if recipe.answers == "values" else {"probability": output}
-    text = tf.io.encode_base64(picture).numpy() if recipe.wire == "base64" else picture
-    signature = tf.saved_model.load(str(path)).signatures["serving_default"]
-    exported = signature(images=tf.constant([text]))
-    lines = []
-    for name, value in direct.items():
-        one, other = (np.asarray(each).ravel() for each in (value, exported[name]))
-        apart = float(np.max(np.abs(one - other), initial=0.0))
-        lines.append(
-            f"one picture, {name}: the model gives {_shown(one)}, the export {_shown(other)}; {apart:.1g} apart"
+        Raises:
+            ExportFailed: it shows none.
+        """
+        if seems := range_of(self.computed):
+            return seems
+        what = (
+            f"computes {self.computed} first, which tells no range"
+            if self.computed
+            else "is not seen to scale its input"
         )
-    return lines
+        hint = keras_hint(self.name)
+        needed = "--preprocess=tf|torch|caffe|unit|raw, or --mean and --std"
+        raise ExportFailed(f"how pixels become its input must be said: {needed}. The model {what}. {hint}".strip())
 
+    @property
+    def answers(self) -> str:
+        """What its outputs are, as its last activation shows.
 
-def _shown(values: Any) -> str:
-    return "[" + ", ".join(f"{value:.4g}" for value in values[:_SHOWN]) + (", …]" if len(values) > _SHOWN else "]")
+        Raises:
+            ExportFailed: it shows nothing.
+        """
+        if self.activation in {"", "Sigmoid", "Softmax"}:
+            return "probability" if self.activation == "Softmax" else "values"
+        raise ExportFailed(
+            "its last layer has no softmax or sigmoid, so its answers may be logits or plain numbers: --answers=logits adds "
+            "a softmax, --answers=values leaves them as they are"
+        )
+
+    def both_ways(self, recipe: Recipe, path: Path) -> list[str]:
+        """One picture through the model itself and through the export, in words."""
+        down, across = np.mgrid[0:200, 0:300]
+        light = np.stack([down, across, down + across], axis=-1) % 256
+        picture = tf.io.encode_jpeg(light.astype(np.uint8)).numpy()
+        output = call(self.model, model_input(tf.constant([picture]), replace(recipe, wire="bytes")))
+        if recipe.answers == "logits":
+            output = tf.nn.softmax(output)
+        direct = named_outputs(self.model, output) if recipe.answers == "values" else {"probability": output}
+        text = tf.io.encode_base64(picture).numpy() if recipe.wire == "base64" else picture
+        exported = tf.saved_model.load(str(path)).signatures["serving_default"](images=tf.constant([text]))
+
+        def line(name: str) -> str:
+            one, other = (np.asarray(each[name]).ravel() for each in (direct, exported))
+            apart = float(np.max(np.abs(one - other), initial=0.0))
+            first, second = (np.array2string(each[:_SHOWN], precision=4) for each in (one, other))
+            return f"one picture, {name}: the model gives {first}, the export {second}; {apart:.1g} apart"
+
+        return [line(name) for name in direct]

@@ -57,7 +57,11 @@ def wrap_saved_model(
             _save_again(source, folder, made)
         else:
             shutil.copytree(source, folder, dirs_exist_ok=True)
-            (folder / FILE_NAME).write_bytes(_with_front(source, meta_graph, said))
+            saved = saved_model_pb2.SavedModel.FromString((source / FILE_NAME).read_bytes())
+            for graph in saved.meta_graphs:
+                if graph.meta_info_def.tags == meta_graph.meta_info_def.tags:
+                    graph.CopyFrom(add_front(graph, said))
+            (folder / FILE_NAME).write_bytes(saved.SerializeToString(deterministic=True))
         if (source / _EXTRAS).is_dir():
             shutil.copytree(source / _EXTRAS, folder / _EXTRAS, dirs_exist_ok=True)
         (folder / _EXTRAS / _WARMUP).unlink(missing_ok=True)
@@ -75,13 +79,3 @@ def _save_again(source: Path, folder: Path, made: Plan) -> None:
             f"TensorFlow cannot load and save it again: {clean(str(err))}; `darkroom serve --pictures` needs no new file"
         ) from err
     (folder / "fingerprint.pb").unlink(missing_ok=True)
-
-
-def _with_front(source: Path, meta_graph: Any, said: Preprocess) -> bytes:
-    """The bytes of saved_model.pb in which this one of its graphs has a decode front."""
-    saved = saved_model_pb2.SavedModel.FromString((source / FILE_NAME).read_bytes())
-    tags = set(meta_graph.meta_info_def.tags)
-    for graph in saved.meta_graphs:
-        if set(graph.meta_info_def.tags) == tags:
-            graph.CopyFrom(add_front(graph, said))
-    return bytes(saved.SerializeToString(deterministic=True))

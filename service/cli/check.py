@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from darkroom.models.errors import ModelError
 from darkroom.models.rows import Rows
-from darkroom.models.spec import Wire, np_shape
+from darkroom.models.spec import Wire
 from darkroom.models.versions.folder import locate
+from darkroom.service.cli.presets import picture_lines
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Sequence
 
     from darkroom.models.engine import Engine, LoadedModel
     from darkroom.models.rows import Column
@@ -61,7 +61,7 @@ def run(parsed: argparse.Namespace) -> int:
         print(f"{name} version {version}: loaded, rewritten and proven in {time.monotonic() - started_s:.1f} s")
         for signature, engine in model.engines.items():
             lines = ["", *_describe(model.spec, engine), *_try(model, signature, picture)]
-            print("\n".join([*lines, *_as_pictures(folder, model, signature, picture)]), flush=True)
+            print("\n".join([*lines, *picture_lines(folder, model, signature, picture)]), flush=True)
         model.close()
     except (ModelError, OSError) as err:
         print(f"darkroom: {parsed.model}: {err}", file=sys.stderr)
@@ -105,62 +105,6 @@ def _try(model: LoadedModel, signature: str, picture: bytes | None) -> list[str]
     return lines + [f"          {name}: {_shown(column)}" for name, column in answer.columns.items()]
 
 
-def _as_pictures(folder: Path, model: LoadedModel, signature: str, picture: bytes | None) -> list[str]:
-    """The lines on a signature that takes pictures as tensors: what its graph shows, and the answers under each preset."""
-    from darkroom.models.saved_model.front.evidence import evidence  # noqa: PLC0415 - as above
-    from darkroom.models.saved_model.front.preprocess import PRESETS, pixels_of  # noqa: PLC0415 - as above
-    from darkroom.models.saved_model.reader import read_meta_graph  # noqa: PLC0415 - as above
-
-    spec = model.engines[signature].spec
-    tensor = next((each for each in spec.inputs if pixels_of(each) is not None), None)
-    if tensor is None:
-        return []
-    pixels = pixels_of(tensor)
-    assert pixels is not None  # noqa: S101 - see `tensor`
-    sides = "x".join("any" if side is None else str(side) for side in pixels.sides)
-    lines = [f"  images  {tensor.name} is {sides} with {pixels.channels} channels, {pixels.layout}, as numbers"]
-    lines.append(f"          {evidence(read_meta_graph(folder).graph_def, spec, tensor)}")
-    if picture is not None and model.samples.get(signature):
-        answers = {preset: _answer_under(preset, picture, model, signature, tensor) for preset in PRESETS}
-        lines += [f"          {preset:5} {answer}" for preset, answer in answers.items()]
-    name = model.spec.name
-    return [
-        *lines,
-        "          to take image files instead, with PRESET one of " + ", ".join(PRESETS) + ":",
-        f"""          darkroom serve --model_name={name} --model_base_path=… --pictures='{{"{name}": {{"preprocess": "PRESET"}}}}'""",
-    ]
-
-
-def _answer_under(preset: str, picture: bytes, model: LoadedModel, signature: str, tensor: TensorSpec) -> str:
-    """The answer to a picture that is scaled as a preset says, for people."""
-    from darkroom.models.runtime.tensorflow import tf  # noqa: PLC0415 - as above
-    from darkroom.models.saved_model.front.decode import model_input  # noqa: PLC0415 - as above
-    from darkroom.models.saved_model.front.preprocess import Preprocess, pixels_of  # noqa: PLC0415 - as above
-
-    columns = model.samples[signature][0].columns
-    pixels = pixels_of(tensor)
-    try:
-        height, width = np_shape(columns[tensor.name])[1:3]
-        is_open = pixels is not None and None in pixels.sides
-        said = Preprocess(preprocess=preset, size=(height, width) if is_open else None)
-        x = model_input(tf.constant([picture]), said.recipe(tensor)).numpy()
-        answer = model.engines[signature].run(Rows(columns | {tensor.name: x}))
-    except (ModelError, ValueError) as err:
-        return f"can't be: {err}"
-    named = list(answer.columns.items())[:SHOWN]
-    return "; ".join(f"{name}: {_best(column, model.spec.labels)}" for name, column in named)
-
-
-def _best(column: Column, labels: Sequence[str]) -> str:
-    """The largest scores of a row, with their labels; of any other column its first values."""
-    if isinstance(column, list) or column.ndim != 2 or column.dtype.kind != "f" or column.shape[1] < 2:
-        return _shown(column)
-    scores = column[0]
-    order = (-scores).argsort(kind="stable")[:SHOWN]
-    names = labels if len(labels) == len(scores) else [f"class {index}" for index in range(len(scores))]
-    return ", ".join(f"{names[index]} {scores[index]:.3f}" for index in order)
-
-
 def _curl(name: str, spec: SignatureSpec, rows: Rows) -> str:
     """A curl command that sends such a row to a server on this machine."""
     head = "curl http://localhost:8500 -H 'Content-Type: application/json' -d "
@@ -171,7 +115,15 @@ def _curl(name: str, spec: SignatureSpec, rows: Rows) -> str:
         text = json.dumps(body | {"data": {spec.image_input: ["PICTURE"]}})
         return head + "'" + text.replace("PICTURE", "'$(base64 -w0 picture.jpg)'") + "'"
     if sum(getattr(column, "size", 1) for column in rows.columns.values()) > MAX_WRITTEN:
-        values = ", ".join(f"{json.dumps(each)}: {_python(column)}" for each, column in rows.columns.items())
+
+        def written(column: Column) -> str:
+            """A short Python expression for a column of the same shape."""
+            if isinstance(column, list) or column.size <= MAX_WRITTEN:
+                return json.dumps(_plain(column))
+            one = json.dumps(column.ravel()[0].item())
+            return "[" * column.ndim + one + "".join(f"] * {size}" for size in reversed(column.shape))
+
+        values = ", ".join(f"{json.dumps(each)}: {written(column)}" for each, column in rows.columns.items())
         made = f'import json; print(json.dumps({json.dumps(body)} | {{"data": {{{values}}}}}))'
         return f"python3 -c '{made}' | " + head + "@-"
     data = {each: _plain(column) for each, column in rows.columns.items()}
@@ -182,16 +134,6 @@ def _plain(column: Column) -> Any:
     """A column as JSON-ready values; bytes as text."""
     values = column if isinstance(column, list) else column.tolist()
     return _text(values)
-
-
-def _python(column: Column) -> str:
-    """A short Python expression for a column of the same shape."""
-    if isinstance(column, list) or column.size <= MAX_WRITTEN:
-        return json.dumps(_plain(column))
-    text = json.dumps(column.ravel()[0].item())
-    for size in reversed(column.shape):
-        text = f"[{text}] * {size}"
-    return text
 
 
 def _text(value: Any) -> Any:

@@ -13,7 +13,7 @@ from darkroom.models.versions.folder import locate
 if TYPE_CHECKING:
     import argparse
 
-    from darkroom.models.saved_model.front.preprocess import Plan, Preprocess
+    from darkroom.models.saved_model.front.preprocess import Preprocess
 
 DESCRIPTION = """\
 Builds SavedModels whose signature takes encoded images, into OUT/NAME/VERSION.
@@ -45,11 +45,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--force", action="store_true", help="replace an existing version")
     parser.add_argument("--missing", action="store_true", help="build only missing versions")
-    _add_source_flags(parser.add_argument_group("your own model"))
     add_picture_flags(parser.add_argument_group("how an image becomes its input"))
-
-
-def _add_source_flags(own: argparse._ArgumentGroup) -> None:
+    own = parser.add_argument_group("your own model")
     own.add_argument("--from", dest="source", type=Path, metavar="DIR", help="SavedModel to put the decoding before")
     own.add_argument(
         "--signature", default="", help="its signature that takes tensors [serving_default, or the only one]"
@@ -121,61 +118,39 @@ def _build(name: str, parsed: argparse.Namespace) -> None:
     folder = parsed.out / (parsed.name or (Path(name.rpartition(":")[2]).stem if is_own else name))
     if parsed.missing and (folder / str(parsed.version)).is_dir():
         return
+    common = {"version": parsed.version, "force": parsed.force}
     if parsed.source is not None:
-        _wrap(folder, parsed)
+        source, _, _ = locate(parsed.source)
+        from darkroom.models.export.wrap import wrap_saved_model  # noqa: PLC0415 - as above
+        from darkroom.models.runtime.custom_ops import load_custom_ops  # noqa: PLC0415 - as above
+
+        load_custom_ops([Path(path) for path in parsed.custom_op_paths.split(",") if path])
+        said = preprocess_of(parsed, wire=parsed.wire or "bytes")
+        path, made = wrap_saved_model(source, folder, said, labels=_labels(parsed), **common)
+        print("\n".join([*made.describe(), *_how_to_serve(path)]))
     elif is_own:
-        _export_own(name, folder, parsed)
+        from darkroom.models.export.export import check_free, load_reference  # noqa: PLC0415 - as above
+        from darkroom.models.export.own_model import export_own_model  # noqa: PLC0415 - as above
+
+        check_free(folder, parsed.version, force=parsed.force)
+        path = export_own_model(
+            load_reference(name),
+            folder,
+            preprocess_of(parsed, wire=parsed.wire or "base64"),
+            answers=parsed.answers or "",
+            labels=_labels(parsed),
+            channels=int(parsed.channels) if parsed.channels.isdigit() else 3,
+            progress=lambda line: print(f"{name}: {line}", flush=True),
+            **common,
+        )
+        print("\n".join(_how_to_serve(path)))
     else:
-        _build_zoo(name, folder, parsed)
+        from darkroom.models.export.zoo import build  # noqa: PLC0415 - as above
 
-
-def _wrap(folder: Path, parsed: argparse.Namespace) -> None:
-    """Puts the decoding before a SavedModel."""
-    source, _, _ = locate(parsed.source)
-    from darkroom.models.export.wrap import wrap_saved_model  # noqa: PLC0415 - as above
-    from darkroom.models.runtime.custom_ops import load_custom_ops  # noqa: PLC0415 - as above
-
-    load_custom_ops([Path(path) for path in parsed.custom_op_paths.split(",") if path])
-    said = preprocess_of(parsed, wire=parsed.wire or "bytes")
-    path, made = wrap_saved_model(
-        source, folder, said, version=parsed.version, labels=_labels(parsed), force=parsed.force
-    )
-    print("\n".join([*_what_was_done(made), *_how_to_serve(path)]))
-
-
-def _export_own(name: str, folder: Path, parsed: argparse.Namespace) -> None:
-    """Exports a Keras model or a callable."""
-    from darkroom.models.export.export import check_free, load_reference  # noqa: PLC0415 - as above
-    from darkroom.models.export.own_model import export_own_model  # noqa: PLC0415 - as above
-
-    check_free(folder, parsed.version, force=parsed.force)
-    path = export_own_model(
-        load_reference(name),
-        folder,
-        preprocess_of(parsed, wire=parsed.wire or "base64"),
-        answers=parsed.answers or "",
-        version=parsed.version,
-        labels=_labels(parsed),
-        force=parsed.force,
-        channels=int(parsed.channels) if parsed.channels.isdigit() else 3,
-        progress=lambda line: print(f"{name}: {line}", flush=True),
-    )
-    print("\n".join(_how_to_serve(path)))
-
-
-def _build_zoo(name: str, folder: Path, parsed: argparse.Namespace) -> None:
-    """Builds a model that ships."""
-    from darkroom.models.export.zoo import build  # noqa: PLC0415 - as above
-
-    build(
-        name,
-        folder,
-        version=parsed.version,
-        wire=parsed.wire or "base64",
-        reduced_scale=parsed.reduced_scale,
-        force=parsed.force,
-        progress=partial(print, flush=True),
-    )
+        wire = parsed.wire or "base64"
+        build(
+            name, folder, wire=wire, reduced_scale=parsed.reduced_scale, progress=partial(print, flush=True), **common
+        )
 
 
 def preprocess_of(parsed: argparse.Namespace, *, wire: str) -> Preprocess:
@@ -214,19 +189,6 @@ def preprocess_of(parsed: argparse.Namespace, *, wire: str) -> Preprocess:
 
 def _labels(parsed: argparse.Namespace) -> list[str]:
     return parsed.labels.read_text(encoding="utf-8").splitlines() if parsed.labels else []
-
-
-def _what_was_done(made: Plan) -> list[str]:
-    """The lines that say what the new SavedModel's signatures take."""
-    lines = []
-    for name, recipe in made.recipes.items():
-        height, width = recipe.size
-        how = (
-            f"{height}x{width}, {recipe.fit}, (pixels / {recipe.scale} - {recipe.mean}) / {recipe.std}, {recipe.order}"
-        )
-        lines.append(f"serving_default takes encoded images as {made.images[name]!r}: {how}, {recipe.layout}")
-    kept = ", ".join(f"{new} (was {old})" if old != new else new for old, new in made.renamed.items())
-    return [*lines, f"it still has, with tensors: {kept}"]
 
 
 def _how_to_serve(path: Path) -> list[str]:

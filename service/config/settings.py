@@ -203,11 +203,9 @@ class Settings(BaseModel):
     def _with_pictures(self, entries: tuple[ModelEntry, ...]) -> tuple[ModelEntry, ...]:
         """The models with what --pictures says of them; it wins over the config file."""
         if unknown := sorted(self.pictures.keys() - {entry.name for entry in entries}):
-            there = ", ".join(entry.name for entry in entries)
-            raise BadSettingsError([f"pictures: no model is called {unknown[0]!r}; there are: {there}"])
-        return tuple(
-            entry.model_copy(update={"pictures": self.pictures.get(entry.name, entry.pictures)}) for entry in entries
-        )
+            raise BadSettingsError([f"pictures: no model is called {unknown[0]!r}"])
+        said = [self.pictures.get(entry.name, entry.pictures) for entry in entries]
+        return tuple(entry.model_copy(update={"pictures": each}) for entry, each in zip(entries, said, strict=True))
 
     def changed(self) -> dict[str, Any]:
         """The settings that were given, as JSON-ready values with secrets as stars. Printed at the start."""

@@ -218,8 +218,9 @@ class PredictRequest:
             CodecError, InvalidInput: an input or a picture is refused; names the field and the index.
         """
         self.target = target
-        self.rows = rows = _unwrap_others(_accept(target, inputs, strict=strict), target)
-        others = self._inspect_others(target, rows, guard)
+        rows = target.accept(inputs, strict=strict)
+        rows, others = self._inspect_others(target, rows, guard)
+        self.rows = rows
         if target.spec.image_input is None:
             if self.partial is None:
                 self.rows = rows = guard.check_rows(rows, target.field)
@@ -266,18 +267,23 @@ class PredictRequest:
             )
         return [data for data, _ in found], [len(data) for data, _ in found], [pixels for _, pixels in found]
 
-    def _inspect_others(self, target: Target, rows: Rows, guard: ImageGuard) -> int:
-        """The decoded pixels of the pictures in string inputs that are not the image input."""
+    def _inspect_others(self, target: Target, rows: Rows, guard: ImageGuard) -> tuple[Rows, int]:
+        """The rows and the decoded pixels of the pictures in string inputs that are not the image input.
+
+        Where the graph decodes such an input as it is, pictures that were written as base64 become bytes.
+        """
         pixels = 0
         if not target.spec.decodes_pictures:
-            return 0
+            return rows, 0
         for name, column in rows.columns.items():
             is_image = name == target.spec.image_input
             if not is_image and (isinstance(column, list) or column.dtype.kind == "O"):
                 values = column if isinstance(column, list) else column.ravel().tolist()
                 texts = [codec.unwrap_picture(value) for value in values]
                 pixels += guard.inspect_others(texts, name, target.metrics.poison)
-        return pixels
+                if name in target.spec.other_pictures:
+                    rows = rows.replacing(name, texts)
+        return rows, pixels
 
     # Sent to the batcher.
 
@@ -504,32 +510,6 @@ class Predictor:
         if route.is_for_any_model and (target := self._registry.sole) is not None:
             request.refuse_early(target, 1)  # before the body is parsed
         route.read(request, self._compression.open(call) if "content-encoding" in headers else call)
-
-
-def _accept(target: Target, inputs: Mapping[str, object], *, strict: bool) -> Rows:
-    """The rows of `inputs`. The error for text or bytes instead of numbers says what would make pictures of them."""
-    try:
-        return target.spec.accept(inputs, strict=strict)
-    except InvalidInput as err:
-        if target.remedy and any(_begins_with_text(value) for value in inputs.values()):
-            raise InvalidInput(f"{err}{target.remedy}", input_name=err.input_name, index=err.index) from err
-        raise
-
-
-def _unwrap_others(rows: Rows, target: Target) -> Rows:
-    """The rows with the pictures of inputs other than the image input as bytes, where a client wrote them as base64."""
-    for name in target.spec.other_pictures:
-        column = rows.columns[name]
-        values = column if isinstance(column, list) else column.ravel().tolist()
-        rows = rows.replacing(name, [codec.unwrap_picture(value) for value in values])
-    return rows
-
-
-def _begins_with_text(value: object) -> bool:
-    """Whether the first value in nested lists is text, bytes or an object."""
-    while isinstance(value, list) and value:
-        value = value[0]
-    return isinstance(value, (bytes, str, dict))
 
 
 def _differ(answer: Answer) -> bool:

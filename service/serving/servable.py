@@ -72,6 +72,25 @@ class Target:
         first = next((tensor.name for tensor in self.spec.inputs), "")
         object.__setattr__(self, "field", self.spec.image_input or first)
 
+    def accept(self, inputs: Mapping[str, object], *, strict: bool) -> Rows:
+        """The rows of one request; see `SignatureSpec.accept`.
+
+        Raises:
+            InvalidInput: as there; for text instead of numbers it says what would make pictures of it.
+        """
+
+        def is_text(value: object) -> bool:
+            while isinstance(value, list) and value:
+                value = value[0]
+            return isinstance(value, (bytes, str, dict))
+
+        try:
+            return self.spec.accept(inputs, strict=strict)
+        except InvalidInput as err:
+            if self.remedy and any(map(is_text, inputs.values())):
+                raise InvalidInput(f"{err}{self.remedy}", input_name=err.input_name, index=err.index) from err
+            raise
+
     def refuse_pictures(self) -> InvalidInput:
         """The error for encoded pictures that were sent to a signature that does not take them alone."""
         wants = ", ".join(f"{tensor.name} ({tensor.dtype})" for tensor in self.spec.inputs) or "none"

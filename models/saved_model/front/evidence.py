@@ -13,8 +13,6 @@ from darkroom.models.graph.reachability import node_name
 from darkroom.models.runtime.tensorflow import tensor_util
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from darkroom.models.spec import SignatureSpec, TensorSpec
 
 # Ops that leave pixels as they are, and those that compute with a constant, as they are written.
@@ -22,6 +20,7 @@ _SAME: Final = frozenset(
     {"Cast", "EnsureShape", "Identity", "MirrorPad", "Pad", "PadV2", "PlaceholderWithDefault", "ResizeArea"}
     | {"ResizeBicubic", "ResizeBilinear", "ResizeNearestNeighbor", "StopGradient", "StridedSlice", "Transpose"}
 )
+_RESHAPES: Final = frozenset({"Cast", "ExpandDims", "Identity", "Reshape", "Squeeze"})  # of a constant
 _SIGNS: Final = {"Add": "+", "AddV2": "+", "BiasAdd": "+", "Div": "/", "Mul": "*", "RealDiv": "/", "Sub": "-"}
 _MANY: Final = (
     10.0  # guess: what scales pixels of 0 to 255 has constants over this, what scales smaller numbers has not
@@ -78,6 +77,13 @@ def first_steps(graph_def: Any, source: str) -> str:
     nodes = {node.name: node for node in graph_def.node}
     readers = readers_of(nodes)
     at, text = node_name(source), "x"
+
+    def constant(name: str) -> Any:
+        node = nodes.get(node_name(name))
+        while node is not None and node.op in _RESHAPES:
+            node = nodes.get(node_name(node.input[0]))
+        return None if node is None or node.op != "Const" else tensor_util.MakeNdarray(node.attr["value"].tensor)
+
     for _ in range(_STEPS):
         following = {name for name in readers.get(at, ()) if nodes[name].op in _SAME or nodes[name].op in _SIGNS}
         if len(following) > 1:  # one for each channel, as where their order is turned
@@ -87,9 +93,10 @@ def first_steps(graph_def: Any, source: str) -> str:
         node = nodes[following.pop()]
         if node.op in _SIGNS:
             others = [name for name in node.input if node_name(name) != at]
-            if len(others) != 1 or (value := _value(nodes, others[0])) is None:
+            if len(others) != 1 or (value := constant(others[0])) is None:
                 break
-            text += f" {_SIGNS[node.op]} {_shown(value)}"
+            numbers = [f"{float(each):.4g}" for each in np.ravel(value)[:4]]
+            text += f" {_SIGNS[node.op]} " + (numbers[0] if len(numbers) == 1 else f"[{', '.join(numbers)}]")
         at = node.name
     return "" if text == "x" else text
 
@@ -107,18 +114,3 @@ def range_of(computed: str) -> str:
         return "raw" if value > _MANY else ""
     factor = value if sign == "*" else 1 / value if value else 0.0
     return "raw" if 0 < factor < 1 / _MANY else "unit" if factor > _MANY else ""
-
-
-def _value(nodes: Mapping[str, Any], name: str) -> Any:
-    """The constant that a tensor is; None where it is none."""
-    node = nodes.get(node_name(name))
-    while node is not None and node.op in {"Identity", "Cast", "ExpandDims", "Reshape", "Squeeze"}:
-        node = nodes.get(node_name(node.input[0]))
-    if node is None or node.op != "Const":
-        return None
-    return tensor_util.MakeNdarray(node.attr["value"].tensor)
-
-
-def _shown(value: Any) -> str:
-    numbers = [f"{float(each):.4g}" for each in np.ravel(value)[:4]]
-    return numbers[0] if len(numbers) == 1 else f"[{', '.join(numbers)}]"

@@ -44,11 +44,7 @@ def make_plan(meta_graph: Any, said: Preprocess) -> Plan:
 
 
 def read_with_front(path: Path, said: Preprocess | None) -> Any:
-    """Returns the MetaGraphDef of a version folder, with a decode front where `said` asks for one.
-
-    Raises:
-        LoadFailed: it cannot be read, or as `make_plan`.
-    """
+    """Returns the MetaGraphDef of a version folder, with a decode front where `said` asks for one. Raises LoadFailed."""
     meta_graph = read_meta_graph(path)
     return meta_graph if said is None else add_front(meta_graph, said)
 
@@ -156,9 +152,7 @@ def _copy_nodes(graph_def: Any, outputs: list[str], replaced: Mapping[str, str],
 
 def _moved(tensor: str, replaced: Mapping[str, str], moved: Mapping[str, str]) -> str:
     """The name of a tensor, or of a control input, among the copies."""
-    given = {name.removesuffix(":0"): new for name, new in replaced.items()}
-    if (new := given.get(tensor.removesuffix(":0"))) is not None:
+    if new := replaced.get(tensor) or replaced.get(f"{tensor}:0"):
         return new
-    mark = "^" if tensor.startswith("^") else ""
     node, colon, index = tensor.removeprefix("^").partition(":")
-    return f"{mark}{moved.get(node, node)}{colon}{index}"
+    return tensor[: tensor.startswith("^")] + moved.get(node, node) + colon + index

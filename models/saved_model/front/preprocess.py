@@ -38,6 +38,15 @@ class Pixels(NamedTuple):
     sides: tuple[int | None, int | None]
     channels: int
 
+    @property
+    def is_open(self) -> bool:
+        """Whether the tensor takes pictures of any size."""
+        return None in self.sides
+
+    def __str__(self) -> str:
+        sides = "x".join("any" if side is None else str(side) for side in self.sides)
+        return f"{sides} with {self.channels} channels, {self.layout}"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preprocess:
@@ -96,7 +105,10 @@ class Preprocess:
             name: tuple(value) if isinstance(value, list) else value for name, value in values.items()
         }
         for name, value in made.items():
-            if not _is_of_kind(name, value):
+            default = known[name].default
+            numbers = value if isinstance(value, tuple) else (value,)
+            is_number = all(type(each) is int or (name != "size" and type(each) is float) for each in numbers)
+            if not (is_number if default is None else type(value) is type(default)):
                 raise ValueError(f"{name}: {quote(str(value))} isn't of its kind")
         if isinstance(size := made.get("size"), int):
             made["size"] = (size, size)
@@ -116,7 +128,7 @@ class Preprocess:
         pixels = pixels_of(tensor, self.layout)
         if pixels is None:
             raise LoadFailed(f"input {tensor.name!r} ({shape_text(tensor)}) has not the shape of pictures")
-        size = self._size(tensor, pixels)
+        size = self.sides_of(tensor, pixels)
         is_integer = "int" in tensor.dtype
         if is_integer and self.is_said and self.preprocess != "raw":
             raise LoadFailed(f"input {tensor.name!r} is {tensor.dtype}, which takes pixels from 0 to 255: say raw")
@@ -133,7 +145,39 @@ class Preprocess:
         except ValueError as err:
             raise LoadFailed(f"input {tensor.name!r}: {err}") from err
 
-    def _size(self, tensor: TensorSpec, pixels: Pixels) -> tuple[int, int]:
+    def choose(self, specs: Mapping[str, SignatureSpec]) -> SignatureSpec:
+        """Returns the signature that is meant, which takes pictures as tensors.
+
+        Raises:
+            LoadFailed: there is none, or it is not clear which.
+        """
+        there = "; ".join(
+            f"{name} takes {', '.join(f'{each.name}: {shape_text(each)}' for each in spec.inputs) or 'nothing'}"
+            for name, spec in specs.items()
+        )
+        if self.signature:
+            if self.signature not in specs:
+                raise LoadFailed(f"it has no signature {self.signature!r}: {there}")
+            return specs[self.signature]
+        shaped = [
+            name
+            for name, spec in specs.items()
+            if any(pixels_of(each, self.layout) is not None for each in spec.inputs)
+        ]
+        if not shaped:
+            raise LoadFailed(
+                f"no signature has an input of the shape of pictures, [-1, height, width, channels]: {there}"
+            )
+        if DEFAULT not in shaped and len(shaped) > 1:
+            raise LoadFailed(f"several signatures take pictures as tensors, so say which one: {there}")
+        return specs[DEFAULT if DEFAULT in shaped else shaped[0]]
+
+    def sides_of(self, tensor: TensorSpec, pixels: Pixels) -> tuple[int, int]:
+        """Returns height and width, from the tensor or as they were said.
+
+        Raises:
+            LoadFailed: neither says them, or they differ.
+        """
         asked = self.size or (None, None)
         for wanted, side in zip(asked, pixels.sides, strict=True):
             if wanted is not None and side is not None and wanted != side:
@@ -178,6 +222,13 @@ class Plan(NamedTuple):
     images: dict[str, str]
     renamed: dict[str, str]
 
+    def describe(self) -> list[str]:
+        """What was done, for people."""
+        takes = [f"{self.images[name]!r}: {recipe.describe()}" for name, recipe in self.recipes.items()]
+        lines = [f"serving_default takes encoded images as {each}" for each in takes]
+        kept = ", ".join(f"{new} (was {old})" if old != new else new for old, new in self.renamed.items())
+        return [*lines, f"it still has, with tensors: {kept}"]
+
 
 def plan(specs: Mapping[str, SignatureSpec], said: Preprocess) -> Plan:
     """Chooses the signature and its pictures; the new signature is called `serving_default`.
@@ -187,7 +238,7 @@ def plan(specs: Mapping[str, SignatureSpec], said: Preprocess) -> Plan:
     Raises:
         LoadFailed: there is no such signature or input, or the choice is not clear.
     """
-    spec = _choose(specs, said)
+    spec = said.choose(specs)
     shaped = [tensor for tensor in spec.inputs if pixels_of(tensor, said.layout) is not None]
     if said.input:
         shaped = [tensor for tensor in spec.inputs if tensor.name == said.input]
@@ -200,25 +251,6 @@ def plan(specs: Mapping[str, SignatureSpec], said: Preprocess) -> Plan:
     free = next(name for name in (TENSORS, *(f"{TENSORS}_{n}" for n in range(2, 99))) if name not in specs)
     renamed = {name: free if name == DEFAULT else name for name in specs}
     return Plan(spec.name, {tensor.name: said.recipe(tensor) for tensor in shaped}, images, renamed)
-
-
-def _choose(specs: Mapping[str, SignatureSpec], said: Preprocess) -> SignatureSpec:
-    there = "; ".join(
-        f"{name} takes {', '.join(f'{each.name}: {shape_text(each)}' for each in spec.inputs) or 'nothing'}"
-        for name, spec in specs.items()
-    )
-    if said.signature:
-        if said.signature not in specs:
-            raise LoadFailed(f"it has no signature {said.signature!r}: {there}")
-        return specs[said.signature]
-    shaped = [
-        name for name, spec in specs.items() if any(pixels_of(each, said.layout) is not None for each in spec.inputs)
-    ]
-    if not shaped:
-        raise LoadFailed(f"no signature has an input of the shape of pictures, [-1, height, width, channels]: {there}")
-    if DEFAULT not in shaped and len(shaped) > 1:
-        raise LoadFailed(f"several signatures take pictures as tensors, so say which one: {there}")
-    return specs[DEFAULT if DEFAULT in shaped else shaped[0]]
 
 
 def pixels_of(tensor: TensorSpec, layout: str = "") -> Pixels | None:
@@ -241,19 +273,3 @@ def shape_text(tensor: TensorSpec) -> str:
     """A tensor's dtype and shape for people, with -1 for a size that is open."""
     shape = "any shape" if tensor.shape is None else [-1 if size is None else size for size in tensor.shape]
     return f"{tensor.dtype}{shape}"
-
-
-def _is_of_kind(name: str, value: object) -> bool:
-    """Whether a JSON value is of the kind that the field of this name takes."""
-    if name in {"antialias", "orient", "reduced_scale"}:
-        return isinstance(value, bool)
-    if name == "size":
-        return _are_numbers(value, int)
-    if name in {"mean", "std"}:
-        return _are_numbers(value, (int, float))
-    return isinstance(value, str)
-
-
-def _are_numbers(value: object, kind: type | tuple[type, ...]) -> bool:
-    values = value if isinstance(value, tuple) else (value,)
-    return all(isinstance(each, kind) and not isinstance(each, bool) for each in values)

@@ -71,6 +71,16 @@ class Recipe:
         if problems:
             raise ValueError("; ".join(problems))
 
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """The shape of one picture in the model's input."""
+        return (self.channels, *self.size) if self.layout == "nchw" else (*self.size, self.channels)
+
+    def describe(self) -> str:
+        """How a picture becomes the input, for people."""
+        numbers = f"(pixels / {self.scale} - {self.mean}) / {self.std}"
+        return f"{'x'.join(map(str, self.size))}, {self.fit}, {numbers}, {self.order}, {self.layout}"
+
     def _contradictions(self) -> list[str]:
         """What no other value allows, or two values do not allow together."""
         problems = []
