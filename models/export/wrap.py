@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from darkroom.models.saved_model.front.preprocess import Plan, Preprocess
+    from darkroom.models.saved_model.front.preprocess import FrontPlan, Preprocess
 
 _EXTRAS: Final = "assets.extra"
 _WARMUP: Final = "tf_serving_warmup_requests"  # recorded requests hold tensors; the new serving_default takes pictures
@@ -35,7 +35,7 @@ def wrap_saved_model(
     version: int = 1,
     labels: Sequence[str] = (),
     force: bool = False,
-) -> tuple[Path, Plan]:
+) -> tuple[Path, FrontPlan]:
     """Writes `base_path/<version>`, completely or not at all; returns that folder and what was done.
 
     Args:
@@ -69,7 +69,7 @@ def wrap_saved_model(
     return base_path / str(version), made
 
 
-def _save_again(source: Path, folder: Path, made: Plan) -> None:
+def _save_again(source: Path, folder: Path, made: FrontPlan) -> None:
     try:
         root: Any = tf.Module()
         root.model = tf.saved_model.load(str(source), tags=[SERVE])  # keeps its variables, tables and assets

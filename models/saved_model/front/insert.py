@@ -14,7 +14,7 @@ from darkroom.models.graph.reachability import reachable_names
 from darkroom.models.runtime.tensorflow import deprecation, meta_graph_pb2, tf
 from darkroom.models.saved_model.front.decode import model_input
 from darkroom.models.saved_model.front.evidence import evidence
-from darkroom.models.saved_model.front.preprocess import DEFAULT, Plan, Preprocess, plan
+from darkroom.models.saved_model.front.preprocess import DEFAULT, FrontPlan, Preprocess, plan
 from darkroom.models.saved_model.reader import read_meta_graph, read_signatures
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _STRING = 7  # DT_STRING
 
 
-def make_plan(meta_graph: Any, said: Preprocess) -> Plan:
+def make_plan(meta_graph: Any, said: Preprocess) -> FrontPlan:
     """Returns what `said` means for a SavedModel.
 
     Raises:
@@ -80,13 +80,13 @@ def add_front(meta_graph: Any, said: Preprocess) -> Any:
     return copy
 
 
-def wrap(signatures: Mapping[str, Any], made: Plan) -> dict[str, Any]:
+def wrap(signatures: Mapping[str, Any], made: FrontPlan) -> dict[str, Any]:
     """Returns the callables of a loaded SavedModel by their new names, with the one that takes pictures."""
     named = {new: signatures[old] for old, new in made.renamed.items() if old in signatures}
     return named | {DEFAULT: _around(signatures[made.signature], made)}
 
 
-def _around(signature: Any, made: Plan) -> Any:
+def _around(signature: Any, made: FrontPlan) -> Any:
     """Returns a concrete function that decodes its pictures and calls `signature`."""
     wanted = signature.structured_input_signature[1]
     public = {name: made.images.get(name, name) for name in wanted}
@@ -113,7 +113,7 @@ def _free_prefix(graph_def: Any) -> str:
     return next(name for name in ("pictures", *(f"pictures_{n}" for n in range(1, 1000))) if name not in taken)
 
 
-def _front(made: Plan, source: Any, prefix: str, graph_def: Any) -> tuple[Any, dict[str, str], dict[str, str]]:
+def _front(made: FrontPlan, source: Any, prefix: str, graph_def: Any) -> tuple[Any, dict[str, str], dict[str, str]]:
     """Returns the front as a GraphDef whose names the graph does not have, and for each picture what is fed and read."""
     taken = {function.signature.name for function in graph_def.library.function}
     while True:

@@ -207,7 +207,7 @@ class Preprocess:
         )
 
 
-class Plan(NamedTuple):
+class FrontPlan(NamedTuple):
     """Which signature gets a decode front, and under which names.
 
     Attributes:
@@ -230,7 +230,7 @@ class Plan(NamedTuple):
         return [*lines, f"it still has, with tensors: {kept}"]
 
 
-def plan(specs: Mapping[str, SignatureSpec], said: Preprocess) -> Plan:
+def plan(specs: Mapping[str, SignatureSpec], said: Preprocess) -> FrontPlan:
     """Chooses the signature and its pictures; the new signature is called `serving_default`.
 
     A signature that had this name is called `serving_tensors` beside it; every other one keeps its name.
@@ -250,7 +250,7 @@ def plan(specs: Mapping[str, SignatureSpec], said: Preprocess) -> Plan:
     images = {tensor.name: _IMAGES if is_only else tensor.name for tensor in shaped}
     free = next(name for name in (TENSORS, *(f"{TENSORS}_{n}" for n in range(2, 99))) if name not in specs)
     renamed = {name: free if name == DEFAULT else name for name in specs}
-    return Plan(spec.name, {tensor.name: said.recipe(tensor) for tensor in shaped}, images, renamed)
+    return FrontPlan(spec.name, {tensor.name: said.recipe(tensor) for tensor in shaped}, images, renamed)
 
 
 def pixels_of(tensor: TensorSpec, layout: str = "") -> Pixels | None:
