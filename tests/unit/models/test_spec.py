@@ -7,7 +7,7 @@ import pytest
 
 from darkroom.models.engines.fakes import ECHO
 from darkroom.models.errors import InvalidInput
-from darkroom.models.spec import DTYPES, SignatureSpec, TensorSpec
+from darkroom.models.spec import DTYPES, SignatureSpec, TensorSpec, np_shape
 
 TEMPLATE = SignatureSpec(
     name="serving_default",
@@ -281,3 +281,16 @@ def test_tensorflows_number_and_name_of_a_dtype_tell_a_reference_apart() -> None
     assert (TensorSpec("x", "float32", None).enum, TensorSpec("x", "float32", None).enum_name) == (1, "DT_FLOAT")
     reference = TensorSpec("x", "float32", None, is_ref=True)
     assert (reference.enum, reference.enum_name) == (101, "DT_FLOAT_REF")
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (1, 1)])
+@pytest.mark.parametrize("value", [b"a", [b"a"], [[b"a"]]], ids=["scalar", "list", "nested"])
+def test_one_string_fits_an_input_with_room_for_one_however_deep_it_is_nested(
+    shape: tuple[int, ...], value: object
+) -> None:
+    spec = SignatureSpec("s", (TensorSpec("x", "string", shape),), (), image_input="x", batched=False)
+    column = spec.accept({"x": value}).columns["x"]
+    assert np.array(column, dtype=object).tolist() == np.full(shape, b"a", dtype=object).tolist()
+    assert np_shape(column) == shape
+    with pytest.raises(InvalidInput, match=r"has shape \(2,\)"):
+        spec.accept({"x": [b"a", b"b"]})
