@@ -107,7 +107,8 @@ def run(parsed: argparse.Namespace) -> int:
         try:
             _build(name, parsed)
         except (ExportFailed, ModelError, ValueError, OSError) as err:
-            print(f"darkroom: {name}: {err}", file=sys.stderr)
+            where = name if parsed.source is None else f"{name} from {parsed.source}"
+            print(f"darkroom: {where}: {err}", file=sys.stderr)
             return 1
     return 0
 
