@@ -105,6 +105,19 @@ class TensorSpec:
         """Whether the first dimension is unknown, so that it can be the batch."""
         return self.shape is None or (len(self.shape) > 0 and self.shape[0] is None)
 
+    @property
+    def holds_one(self) -> bool:
+        """Whether it takes one string and no list of them: a scalar, or a list with room for one."""
+        return self.dtype == "string" and self.shape is not None and all(size == 1 for size in self.shape)
+
+    def fit_one(self, column: Column) -> Column:
+        """Returns a column of one string in this tensor's shape, where that has room for one; any other one unchanged."""
+        if not self.holds_one or np_shape(column) == self.shape or prod(np_shape(column)) != 1:
+            return column
+        array = np.empty(1, dtype=object)
+        array[0] = (column if isinstance(column, list) else column.ravel().tolist())[0]
+        return [array[0]] if self.shape == (1,) else array.reshape(self.shape)
+
     def takes(self, shape: Sequence[int]) -> bool:
         """Whether an array of this `shape` may be fed: the rank and all known sizes are equal."""
         if self.shape is None:
@@ -137,6 +150,9 @@ class SignatureSpec:
     method_name: str = "tensorflow/serving/predict"
     wire: Wire = Wire.TENSOR
     image_input: str | None = None  # name of the input whose strings the graph decodes as pictures
+    other_pictures: frozenset[str] = (
+        frozenset()
+    )  # further inputs whose strings, raw bytes, the graph decodes as pictures
     formats: frozenset[str] = frozenset()  # picture formats that the graph decodes, such as "jpeg"
     one_frame: bool = False  # the graph refuses an animated GIF
     float_features: frozenset[str] = frozenset()  # features of tf.Examples that the graph parses as floats
@@ -178,7 +194,7 @@ class SignatureSpec:
         for tensor in self.inputs:
             if tensor.name not in raw:
                 raise InvalidInput(f"input {tensor.name!r} is missing", input_name=tensor.name)
-            columns[tensor.name] = cast(raw[tensor.name], tensor.dtype, tensor.name)
+            columns[tensor.name] = tensor.fit_one(cast(raw[tensor.name], tensor.dtype, tensor.name))
         shapes = [np_shape(column) for column in columns.values()]
         lengths = {shape[:1] for shape in shapes}
         counts_rows = self.batched or self.image_input is not None

@@ -239,6 +239,82 @@ def table(folder: Path) -> Path:
     return _save(folder, serve, words=tf.TensorSpec([None], tf.string), _table=tf.lookup.StaticHashTable(words, -1))
 
 
+def pixels(
+    folder: Path,
+    *,
+    shape: tuple[int | None, ...] = (None, SIZE, SIZE, 3),
+    dtype: Any = tf.float32,
+    scale: float = 1.0,
+    names: tuple[str, ...] = ("x",),
+    limit: bool = False,
+) -> Path:
+    """Pictures as tensors in, scores, a label out of a table and an embedding out; `limit`: beside a number a row.
+
+    `scale`: what its graph multiplies the pixels by first. Several `names` are several pictures, which are added.
+    """
+
+    def serve(module: Any, **inputs: Any) -> dict[str, Any]:
+        parts = [tf.cast(inputs[name], tf.float32) * scale for name in names]
+        x = parts[0] if len(parts) == 1 else parts[0] - 2.0 * parts[1]
+        means = tf.reduce_mean(x, [2, 3] if shape[1] == 3 else [1, 2])
+        scores = tf.nn.softmax(tf.matmul(means, module.weights[:3]))
+        label = module.table.lookup(tf.argmax(scores, 1))
+        above = {"above": scores > inputs["limit"][:, tf.newaxis]} if limit else {}
+        return {"scores": scores, "label": label, "embedding": x[..., :2]} | above
+
+    words = tf.lookup.KeyValueTensorInitializer(tf.constant([0, 1], tf.int64), tf.constant(["a", "b"]))
+    parts: dict[str, Any] = {name: tf.TensorSpec(shape, dtype) for name in names}
+    parts |= {"limit": tf.TensorSpec([None], tf.float32)} if limit else {}
+    return _save(folder, serve, **parts, _table=tf.lookup.StaticHashTable(words, "other"))
+
+
+def pixels_of_tf1(folder: Path) -> Path:
+    """The same in TensorFlow 1: reference variables, a loop of Enter and Exit, a table out of an asset, `probabilities`."""
+    with _tf1_graph() as (_, session):
+        x = tf.compat.v1.placeholder(tf.float32, [None, SIZE, SIZE, 3], name="x")
+        weights = tf.compat.v1.get_variable("weights", initializer=WEIGHTS[:3], use_resource=False)
+        rows = tf.reduce_mean(x, [1, 2])
+        _, turned = tf.while_loop(lambda i, _: i < 3, lambda i, y: (i + 1, y * 1.5 + 0.1), [tf.constant(0), rows])
+        scores = tf.nn.softmax(tf.matmul(turned, weights))
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        (folder.parent / "words.txt").write_text("a\nb\nc\nd\ne\n")
+        asset = tf.constant(str(folder.parent / "words.txt"))
+        tf.compat.v1.add_to_collection(tf.compat.v1.GraphKeys.ASSET_FILEPATHS, asset)
+        lines = tf.lookup.TextFileInitializer(
+            asset, tf.int64, tf.lookup.TextFileIndex.LINE_NUMBER, tf.string, tf.lookup.TextFileIndex.WHOLE_LINE
+        )
+        table = tf.lookup.StaticHashTable(lines, "other")
+        session.run([tf.compat.v1.global_variables_initializer(), tf.compat.v1.tables_initializer()])
+        saved_model = tf.compat.v1.saved_model
+        outputs = {"scores": scores, "label": table.lookup(tf.argmax(scores, 1))}
+        definition = saved_model.build_signature_def(
+            {"x": saved_model.build_tensor_info(x)},
+            {key: saved_model.build_tensor_info(tensor) for key, tensor in outputs.items()},
+            "tensorflow/serving/predict",
+        )
+        builder = saved_model.Builder(str(folder))
+        builder.add_meta_graph_and_variables(
+            session,
+            ["serve"],
+            signature_def_map={"probabilities": definition},
+            assets_collection=tf.compat.v1.get_collection(tf.compat.v1.GraphKeys.ASSET_FILEPATHS),
+            main_op=tf.compat.v1.tables_initializer(),
+        )
+        builder.save()
+    return folder
+
+
+def pixels_of_keras(folder: Path) -> Path:
+    """A Keras 3 model of pictures inside a tf.Module, which only `tf.saved_model.load` restores."""
+    layers = tf.keras.layers
+    model = tf.keras.Sequential([layers.Input((SIZE, SIZE, 3)), layers.Flatten(), layers.Dense(CLASSES, "softmax")])
+
+    def serve(module: Any, x: Any) -> dict[str, Any]:
+        return {"scores": module.model(x)}
+
+    return _save(folder, serve, x=tf.TensorSpec([None, SIZE, SIZE, 3], tf.float32), _model=model)
+
+
 def counter(folder: Path) -> Path:
     """Counts its calls in a variable, and answers the count beside each row; `peek` only reads it."""
 

@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from darkroom.models.export.decode import decode
 from darkroom.models.export.export import signature_of
-from darkroom.models.export.recipe import RESIZE_METHODS, Recipe
 from darkroom.models.runtime.tensorflow import tf
+from darkroom.models.saved_model.front.decode import decode
+from darkroom.models.saved_model.front.recipe import RESIZE_METHODS, Recipe
 from loadtest.measure import machine
 from loadtest.measure.tables import number, table
 from loadtest.traffic.pictures import KINDS, load

@@ -28,8 +28,9 @@ from darkroom.models.runtime.custom_ops import load_custom_ops
 from darkroom.models.runtime.memory import check_room, trimmed
 from darkroom.models.runtime.session import Binding, SessionEngine, open_beside, open_session
 from darkroom.models.runtime.tensorflow import SessionOptions, graph_pb2
+from darkroom.models.saved_model.front.insert import read_with_front
+from darkroom.models.saved_model.front.preprocess import Preprocess
 from darkroom.models.saved_model.original import Original, open_original
-from darkroom.models.saved_model.reader import read_meta_graph
 
 __all__ = ["Artifact", "LoadedModel", "SessionOptions", "load_model", "open_artifact", "prepare"]
 
@@ -44,6 +45,7 @@ def load_model(
     session_config: Mapping[str, Any] | None = None,
     device: str = "auto",
     max_drift: float | None = None,
+    pictures: Mapping[str, Any] | None = None,
 ) -> LoadedModel:
     """Rewrites, verifies and opens the SavedModel at `path`, all in this process. Blocks for seconds.
 
@@ -56,6 +58,7 @@ def load_model(
         session_config: Simple TensorFlow Serving's four session settings; they win over the others.
         device: where it runs: `auto`, `cpu`, `cpu:N`, `gpu` or `gpu:0,1`; see models/engines/devices.py.
         max_drift: how far bfloat16 may move an output; None: bfloat16 is not used.
+        pictures: the decode front to put before a signature that takes tensors, as `--pictures` says it; None: none.
 
     Raises:
         LoadFailed: it cannot be served; the message says why and names no path.
@@ -69,6 +72,7 @@ def load_model(
         dict(session_config or {}),
         device=device,
         max_drift=max_drift,
+        pictures=None if pictures is None else dict(pictures),
     )
     return open_job(prepare_job(job), job)
 
@@ -87,7 +91,10 @@ def open_job(artifact: Artifact, job: Job, cache: TuningCache | None = None) -> 
     with load_failures():
         load_custom_ops(job.custom_op_paths)
         spec = replace(artifact.spec, name=job.name, version=job.version)
-        return open_artifact(replace(artifact, spec=spec), session_options(job), resolve(job.device), cache=cache)
+        pictures = None if job.pictures is None else Preprocess.of(job.pictures)
+        return open_artifact(
+            replace(artifact, spec=spec, pictures=pictures), session_options(job), resolve(job.device), cache=cache
+        )
 
 
 def open_artifact(
@@ -196,8 +203,9 @@ class _Opening:
         left = {name: spec for name, spec in specs.items() if name not in artifact.bindings}
         original: Original | None = None
         if left:
-            meta_graph = read_meta_graph(artifact.source)
-            original = open_original(artifact.source, meta_graph, left, self.options_on(self.devices[0]))
+            pictures, options = artifact.pictures, self.options_on(self.devices[0])
+            meta_graph = read_with_front(artifact.source, pictures)
+            original = open_original(artifact.source, meta_graph, left, options, pictures)
         for name, spec in specs.items():
             passes = artifact.passes[name]
             if original is not None and name in left:

@@ -7,7 +7,7 @@ are imported at their first use, because they import TensorFlow, which takes sec
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from darkroom.models.export.recipe import Recipe
+from darkroom.models.saved_model.front.recipe import Recipe
 
 if TYPE_CHECKING:
     from darkroom.models.export.export import export_from_reference, export_image_model, load_reference

@@ -10,26 +10,29 @@ The result of an empty batch (n = 0) is undefined.
 
 from __future__ import annotations
 
+import re
 import shutil
 import sys
 import tempfile
+from collections.abc import Mapping
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from darkroom.models.export.decode import decode_batch
 from darkroom.models.export.errors import ExportFailed
 from darkroom.models.runtime.tensorflow import tf
+from darkroom.models.saved_model.front.decode import model_input
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
-    from darkroom.models.export.recipe import Recipe
+    from darkroom.models.saved_model.front.recipe import Recipe
 
 # The root of a checkout of this project. An editable installation puts it on the import path, where its packages `models`
 # and `service` would win over a user's folder of the same name without an `__init__.py`.
 _CHECKOUT: Final = Path(__file__).resolve().parents[2]
+KERAS_FILES: Final = (".keras", ".h5", ".hdf5")
 
 
 def export_image_model(
@@ -60,9 +63,10 @@ def export_image_model(
     """
     with version_folder(base_path, version, force=force) as folder:
         signature = signature_of(model, recipe)
-        classes = signature.structured_outputs["probability"].shape[1]
-        if labels and len(labels) != classes:
-            raise ExportFailed(f"{len(labels)} labels for {classes} classes")
+        outputs = signature.structured_outputs.values()
+        sizes = {each.shape[-1] for each in outputs if each.shape.rank and each.dtype.is_floating} - {None}
+        if labels and len(labels) not in sizes:
+            raise ExportFailed(f"{len(labels)} labels for {' or '.join(map(str, sorted(sizes)))} classes")
         # Only the function and the variables that it reads are saved, so that the SavedModel loads fast.
         root = tf.Module()
         if isinstance(model, tf.Module):
@@ -71,14 +75,17 @@ def export_image_model(
         tf.saved_model.save(root, str(folder), signatures={"serving_default": signature})
         # The fingerprint has a random id, the only difference between two builds. Loaders do not need it.
         (folder / "fingerprint.pb").unlink(missing_ok=True)
-        texts = dict(extras or {})
-        if labels:
-            texts["labels.txt"] = "".join(f"{_one_line(label)}\n" for label in labels)
-        for name, text in texts.items():
-            extra = folder / "assets.extra" / name
-            extra.parent.mkdir(exist_ok=True)
-            extra.write_text(text, encoding="utf-8")
+        write_extras(folder, labels, extras or {})
     return base_path / str(version)
+
+
+def write_extras(folder: Path, labels: Sequence[str], extras: Mapping[str, str]) -> None:
+    """Writes text files into `assets.extra/` of a version folder: `labels.txt`, if there are labels, and `extras`."""
+    lines = "".join(f"{' '.join(label.split())}\n" for label in labels)
+    for name, text in {**extras, **({"labels.txt": lines} if labels else {})}.items():
+        extra = folder / "assets.extra" / name
+        extra.parent.mkdir(exist_ok=True)
+        extra.write_text(text, encoding="utf-8")
 
 
 def check_free(base_path: Path, version: int, *, force: bool) -> Path:
@@ -99,12 +106,10 @@ def signature_of(model: Callable[[Any], Any], recipe: Recipe) -> Any:
     """Returns the concrete function `images: string[n] → {predict: int64[n], probability: float32[n, classes]}`."""
 
     def serve(images: Any) -> dict[str, Any]:
-        # Decoders have no GPU kernel; without this, map_fn would resize on the GPU, row by row.
-        with tf.device("/device:CPU:0"):
-            raw = tf.io.decode_base64(images) if recipe.wire == "base64" else images
-            pixels = decode_batch(raw, recipe)
-        x = (pixels - tf.constant(recipe.mean, tf.float32)) / tf.constant(recipe.std, tf.float32)
-        output = model(x, training=False) if isinstance(model, tf.keras.layers.Layer) else model(x)
+        x = model_input(images, recipe)
+        output = call(model, x)
+        if recipe.answers == "values":
+            return {name: tf.identity(value, name=name) for name, value in named_outputs(model, output).items()}
         output = tf.convert_to_tensor(output)
         if output.shape.rank != 2 or output.shape[1] is None or not output.dtype.is_floating:
             raise ExportFailed(f"the model gives {output.dtype.name}{output.shape}, not float[n, classes]")
@@ -115,6 +120,21 @@ def signature_of(model: Callable[[Any], Any], recipe: Recipe) -> Any:
 
     signature = [tf.TensorSpec([None], tf.string, name="images")]
     return tf.function(serve, input_signature=signature, autograph=False).get_concrete_function()
+
+
+def call(model: Callable[[Any], Any], x: Any) -> Any:
+    """Calls a model as it is called to predict."""
+    return model(x, training=False) if isinstance(model, tf.keras.layers.Layer) else model(x)
+
+
+def named_outputs(model: Any, output: Any) -> dict[str, Any]:
+    """The outputs of a call by name: the keys of a dict, or Keras' own names, or `output_0`, `output_1` and so on."""
+    if isinstance(output, Mapping):
+        return {str(name): tf.convert_to_tensor(value) for name, value in output.items()}
+    values = output if isinstance(output, (list, tuple)) else [output]
+    names = getattr(model, "output_names", None) or ()
+    are_apart = len(set(names)) == len(values)
+    return {names[at] if are_apart else f"output_{at}": tf.convert_to_tensor(each) for at, each in enumerate(values)}
 
 
 @contextmanager
@@ -146,10 +166,6 @@ def version_folder(base_path: Path, version: int, *, force: bool) -> Iterator[Pa
         shutil.rmtree(hidden, ignore_errors=True)
 
 
-def _one_line(label: str) -> str:
-    return " ".join(label.split())
-
-
 def load_reference(reference: str) -> Any:
     """Returns a user's model: the model of a `.keras` file, or what the factory of "package.module:factory" returns.
 
@@ -160,13 +176,13 @@ def load_reference(reference: str) -> Any:
     Raises:
         ExportFailed: there is no such file, module or factory.
     """
-    if reference.endswith(".keras"):
-        if not Path(reference).is_file():
-            raise ExportFailed(f"{reference} isn't a file")
-        return tf.keras.models.load_model(reference, compile=False)
+    if reference.endswith(KERAS_FILES):
+        return _load_keras(reference)
     module, colon, factory = reference.partition(":")
     if not (module and colon and factory):
-        raise ExportFailed(f"{reference!r} is neither package.module:factory nor a .keras file")
+        raise ExportFailed(
+            f"{reference!r} is neither package.module:factory nor a Keras file ({', '.join(KERAS_FILES)})"
+        )
     here = str(Path.cwd())
     others = [entry for entry in sys.path if entry != here]
     sys.path[:] = [here, *(entry for entry in others if Path(entry).resolve() != _CHECKOUT)]
@@ -178,6 +194,21 @@ def load_reference(reference: str) -> Any:
         return build()
     finally:
         sys.path[:] = [here, *others]
+
+
+def _load_keras(file: str) -> Any:
+    """Returns the model in a file of Keras."""
+    if not Path(file).is_file():
+        raise ExportFailed(f"{file} isn't a file")
+    try:
+        return tf.keras.models.load_model(file, compile=False)
+    except Exception as err:
+        missing = re.search(r"Could not locate [^.]*|Unknown layer: [^.]*", str(err))
+        words = " ".join((missing[0] if missing else str(err)).split())[:200]
+        raise ExportFailed(
+            f"Keras {tf.keras.__version__} cannot load it: {words}. If it has layers of your own, or was saved by another "
+            "Keras, export what a function of yours returns, package.module:factory, or its model.export() with --from"
+        ) from err
 
 
 def export_from_reference(

@@ -17,6 +17,7 @@ from pydantic import TypeAdapter
 from darkroom.models.engine import PassReport
 from darkroom.models.rows import Column, Rows
 from darkroom.models.runtime.session import Binding, objects
+from darkroom.models.saved_model.front.preprocess import Preprocess
 from darkroom.models.spec import ModelSpec, numpy_dtype
 
 MAGIC = b"darkroom artifact 1\n"
@@ -34,6 +35,7 @@ class Artifact:
     bindings: dict[str, Binding] = field(default_factory=dict)  # by signature, as the next two
     passes: dict[str, tuple[PassReport, ...]] = field(default_factory=dict)
     samples: dict[str, tuple[Rows, ...]] = field(default_factory=dict)  # warm-up rows, one row `[1, ...]` in each
+    pictures: Preprocess | None = None  # the decode front that the source gets; not among the bytes
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,6 +30,7 @@ class Job:
     session_config: dict[str, Any] = field(default_factory=dict)
     custom_op_paths: tuple[Path, ...] = ()
     max_drift: float | None = None  # largest change that bfloat16 may cause; None: bfloat16 is not tried
+    pictures: dict[str, Any] | None = None  # the decode front to put in, see Preprocess; None: none
     device: str = "auto"  # see models/engines/devices.py; the artifact depends on it only in whether it may be a GPU
 
     def dump(self) -> str:

@@ -25,9 +25,11 @@ from darkroom.models.rewriting.verify import first_accepted
 from darkroom.models.rows import Rows
 from darkroom.models.runtime.session import clean
 from darkroom.models.runtime.tensorflow import SessionOptions
+from darkroom.models.saved_model.front.insert import read_with_front
+from darkroom.models.saved_model.front.preprocess import Preprocess
 from darkroom.models.saved_model.image_input import check_batching, find_image_input
 from darkroom.models.saved_model.original import OnDemand, open_original
-from darkroom.models.saved_model.reader import describe_signatures, read_labels, read_meta_graph, read_signatures
+from darkroom.models.saved_model.reader import describe_signatures, read_labels, read_signatures
 from darkroom.models.saved_model.sample_rows import PictureMaker, candidates
 from darkroom.models.saved_model.tf_example import float_features
 from darkroom.models.saved_model.warmup_requests import recorded_rows
@@ -35,20 +37,27 @@ from darkroom.models.spec import ModelSpec, SignatureSpec
 
 
 def prepare(
-    path: Path, *, name: str, version: int, options: SessionOptions, passes: Sequence[tuple[str, Pass]] = PASSES
+    path: Path,
+    *,
+    name: str,
+    version: int,
+    options: SessionOptions,
+    passes: Sequence[tuple[str, Pass]] = PASSES,
+    pictures: Preprocess | None = None,
 ) -> Artifact:
     """Reads, rewrites and verifies the SavedModel at `path`.
 
     All of this runs on the CPU, whatever device the model will run on. A GPU multiplies floats in TF32, which has 11
     bits, and uses other kernels for other numbers of rows, so no rewrite and no batch could be proven there.
 
-    A signature that keeps state is not run, so a load does not change the state.
+    A signature that keeps state is not run, so a load does not change the state. With `pictures`, a signature that takes
+    tensors gets a decode front first, and is then a signature like any other.
 
     Raises:
         LoadFailed: the SavedModel cannot be read, or none of its signatures can be served.
     """
     options = replace(options, uses_gpus=False)
-    meta_graph = read_meta_graph(path)
+    meta_graph = read_with_front(path, pictures)
     specs, refused = read_signatures(meta_graph)
     graph_def = meta_graph.graph_def
     traits = _examine(graph_def, specs, refused)
@@ -65,7 +74,7 @@ def prepare(
     every, same = specs, find_same_functions(graph_def, {key: specs[key] for key in specs if not traits[key].stateful})
     specs = {key: spec for key, spec in every.items() if key not in same}
     exact = replace(options, bf16=False)
-    original = OnDemand(partial(open_original, path, meta_graph, specs, exact))
+    original = OnDemand(partial(open_original, path, meta_graph, specs, exact, pictures))
     rewriter = Rewriter(original, specs, traits, options, passes)
     try:
         stateless = {key: spec for key, spec in specs.items() if not traits[key].stateful}
@@ -83,7 +92,7 @@ def prepare(
         specs = {key: specs[key] for key in every}
         unserved = describe_signatures(meta_graph, meta_graph.signature_def.keys() - specs.keys())
         spec = ModelSpec(name, version, specs, labels=read_labels(path), refused=refused, unserved=unserved)
-        return Artifact(spec, path, rewriter.serialized(), rewriter.bindings, rewriter.reports(), samples)
+        return Artifact(spec, path, rewriter.serialized(), rewriter.bindings, rewriter.reports(), samples, pictures)
     finally:
         rewriter.close()
         original.close()
@@ -141,7 +150,8 @@ def prepare_job(job: Job) -> Artifact:
     # A GPU wants another graph than a CPU, and bfloat16 is chosen by the optimizer.
     passes = PASSES if options.bf16 or job.may_use_gpus() else (*PASSES, (OPTIMIZE, optimize))
     with load_failures():
-        return prepare(job.path, name=job.name, version=job.version, options=options, passes=passes)
+        pictures = None if job.pictures is None else Preprocess.of(job.pictures)
+        return prepare(job.path, name=job.name, version=job.version, options=options, passes=passes, pictures=pictures)
 
 
 def session_options(job: Job) -> SessionOptions:

@@ -52,7 +52,8 @@ with hide_packages("keras", "h5py", "scipy"):
     import tensorflow as tf
 from tensorflow.core.framework import attr_value_pb2, graph_pb2, tensor_pb2
 from tensorflow.core.protobuf import config_pb2, meta_graph_pb2, saved_model_pb2
-from tensorflow.python.framework import convert_to_constants, op_def_registry
+from tensorflow.python.framework import convert_to_constants, op_def_registry, tensor_util
+from tensorflow.python.saved_model import loader_impl as saved_model_loader
 from tensorflow.python.util import deprecation
 
 from darkroom.models.errors import LoadFailed
@@ -66,8 +67,10 @@ __all__ = [
     "graph_pb2",
     "meta_graph_pb2",
     "op_def_registry",
+    "saved_model_loader",
     "saved_model_pb2",
     "tensor_pb2",
+    "tensor_util",
     "tf",
 ]
 

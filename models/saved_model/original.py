@@ -11,8 +11,17 @@ from darkroom.models.errors import LoadFailed
 from darkroom.models.graph.reachability import node_name, prune, reachable_names
 from darkroom.models.rows import Rows
 from darkroom.models.runtime.session import Binding, SessionEngine, clean, feed_value, fetched_column, translate
-from darkroom.models.runtime.tensorflow import SessionOptions, convert_to_constants, deprecation, graph_pb2, tf
-from darkroom.models.saved_model.reader import SERVE
+from darkroom.models.runtime.tensorflow import (
+    SessionOptions,
+    convert_to_constants,
+    deprecation,
+    graph_pb2,
+    saved_model_loader,
+    tf,
+)
+from darkroom.models.saved_model.front.insert import make_plan, wrap
+from darkroom.models.saved_model.front.preprocess import Preprocess
+from darkroom.models.saved_model.reader import SERVE, read_meta_graph
 from darkroom.models.spec import SignatureSpec, Wire
 
 LARGE_BYTES = 64 << 10  # guess: of a variable that TensorFlow's conversion does not see
@@ -32,11 +41,24 @@ class Original(Protocol):
         """Frees the model. Idempotent."""
 
 
-def open_original(path: Path, meta_graph: Any, specs: Mapping[str, SignatureSpec], options: SessionOptions) -> Original:
+def open_original(
+    path: Path,
+    meta_graph: Any,
+    specs: Mapping[str, SignatureSpec],
+    options: SessionOptions,
+    pictures: Preprocess | None = None,
+) -> Original:
     """Loads the SavedModel into a session, as TensorFlow Serving does, or else with `tf.saved_model.load`.
 
     A Keras 3 model inside a tf.Module saves two handles for each variable and restores the one that its functions do
     not use. Only the object loader knows that both are the same variable.
+
+    Args:
+        path: the version folder.
+        meta_graph: its MetaGraphDef, with a decode front where `pictures` asks for one.
+        specs: the signatures to serve.
+        options: how the session is set up.
+        pictures: what was asked for; None: nothing.
 
     Raises:
         LoadFailed: TensorFlow can load it in neither way.
@@ -46,7 +68,7 @@ def open_original(path: Path, meta_graph: Any, specs: Mapping[str, SignatureSpec
         if original.is_initialized([output.source for spec in specs.values() for output in spec.outputs]):
             return original
         original.close()
-        return EagerOriginal(path)
+        return EagerOriginal(path, pictures)
     except LoadFailed:
         raise
     except Exception as err:
@@ -124,6 +146,18 @@ class OnDemand:
             loaded.close()
 
 
+class _Loader(saved_model_loader.SavedModelLoader):  # type: ignore[misc]  # TensorFlow has no types
+    """TensorFlow's loader, with the graph that is given instead of the one on disk."""
+
+    def __init__(self, path: Path, meta_graph: Any) -> None:
+        super().__init__(str(path))
+        self._meta_graph = meta_graph
+
+    def get_meta_graph_def_from_tags(self, _tags: object) -> Any:
+        """Returns the graph that was given."""
+        return self._meta_graph
+
+
 class SessionOriginal:
     """The SavedModel's graph in its own session, with restored variables and initialized tables."""
 
@@ -134,7 +168,7 @@ class SessionOriginal:
         # A device of another job (`/job:ps`) belongs to a training cluster, and does not exist here.
         is_from_cluster = any("/job:" in node.device for node in meta_graph.graph_def.node)
         with self._graph.as_default(), deprecation.silence():
-            tf.compat.v1.saved_model.loader.load(self._session, tags, str(path), clear_devices=is_from_cluster)
+            _Loader(path, meta_graph).load(self._session, tags, clear_devices=is_from_cluster)
 
     def is_initialized(self, outputs: list[str]) -> bool:
         """Whether every variable that computing `outputs` reads has a value."""
@@ -168,19 +202,22 @@ class SessionOriginal:
 class EagerOriginal:
     """The SavedModel as Python objects. A call takes several times as long as in a session."""
 
-    def __init__(self, path: Path) -> None:
-        self._model = tf.saved_model.load(str(path), tags=[SERVE])
+    def __init__(self, path: Path, pictures: Preprocess | None = None) -> None:
+        self._model = tf.saved_model.load(str(path), tags=[SERVE])  # holds the variables
+        self._signatures: dict[str, Any] = dict(self._model.signatures)
+        if pictures is not None:
+            self._signatures = wrap(self._signatures, make_plan(read_meta_graph(path), pictures))
 
     def engine(self, spec: SignatureSpec, passes: tuple[PassReport, ...] = ()) -> Engine:
         """See Original."""
-        return EagerEngine(spec, self._model.signatures[spec.name], passes=passes)
+        return EagerEngine(spec, self._signatures[spec.name], passes=passes)
 
     def freeze(self, specs: Mapping[str, SignatureSpec]) -> tuple[Any, dict[str, Binding]]:
         """See Original. Each signature's nodes have their own prefix."""
         graph = tf.Graph()
         bindings = {}
         for number, name in enumerate(specs):
-            signature = self._model.signatures[name]
+            signature = self._signatures[name]
             frozen = convert_to_constants.convert_variables_to_constants_v2(signature, lower_control_flow=False)
             prefix = f"signature_{number}"
             with graph.as_default():
@@ -198,6 +235,7 @@ class EagerOriginal:
     def close(self) -> None:
         """Drops the objects."""
         self._model = None
+        self._signatures.clear()
 
 
 class EagerEngine:

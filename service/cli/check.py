@@ -13,6 +13,7 @@ from darkroom.models.errors import ModelError
 from darkroom.models.rows import Rows
 from darkroom.models.spec import Wire
 from darkroom.models.versions.folder import locate
+from darkroom.service.cli.presets import picture_lines
 
 if TYPE_CHECKING:
     import argparse
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
 DESCRIPTION = """\
 Loads a SavedModel as the server would. Prints for each signature: inputs and outputs, which image formats it accepts,
 whether requests may share an engine call, which load-time passes are in force and why others are not, an example
-request, and its answer.
+request, and its answer. Of a signature that takes images as tensors, it prints what the graph shows of their range, and
+with --picture the answers under each preset of `darkroom export --preprocess`, so that you see which one is right.
 
 MODEL is a folder of numeric version folders (the newest is used), or a version folder.
 """
@@ -34,6 +36,7 @@ _WIRES = {
     Wire.TENSOR: "no image decoder reads its strings: values are passed on unchanged",
 }
 SHOWN = 5  # of the values of a long answer
+MAX_WRITTEN = 64  # numbers of an example request; a longer one is computed by the shell
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -57,7 +60,8 @@ def run(parsed: argparse.Namespace) -> int:
         model = load_model(folder, name=name, version=version)
         print(f"{name} version {version}: loaded, rewritten and proven in {time.monotonic() - started_s:.1f} s")
         for signature, engine in model.engines.items():
-            print("\n".join(["", *_describe(model.spec, engine), *_try(model, signature, picture)]))
+            lines = ["", *_describe(model.spec, engine), *_try(model, signature, picture)]
+            print("\n".join([*lines, *picture_lines(folder, model, signature, picture)]), flush=True)
         model.close()
     except (ModelError, OSError) as err:
         print(f"darkroom: {parsed.model}: {err}", file=sys.stderr)
@@ -110,6 +114,18 @@ def _curl(name: str, spec: SignatureSpec, rows: Rows) -> str:
     if spec.image_input and len(spec.inputs) == 1:
         text = json.dumps(body | {"data": {spec.image_input: ["PICTURE"]}})
         return head + "'" + text.replace("PICTURE", "'$(base64 -w0 picture.jpg)'") + "'"
+    if sum(getattr(column, "size", 1) for column in rows.columns.values()) > MAX_WRITTEN:
+
+        def written(column: Column) -> str:
+            """A short Python expression for a column of the same shape."""
+            if isinstance(column, list) or column.size <= MAX_WRITTEN:
+                return json.dumps(_plain(column))
+            one = json.dumps(column.ravel()[0].item())
+            return "[" * column.ndim + one + "".join(f"] * {size}" for size in reversed(column.shape))
+
+        values = ", ".join(f"{json.dumps(each)}: {written(column)}" for each, column in rows.columns.items())
+        made = f'import json; print(json.dumps({json.dumps(body)} | {{"data": {{{values}}}}}))'
+        return f"python3 -c '{made}' | " + head + "@-"
     data = {each: _plain(column) for each, column in rows.columns.items()}
     return head + "'" + json.dumps(body | {"data": data}) + "'"
 

@@ -1,4 +1,4 @@
-"""`darkroom export`: builds a model that ships, or a SavedModel that takes images from the user's own model."""
+"""`darkroom export`: makes SavedModels that take pictures: from a SavedModel, from a Keras model, or one that ships."""
 
 from __future__ import annotations
 
@@ -7,18 +7,28 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from darkroom.models.errors import ModelError
+from darkroom.models.versions.folder import locate
+
 if TYPE_CHECKING:
     import argparse
 
-    from darkroom.models.export.recipe import Recipe
+    from darkroom.models.saved_model.front.preprocess import Preprocess
 
 DESCRIPTION = """\
 Builds SavedModels whose signature takes encoded images, into OUT/NAME/VERSION.
 
-NAME is a model that ships (see --list), a Keras file (my.keras), or package.module:factory, a function without
-arguments that returns a Keras model or any callable float32[n, height, width, channels] -> float[n, classes].
-For your own model, the options below describe how an image becomes its input.
+NAME with --from=DIR: any SavedModel whose signature takes images as tensors, TF1 or TF2, such as Keras' model.export()
+and TensorFlow Hub's. The new signature is serving_default; the one that takes tensors stays, as serving_tensors.
+
+NAME alone: a model that ships (see --list), a Keras file (my.keras, my.h5), or package.module:factory, a function
+without arguments that returns a Keras model or any callable float32[n, height, width, channels] -> tensors.
+
+--preprocess says how pixels become numbers. It is never guessed: it is needed unless the model itself scales its input.
+  tf: -1 to 1   torch: 0 to 1, less ImageNet's mean, by its deviation   caffe: BGR less ImageNet's mean
+  unit: 0 to 1  raw: 0 to 255   (tf, torch and caffe are the modes of keras.applications)
 """
+KERAS_FILES = (".keras", ".h5", ".hdf5")
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -28,36 +38,65 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, default=Path("model"), help="folder to build into [model]")
     parser.add_argument("--version", type=int, default=1, help="version folder to make [1]")
     parser.add_argument(
-        "--wire", choices=("base64", "bytes"), default="base64", help="the form of the input `images` [base64]"
+        "--wire", choices=("base64", "bytes"), help="the form of the new input [bytes with --from, else base64]"
     )
     parser.add_argument(
         "--reduced_scale", action="store_true", help="decode large JPEGs to 1/2, 1/4 or 1/8: faster, pixels differ"
     )
     parser.add_argument("--force", action="store_true", help="replace an existing version")
     parser.add_argument("--missing", action="store_true", help="build only missing versions")
+    add_picture_flags(parser.add_argument_group("how an image becomes its input"))
     own = parser.add_argument_group("your own model")
-    own.add_argument("--as", dest="name", metavar="NAME", help="name of its folder in OUT")
-    own.add_argument("--size", metavar="HxW", default="224x224", help="input size in pixels [224x224]")
-    own.add_argument("--channels", type=int, choices=(1, 3), default=3, help="1: grey, 3: RGB [3]")
-    own.add_argument("--mean", type=_numbers, default=0.0, help="subtracted from pixels (0 to 255); 1 or 3 numbers [0]")
-    own.add_argument("--std", type=_numbers, default=255.0, help="divides the result; 1 or 3 numbers [255]")
-    own.add_argument("--formats", choices=("any", "jpeg"), default="any", help="accepted image formats [any]")
-    own.add_argument("--resize", default="bilinear", help="method of tf.image.resize, or bilinear_tf1 [bilinear]")
+    own.add_argument("--from", dest="source", type=Path, metavar="DIR", help="SavedModel to put the decoding before")
     own.add_argument(
-        "--answers", choices=("logits", "probability"), default="logits", help="what the model returns [logits]"
+        "--signature", default="", help="its signature that takes tensors [serving_default, or the only one]"
     )
+    own.add_argument("--input", default="", help="that signature's input [all that have the shape of images]")
+    own.add_argument("--custom_op_paths", default="", help="comma-separated folders of *.so that the SavedModel needs")
+    own.add_argument("--as", dest="name", metavar="NAME", help="name of its folder in OUT")
+    own.add_argument("--labels", type=Path, help="text file, one label per line in class order")
     own.add_argument(
+        "--answers",
+        choices=("logits", "probability", "values"),
+        help="what a Keras model or callable returns; logits get a softmax, values keep their names [as its last "
+        "activation shows]",
+    )
+
+
+def add_picture_flags(group: argparse._ArgumentGroup) -> None:
+    """Adds the flags that say how an image becomes a model's input."""
+    group.add_argument("--preprocess", choices=("tf", "torch", "caffe", "unit", "raw"), default="", help="see above")
+    group.add_argument("--mean", type=_numbers, help="subtracted from pixels (0 to 255); 1 or 3 numbers")
+    group.add_argument("--std", type=_numbers, help="divides the result; 1 or 3 numbers")
+    group.add_argument("--size", metavar="HxW", help="input size in pixels, where the model leaves it open")
+    group.add_argument(
+        "--channels",
+        choices=("1", "3", "4", "rgb", "bgr"),
+        default="",
+        help="their order; a number for a callable [rgb]",
+    )
+    group.add_argument("--layout", choices=("nhwc", "nchw"), default="", help="[as the shape shows]")
+    group.add_argument("--resize", default="bilinear", help="method of tf.image.resize, or bilinear_tf1 [bilinear]")
+    group.add_argument(
+        "--fit",
+        choices=("stretch", "crop", "pad"),
+        default="stretch",
+        help="stretch the image; crop to its largest centred part; pad it with black [stretch]",
+    )
+    group.add_argument("--antialias", action="store_true", help="average when shrinking, as Pillow does; slower")
+    group.add_argument("--orient", action="store_true", help="turn JPEGs as their EXIF orientation says")
+    group.add_argument("--formats", choices=("any", "jpeg"), default="any", help="accepted image formats [any]")
+    group.add_argument(
         "--batch_decode",
         choices=("map_defun", "map_fn"),
         default="map_defun",
         help="how a batch is decoded [map_defun]",
     )
-    own.add_argument("--labels", type=Path, help="text file, one label per line in class order")
 
 
 def run(parsed: argparse.Namespace) -> int:
     """Builds the named models. Returns 0 if all were built, 1 if one can't be built, 2 if none was named."""
-    from darkroom.models.export.errors import ExportFailed  # noqa: PLC0415 - as above
+    from darkroom.models.export.errors import ExportFailed  # noqa: PLC0415 - as below
     from darkroom.models.export.zoo import ZOO  # noqa: PLC0415 - only exporting needs it
 
     if parsed.list or not parsed.names:
@@ -67,59 +106,99 @@ def run(parsed: argparse.Namespace) -> int:
     for name in parsed.names:
         try:
             _build(name, parsed)
-        except (ExportFailed, ValueError, OSError) as err:
-            print(f"darkroom: {name}: {err}", file=sys.stderr)
+        except (ExportFailed, ModelError, ValueError, OSError) as err:
+            where = name if parsed.source is None else f"{name} from {parsed.source}"
+            print(f"darkroom: {where}: {err}", file=sys.stderr)
             return 1
     return 0
 
 
 def _build(name: str, parsed: argparse.Namespace) -> None:
     """Builds one model."""
-    is_own = ":" in name or name.endswith(".keras")
-    folder = parsed.out / (parsed.name or Path(name.rpartition(":")[2]).stem if is_own else name)
+    is_own = ":" in name or name.endswith(KERAS_FILES)
+    folder = parsed.out / (parsed.name or (Path(name.rpartition(":")[2]).stem if is_own else name))
     if parsed.missing and (folder / str(parsed.version)).is_dir():
         return
-    if is_own:
-        from darkroom.models.export.export import export_from_reference  # noqa: PLC0415 - as above
+    common = {"version": parsed.version, "force": parsed.force}
+    if parsed.source is not None:
+        source, _, _ = locate(parsed.source)
+        from darkroom.models.export.wrap import wrap_saved_model  # noqa: PLC0415 - as above
+        from darkroom.models.runtime.custom_ops import load_custom_ops  # noqa: PLC0415 - as above
 
-        labels = parsed.labels.read_text(encoding="utf-8").splitlines() if parsed.labels else ()
-        path = export_from_reference(
-            name, folder, _recipe(parsed), version=parsed.version, labels=labels, force=parsed.force
+        load_custom_ops([Path(path) for path in parsed.custom_op_paths.split(",") if path])
+        said = preprocess_of(parsed, wire=parsed.wire or "bytes")
+        path, made = wrap_saved_model(source, folder, said, labels=_labels(parsed), **common)
+        print("\n".join([*made.describe(), *_how_to_serve(path)]))
+    elif is_own:
+        from darkroom.models.export.export import check_free, load_reference  # noqa: PLC0415 - as above
+        from darkroom.models.export.own_model import export_own_model  # noqa: PLC0415 - as above
+
+        check_free(folder, parsed.version, force=parsed.force)
+        path = export_own_model(
+            load_reference(name),
+            folder,
+            preprocess_of(parsed, wire=parsed.wire or "base64"),
+            answers=parsed.answers or "",
+            labels=_labels(parsed),
+            channels=int(parsed.channels) if parsed.channels.isdigit() else 3,
+            progress=lambda line: print(f"{name}: {line}", flush=True),
+            **common,
         )
-        print(f"{name}: {path}")
-        return
-    from darkroom.models.export.zoo import build  # noqa: PLC0415 - as above
+        print("\n".join(_how_to_serve(path)))
+    else:
+        from darkroom.models.export.zoo import build  # noqa: PLC0415 - as above
 
-    build(
-        name,
-        folder,
-        version=parsed.version,
-        wire=parsed.wire,
-        reduced_scale=parsed.reduced_scale,
-        force=parsed.force,
-        progress=partial(print, flush=True),
-    )
+        wire = parsed.wire or "base64"
+        build(
+            name, folder, wire=wire, reduced_scale=parsed.reduced_scale, progress=partial(print, flush=True), **common
+        )
 
 
-def _recipe(parsed: argparse.Namespace) -> Recipe:
-    """How an image becomes the input of the user's own model."""
-    from darkroom.models.export.recipe import Recipe  # noqa: PLC0415 - as above
+def preprocess_of(parsed: argparse.Namespace, *, wire: str) -> Preprocess:
+    """What the flags say about pictures.
 
-    height, _, width = parsed.size.partition("x")
-    if not (height.isdigit() and width.isdigit()):
-        raise ValueError(f"--size={parsed.size} isn't HxW, such as 224x224")
-    return Recipe(
-        size=(int(height), int(width)),
-        channels=parsed.channels,
+    Raises:
+        ValueError: a flag has a wrong value, or two do not go together.
+    """
+    from darkroom.models.saved_model.front.preprocess import Preprocess  # noqa: PLC0415 - as above
+
+    size = None
+    if parsed.size is not None:
+        height, _, width = parsed.size.partition("x")
+        if not (height.isdigit() and width.isdigit()):
+            raise ValueError(f"--size={parsed.size} isn't HxW, such as 224x224")
+        size = int(height), int(width)
+    return Preprocess(
+        preprocess=parsed.preprocess,
         mean=parsed.mean,
         std=parsed.std,
-        wire=parsed.wire,
-        formats=parsed.formats,
+        channels="" if parsed.channels.isdigit() else parsed.channels,
+        layout=parsed.layout,
+        size=size,
         resize=parsed.resize,
-        batch_decode=parsed.batch_decode,
+        fit=parsed.fit,
+        antialias=parsed.antialias,
+        orient=parsed.orient,
         reduced_scale=parsed.reduced_scale,
-        answers=parsed.answers,
+        batch_decode=parsed.batch_decode,
+        formats=parsed.formats,
+        wire=wire,
+        signature=parsed.signature,
+        input=parsed.input,
     )
+
+
+def _labels(parsed: argparse.Namespace) -> list[str]:
+    return parsed.labels.read_text(encoding="utf-8").splitlines() if parsed.labels else []
+
+
+def _how_to_serve(path: Path) -> list[str]:
+    """The commands that serve what was written and send a picture to it."""
+    return [
+        f"wrote {path}; serve it and send an image:",
+        f"  darkroom serve --model_base_path={path.parent}",
+        "  curl -H 'Content-Type: image/jpeg' --data-binary @cat.jpg http://localhost:8500",
+    ]
 
 
 def _numbers(text: str) -> float | tuple[float, ...]:

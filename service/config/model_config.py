@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from darkroom.models.saved_model.front.preprocess import Preprocess
 from darkroom.models.versions.policy import Policy
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ def _split_numbers(value: object) -> object:
     return [part for part in value.split(",") if part.strip()] if isinstance(value, str) else value
 
 
-def _parse_json(value: object) -> object:
+def parse_json(value: object) -> object:
     """A JSON string as its value. For other text it raises ValueError, which pydantic reports with the field."""
     try:
         return json.loads(value or "{}") if isinstance(value, str) else value
@@ -41,6 +42,13 @@ def _check_policy(text: str) -> str:
     return text
 
 
+def _check_pictures(value: dict[str, Any] | None) -> dict[str, Any] | None:
+    """What is said of a model's pictures unchanged, if it can be meant; else it raises ValueError."""
+    if value is not None:
+        Preprocess.of(value)
+    return value
+
+
 def _lower(value: object) -> object:
     """A word in lower case, since STS accepted both."""
     return value.lower() if isinstance(value, str) else value
@@ -49,8 +57,9 @@ def _lower(value: object) -> object:
 LogLevel = Annotated[Literal["debug", "info", "warning", "error", "critical"], BeforeValidator(_lower)]
 Numbers = Annotated[tuple[int, ...], BeforeValidator(_split_numbers)]
 Paths = Annotated[tuple[str, ...], BeforeValidator(_split_numbers)]
-JsonObject = Annotated[dict[str, Any], BeforeValidator(_parse_json)]
-Labels = Annotated[dict[str, int], BeforeValidator(_parse_json)]
+JsonObject = Annotated[dict[str, Any], BeforeValidator(parse_json)]
+Labels = Annotated[dict[str, int], BeforeValidator(parse_json)]
+Pictures = Annotated[JsonObject | None, AfterValidator(_check_pictures)]
 VersionPolicy = Annotated[str, AfterValidator(_check_policy)]
 
 
@@ -65,9 +74,10 @@ class ModelEntry(BaseModel):
     custom_op_paths: Paths = ()
     session_config: JsonObject = {}
     model_version_policy: VersionPolicy | None = (
-        None  # None: the server's policy. STS does not have this key, nor the next
+        None  # None: the server's policy. STS does not have this key, nor the next two
     )
     version_labels: Labels = {}
+    pictures: Pictures = None  # how pictures become the input of a model that takes tensors
 
 
 def read_model_config(path: Path) -> tuple[ModelEntry, ...]:

@@ -7,9 +7,9 @@ import os
 import re
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError, model_validator
 
 from darkroom.batching.limits import Limits
 from darkroom.service.config.model_config import (
@@ -20,8 +20,10 @@ from darkroom.service.config.model_config import (
     ModelEntry,
     Numbers,
     Paths,
+    Pictures,
     VersionPolicy,
     explain,
+    parse_json,
     read_model_config,
 )
 from darkroom.service.config.tokens import read_tokens
@@ -75,6 +77,7 @@ class Settings(BaseModel):
     session_config: JsonObject = Field({}, description="JSON: log_device_placement, allow_soft_placement, allow_growth, per_process_gpu_memory_fraction (STS)")
     model_version_policy: VersionPolicy = Field("all", description="which versions are served: all, latest, latest:N or specific:N,M (STS served all)")
     version_labels: Labels = Field({}, description='JSON: names for versions, for example {"stable": 1, "canary": 2} (precedent: TF Serving)')
+    pictures: Annotated[dict[str, Pictures], BeforeValidator(parse_json)] = Field({}, description='JSON: how pictures become the input of models that take tensors, for example {"default": {"size": [224, 224], "preprocess": "torch"}}; see docs/models.md (precedent: none)')
     cache_dir: Path | None = Field(None, description="folder for prepared models; only this user may have access. Default: darkroom in $XDG_CACHE_HOME or ~/.cache (precedent)")
     max_cache_bytes: int = Field(4 << 30, ge=0, description="size limit of --cache_dir; the least recently used models are deleted first (guess)")
     load_timeout_ms: float = Field(600_000.0, gt=0, description="time limit for the process that prepares a version (guess)")
@@ -201,8 +204,15 @@ class Settings(BaseModel):
                 session_config=self.session_config,
                 version_labels=self.version_labels,
             )
-            return (entry,)
-        return read_model_config(self.model_config_file)
+            return self._with_pictures((entry,))
+        return self._with_pictures(read_model_config(self.model_config_file))
+
+    def _with_pictures(self, entries: tuple[ModelEntry, ...]) -> tuple[ModelEntry, ...]:
+        """The models with what --pictures says of them; it wins over the config file."""
+        if unknown := sorted(self.pictures.keys() - {entry.name for entry in entries}):
+            raise BadSettingsError([f"pictures: no model is called {unknown[0]!r}"])
+        said = [self.pictures.get(entry.name, entry.pictures) for entry in entries]
+        return tuple(entry.model_copy(update={"pictures": each}) for entry, each in zip(entries, said, strict=True))
 
     def changed(self) -> dict[str, Any]:
         """The settings that were given, as JSON-ready values with secrets as stars. Printed at the start."""

@@ -225,13 +225,15 @@ class PredictRequest:
         """
         self.target = target
         (tensor,) = target.spec.inputs
-        if tensor.shape != (None,) and not tensor.takes((len(pictures),)):
+        is_one = tensor.holds_one and len(pictures) == 1
+        if tensor.shape != (None,) and not is_one and not tensor.takes((len(pictures),)):
             raise tensor.refusal((len(pictures),))
         if target.spec.image_input is not None:
             pictures, self.sizes, self.pixels = self._inspect(target, pictures, guard)
         else:
             self.sizes = [len(data) for data in pictures]
-        self.rows = Rows({target.field: pictures}, count=len(pictures), pixels=sum(self.pixels))
+        column = tensor.fit_one(pictures) if is_one else pictures
+        self.rows = Rows({target.field: column}, count=len(pictures), pixels=sum(self.pixels))
         if not self.pixels:
             self._inspect_others(target, self.rows, guard)
         self.end_stage("inspect")
@@ -245,8 +247,9 @@ class PredictRequest:
             CodecError, InvalidInput: an input or a picture is refused; names the field and the index.
         """
         self.target = target
-        self.rows = rows = target.spec.accept(inputs, strict=strict)
-        others = self._inspect_others(target, rows, guard)
+        rows = target.accept(inputs, strict=strict)
+        rows, others = self._inspect_others(target, rows, guard)
+        self.rows = rows
         if target.spec.image_input is None:
             if self.partial is None:
                 self.rows = rows = guard.check_rows(rows, target.field)
@@ -293,17 +296,22 @@ class PredictRequest:
             )
         return [data for data, _ in found], [len(data) for data, _ in found], [pixels for _, pixels in found]
 
-    def _inspect_others(self, target: Target, rows: Rows, guard: ImageGuard) -> int:
-        """The decoded pixels of the pictures in string inputs that are not the image input."""
+    def _inspect_others(self, target: Target, rows: Rows, guard: ImageGuard) -> tuple[Rows, int]:
+        """The rows and the decoded pixels of the pictures in string inputs that are not the image input.
+
+        Where the graph decodes such an input as it is, pictures that were written as base64 become bytes.
+        """
         pixels = 0
         if not target.spec.decodes_pictures:
-            return 0
+            return rows, 0
         for name, column in rows.columns.items():
             is_image = name == target.spec.image_input
             if not is_image and (isinstance(column, list) or column.dtype.kind == "O"):
                 values = column if isinstance(column, list) else column.ravel().tolist()
                 pixels += guard.inspect_others(values, name, self._poison_of(target))
-        return pixels
+                if name in target.spec.other_pictures:
+                    rows = rows.replacing(name, [codec.unwrap_picture(value) for value in values])
+        return rows, pixels
 
     def _poison_of(self, target: Target) -> Counter[str]:
         return self._poison if self.is_reading else target.metrics.poison
@@ -441,7 +449,8 @@ class PredictRequest:
             self.partial.refuse(answer.errors, target.field)
         elif answer.errors:
             index = min(answer.errors)  # of several refused rows, the first is named
-            raise InvalidInput(f"{target.field}[{index}]: {describe(answer.errors[index])}")
+            places = [f"{name}[{index}]" for name in (target.field, *sorted(target.spec.other_pictures))]
+            raise InvalidInput(f"{' or '.join(places)}: {describe(answer.errors[index])}")
         if answer.error is not None:
             raise answer.error
         pieces = [piece for piece in answer.pieces if isinstance(piece, Rows)]

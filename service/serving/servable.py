@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import math
 import time
@@ -11,6 +12,8 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+import numpy as np
+
 from darkroom.batching.batcher import Batcher
 from darkroom.batching.limits import Limits
 from darkroom.models.engines.runner import CLOSE_TIMEOUT_S, Runner
@@ -18,6 +21,7 @@ from darkroom.models.errors import InvalidInput, LoadFailed, OutOfMemory
 from darkroom.models.rows import Rows
 from darkroom.models.runtime.gpu_memory import device_memory
 from darkroom.models.runtime.memory import free_bytes, give_back
+from darkroom.models.saved_model.front.preprocess import pixels_of
 from darkroom.service.config.machine import cores_each
 from darkroom.service.serving.warmup import REST, affordable, run_sizes_once, sweep_sizes, warm_up, warm_up_gently
 
@@ -37,6 +41,10 @@ SCHEDULER_SHARE = 0.95
 STOP_S = 1.0  # guess: how long the end of the process may wait for the threads of a version; idle ones end at once
 
 
+# How a model that takes tensors is made to take pictures; {} is its name, as JSON.
+_REMEDY = """; to send image files, start the server with --pictures='{{{}: {{"preprocess": …}}}}' (docs/models.md)"""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Target:
     """One signature of one version of one model, ready for requests.
@@ -45,6 +53,7 @@ class Target:
         passes: the reports of the load-time passes, as the metadata shows them.
         samples: single rows that the signature accepted during warm-up.
         field: the input that messages name: the one that takes images, else the first; empty if there is no input.
+        remedy: what would make a signature that takes images of one that takes them as tensors; empty for any other.
     """
 
     model: ModelSpec
@@ -54,11 +63,38 @@ class Target:
     passes: list[dict[str, Any]]
     samples: Sequence[Rows] = ()
 
+    remedy: str = field(init=False)
     field: str = field(init=False)
 
     def __post_init__(self) -> None:
+        is_tensor = self.spec.image_input is None and any(pixels_of(tensor) is not None for tensor in self.spec.inputs)
+        object.__setattr__(self, "remedy", _REMEDY.format(json.dumps(self.model.name)) if is_tensor else "")
         first = next((tensor.name for tensor in self.spec.inputs), "")
         object.__setattr__(self, "field", self.spec.image_input or first)
+
+    def accept(self, inputs: Mapping[str, object], *, strict: bool) -> Rows:
+        """The rows of one request; see `SignatureSpec.accept`.
+
+        Raises:
+            InvalidInput: as there; for text instead of numbers it says what would make pictures of it.
+        """
+
+        def is_text(value: object) -> bool:
+            while isinstance(value, list) and value:
+                value = value[0]
+            return isinstance(value, (bytes, str, dict))
+
+        try:
+            return self.spec.accept(inputs, strict=strict)
+        except InvalidInput as err:
+            if self.remedy and any(map(is_text, inputs.values())):
+                raise InvalidInput(f"{err}{self.remedy}", input_name=err.input_name, index=err.index) from err
+            raise
+
+    def refuse_pictures(self) -> InvalidInput:
+        """The error for encoded pictures that were sent to a signature that does not take them alone."""
+        wants = ", ".join(f"{tensor.name} ({tensor.dtype})" for tensor in self.spec.inputs) or "none"
+        return InvalidInput(f"signature {self.spec.name!r} takes no picture: its inputs are {wants}{self.remedy}")
 
 
 class Servable:
@@ -257,10 +293,11 @@ def describe_loaded(loaded: LoadedModel) -> dict[str, object]:
 
 
 def _picture_hash(payload: object, row: int) -> Hashable:
-    """What makes two rows equal: the hash and the length of the image's bytes, and the outputs that are asked for."""
+    """What makes two rows equal: the hash of each input's value, and the outputs that are asked for."""
     assert isinstance(payload, Rows)  # noqa: S101 - every payload of this server is a Rows
-    image = next(iter(payload.columns.values()))[row]
-    return hash(image), len(image), payload.asked
+    values = [column[row] for column in payload.columns.values()]
+    hashes = [hash(each if isinstance(each, bytes) else tuple(np.ravel(each).tolist())) for each in values]
+    return *hashes, payload.asked
 
 
 def _limits(settings: Settings, findings: Findings, *, devices: int) -> Limits:

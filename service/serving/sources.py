@@ -66,6 +66,7 @@ class Sources:
             session_config=entry.session_config,
             custom_op_paths=tuple(map(Path, entry.custom_op_paths)),
             max_drift=self._settings.max_drift if self._settings.precision == "bf16" else None,
+            pictures=entry.pictures,
             device=self._settings.device,
         )
 

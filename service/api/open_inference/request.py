@@ -70,7 +70,9 @@ class Infer:
         outputs = _read_outputs(fields.get("outputs"), target.spec, is_binary=_flag(parameters, "binary_data_output"))
         partial = request.allow_partial(target) if wants_per_image(parameters.get("on_error")) else None
         request.render = reply(_read_id(fields.get("id")), target.model, outputs, partial)
-        columns = read_inputs(body, target.spec, lambda texts: request.decode_pictures(target, texts, self._guard))
+        columns = read_inputs(
+            body, target.spec, lambda texts: request.decode_pictures(target, texts, self._guard), target.remedy
+        )
         request.end_stage("decode")
         self._take(request, target, columns, outputs)
 

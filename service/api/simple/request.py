@@ -92,6 +92,8 @@ class Simple:
         field = spec.image_input
         if field is not None and len(spec.inputs) == 1:
             values = as_list(inputs[field])
+            if spec.inputs[0].holds_one and not isinstance(values, list):
+                values = [values]
             if not isinstance(values, list):
                 raise InvalidInput(f"{field}: expected a list of base64 strings, got {type(values).__name__}")
             pictures = request.decode_pictures(target, values, self._guard)
@@ -116,8 +118,7 @@ class Simple:
         request.end_stage("parse")
         spec = target.spec
         if len(spec.inputs) != 1 or spec.inputs[0].dtype != "string":
-            wants = ", ".join(f"{tensor.name} ({tensor.dtype})" for tensor in spec.inputs) or "none"
-            raise InvalidInput(f"signature {spec.name!r} takes no picture: its inputs are {wants}")
+            raise target.refuse_pictures()
         request.take_pictures(target, pictures, self._guard)
 
     def _find(self, request: PredictRequest, fields: Mapping[str, object]) -> Target:

@@ -142,6 +142,8 @@ class TensorFlowServing:
         is_list = len(names) == 1 and (spec.inputs[0].shape is None or len(spec.inputs[0].shape) == 1)
         if spec.image_input is not None and is_list:
             values = as_list(columns[names[0]])
+            if spec.inputs[0].holds_one and not isinstance(values, list):
+                values = [values]
             if not isinstance(values, list):
                 raise CodecError(f"{names[0]}: expected a list of base64 strings, got {type(values).__name__}")
             pictures = request.decode_pictures(target, values, self._guard)
@@ -165,8 +167,7 @@ class TensorFlowServing:
         request.target = target = self.find(address, fields.get("signature_name", ""))
         spec = target.spec
         if len(spec.inputs) != 1 or spec.inputs[0].dtype != "string":
-            wants = ", ".join(f"{tensor.name} ({tensor.dtype})" for tensor in spec.inputs) or "none"
-            raise InvalidInput(f"signature {spec.name!r} takes no picture: its inputs are {wants}")
+            raise target.refuse_pictures()
         _set_answer(request, target, fields, dump_rows)
         request.take_pictures(target, pictures, self._guard)
         if "output_filter" in fields:

@@ -8,7 +8,7 @@ import pytest
 
 from darkroom.models.engines.fakes import ECHO
 from darkroom.models.errors import InvalidInput
-from darkroom.models.spec import DTYPES, Numbers, SignatureSpec, TensorSpec, exact, gather, lenient
+from darkroom.models.spec import DTYPES, Numbers, SignatureSpec, TensorSpec, exact, gather, lenient, np_shape
 
 TEMPLATE = SignatureSpec(
     name="serving_default",
@@ -325,3 +325,16 @@ def test_rows_of_numbers_are_gathered_and_those_beside_lists_are_lists_again() -
     assert gather([row(1, 2), [3, 4]]) == [[1, 2], [3, 4]]
     assert gather([row(1, 2), row(3)]) == [[1, 2], [3]]
     assert gather([[1], [2]]) == [[1], [2]]
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (1, 1)])
+@pytest.mark.parametrize("value", [b"a", [b"a"], [[b"a"]]], ids=["scalar", "list", "nested"])
+def test_one_string_fits_an_input_with_room_for_one_however_deep_it_is_nested(
+    shape: tuple[int, ...], value: object
+) -> None:
+    spec = SignatureSpec("s", (TensorSpec("x", "string", shape),), (), image_input="x", batched=False)
+    column = spec.accept({"x": value}).columns["x"]
+    assert np.array(column, dtype=object).tolist() == np.full(shape, b"a", dtype=object).tolist()
+    assert np_shape(column) == shape
+    with pytest.raises(InvalidInput, match=r"has shape \(2,\)"):
+        spec.accept({"x": [b"a", b"b"]})

@@ -10,11 +10,11 @@ from PIL import Image
 
 from darkroom.models.engine import Screener
 from darkroom.models.engines.open import load_model
-from darkroom.models.export.decode import decode
 from darkroom.models.export.export import export_image_model, signature_of
-from darkroom.models.export.recipe import RESIZE_METHODS, TF1_BILINEAR, Recipe
 from darkroom.models.rows import Rows
 from darkroom.models.runtime.tensorflow import tf
+from darkroom.models.saved_model.front.decode import decode
+from darkroom.models.saved_model.front.recipe import RESIZE_METHODS, TF1_BILINEAR, Recipe
 from darkroom.models.saved_model.reader import read_meta_graph
 from darkroom.models.spec import Wire
 from tests.pictures import photograph

@@ -17,8 +17,8 @@ from darkroom.models.export.export import (
     load_reference,
     signature_of,
 )
-from darkroom.models.export.recipe import TF1_BILINEAR, Recipe
 from darkroom.models.export.zoo import ExportFailed
+from darkroom.models.saved_model.front.recipe import TF1_BILINEAR, Recipe
 
 SIZE = (6, 5)
 CLASSES = 4

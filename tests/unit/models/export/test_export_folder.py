@@ -11,8 +11,8 @@ import pytest
 import tensorflow as tf
 
 from darkroom.models.export.export import export_image_model, version_folder
-from darkroom.models.export.recipe import Recipe
 from darkroom.models.export.zoo import ExportFailed
+from darkroom.models.saved_model.front.recipe import Recipe
 
 RECIPE = Recipe(size=(4, 4))
 LABELS = ("red", "green", "blue")

@@ -354,10 +354,10 @@ def test_the_limits_of_a_chunk_that_stays(kept: bytes, cut: bytes) -> None:
 
 def test_a_png_may_have_a_chunk_more_for_each_kilobyte() -> None:
     small, one_kb = chunk(b"tEXt"), chunk(b"tEXt", bytes(1012))
-    data = with_chunks(*[small] * (MAX_PNG_CHUNKS - 2), *[one_kb] * 3)  # and IHDR and IDAT; 26 KB are 26 chunks more
+    data = with_chunks(*[small] * (MAX_SEGMENTS - 2), *[one_kb] * 3)  # and IHDR and IDAT; 26 KB are 26 chunks more
     assert trim_png(data) is data
-    with pytest.raises(InvalidInput, match="chunks and one for each KB"):
-        trim_png(with_chunks(*[small] * (MAX_PNG_CHUNKS + 30)))
+    with pytest.raises(InvalidInput, match="and one for each KB"):
+        trim_png(with_chunks(*[small] * (MAX_SEGMENTS + 30)))
 
 
 @pytest.mark.parametrize(
