@@ -1,0 +1,2 @@
+from tests.faults.fault import Group, Setup
+GROUP = Group("files", Setup())
