@@ -49,9 +49,7 @@ def chosen(parsed: argparse.Namespace) -> list[Fault]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs, shows and writes; returns 1 if a promise was broken."""
-    parser = argparse.ArgumentParser(
-        prog="python -m tests.faults", description=(__doc__ or "").partition("\n")[0]
-    )
+    parser = argparse.ArgumentParser(prog="python -m tests.faults", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--short", action="store_true", help="only the most telling faults")
     parser.add_argument("--only", action="append", metavar="GROUP[/FAULT]", help="only these; may be repeated")
     parser.add_argument("--list", action="store_true", help="list the faults and end")

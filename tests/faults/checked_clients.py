@@ -18,6 +18,7 @@ from loadtest.traffic.pictures import RequestBody, form_body, json_body, raw_bod
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from typing import Self
 
     from loadtest.traffic.pictures import Picture
 
@@ -115,9 +116,7 @@ class CheckedClients:
         patience_s: how long one waits for an answer.
     """
 
-    def __init__(
-        self, url: str, asked: Sequence[Question], *, count: int = 10, patience_s: float = PATIENCE_S
-    ) -> None:
+    def __init__(self, url: str, asked: Sequence[Question], *, count: int = 10, patience_s: float = PATIENCE_S) -> None:
         parts = urlsplit(url)
         self._host, self._port = parts.hostname or "", parts.port or 80
         self._asked = asked
@@ -126,7 +125,7 @@ class CheckedClients:
         self._exchanges: list[list[Exchange]] = [[] for _ in range(count)]
         self._threads = [threading.Thread(target=self._run, args=(number,), daemon=True) for number in range(count)]
 
-    def __enter__(self) -> CheckedClients:
+    def __enter__(self) -> Self:
         for thread in self._threads:
             thread.start()
         return self

@@ -45,7 +45,11 @@ class Setup:
         environment: variables.
         prefix: a command that runs the server, such as `prlimit --nofile=128`.
         output: where it logs: a path, or `closed`.
+        cleanup: a shell command that is run when the server has ended.
+        limits: control groups (v1) that the server is put into: controller, file and value.
         host: the address that it listens on.
+
+    `{folder}` in a flag or in the prefix stands for the server's own folder.
     """
 
     models: tuple[str, ...] = ("default",)
@@ -53,6 +57,8 @@ class Setup:
     environment: tuple[tuple[str, str], ...] = ()
     prefix: tuple[str, ...] = ()
     output: str = "log"
+    cleanup: str = ""
+    limits: tuple[tuple[str, str, str], ...] = ()
     host: str = "127.0.0.1"
 
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING, NamedTuple
+from itertools import pairwise
+from typing import NamedTuple
 
 from tests.faults.checked_clients import Exchange, Outcome
+from tests.faults.fault import Fault
 from tests.faults.server import Resources
 
-if TYPE_CHECKING:
-    from tests.faults.fault import Fault
-
-SPARE_DESCRIPTORS = 12  # more than this many open files after a fault are a leak: thread pools open a few when first used
+SPARE_DESCRIPTORS = (
+    12  # more than this many open files after a fault are a leak: thread pools open a few when first used
+)
 
 
 class Result(NamedTuple):
@@ -33,7 +34,7 @@ class Result(NamedTuple):
     skipped: str = ""
     broken: str = ""
     exchanges: tuple[Exchange, ...] = ()
-    faulty: Counter[str] = Counter()
+    faulty: Counter[str] = Counter()  # noqa: RUF012 - never changed
     gap_s: float = 0.0
     recovery_s: float | None = None
     before: Resources = Resources(0, 0, 0)
@@ -85,4 +86,4 @@ class Result(NamedTuple):
 def longest_gap_s(exchanges: tuple[Exchange, ...], began_s: float, ended_s: float) -> float:
     """The longest time without a right answer between two times."""
     times = [began_s, *(each.ended_s for each in exchanges if each.outcome is Outcome.RIGHT), ended_s]
-    return max(later - earlier for earlier, later in zip(times, times[1:], strict=False))
+    return max(later - earlier for earlier, later in pairwise(times))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -53,9 +54,7 @@ class FaultServer:
         for name in setup.models:
             if not self.base(name).exists():
                 shutil.copytree(models[name], self.base(name) / "1")
-        listed = [
-            {"name": name, "base_path": str(self.base(name)), "platform": "tensorflow"} for name in setup.models
-        ]
+        listed = [{"name": name, "base_path": str(self.base(name)), "platform": "tensorflow"} for name in setup.models]
         self._config = folder / "models.json"
         self._config.write_text(json.dumps({"model_config_list": listed}), encoding="utf-8")
         self.process: subprocess.Popen[bytes] | None = None
@@ -69,7 +68,21 @@ class FaultServer:
         """The command line; flags of the setup come last and win."""
         flags = [f"--host={self.setup.host}", f"--port={self.port}", f"--model_config_file={self._config}"]
         flags += [f"--cache_dir={self.cache}", "--reload_interval_ms=200", "--log_format=text", *self.setup.flags]
-        return [*self.setup.prefix, sys.executable, "-m", "darkroom", "serve", *flags]
+        words = [*self.setup.prefix, sys.executable, "-m", "darkroom", "serve", *flags]
+        return [*self._join_groups(), *(word.replace("{folder}", str(self.folder)) for word in words)]
+
+    def _groups(self) -> list[Path]:
+        """The control groups of this server."""
+        return [Path("/sys/fs/cgroup") / controller / f"darkroom-{self.port}" for controller, _, _ in self.setup.limits]
+
+    def _join_groups(self) -> list[str]:
+        """Makes the control groups and returns the beginning of a command that joins them."""
+        words = []
+        for group, (_, file, value) in zip(self._groups(), self.setup.limits, strict=True):
+            group.mkdir(exist_ok=True)
+            (group / file).write_text(value, encoding="ascii")
+            words += ["sh", "-c", f'echo $$ > {group}/cgroup.procs; exec "$@"', "sh"]
+        return words
 
     @property
     def pid(self) -> int:
@@ -140,6 +153,10 @@ class FaultServer:
         with suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
         self.process.wait()
+        subprocess.run(["sh", "-c", self.setup.cleanup], check=False, stderr=subprocess.DEVNULL)
+        for group in self._groups():
+            with suppress(OSError):
+                group.rmdir()
 
     def children(self) -> list[int]:
         """The processes below it, such as its workers."""
@@ -154,6 +171,12 @@ class FaultServer:
             sum(_count(pid, "task") for pid in family),
         )
 
+    def resources_alone(self) -> Resources:
+        """What its own process holds, without the children that prepare versions."""
+        text = Path(f"/proc/{self.pid}/statm").read_text(encoding="ascii")
+        resident_mb = int(text.split()[1]) * resource.getpagesize() / 1e6
+        return Resources(resident_mb, _count(self.pid, "fd"), _count(self.pid, "task"))
+
     def last_words(self) -> str:
         """The end of its log."""
         return self.log.read_text(encoding="utf-8", errors="replace")[-2000:] if self.log.exists() else ""
@@ -162,5 +185,5 @@ class FaultServer:
 def _count(pid: int, what: str) -> int:
     """How many descriptors or threads a process has; 0 if it has ended."""
     with suppress(OSError):
-        return len(os.listdir(f"/proc/{pid}/{what}"))
+        return sum(1 for _ in Path(f"/proc/{pid}/{what}").iterdir())
     return 0

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, NamedTuple
 
+import httpx
+
 from loadtest.traffic.connections import request_bytes
 from tests.faults.checked_clients import is_right
-from tests.faults.fault import Broken
+from tests.faults.fault import Broken, Unfit
+from tests.serving import metric
 from tests.sockets import Client, client
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    import signal
+    from collections.abc import Callable, Collection, Iterable, Iterator
     from pathlib import Path
 
     from loadtest.traffic.pictures import RequestBody
@@ -68,7 +74,7 @@ class Stage:
         """A request as it stands on the wire."""
         return request_bytes("x", body, body.headers, path=body.path)
 
-    def send(self, data: bytes, *, allowed: Iterable[int | str] = (), hang_up: bool = False) -> Said:
+    def send(self, data: bytes, *, allowed: Collection[int | str] = (), hang_up: bool = False) -> Said:
         """Sends bytes over a connection of their own and counts what comes back; `closed` if the server closes.
 
         Raises:
@@ -87,12 +93,12 @@ class Stage:
         self.count(said.status or "closed", allowed=allowed, what=repr(data[:80]) + " " + repr(said.body[:80]))
         return said
 
-    def ask(self, body: RequestBody, *, allowed: Iterable[int | str] = (), **headers: str) -> Said:
+    def ask(self, body: RequestBody, *, allowed: Collection[int | str] = (), **headers: str) -> Said:
         """Sends a request and counts its answer, as `send` does."""
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         return self.send(request_bytes("x", body, body.headers | named, path=body.path), allowed=allowed)
 
-    def check(self, question: Question, *, allowed: Iterable[int | str] = (200,)) -> None:
+    def check(self, question: Question, *, allowed: Collection[int | str] = (200,)) -> None:
         """Sends a good request; raises Broken if its answer is wrong."""
         said = self.ask(question.body, allowed=allowed)
         if said.status == 200:
@@ -109,7 +115,7 @@ class Stage:
             for future in [threads.submit(act) for act in acts]:
                 future.result()
 
-    def count(self, word: int | str, *, allowed: Iterable[int | str] = (), what: str = "") -> None:
+    def count(self, word: int | str, *, allowed: Collection[int | str] = (), what: str = "") -> None:
         """Counts what became of one faulty request; raises Broken if it is none of `allowed`, where that is given."""
         self.faulty[str(word)] += 1
         wanted = {str(each) for each in allowed}
@@ -128,6 +134,25 @@ class Stage:
             if time.monotonic() > end_s:
                 raise Broken(f"after {timeout_s:.0f} s not yet: {what}")
             time.sleep(0.05)
+
+    def hurt_worker(self, number: signal.Signals) -> None:
+        """Sends a signal to the first worker, and waits until another process has taken its place and is ready."""
+        worker = self.server.children()[0]
+        os.kill(worker, number)
+        self.until(lambda: worker not in self.server.children(), "the worker has ended")
+        self.until(lambda: self.ready_workers() == 2, "two workers are ready again")
+
+    def ready_workers(self) -> float:
+        """How many workers are ready; 0 if no worker can say."""
+        with suppress(httpx.TransportError):
+            return metric(self.server.url, "darkroom_workers", state="ready")
+        return 0
+
+    def command(self, *words: str) -> None:
+        """Runs a command; raises Unfit with its words if it fails."""
+        done = subprocess.run(words, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise Unfit(f"{' '.join(words)}: {done.stderr.strip()}")
 
     def states(self, model: str = "default") -> dict[str, tuple[str, str]]:
         """The state and the message of every version of a model."""
