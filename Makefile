@@ -7,13 +7,14 @@ HOST ?= 127.0.0.1
 PORT ?= 8500
 ROUNDS ?= 3
 SECONDS ?= 8
+MINUTES ?= 30
 # A server and what is compared with it allocate by jemalloc where it is installed (Debian: libjemalloc2), as the image does.
 JEMALLOC := $(shell PATH=$$PATH:/sbin:/usr/sbin ldconfig -p 2>/dev/null | grep -o 'libjemalloc\.so\.2' | head -n 1)
 JEMALLOC_CONF := dirty_decay_ms:-1,oversize_threshold:0
 WITH_JEMALLOC := $(if $(JEMALLOC),env LD_PRELOAD="$(JEMALLOC) $$LD_PRELOAD" MALLOC_CONF="$${MALLOC_CONF:-$(JEMALLOC_CONF)}")
 
 .DEFAULT_GOAL := help
-.PHONY: help serve compiled models test test-compiled check format lint types fast coverage docs hostile shapes clean requirements bench load
+.PHONY: help serve compiled models test test-compiled check format lint types fast coverage docs hostile shapes faults faults-short soak clean requirements bench load
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -75,6 +76,15 @@ hostile: $(VENV)/dev.done  ## run the hostile tests at length: 10,000 broken req
 
 shapes: $(VENV)/dev.done  ## ask every dialect for 20,000 shapes of inputs on models that begin with every kind of op
 	SHAPES_REQUESTS=20000 $(BIN)/python -m pytest -q --log-cli-level=INFO tests/property/test_shapes.py
+
+faults: $(VENV)/dev.done model/digits/1  ## break a real server in every known way and check every answer, into docs/reliability.md (FAULTS='--only clients')
+	@$(WITH_JEMALLOC) $(BIN)/python -m tests.faults $(if $(FAULTS),$(FAULTS),--page)
+
+faults-short: $(VENV)/dev.done model/digits/1  ## the most telling faults: under five minutes
+	@$(WITH_JEMALLOC) $(BIN)/python -m tests.faults --short
+
+soak: $(VENV)/dev.done model/digits/1  ## swaps, leavers and poison for half an hour; memory, files and threads must stay (MINUTES=30)
+	@$(WITH_JEMALLOC) $(BIN)/python -m tests.faults --soak=$(MINUTES) --page
 
 docs: $(VENV)/dev.done  ## write docs/settings.md and docs/metrics.md from the code
 	$(BIN)/python -m darkroom.service.cli.doc_tables

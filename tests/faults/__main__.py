@@ -96,8 +96,8 @@ def _show(place: int, count: int, result: Result) -> None:
     name = f"{result.fault.group}/{result.fault.name}"
     faulty = ", ".join(f"{word}: {number}" for word, number in result.faulty.items())
     print(f"[{place:3}/{count}] {name:45} {result.verdict} {result.skipped}  {faulty}", flush=True)
-    if result.problems and result.first_problem:
-        print(f"          {result.first_problem}", flush=True)
+    for example in result.examples if result.problems else []:
+        print(f"          {example}", flush=True)
 
 
 def _tell(text: str) -> None:

@@ -79,7 +79,7 @@ def as_json(results: Sequence[Result], circumstances: Mapping[str, str]) -> str:
             "refused": {str(status): count for status, count in result.refusals.items()},
             "faulty": dict(result.faulty), "gap_s": round(result.gap_s, 3),
             "recovery_s": None if result.recovery_s is None else round(result.recovery_s, 3),
-            "before": result.before._asdict(), "after": result.after._asdict(), "example": result.first_problem,
+            "before": result.before._asdict(), "after": result.after._asdict(), "examples": result.examples,
         }
         for result in results
     ]  # fmt: skip

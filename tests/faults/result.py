@@ -72,10 +72,10 @@ class Result(NamedTuple):
         return [problem for problem, is_so in found.items() if is_so]
 
     @property
-    def first_problem(self) -> str:
-        """An example of what the clients met that was not right, for the reader."""
-        odd = [each for each in self.exchanges if each.outcome is not Outcome.RIGHT]
-        return f"{odd[0].form}: {odd[0].outcome.value} {odd[0].status or ''} {odd[0].said}"[:300] if odd else ""
+    def examples(self) -> list[str]:
+        """One example of each thing that the clients met and that was not right, for the reader."""
+        odd = {(each.outcome, each.status): each for each in self.exchanges if each.outcome is not Outcome.RIGHT}
+        return [f"{each.form}: {each.outcome.value} {each.status or ''} {each.said}"[:300] for each in odd.values()]
 
     @property
     def verdict(self) -> str:

@@ -35,7 +35,7 @@ def sigterm(stage: Stage) -> None:
     stage.server.start()
 
 
-@GROUP.fault(short=True, may_lose=True)
+@GROUP.fault(short=True, may_lose=True, may_refuse={503})
 def sigkill(stage: Stage) -> None:
     """SIGKILL: what is in flight is lost, and nothing else; started again as an orchestrator does."""
     stage.server.send(signal.SIGKILL)
@@ -74,7 +74,7 @@ def a_worker_is_stopped(stage: Stage) -> None:
     stage.hurt_worker(signal.SIGSTOP)
 
 
-@GROUP.fault(setup=WORKERS, may_lose=True, may_disconnect=True)
+@GROUP.fault(setup=WORKERS, may_lose=True, may_disconnect=True, may_refuse={503})
 def the_supervisor_is_killed(stage: Stage) -> None:
     """SIGKILL to the supervisor: its workers end too, so that the port is free when it is started again."""
     workers = stage.server.children()
@@ -105,9 +105,7 @@ def few_descriptors(stage: Stage) -> None:
 def few_threads(stage: Stage) -> None:
     """At most 40 threads, children included: it starts, serves, and loads another version or says why it cannot."""
     shutil.copytree(stage.models["default"], stage.server.base() / "2")
-    stage.until(
-        lambda: stage.states().get("2", ("", ""))[0] == "AVAILABLE" or bool(stage.states()["2"][1]), "2 is told"
-    )
+    stage.until(lambda: any(state == "AVAILABLE" or said for state, said in [stage.states().get("2", ("", ""))]), "2 is told")
     shutil.rmtree(stage.server.base() / "2")
 
 
