@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import resource
+import signal
 import sys
 import time
 from contextlib import ExitStack
@@ -64,6 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not faults:
         parser.error(f"no fault is called {' or '.join(parsed.only)}; --list lists them")
     _allow_many_descriptors()
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # ends the servers too, as Ctrl-C does
     parsed.out.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         _tell("building the models and asking TensorFlow")

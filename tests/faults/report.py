@@ -42,7 +42,7 @@ def row(result: Result) -> list[str]:
         f"{before.memory_mb:.0f} → {after.memory_mb:.0f}",
         f"{before.descriptors} → {after.descriptors}",
         f"{before.threads} → {after.threads}",
-        result.verdict,
+        result.verdict.replace("\n", " ").replace("|", "/")[:300],
     ]
 
 

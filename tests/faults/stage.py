@@ -87,9 +87,12 @@ class Stage:
                 opened.socket.shutdown(1)
             try:
                 answer = opened.answer()
+                said = Said(answer.status, answer.body)
+                is_kept = answer.headers.get("connection", "").lower() == "close" and not opened.is_closed()
             except TimeoutError:
-                raise Broken(f"no answer to {data[:80]!r}") from None
-            said = Said(answer.status, answer.body)
+                raise Broken(f"no answer, or no end of the connection, after {data[:80]!r}") from None
+            if is_kept:
+                raise Broken(f"the connection does not end after {data[:80]!r}")
         self.count(said.status or "closed", allowed=allowed, what=repr(data[:80]) + " " + repr(said.body[:80]))
         return said
 

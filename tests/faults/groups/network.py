@@ -85,4 +85,4 @@ def vanish_without_a_word(stage: Stage) -> None:
     stage.command("ip", "netns", "del", THERE)
     if not is_opened:
         raise Broken("the clients could not connect")
-    stage.until(lambda: stage.server.resources().descriptors < opened - 150, "their connections are closed")
+    stage.until(lambda: stage.server.resources().descriptors < opened - 150, "their connections are closed", 300.0)

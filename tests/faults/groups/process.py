@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 GROUP = Group("process", Setup())
 READ_ONLY = """
-mkdir -p {folder}/root && mount --rbind / {folder}/root && mount -o remount,ro,bind {folder}/root && here=$PWD && cd / &&
+mkdir -p {folder}/root && mount --rbind / {folder}/root && mount -o remount,ro,bind {folder}/root &&
+mount -t tmpfs -o size=16m none {folder}/root/var/tmp && here=$PWD && cd / && export TMPDIR=/var/tmp &&
 exec chroot {folder}/root sh -c 'cd "$1"; shift; exec "$@"' sh "$here" "$@"
 """
 WORKERS = Setup(flags=("--workers=2", "--worker_timeout_ms=3000"))
@@ -105,7 +106,12 @@ def few_descriptors(stage: Stage) -> None:
 def few_threads(stage: Stage) -> None:
     """At most 40 threads, children included: it starts, serves, and loads another version or says why it cannot."""
     shutil.copytree(stage.models["default"], stage.server.base() / "2")
-    stage.until(lambda: any(state == "AVAILABLE" or said for state, said in [stage.states().get("2", ("", ""))]), "2 is told")
+
+    def is_told() -> bool:
+        state, message = stage.states().get("2", ("", ""))
+        return state == "AVAILABLE" or bool(message)
+
+    stage.until(is_told, "version 2 is served, or it is said why not")
     shutil.rmtree(stage.server.base() / "2")
 
 
@@ -151,7 +157,7 @@ def the_log_is_closed(stage: Stage) -> None:
 
 @GROUP.fault(
     setup=Setup(
-        flags=("--cache_dir=/tmp/cache",),
+        flags=("--cache_dir=/nowhere/cache",),
         prefix=(
             "unshare", "-m", "sh", "-c",
             READ_ONLY, "sh",
@@ -160,7 +166,7 @@ def the_log_is_closed(stage: Stage) -> None:
     needs=(mounts,),
 )  # fmt: skip
 def a_read_only_root(stage: Stage) -> None:
-    """The root file system cannot be written, nor can the cache: it serves, and a version that comes is loaded."""
+    """Nothing but 16 MB of temporary files can be written, so there is no cache: it serves, and a version that comes is loaded."""
     shutil.copytree(stage.models["default"], stage.server.base() / "2")
     stage.until(lambda: stage.states().get("2", ("", ""))[0] == "AVAILABLE", "version 2 is served")
     shutil.rmtree(stage.server.base() / "2")
