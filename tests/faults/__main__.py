@@ -77,20 +77,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for result in Runner(made, _tell).run(faults):
             results.append(result)
             _show(len(results), len(faults), result)
-    return _finish(results, parsed, time.monotonic() - began_s)
+            text = _write(results, parsed, time.monotonic() - began_s)
+    if parsed.page:
+        report.put_between_markers(PAGE, text)
+    print("\n" + text)
+    return 1 if any(result.problems for result in results) else 0
 
 
-def _finish(results: list[Result], parsed: argparse.Namespace, took_s: float) -> int:
-    """Writes the table; returns the exit status."""
+def _write(results: list[Result], parsed: argparse.Namespace, took_s: float) -> str:
+    """Writes the table as Markdown and as JSON, after each fault, so that a run that is ended leaves what it found."""
     circumstances = machine.describe() | {"command": "make faults-short" if parsed.short else "make faults"}
     circumstances["took"] = f"{took_s / 60:.1f} minutes"
     text = report.markdown(results, circumstances)
     (parsed.out / "faults.md").write_text(text + "\n", encoding="utf-8")
     (parsed.out / "faults.json").write_text(report.as_json(results, circumstances) + "\n", encoding="utf-8")
-    if parsed.page:
-        report.put_between_markers(PAGE, text)
-    print("\n" + text)
-    return 1 if any(result.problems for result in results) else 0
+    return text
 
 
 def _show(place: int, count: int, result: Result) -> None:
