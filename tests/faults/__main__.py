@@ -38,14 +38,16 @@ PAGE = Path("docs/reliability.md")
 
 
 def chosen(parsed: argparse.Namespace) -> list[Fault]:
-    """The faults that the command line names."""
+    """The faults that the command line names; in a group, those with equal setups follow each other and share a server."""
     only = parsed.only or [""]
-    return [
+    named = [
         fault
         for fault in FAULTS
         if (fault.is_short or not parsed.short)
         and any(name in ("", fault.group, f"{fault.group}/{fault.name}") for name in only)
     ]
+    order = list(dict.fromkeys((fault.group, fault.setup) for fault in named))
+    return sorted(named, key=lambda fault: order.index((fault.group, fault.setup)))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -23,7 +23,7 @@ BEGIN, END = "<!-- the table of `make faults` begins -->", "<!-- the table of `m
 
 def row(result: Result) -> list[str]:
     """One result as cells of the table."""
-    fault, name = result.fault, result.fault.name.replace("_", " ")
+    fault, name = result.fault, _name(result)
     if result.skipped:
         return [name, fault.promise, *["-"] * 12, f"skipped: {result.skipped}"]
     before, after = result.before, result.after
@@ -50,14 +50,10 @@ def markdown(results: Sequence[Result], circumstances: Mapping[str, str]) -> str
     """A table for each group, the totals first."""
     lines = [totals(results), "", *(f"* {name}: {text}" for name, text in circumstances.items())]
     for group in dict.fromkeys(result.fault.group for result in results):
-        lines += ["", f"### {group}", ""]
-        lines += [table(HEADS, [row(result) for result in results if result.fault.group == group])]
+        mine = [result for result in results if result.fault.group == group]
+        lines += ["", f"### {group}", "", table(HEADS, [row(result) for result in mine]), ""]
+        lines += [f"* **{_name(result)}**: {result.fault.does}" for result in mine]
     return "\n".join(lines)
-
-
-def what_they_do(results: Sequence[Result]) -> str:
-    """What each fault does, as a list."""
-    return "\n".join(f"* **{each.fault.name.replace('_', ' ')}**: {each.fault.does}" for each in results)
 
 
 def totals(results: Sequence[Result]) -> str:
@@ -91,6 +87,11 @@ def put_between_markers(page: Path, text: str, begin: str = BEGIN, end: str = EN
     old = page.read_text(encoding="utf-8")
     head, _, rest = old.partition(begin)
     page.write_text(f"{head}{begin}\n\n{text}\n\n{end}{rest.partition(end)[2]}", encoding="utf-8")
+
+
+def _name(result: Result) -> str:
+    """The name of a fault as people write it."""
+    return result.fault.name.replace("_", " ")
 
 
 def _counts(found: Mapping[Any, int]) -> str:
