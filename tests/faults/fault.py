@@ -160,9 +160,9 @@ def task_groups() -> str:
     return root() or ("" if os.access("/sys/fs/cgroup/pids", os.W_OK) else "needs a writable pids cgroup (v1)")
 
 
-def faketime() -> str:
-    """A need: the library that shows a process another clock."""
-    return "" if shutil.which("faketime") else "needs faketime: the clock of the machine is not ours to step"
+def compiler() -> str:
+    """A need: a C compiler."""
+    return "" if shutil.which("cc") else "needs a C compiler"
 
 
 def _try(command: str, what: str) -> str:

@@ -8,7 +8,7 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING
 
-from tests.faults.fault import Broken, Group, Setup, faketime, mounts, root
+from tests.faults.fault import Broken, Group, Setup, compiler, mounts, root
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -20,6 +20,42 @@ GROUP = Group("files", Setup(flags=QUICK))
 DATA = "variables/variables.data-00000-of-00001"
 LOOKS_S = 1.0  # five looks of the server: a fault lasts as long
 NO_OVERRIDE = ("setpriv", "--bounding-set=-dac_override,-dac_read_search")  # root that must keep to permissions
+
+CLOCK = r"""
+#define _GNU_SOURCE
+#include <fcntl.h>
+#include <stdlib.h>
+#include <sys/syscall.h>
+#include <sys/time.h>
+#include <time.h>
+#include <unistd.h>
+static long offset_s(void) {
+  char text[32] = {0};
+  int file = open(OFFSET, O_RDONLY);
+  if (file < 0) return 0;
+  long size = read(file, text, 31);
+  close(file);
+  return size > 0 ? atol(text) : 0;
+}
+int clock_gettime(clockid_t clock, struct timespec *now) {
+  int status = syscall(SYS_clock_gettime, clock, now);
+  if (clock == CLOCK_REALTIME || clock == CLOCK_REALTIME_COARSE) now->tv_sec += offset_s();
+  return status;
+}
+int gettimeofday(struct timeval *now, void *zone) {
+  struct timespec exact;
+  int status = clock_gettime(CLOCK_REALTIME, &exact);
+  now->tv_sec = exact.tv_sec;
+  now->tv_usec = exact.tv_nsec / 1000;
+  return status;
+}
+time_t time(time_t *at) {
+  struct timespec now;
+  clock_gettime(CLOCK_REALTIME, &now);
+  return at ? (*at = now.tv_sec) : now.tv_sec;
+}
+"""  # a wall clock that is off by as many seconds as a file says
+COMPILE = f"cc -shared -fPIC -w -DOFFSET='\"{{folder}}/offset\"' -o {{folder}}/clock.so -x c - <<'END'\n{CLOCK}\nEND\n[ -f {{folder}}/clock.so ]"
 
 
 def good(stage: Stage) -> Path:
@@ -256,7 +292,17 @@ def a_mount_comes_and_goes(stage: Stage) -> None:
     clean(stage)
 
 
-@GROUP.fault(needs=(faketime,))
+@GROUP.fault(
+    setup=Setup(
+        flags=QUICK,
+        prefix=("sh", "-c", f'{COMPILE} && LD_PRELOAD="{{folder}}/clock.so $LD_PRELOAD" exec "$@"', "sh"),
+    ),
+    needs=(compiler,),
+)
 def the_clock_is_stepped(stage: Stage) -> None:
-    """The wall clock jumps an hour ahead and a day back."""
-    raise NotImplementedError
+    """The wall clock of the process jumps a day ahead, a week back and to 1970 while versions come and go."""
+    for number, seconds in enumerate((86_400, -600_000, -int(time.time())), 2):
+        (stage.server.folder / "offset").write_text(f"{seconds}", encoding="ascii")
+        copy(stage, number)
+        stage.until(partial(is_served, stage, number), f"version {number} is served")
+    clean(stage)
