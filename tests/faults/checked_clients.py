@@ -135,17 +135,6 @@ class CheckedClients:
         for thread in self._threads:
             thread.join(self._patience_s + 5)
 
-    def since(self, began_s: float) -> list[Exchange]:
-        """What began at or after a time and has ended, in the order of its end."""
-        found = []
-        for mine in self._exchanges:
-            for exchange in reversed(mine):
-                if exchange.ended_s < began_s:
-                    break
-                if exchange.began_s >= began_s:
-                    found.append(exchange)
-        return sorted(found, key=lambda exchange: exchange.ended_s)
-
     def overlapping(self, began_s: float) -> list[Exchange]:
         """What ended at or after a time, in the order of its end: requests that were on their way then included."""
         found = [exchange for mine in self._exchanges for exchange in mine if exchange.ended_s >= began_s]

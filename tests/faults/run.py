@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from tests.faults.server import Resources
 
 GOOD = Path("model/digits/1")
+LEAST_S = 1.0  # a fault lasts so long at least, that there are answers to compare
 RECOVERY_S = 150.0  # after this long without right answers to all, a server has not recovered
 SETTLE_S = 20.0  # descriptors and threads may take this long to go back
 
@@ -83,7 +84,7 @@ class Runner:
             result = self._inject(fault)
         except Unfit as err:
             return Result(fault, skipped=str(err))
-        except (ChildProcessError, Broken) as err:
+        except (OSError, Broken) as err:
             result = Result(fault, broken=str(err))
         if result.problems:
             self._stack.close()  # the next fault gets a server that this one did not break
@@ -113,8 +114,11 @@ class Runner:
         began_s = time.monotonic()
         try:
             fault.inject(stage)
-        except (Broken, ChildProcessError, TimeoutError, OSError) as err:
-            broken = f"{err}" if isinstance(err, Broken) else repr(err)
+        except Unfit:
+            raise
+        except Exception as err:  # noqa: BLE001 - it is broken, and the others are still to be shown
+            broken = str(err) if isinstance(err, Broken) else repr(err)
+        time.sleep(max(0.0, began_s + LEAST_S - time.monotonic()))
         ended_s = time.monotonic()
         is_recovered = self._recover(clients, ended_s)
         over_s = time.monotonic()
