@@ -47,8 +47,8 @@ time.sleep(600)
 
 @GROUP.fault(needs=(namespaces,))
 def slow_and_lossy(stage: Stage) -> None:
-    """For 5 s, 1 Mbit/s each way, and what does not fit into 4 KB is dropped: everybody is answered, later."""
-    shape = ("root", "tbf", "rate", "1mbit", "burst", "2kb", "limit", "4kb")
+    """For 5 s, 256 kbit/s each way, and what does not fit into 3 KB is dropped: everybody is answered, later."""
+    shape = ("root", "tbf", "rate", "256kbit", "burst", "2kb", "limit", "3kb")
     stage.command("tc", "qdisc", "add", "dev", LINK, *shape)
     stage.command("tc", "-n", SPACE, "qdisc", "add", "dev", f"{LINK}s", *shape)
     time.sleep(5.0)

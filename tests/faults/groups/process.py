@@ -109,7 +109,7 @@ def few_threads(stage: Stage) -> None:
 
     def is_told() -> bool:
         state, message = stage.states().get("2", ("", ""))
-        return state == "AVAILABLE" or bool(message)
+        return state == "AVAILABLE" or (state == "END" and bool(message))
 
     stage.until(is_told, "version 2 is served, or it is said why not")
     shutil.rmtree(stage.server.base() / "2")
