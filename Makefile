@@ -10,13 +10,14 @@ SECONDS ?= 8
 # Tests run in two processes, since many of them wait for a third; files in their order, in which the long ones come first.
 TWO := -n 2 --no-loadscope-reorder
 FUZZ_SECONDS ?= 3600
+MINUTES ?= 30
 # A server and what is compared with it allocate by jemalloc where it is installed (Debian: libjemalloc2), as the image does.
 JEMALLOC := $(shell PATH=$$PATH:/sbin:/usr/sbin ldconfig -p 2>/dev/null | grep -o 'libjemalloc\.so\.2' | head -n 1)
 JEMALLOC_CONF := dirty_decay_ms:-1,oversize_threshold:0
 WITH_JEMALLOC := $(if $(JEMALLOC),env LD_PRELOAD="$(JEMALLOC) $$LD_PRELOAD" MALLOC_CONF="$${MALLOC_CONF:-$(JEMALLOC_CONF)}")
 
 .DEFAULT_GOAL := help
-.PHONY: help serve compiled models test test-compiled check format lint types fast coverage docs hostile shapes mutants fuzz clean requirements bench load
+.PHONY: help serve compiled models test test-compiled check format lint types fast coverage docs hostile shapes faults faults-short soak mutants fuzz clean requirements bench load
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -87,6 +88,15 @@ mutants: $(VENV)/mutants.done  ## change the scheduler's code in every way that 
 
 fuzz: $(VENV)/fuzz.done  ## feed the parsers with what reaches new code in them, for FUZZ_SECONDS=3600 in all (ONLY=head)
 	@$(BIN)/python -m tests.fuzz $(FUZZ_SECONDS) $(ONLY)
+
+faults: $(VENV)/dev.done model/digits/1  ## break a real server in every known way and check every answer, into docs/reliability.md (FAULTS='--only clients')
+	@$(WITH_JEMALLOC) $(BIN)/python -m tests.faults $(if $(FAULTS),$(FAULTS),--page)
+
+faults-short: $(VENV)/dev.done model/digits/1  ## the most telling faults: under five minutes
+	@$(WITH_JEMALLOC) $(BIN)/python -m tests.faults --short
+
+soak: $(VENV)/dev.done model/digits/1  ## swaps, leavers and poison for half an hour; memory, files and threads must stay (MINUTES=30)
+	@$(WITH_JEMALLOC) $(BIN)/python -m tests.faults --soak=$(MINUTES) --page
 
 docs: $(VENV)/dev.done  ## write docs/settings.md and docs/metrics.md from the code
 	$(BIN)/python -m darkroom.service.cli.doc_tables

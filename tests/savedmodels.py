@@ -67,6 +67,36 @@ def spin(folder: Path) -> Path:
         return _simple_save(session, folder, {"turns": turns}, outputs, graph)
 
 
+def raises(folder: Path) -> Path:
+    """`x` float32 [-1,4], which comes back doubled; an assertion fails for a row that has a negative number."""
+
+    def double(x: Any) -> Any:
+        with tf.control_dependencies([tf.debugging.assert_non_negative(x, "a negative number")]):
+            return x * 2.0
+
+    return numbers(folder, double)
+
+
+def nan(folder: Path) -> Path:
+    """The logarithm of `x` float32 [-1,4]: not a number for a negative one, -Infinity for 0."""
+    return numbers(folder, tf.math.log)
+
+
+def few_rows(folder: Path) -> Path:
+    """The rows of `x` float32 [-1,4] whose first number is positive: fewer rows out than in."""
+    return numbers(folder, lambda x: tf.boolean_mask(x, x[:, 0] > 0))
+
+
+def hungry(folder: Path) -> Path:
+    """`megabytes` int32 [-1,1], which comes back after as much memory was filled with numbers, in one piece."""
+
+    def serve(_: Any, megabytes: Any) -> dict[str, Any]:
+        filled = tf.random.stateless_uniform([tf.reduce_max(megabytes), 262_144], seed=[1, 2])
+        return {"megabytes": megabytes + tf.cast(tf.reduce_min(filled) < 0.0, tf.int32)}
+
+    return _save(folder, serve, megabytes=tf.TensorSpec([None, 1], tf.int32))
+
+
 def estimator(folder: Path, *, floats: int = 2) -> Path:
     """An Estimator's classify signature: Examples of `b`, so many floats, in; string classes and scores out."""
     with _tf1_graph() as (graph, session):

@@ -98,6 +98,12 @@ class _Http(Http):
         await protocol.can_write()
         await super().http1_request_header()  # type: ignore[no-untyped-call] # Sanic types in parts
 
+    async def error_response(self, exception: Exception) -> None:
+        """Answers an error. Sanic then waits for the rest of the body, but a client that was too slow may never send it."""
+        await super().error_response(exception)
+        if isinstance(exception, RequestTimeout):
+            self.request_body = None
+
     async def http1(self) -> None:
         """Serves one request after another."""
         http: Any = self  # Sanic's type says that there always is a request

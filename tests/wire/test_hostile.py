@@ -368,6 +368,7 @@ def test_a_request_that_trickles_is_ended_however_steadily_it_comes(tight: str, 
         answer = peer.answer()
         assert answer.status == 408
         assert b"--read_timeout_ms=300" in answer.body
+        assert peer.is_closed()
 
 
 def test_a_connection_too_many_takes_an_idle_one_s_place_and_never_a_busy_one_s(tight: str) -> None:
