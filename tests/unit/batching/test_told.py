@@ -78,17 +78,20 @@ def test_why_an_entry_ended_is_said_to_its_caller_and_to_the_observer() -> None:
         await asyncio.sleep(2)
         batcher.watch(2.0, 1.0)
         batcher.watch(4.0, 1.0)
-        batcher.close()
         assert [type(answer.error) for answer in answers] == [DeadlineExceeded, EngineTimeout, Closed]
+        other = batcher_of(EchoBackend(seconds=lambda _: HUNG_S), Limits(max_batch_images=1), observer=diary)
+        other.submit(Entry(["a"], 1), answers.append)
+        other.close()
         return [str(answer.error) for answer in answers]
 
     assert run(main()) == [
         "its time was over before it could be answered",
         "the engine's call did not return within 1 s; it may never return",
+        "the engine does not answer: its calls have run far too long; ask another server",
         "the batcher was closed",
     ]
     outcomes = [outcome for _, outcome, _, _ in diary.of("ended")]
-    assert outcomes == [Outcome.EXPIRED, Outcome.MODEL_ERROR, Outcome.DRAINING]
+    assert outcomes == [Outcome.EXPIRED, Outcome.MODEL_ERROR, Outcome.MODEL_ERROR, Outcome.DRAINING]
 
 
 @pytest.mark.parametrize("name", [None, "faces"])

@@ -23,7 +23,7 @@ PACKAGES = {  # programs that a package's __main__ runs
 
 def test_the_programs_are_found() -> None:
     assert set(PACKAGES) < set(PROGRAMS)
-    assert "loadtest.experiments.swaps" in PROGRAMS
+    assert "loadtest.experiments.models.swaps" in PROGRAMS
 
 
 @pytest.mark.parametrize("name", PROGRAMS)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from loadtest.experiments.reduced_scale import compare, enlarged, main
+from loadtest.experiments.models.reduced_scale import compare, enlarged, main
 from loadtest.traffic.pictures import load
 
 if TYPE_CHECKING:

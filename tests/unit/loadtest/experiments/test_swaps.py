@@ -7,7 +7,7 @@ from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from loadtest.experiments.swaps import SwapExperiment, TimedRequest, Window
+from loadtest.experiments.models.swaps import SwapExperiment, TimedRequest, Window
 from loadtest.traffic.connections import HttpResponse
 
 if TYPE_CHECKING:

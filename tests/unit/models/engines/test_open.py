@@ -16,6 +16,7 @@ from darkroom.models.engines.open import load_model, prepare
 from darkroom.models.engines.row_prefix import ROW_PREFIX
 from darkroom.models.engines.sharded import SHARD
 from darkroom.models.errors import InvalidInput, LoadFailed, PredictFailed
+from darkroom.models.rewriting.optimize import OPTIMIZE
 from darkroom.models.rows import Rows, join
 from darkroom.models.runtime.tensorflow import SessionOptions, tf
 from darkroom.models.spec import TensorSpec, Wire
@@ -111,8 +112,8 @@ ALL_APPLIED = dict.fromkeys(("freeze", "inline", "hoist_base64", "screen"), "app
 
 
 def reasons(engine: Engine) -> dict[str, str]:
-    """What each pass came to; shards and row prefixes aside, which the machine decides."""
-    passes = [report for report in engine.passes if report.name not in (SHARD, ROW_PREFIX)]
+    """What each pass came to; aside from shards and row prefixes, which the machine decides, and from `optimize`, for large graphs."""
+    passes = [report for report in engine.passes if report.name not in (SHARD, ROW_PREFIX, OPTIMIZE)]
     return {report.name: "applied" if report.applied else report.reason for report in passes}
 
 

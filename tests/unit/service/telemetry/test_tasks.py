@@ -159,12 +159,12 @@ def test_requests_are_taken_from_the_first_model_on_and_readiness_follows_the_se
             seen.append((lifecycle.is_serving, lifecycle.is_ready, lifecycle.settled.is_set(), lifecycle.trouble))
             return {1: Found(None)}
 
-        slow.scan = scan  # type: ignore[method-assign]  # it is looked for after the first model is served
+        slow.scan = scan  # type: ignore[method-assign]  # first all are looked for, then each before it is loaded
         await lifecycle.start([])
         await lifecycle.settled.wait()
         await asyncio.sleep(1)
         is_any = ready_when == "any"
-        assert seen[0] == (True, is_any, is_any, "" if is_any else "the models are still loading")
+        assert seen[1] == (True, is_any, is_any, "" if is_any else "the models are still loading")
         assert lifecycle.is_ready
         lifecycle.stop()
 

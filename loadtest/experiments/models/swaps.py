@@ -1,6 +1,6 @@
 """Latency while versions change: two versions of a model replace each other under a steady rate of requests.
 
-    python -m loadtest.experiments.swaps --versions model/digits/1 other/1 --pictures digits --rate 100 --swaps 30
+    python -m loadtest.experiments.models.swaps --versions model/digits/1 other/1 --pictures digits --rate 100 --swaps 30
 
 It serves a temporary folder. It copies a version into it, waits until that version is served, removes the previous one,
 and so on, while requests are sent at fixed times. Before each swap there is a quiet window as long as the last swap.
@@ -66,7 +66,7 @@ class Window(NamedTuple):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measures and prints; returns 1 if a request failed."""
     parser = argparse.ArgumentParser(
-        prog="python -m loadtest.experiments.swaps", description=(__doc__ or "").partition("\n")[0]
+        prog="python -m loadtest.experiments.models.swaps", description=(__doc__ or "").partition("\n")[0]
     )
     parser.add_argument("--versions", type=Path, nargs=2, required=True, help="two version folders that take turns")
     parser.add_argument("--pictures", choices=("digits", "photos"), default="digits", help="what is sent [digits]")

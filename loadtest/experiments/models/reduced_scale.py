@@ -1,7 +1,7 @@
 """Time that decoding a large photograph at a reduced scale saves, and how much it changes the model's input pixels.
 
-    python -m loadtest.experiments.reduced_scale
-    python -m loadtest.experiments.reduced_scale --megapixels 24 --size 380x380 --resize area
+    python -m loadtest.experiments.models.reduced_scale
+    python -m loadtest.experiments.models.reduced_scale --megapixels 24 --size 380x380 --resize area
 
 A photograph of loadtest/traffic/payloads is enlarged, gets noise and is written as a JPEG, in memory. The graphs that
 `darkroom export` writes with and without --reduced_scale turn its bytes into the model's input; both run in turn.
@@ -113,7 +113,7 @@ def draw_table(rows: Sequence[DecodeComparison]) -> str:
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(
-        prog="python -m loadtest.experiments.reduced_scale",
+        prog="python -m loadtest.experiments.models.reduced_scale",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

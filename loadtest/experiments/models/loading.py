@@ -1,6 +1,6 @@
 """Time and memory of a start: a server loads a model that was never prepared, then one that was.
 
-    python -m loadtest.experiments.loading model/efficientnet_lite0
+    python -m loadtest.experiments.models.loading model/efficientnet_lite0
 
 It looks at the server, and at the child that prepares the model, every 20 ms. Memory is the highest anonymous memory of
 each, in MB: pages of files can be reclaimed. To compare two commits, run it in a checkout of each, by turns.
@@ -79,7 +79,7 @@ def start(name: str, model: Path, cache: Path, log: Path, flags: Sequence[str] =
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measures and prints; returns 0."""
     parser = argparse.ArgumentParser(
-        prog="python -m loadtest.experiments.loading",
+        prog="python -m loadtest.experiments.models.loading",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

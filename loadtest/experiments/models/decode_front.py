@@ -1,8 +1,8 @@
 """The decode front before models that take tensors: equal to what a client computes, and as fast as a model that decodes.
 
-    python -m loadtest.experiments.decode_front equality              # keras.applications, saved in three ways
-    python -m loadtest.experiments.decode_front equality --models MobileNetV2 --presets tf
-    python -m loadtest.experiments.decode_front speed                 # EfficientNet-Lite0 with a front, and the shipped one
+    python -m loadtest.experiments.models.decode_front equality              # keras.applications, saved in three ways
+    python -m loadtest.experiments.models.decode_front equality --models MobileNetV2 --presets tf
+    python -m loadtest.experiments.models.decode_front speed                 # EfficientNet-Lite0 with a front, and the shipped one
 
 `equality` writes each network with random weights by `model.export()`, by `tf.saved_model.save` and by TensorFlow 1's
 builder, opens it as `--pictures` does, and compares the answer to a photograph with TensorFlow's own to the tensor that a
@@ -186,7 +186,9 @@ def speed(options: argparse.Namespace) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one of the two."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m loadtest.experiments.models.decode_front", description=(__doc__ or "").partition("\n")[0]
+    )
     parser.add_argument("what", choices=("equality", "speed"))
     parser.add_argument("--models", default=",".join(MODELS))
     parser.add_argument("--presets", default=",".join(CLIENTS))
