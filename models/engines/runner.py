@@ -279,8 +279,9 @@ def _split(engine: Engine, answer: Rows, fed: Rows, work: _Work) -> list[Rows]:
     """The answer's rows by part: views, not copies. Rows that were fed whole get the answer as it came."""
     if not (fed.aligned and engine.spec.batched):
         return [Rows(answer.columns, count=len(fed), aligned=False)]
-    if wrong := miscount(answer, len(fed)):  # such a model would mix up its callers' answers
-        raise PredictFailed(f"{wrong} that were fed")
+    # It is not known which answer is whose. The rows run apart, so that only those fail for which the model has too few or too many.
+    if wrong := miscount(answer, len(fed)):
+        raise InvalidInput(f"{wrong} that were fed")
     if len(work.parts) == 1 and not work.padding:
         return [answer]
     results = []
