@@ -82,6 +82,11 @@ class TensorSpec:
         """Whether the first dimension is unknown, so that it can be the batch."""
         return self.shape is None or (len(self.shape) > 0 and self.shape[0] is None)
 
+    @property
+    def has_open_sizes(self) -> bool:
+        """Whether rows may have several shapes."""
+        return self.shape is None or None in self.shape[1:]
+
     def takes(self, shape: Sequence[int]) -> bool:
         """Whether an array of this `shape` may be fed: the rank and all known sizes are equal."""
         if self.shape is None:

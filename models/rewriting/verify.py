@@ -174,6 +174,22 @@ def not_row_wise(engine: Engine, samples: Sequence[Rows]) -> str:
     return ""
 
 
+def other_sizes_fault(engine: Remembered, sets: Iterable[list[Rows]], doubt: str) -> str:
+    """Returns why a batch of rows of another size does not answer like its rows alone; empty: it does.
+
+    Args:
+        engine: what runs them.
+        sets: rows of other sizes than those that were tried. The first that it takes are tried.
+        doubt: why one size proves nothing.
+    """
+    samples = first_accepted(engine, sets, again=engine.engine.run)
+    if not samples:
+        return f"it takes one size of the inputs that was tried, and {doubt}"
+    found = not_row_wise(engine, samples)
+    shapes = ", ".join(f"{name} {list(np_shape(column))}" for name, column in samples[0].columns.items())
+    return f"with rows of {shapes}: {found}" if found else ""
+
+
 def screen_fault(engine: SessionEngine, samples: Sequence[Rows]) -> str:
     """Returns why the engine's screen cannot be trusted; empty: it accepts these rows and rejects one cut in half."""
     halves: dict[str, Column] = {}  # the first row with the first half of each string
