@@ -9,7 +9,6 @@ as `reshape(x, [-1, 4])` of rows of an open size, is a doubt: samples must tell 
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import IntEnum, auto
-from math import prod
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -203,9 +202,17 @@ class _Scope:
             tensor = node.input[0]
         return None
 
-    def doubt(self, node: Any) -> None:
+    def doubt(self, node: Any, *, unless: bool) -> None:
         """Notes that the op keeps rows apart for some sizes, as far as the graph shows, and not for all."""
-        self.doubts.add(f"{node.op} ({node.name})"[:200])
+        if not unless:
+            self.doubts.add(f"{node.op} ({node.name})"[:200])
+
+    def keeps_row_size(self, node: Any) -> bool:
+        """Whether a Reshape of rows gives as many rows, each with as many elements."""
+        before, after = self.shape(node.input[0]), self.output_shape(node)
+        if before and after and None not in (*before[1:], *after[1:]):
+            return bool(np.prod([n or 0 for n in before[1:]]) == np.prod([n or 0 for n in after[1:]]))
+        return self.counts_rows(node.input[1])
 
     def counts_rows(self, tensor: str) -> bool:
         """Whether a scalar, or the first element of a vector, is the number of rows, as `tf.shape(x)[0]` is."""
@@ -462,12 +469,11 @@ def _same_axis(node: Any, names: Sequence[str], ins: Sequence[Flow], scope: _Sco
     }
     if len(ranks) > 1 and len(set(names)) > 1 and node.op in _BROADCASTS:
         return UNKNOWN  # [n] beside [n, k]: they are aligned at the last dimension
-    if node.op in _BROADCASTS and _may_widen(names, ins, axis, scope):
-        scope.doubt(node)
+    scope.doubt(node, unless=node.op not in _BROADCASTS or not _may_widen(names, ins, axis, scope))
     if node.op in _MOVES_ROWS:
         sizes = scope.constant(names[1])
-        if sizes is None or np.any(np.atleast_1d(sizes)[axis] != _MOVES_ROWS[node.op]):
-            scope.doubt(node)
+        is_kept = sizes is not None and np.all(np.atleast_1d(sizes)[axis] == _MOVES_ROWS[node.op])
+        scope.doubt(node, unless=bool(is_kept))
     shape = scope.output_shape(node)
     if shape is not None and (axis >= len(shape) or shape[axis] is not None):
         return UNKNOWN
@@ -542,17 +548,9 @@ def _squeeze(node: Any, names: Sequence[str], ins: Sequence[Flow], scope: _Scope
     return Flow(Kind.ROWS, ins[0].axis - sum(dim < ins[0].axis for dim in dims))
 
 
-def _row_elements(shape: Shape) -> int | None:
-    """How many elements one of the first dimension has; None: it is not known."""
-    inner = shape[1:] if shape else (None,)
-    return prod(size or 0 for size in inner) if None not in inner else None
-
-
-def _reshape(node: Any, names: Sequence[str], ins: Sequence[Flow], scope: _Scope) -> Flow:
-    shape, before = scope.output_shape(node), scope.shape(names[0])
-    is_equal = _row_elements(shape) == _row_elements(before) is not None
-    if ins[0].axis or not (is_equal or scope.counts_rows(names[1])):
-        scope.doubt(node)
+def _reshape(node: Any, _: Sequence[str], ins: Sequence[Flow], scope: _Scope) -> Flow:
+    shape = scope.output_shape(node)
+    scope.doubt(node, unless=ins[0].axis == 0 and scope.keeps_row_size(node))
     if shape is None:
         return ins[0] if ins[0].axis == 0 and scope.depth == 0 else UNKNOWN
     is_first = bool(shape) and shape[0] is None and (ins[0].axis == 0 or shape.count(None) == 1)

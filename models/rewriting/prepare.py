@@ -25,6 +25,7 @@ from darkroom.models.rewriting.verify import first_accepted
 from darkroom.models.rows import Rows
 from darkroom.models.runtime.session import clean
 from darkroom.models.runtime.tensorflow import SessionOptions
+from darkroom.models.saved_model.demands import with_demands
 from darkroom.models.saved_model.image_input import check_batching, find_image_input
 from darkroom.models.saved_model.original import OnDemand, open_original
 from darkroom.models.saved_model.reader import describe_signatures, read_labels, read_meta_graph, read_signatures
@@ -62,6 +63,7 @@ def prepare(
         key: replace(check_batching(find_image_input(spec, graph_def), traits[key]), float_features=floats)
         for key, spec in specs.items()
     }
+    specs = {key: with_demands(spec, graph_def) for key, spec in specs.items()}
     every, same = specs, find_same_functions(graph_def, {key: specs[key] for key in specs if not traits[key].stateful})
     specs = {key: spec for key, spec in every.items() if key not in same}
     exact = replace(options, bf16=False)

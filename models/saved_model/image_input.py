@@ -71,12 +71,10 @@ def rows_meet(spec: SignatureSpec, flows: Mapping[str, Flow]) -> str:
 
 def size_doubt(spec: SignatureSpec, flows: Flows) -> str:
     """Returns why rows may meet at another inner size than that of the samples, in words; empty: they do not."""
-    if not any(tensor.has_open_sizes for tensor in spec.inputs):
-        return ""
-    unknown = [
-        f"the way to output {name!r} cannot be followed" for name, flow in flows.outputs.items() if flow != BATCH
-    ]
-    return next(iter([*(f"{op} may join rows at some sizes" for op in flows.doubts), *unknown]), "")
+    is_open = any(tensor.has_open_sizes for tensor in spec.inputs)
+    doubts = [f"{op} may join rows at some sizes" for op in flows.doubts]
+    doubts += [f"the way to output {name!r} is not known" for name, flow in flows.outputs.items() if flow != BATCH]
+    return doubts[0] if doubts and is_open else ""
 
 
 def unbatched(spec: SignatureSpec, reason: str) -> SignatureSpec:

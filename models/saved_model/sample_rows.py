@@ -70,9 +70,10 @@ def _resized(tensor: TensorSpec, column: Column, axes: Sequence[int], change: Ca
         return column
     shape = column.shape if column.ndim > 1 or tensor.shape else (*column.shape, 1)
     declared = tensor.shape or (None,) * len(shape)
-    sizes = zip(shape, declared, strict=True)
-    changed = (max(1, change(n)) if want is None and at in axes else n for at, (n, want) in enumerate(sizes))
-    return np.resize(column, tuple(changed))
+    is_changed = [want is None and at in axes for at, want in enumerate(declared)]
+    return np.resize(
+        column, [max(1, change(n)) if is_open else n for n, is_open in zip(shape, is_changed, strict=True)]
+    )
 
 
 def _columns(tensor: TensorSpec, spec: SignatureSpec, graph_def: Any, pictures: Pictures) -> Iterator[MakeColumn]:
@@ -104,7 +105,8 @@ def _text(tensor: TensorSpec, values: list[bytes], seed: int) -> Column:
 def _shapes(tensor: TensorSpec) -> Iterator[tuple[int, ...]]:
     """Yields shapes of one row: 1 for the batch dimension, and each guess for all unknown inner sizes."""
     if tensor.shape is None:
-        yield from ((1,), (1, 1), (1, 224, 224, 3))
+        yield from (shape for shape in ((1,), (1, 1), (1, 224, 224, 3)) if tensor.takes(shape))
+        yield from ((1,) + (3,) * (rank - 1) for rank in tensor.ranks if rank)
         return
     if None not in tensor.shape[1:]:
         yield tuple(size or 1 for size in tensor.shape)
