@@ -10,6 +10,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from darkroom.models.errors import LoadFailed
@@ -34,11 +35,15 @@ from darkroom.models.saved_model.tf_example import float_features
 from darkroom.models.saved_model.warmup_requests import recorded_rows
 from darkroom.models.spec import ModelSpec, SignatureSpec
 
+Passes = Sequence[tuple[str, Pass]]
+Reasons = Mapping[str, str]
+_NONE: Reasons = MappingProxyType({})
+
 
 def prepare(
-    path: Path, *, name: str, version: int, options: SessionOptions, passes: Sequence[tuple[str, Pass]] = PASSES
+    path: Path, *, name: str, version: int, options: SessionOptions, passes: Passes = PASSES, known: Reasons = _NONE
 ) -> Artifact:
-    """Reads, rewrites and verifies the SavedModel at `path`.
+    """Reads, rewrites and verifies the SavedModel at `path`, without the signatures that are `known` to be bad.
 
     All of this runs on the CPU, whatever device the model will run on. A GPU multiplies floats in TF32, which has 11
     bits, and uses other kernels for other numbers of rows, so no rewrite and no batch could be proven there.
@@ -51,6 +56,7 @@ def prepare(
     options = replace(options, uses_gpus=False)
     meta_graph = read_meta_graph(path)
     specs, refused = read_signatures(meta_graph)
+    refused |= known
     graph_def = meta_graph.graph_def
     traits = _examine(graph_def, specs, refused)
     specs = {key: spec for key, spec in specs.items() if key not in refused}
@@ -143,7 +149,7 @@ def prepare_job(job: Job) -> Artifact:
     # A GPU wants another graph than a CPU, and bfloat16 is chosen by the optimizer.
     passes = PASSES if options.bf16 or job.may_use_gpus() else (*PASSES, (OPTIMIZE, optimize))
     with load_failures():
-        return prepare(job.path, name=job.name, version=job.version, options=options, passes=passes)
+        return prepare(job.path, name=job.name, version=job.version, options=options, passes=passes, known=job.refused)
 
 
 def session_options(job: Job) -> SessionOptions:

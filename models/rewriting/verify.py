@@ -4,6 +4,7 @@ Each proof returns the difference it found, in words; an empty text means that t
 """
 
 import hashlib
+import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
@@ -13,10 +14,12 @@ import numpy as np
 
 from darkroom.models.engine import Engine, PassReport
 from darkroom.models.errors import InvalidInput, ModelError
+from darkroom.models.rewriting.job import TRYING
 from darkroom.models.rows import Column, Rows, join, miscount, row_bytes
 from darkroom.models.runtime.session import SessionEngine, objects
 from darkroom.models.spec import SignatureSpec, np_shape
 
+_trying = logging.getLogger(TRYING)
 # Floats may differ by this much, relative to the value and to the largest value of the output: fused kernels, and kernels
 # for other batch sizes, add in another order. Half and bfloat16 keep 11 and 8 bits.
 TOLERANCE = {2: 2e-2, 4: 1e-5, 8: 1e-9}  # by the bytes of the dtype
@@ -60,6 +63,7 @@ class Remembered:
         """Returns the answer; see darkroom.models.engine.Engine."""
         key = self.key_of(rows)
         if key not in self._answers:
+            _trying.debug("%s", self.spec.name)
             answer = self.engine.run(rows)
             self._left_bytes -= sum(row_bytes(answer))
             if self._left_bytes < 0:
