@@ -89,6 +89,7 @@ class TensorSpec:
     shape: tuple[int | None, ...] | None
     source: str = ""  # the tensor's name in the graph, for metadata
     is_ref: bool = False  # exported by TF1 as a reference type
+    ranks: tuple[int, ...] = ()  # those that the graph takes, where the signature leaves the rank open; empty: any
 
     @property
     def enum(self) -> int:
@@ -118,17 +119,23 @@ class TensorSpec:
         array[0] = (column if isinstance(column, list) else column.ravel().tolist())[0]
         return [array[0]] if self.shape == (1,) else array.reshape(self.shape)
 
+    @property
+    def has_open_sizes(self) -> bool:
+        """Whether rows may have several shapes."""
+        return self.shape is None or None in self.shape[1:]
+
     def takes(self, shape: Sequence[int]) -> bool:
         """Whether an array of this `shape` may be fed: the rank and all known sizes are equal."""
         if self.shape is None:
-            return True
+            return not self.ranks or len(shape) in self.ranks
         return len(shape) == len(self.shape) and all(
             want is None or want == got for want, got in zip(self.shape, shape, strict=True)
         )
 
     def refusal(self, shape: Sequence[int], why: str = "") -> InvalidInput:
         """Returns the error for an array of this `shape`, with the shape that the signature wants."""
-        want = "any" if self.shape is None else tuple(-1 if size is None else size for size in self.shape)
+        ranks = f"a rank of {', '.join(map(str, self.ranks))}" if self.ranks else "any"
+        want = ranks if self.shape is None else tuple(-1 if size is None else size for size in self.shape)
         message = f"input {self.name!r} has shape {tuple(shape)}, the signature wants {want}"
         return InvalidInput(message + (f": {why}" if why else ""), input_name=self.name)
 
@@ -160,6 +167,8 @@ class SignatureSpec:
     batched: bool = True  # rows of several requests may share a call
     unbatched_reason: str = ""  # why they may not
     any_shape: bool = False  # every op works element by element, so the graph takes other shapes than it declares
+    same_rows: tuple[str, ...] = ()  # inputs that the graph takes with equal first dimensions only,
+    one_row: tuple[str, ...] = ()  # except for those with a first dimension of 1
     same_as: str = ""  # name of the signature that is the same function, whose engine and batcher this one shares
 
     @property
@@ -200,6 +209,8 @@ class SignatureSpec:
         counts_rows = self.batched or self.image_input is not None
         check = self._check_no_rows if counts_rows and lengths == {(0,)} else self._check_shape
         fits = [check(tensor, shape, strict=strict) for tensor, shape in zip(self.inputs, shapes, strict=True)]
+        if len(lengths) > 1 and self.same_rows:
+            self._check_same_rows(columns)
         if not counts_rows:
             return Rows(columns, count=1, aligned=False)
         return Rows(columns, aligned=all(fits) and len(lengths) == 1 and () not in lengths)
@@ -219,6 +230,18 @@ class SignatureSpec:
                 if want is None and not got:
                     raise tensor.refusal(shape, f"dimension {at} must be 1 or more")
         return True
+
+    def _check_same_rows(self, columns: Mapping[str, Column]) -> None:
+        """Checks that inputs whose rows the graph computes with each other have equally many."""
+        shapes = {name: np_shape(columns[name]) for name in self.same_rows}
+        first = ""
+        for tensor in self.inputs:
+            name, shape = tensor.name, shapes.get(tensor.name, ())
+            if not shape or (shape[0] == 1 and name in self.one_row):
+                continue
+            if first and shape[0] != shapes[first][0]:
+                raise tensor.refusal(shape, f"input {first!r} has {shapes[first][0]} rows, and both must have as many")
+            first = first or name
 
     def _check_no_rows(self, tensor: TensorSpec, shape: tuple[int, ...], *, strict: bool) -> bool:
         """`_check_shape` for a request without rows, which is not run. `[]` in JSON has no inner sizes."""

@@ -1,6 +1,6 @@
 """Small SavedModels of every kind that the engine must serve. Each function writes a version folder, returns it."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -510,6 +510,11 @@ def _layers() -> dict[str, tuple[list[int | None] | None, str, Callable[[Any], A
 
 def every_first_layer(folder: Path) -> Path:
     """A signature for each kind of op that a model may begin with, `x` → `y`, named after the op; see `_layers`."""
+    return each(folder, _layers())
+
+
+def each(folder: Path, layers: Mapping[str, tuple[Sequence[int | None] | None, str, Callable[[Any], Any]]]) -> Path:
+    """A signature for each of these, `x` → `y`: shape, dtype, function."""
 
     def named(function: Callable[[Any], Any]) -> Callable[[Any], dict[str, Any]]:
         return lambda x: {"y": function(x)}
@@ -517,7 +522,7 @@ def every_first_layer(folder: Path) -> Path:
     module = tf.Module()
     signatures = {
         name: tf.function(named(function), input_signature=[tf.TensorSpec(shape, getattr(tf, dtype), "x")])
-        for name, (shape, dtype, function) in _layers().items()
+        for name, (shape, dtype, function) in layers.items()
     }
     module.signatures_kept = list(signatures.values())
     tf.saved_model.save(module, str(folder), signatures=signatures)

@@ -3,7 +3,8 @@
 A row's answer must not depend on the rows beside it. Sample rows show many such models, but not all: `tf.cond` on the
 brightest of all pictures may branch for none of the samples. So each tensor is given a `Flow`, which says where the
 rows of the batch are in it. Ops without a rule keep the rows in their dimension, as far as the static shapes allow it;
-where they do not, the flow is unknown, and only samples can tell.
+where they do not, the flow is unknown, and only samples can tell. An op that may cut or join rows for some sizes, such
+as `reshape(x, [-1, 4])` of rows of an open size, is a doubt: samples must tell for several sizes.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -64,6 +65,16 @@ _STRING_TESTS = frozenset(
     {"All", "Any", "Const", "DecodeBase64", "Equal", "Identity", "LogicalAnd", "LogicalNot", "LogicalOr", "NotEqual"}
     | {"Placeholder", "RegexFullMatch", "StaticRegexFullMatch", "Substr"}
 )
+_PART_OF_SHAPE = frozenset({"StridedSlice", "Slice", "Gather", "GatherV2"})  # of a vector; input 1 says where
+_LEADS = frozenset({"Identity", "Cast", "Pack", "ConcatV2"})  # the first element is that of the first input
+# They may change how many rows there are, or their order; not if input 1 has this for the dimension of the rows.
+_MOVES_ROWS = {
+    **dict.fromkeys(("MirrorPad", "Pad", "PadV2"), 0),
+    **dict.fromkeys(("BatchToSpace", "BatchToSpaceND", "SpaceToBatch", "SpaceToBatchND"), None),
+    "Tile": 1,
+    "BroadcastTo": None,
+    "CropAndResize": None,
+}
 # The shape of their outputs depends on the values of their inputs.
 _SHAPED_BY_VALUES = frozenset({"Bincount", "DenseBincount", "RaggedBincount", "Where", "ListDiff", "EditDistance"})
 _SHAPED_BY_VALUES_PREFIXES = (
@@ -91,12 +102,18 @@ _SIZES: dict[str, tuple[int, ...]] = {
 }
 
 
-def find_flows(
-    graph_def: Any, graph: Any, feeds: Iterable[str], fetches: Mapping[str, str]
-) -> tuple[dict[str, Flow], set[str]]:
-    """Returns the flow of each output, if the branches that some predicates choose give the same rows; and those.
+class Flows(NamedTuple):
+    """The flows of a signature, and what the graph alone cannot tell."""
 
-    Such a predicate looks only at the strings that are fed: an exported recipe decodes faster if all pictures of a batch
+    outputs: dict[str, Flow]
+    predicates: set[str]  # the flows are right if the branches that these choose give the same rows,
+    doubts: list[str]  # and if these ops keep rows apart for every size; each in words
+
+
+def find_flows(graph_def: Any, graph: Any, feeds: Iterable[str], fetches: Mapping[str, str]) -> Flows:
+    """Returns the flow of each output, and what it depends on.
+
+    A predicate looks only at the strings that are fed: an exported recipe decodes faster if all pictures of a batch
     are of one format. Whether both branches answer alike can be tried with pictures of every format.
 
     Args:
@@ -118,7 +135,8 @@ def find_flows(
     scope.known |= {scope.place(feed): BATCH for feed in feeds}
     scope.fed |= scope.known.keys()
     scope.settle(map(node_name, feeds))
-    return {output: scope.flow(tensor) for output, tensor in fetches.items()}, scope.predicates
+    outputs = {output: scope.flow(tensor) for output, tensor in fetches.items()}
+    return Flows(outputs, scope.predicates, sorted(scope.doubts))
 
 
 class _Scope:
@@ -141,6 +159,7 @@ class _Scope:
         self.predicates: set[str] = (
             set()
         )  # tensors that choose a branch for the whole batch by the strings that are fed
+        self.doubts: set[str] = set()  # ops that may cut or join rows for some sizes, in words
         self.depth = depth  # functions around it
         self.loops = loops  # and those that are bodies of loops
         self._shape_of = shape_of
@@ -182,6 +201,33 @@ class _Scope:
                 return self._value_of(tensor)
             tensor = node.input[0]
         return None
+
+    def doubt(self, node: Any, *, unless: bool) -> None:
+        """Notes that the op keeps rows apart for some sizes, as far as the graph shows, and not for all."""
+        if not unless:
+            self.doubts.add(f"{node.op} ({node.name})"[:200])
+
+    def keeps_row_size(self, node: Any) -> bool:
+        """Whether a Reshape of rows gives as many rows, each with as many elements."""
+        before, after = self.shape(node.input[0]), self.output_shape(node)
+        if before and after and None not in (*before[1:], *after[1:]):
+            return bool(np.prod([n or 0 for n in before[1:]]) == np.prod([n or 0 for n in after[1:]]))
+        return self.counts_rows(node.input[1])
+
+    def counts_rows(self, tensor: str) -> bool:
+        """Whether a scalar, or the first element of a vector, is the number of rows, as `tf.shape(x)[0]` is."""
+        for _ in range(MAX_DEPTH):
+            node = self.nodes.get(node_name(tensor))
+            if node is None or node.op == "Shape":
+                return node is not None and self.flow(node.input[0]) == BATCH
+            if node.op in _PART_OF_SHAPE:
+                at = self.constant(node.input[1])
+                if at is None or np.size(at) == 0 or np.ravel(at)[0] != 0 or _attr(node, "begin_mask").i > 1:
+                    return False
+            elif node.op not in _LEADS:
+                return False
+            tensor = node.input[0]
+        return False
 
     def reads_strings_only(self, tensor: str) -> bool:
         """Whether a predicate is computed from strings by comparing parts of them."""
@@ -333,6 +379,7 @@ def _call(name: str, ins: Sequence[Flow], scope: _Scope, *, loops: int = 0) -> l
     args = [arg.name for arg in function.signature.input_arg]
     body.known |= {(arg, 0): flow for arg, flow in zip(args, ins, strict=False)}
     body.settle(args)
+    scope.doubts |= body.doubts
     return [body.flow(function.ret[arg.name]) for arg in function.signature.output_arg]
 
 
@@ -422,6 +469,11 @@ def _same_axis(node: Any, names: Sequence[str], ins: Sequence[Flow], scope: _Sco
     }
     if len(ranks) > 1 and len(set(names)) > 1 and node.op in _BROADCASTS:
         return UNKNOWN  # [n] beside [n, k]: they are aligned at the last dimension
+    scope.doubt(node, unless=node.op not in _BROADCASTS or not _may_widen(names, ins, axis, scope))
+    if node.op in _MOVES_ROWS:
+        sizes = scope.constant(names[1])
+        is_kept = sizes is not None and np.all(np.atleast_1d(sizes)[axis] == _MOVES_ROWS[node.op])
+        scope.doubt(node, unless=bool(is_kept))
     shape = scope.output_shape(node)
     if shape is not None and (axis >= len(shape) or shape[axis] is not None):
         return UNKNOWN
@@ -433,6 +485,18 @@ _BROADCASTS = frozenset(
     | {"SquaredDifference", "Greater", "GreaterEqual", "Less", "LessEqual", "Equal", "NotEqual", "LogicalAnd"}
     | {"LogicalOr", "SelectV2", "Xdivy", "Xlogy", "Atan2", "BitwiseAnd", "BitwiseOr"}
 )
+
+
+def _may_widen(names: Sequence[str], ins: Sequence[Flow], axis: int, scope: _Scope) -> bool:
+    """Whether what all rows share may be broadcast along the rows: one row would become several."""
+    rank = min(len(scope.shape(name) or ()) for name, flow in zip(names, ins, strict=True) if flow.kind is Kind.ROWS)
+    behind = rank - axis  # the place of the rows, from the last dimension
+    for name in (name for name, flow in zip(names, ins, strict=True) if flow.kind is Kind.FREE):
+        if (shape := scope.shape(name)) is None and (value := scope.constant(name)) is not None:
+            shape = np.shape(value)
+        if shape != () and (shape is None or len(shape) > rank or (len(shape) >= behind and shape[-behind] != 1)):
+            return True
+    return False
 
 
 def _reduce(node: Any, names: Sequence[str], ins: Sequence[Flow], scope: _Scope) -> Flow:
@@ -486,6 +550,7 @@ def _squeeze(node: Any, names: Sequence[str], ins: Sequence[Flow], scope: _Scope
 
 def _reshape(node: Any, _: Sequence[str], ins: Sequence[Flow], scope: _Scope) -> Flow:
     shape = scope.output_shape(node)
+    scope.doubt(node, unless=ins[0].axis == 0 and scope.keeps_row_size(node))
     if shape is None:
         return ins[0] if ins[0].axis == 0 and scope.depth == 0 else UNKNOWN
     is_first = bool(shape) and shape[0] is None and (ins[0].axis == 0 or shape.count(None) == 1)

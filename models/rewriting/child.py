@@ -5,13 +5,14 @@ process none of this affects the server.
 """
 
 import contextlib
+import logging
 import os
 import sys
 import traceback
 from pathlib import Path
 from threading import Thread
 
-from darkroom.models.rewriting.job import Job
+from darkroom.models.rewriting.job import TRYING, Job
 
 NICENESS = 10  # a tenth of the CPU next to a server that uses all of it (Linux's weights: 110 to 1024)
 OOM_SCORE = Path("/proc/self/oom_score_adj")  # Linux; 1000 is the maximum
@@ -34,6 +35,11 @@ def main() -> int:
         os._exit(1)
 
     Thread(target=end_with_parent, daemon=True).start()
+    logging.getLogger(TRYING).addHandler(
+        handler := logging.StreamHandler()
+    )  # so that the parent knows which one ended it
+    logging.getLogger(TRYING).setLevel(logging.DEBUG)
+    handler.setFormatter(logging.Formatter(f"{TRYING} %(message)s"))
     with os.fdopen(os.dup(1), "wb") as out:
         os.dup2(2, 1)  # libraries that print write to stderr, not into the artifact
         try:

@@ -12,10 +12,11 @@ from typing import Any, Self
 
 from darkroom.models.errors import LoadFailed
 
+TRYING = "darkroom.trying"  # the logger that names each signature before a child runs it
 _SOURCES = Path(__file__).parents[1]
 _CPU = Path("/proc/cpuinfo")
 _DEVICES = Path("/dev")
-_NOT_IN_KEY = frozenset({"path", "name", "version", "device"})  # the artifact does not depend on these
+_NOT_IN_KEY = frozenset({"path", "name", "version", "device", "refused"})  # the artifact does not depend on these
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +33,9 @@ class Job:
     max_drift: float | None = None  # largest change that bfloat16 may cause; None: bfloat16 is not tried
     pictures: dict[str, Any] | None = None  # the decode front to put in, see Preprocess; None: none
     device: str = "auto"  # see models/engines/devices.py; the artifact depends on it only in whether it may be a GPU
+    refused: dict[str, str] = field(
+        default_factory=dict
+    )  # signatures that ended a child, and how; they are not tried again
 
     def dump(self) -> str:
         """Returns the job as one line of JSON."""

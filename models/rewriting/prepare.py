@@ -10,6 +10,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from darkroom.models.errors import LoadFailed
@@ -25,6 +26,7 @@ from darkroom.models.rewriting.verify import first_accepted
 from darkroom.models.rows import Rows
 from darkroom.models.runtime.session import clean
 from darkroom.models.runtime.tensorflow import SessionOptions
+from darkroom.models.saved_model.demands import with_demands
 from darkroom.models.saved_model.front.insert import read_with_front
 from darkroom.models.saved_model.front.preprocess import Preprocess
 from darkroom.models.saved_model.image_input import check_batching, find_image_input
@@ -35,17 +37,16 @@ from darkroom.models.saved_model.tf_example import float_features
 from darkroom.models.saved_model.warmup_requests import recorded_rows
 from darkroom.models.spec import ModelSpec, SignatureSpec
 
+Passes = Sequence[tuple[str, Pass]]
+Reasons = Mapping[str, str]
+_NONE: Reasons = MappingProxyType({})
+
 
 def prepare(
-    path: Path,
-    *,
-    name: str,
-    version: int,
-    options: SessionOptions,
-    passes: Sequence[tuple[str, Pass]] = PASSES,
-    pictures: Preprocess | None = None,
-) -> Artifact:
-    """Reads, rewrites and verifies the SavedModel at `path`.
+    path: Path, *, name: str, version: int, options: SessionOptions, passes: Passes = PASSES,
+    pictures: Preprocess | None = None, known: Reasons = _NONE,
+) -> Artifact:  # fmt: skip
+    """Reads, rewrites and verifies the SavedModel at `path`, without the signatures that are `known` to be bad.
 
     All of this runs on the CPU, whatever device the model will run on. A GPU multiplies floats in TF32, which has 11
     bits, and uses other kernels for other numbers of rows, so no rewrite and no batch could be proven there.
@@ -59,6 +60,7 @@ def prepare(
     options = replace(options, uses_gpus=False)
     meta_graph = read_with_front(path, pictures)
     specs, refused = read_signatures(meta_graph)
+    refused |= known
     graph_def = meta_graph.graph_def
     traits = _examine(graph_def, specs, refused)
     specs = {key: spec for key, spec in specs.items() if key not in refused}
@@ -71,6 +73,7 @@ def prepare(
         key: replace(check_batching(find_image_input(spec, graph_def), traits[key]), float_features=floats)
         for key, spec in specs.items()
     }
+    specs = {key: with_demands(spec, graph_def) for key, spec in specs.items()}
     every, same = specs, find_same_functions(graph_def, {key: specs[key] for key in specs if not traits[key].stateful})
     specs = {key: spec for key, spec in every.items() if key not in same}
     exact = replace(options, bf16=False)
@@ -151,7 +154,15 @@ def prepare_job(job: Job) -> Artifact:
     passes = PASSES if options.bf16 or job.may_use_gpus() else (*PASSES, (OPTIMIZE, optimize))
     with load_failures():
         pictures = None if job.pictures is None else Preprocess.of(job.pictures)
-        return prepare(job.path, name=job.name, version=job.version, options=options, passes=passes, pictures=pictures)
+        return prepare(
+            job.path,
+            name=job.name,
+            version=job.version,
+            options=options,
+            passes=passes,
+            pictures=pictures,
+            known=job.refused,
+        )
 
 
 def session_options(job: Job) -> SessionOptions:

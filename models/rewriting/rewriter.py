@@ -10,7 +10,7 @@ from darkroom.models.engine import PassReport
 from darkroom.models.graph.decoding_ops import find_decoding_nodes
 from darkroom.models.graph.inline import inline_calls
 from darkroom.models.graph.reachability import GraphTraits
-from darkroom.models.graph.row_flow import Flow, find_flows
+from darkroom.models.graph.row_flow import Flows, find_flows
 from darkroom.models.rewriting.optimize import (
     MIN_GRAPH_BYTES,
     OPTIMIZE,
@@ -20,13 +20,14 @@ from darkroom.models.rewriting.optimize import (
     without_values,
 )
 from darkroom.models.rewriting.passes import BoundSignature, Pass
-from darkroom.models.rewriting.verify import Remembered, difference, not_row_wise, screen_fault
+from darkroom.models.rewriting.verify import Remembered, difference, not_row_wise, other_sizes_fault, screen_fault
 from darkroom.models.rows import Rows, join
 from darkroom.models.runtime.memory import check_room, give_back
 from darkroom.models.runtime.session import Binding, SessionEngine, clean, open_session
 from darkroom.models.runtime.tensorflow import SessionOptions, tf
-from darkroom.models.saved_model.image_input import rows_meet, unbatched
+from darkroom.models.saved_model.image_input import rows_meet, size_doubt, unbatched
 from darkroom.models.saved_model.original import Original
+from darkroom.models.saved_model.sample_rows import other_sizes
 from darkroom.models.spec import SignatureSpec
 
 _log = logging.getLogger("darkroom.models")
@@ -136,7 +137,8 @@ class Rewriter:
     def prove_row_wise(self, spec: SignatureSpec, samples: Sequence[Rows], graph_def: Any) -> SignatureSpec:
         """Returns the spec, unbatched with the reason unless a batch is proven to give the answers of its rows alone.
 
-        The graph must not join rows (`rows_meet`), and a batch of `samples` must answer like the samples one by one.
+        The graph must not join rows (`rows_meet`), and a batch of `samples` must answer like the samples one by one. If
+        inner sizes are open, the graph must show that this holds for all of them; else it is tried with other sizes.
         `graph_def` is the SavedModel's own graph.
         """
         if not spec.batched:
@@ -144,9 +146,11 @@ class Rewriter:
         if not samples:
             return unbatched(spec, "it cannot be proven row-wise: no generated row is one that it takes")
         try:
-            flows, predicates = self._flows(spec, graph_def)
-            reason = rows_meet(spec, flows) or self._one_branch(spec, predicates, samples)
+            flows = self._flows(spec, graph_def)
+            reason = rows_meet(spec, flows.outputs) or self._one_branch(spec, flows.predicates, samples)
             reason = reason or not_row_wise(self.engine(spec.name), samples)
+            if not reason and (doubt := size_doubt(spec, flows)):
+                reason = other_sizes_fault(self.engine(spec.name), other_sizes(spec, samples), doubt)
         except Exception as err:  # noqa: BLE001 - without a proof it is served one request at a time
             reason = f"it cannot be proven row-wise: {type(err).__name__}: {clean(str(err))}"
         if reason:
@@ -211,7 +215,7 @@ class Rewriter:
                 return f"it branches on the whole batch ({predicate}), and the sample rows take one branch only"
         return ""
 
-    def _flows(self, spec: SignatureSpec, graph_def: Any) -> tuple[dict[str, Flow], set[str]]:
+    def _flows(self, spec: SignatureSpec, graph_def: Any) -> Flows:
         """Where the rows of a batch are in each output, by the graph in its current form; see `find_flows`."""
         inputs = [tensor.source for tensor in spec.inputs]
         fetches = {output.name: output.source for output in spec.outputs}

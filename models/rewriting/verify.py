@@ -4,6 +4,7 @@ Each proof returns the difference it found, in words; an empty text means that t
 """
 
 import hashlib
+import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
@@ -13,10 +14,12 @@ import numpy as np
 
 from darkroom.models.engine import Engine, PassReport
 from darkroom.models.errors import InvalidInput, ModelError
+from darkroom.models.rewriting.job import TRYING
 from darkroom.models.rows import Column, Rows, join, miscount, row_bytes
 from darkroom.models.runtime.session import SessionEngine, objects
 from darkroom.models.spec import SignatureSpec, np_shape
 
+_trying = logging.getLogger(TRYING)
 # Floats may differ by this much, relative to the value and to the largest value of the output: fused kernels, and kernels
 # for other batch sizes, add in another order. Half and bfloat16 keep 11 and 8 bits.
 TOLERANCE = {2: 2e-2, 4: 1e-5, 8: 1e-9}  # by the bytes of the dtype
@@ -60,6 +63,7 @@ class Remembered:
         """Returns the answer; see darkroom.models.engine.Engine."""
         key = self.key_of(rows)
         if key not in self._answers:
+            _trying.debug("%s", self.spec.name)
             answer = self.engine.run(rows)
             self._left_bytes -= sum(row_bytes(answer))
             if self._left_bytes < 0:
@@ -172,6 +176,22 @@ def not_row_wise(engine: Engine, samples: Sequence[Rows]) -> str:
     except ModelError as err:
         return f"a batch fails where its rows alone do not: {err}"
     return ""
+
+
+def other_sizes_fault(engine: Remembered, sets: Iterable[list[Rows]], doubt: str) -> str:
+    """Returns why a batch of rows of another size does not answer like its rows alone; empty: it does.
+
+    Args:
+        engine: what runs them.
+        sets: rows of other sizes than those that were tried. The first that it takes are tried.
+        doubt: why one size proves nothing.
+    """
+    samples = first_accepted(engine, sets, again=engine.engine.run)
+    if not samples:
+        return f"it takes one size of the inputs that was tried, and {doubt}"
+    found = not_row_wise(engine, samples)
+    shapes = ", ".join(f"{name} {list(np_shape(column))}" for name, column in samples[0].columns.items())
+    return f"with rows of {shapes}: {found}" if found else ""
 
 
 def screen_fault(engine: SessionEngine, samples: Sequence[Rows]) -> str:

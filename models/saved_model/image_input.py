@@ -6,7 +6,7 @@ from itertools import chain
 from typing import Any
 
 from darkroom.models.graph.reachability import GraphTraits
-from darkroom.models.graph.row_flow import BATCH, Flow, Kind
+from darkroom.models.graph.row_flow import BATCH, Flow, Flows, Kind
 from darkroom.models.graph.string_flow import ANIMATION_OPS, PICTURE_OPS, Origin, trace
 from darkroom.models.spec import SignatureSpec, TensorSpec, Wire
 
@@ -69,6 +69,14 @@ def rows_meet(spec: SignatureSpec, flows: Mapping[str, Flow]) -> str:
         if (tensor.shape is None or None in tensor.shape[1:]) and flows[tensor.name] != BATCH:
             return f"the shape of output {tensor.name!r} may depend on the rows beside it"
     return ""
+
+
+def size_doubt(spec: SignatureSpec, flows: Flows) -> str:
+    """Returns why rows may meet at another inner size than that of the samples, in words; empty: they do not."""
+    is_open = any(tensor.has_open_sizes for tensor in spec.inputs)
+    doubts = [f"{op} may join rows at some sizes" for op in flows.doubts]
+    doubts += [f"the way to output {name!r} is not known" for name, flow in flows.outputs.items() if flow != BATCH]
+    return doubts[0] if doubts and is_open else ""
 
 
 def unbatched(spec: SignatureSpec, reason: str) -> SignatureSpec:

@@ -5,7 +5,7 @@ The rows are guesses; `models/rewriting/verify.py` keeps the first set that the 
 
 import struct
 from base64 import urlsafe_b64encode
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import islice, product
 from typing import Any
@@ -26,6 +26,10 @@ _INNER_SIZES = (1, 2, 3, 4, 9, 10, 16, 32, 64, 128, 224)
 _DIMMED = 0.02
 _TEXTS = (b"a", b"", b"0", b"1.5", b"{}")
 
+# Other sizes to try an open size of n with, and the dimensions that change together.
+_CHANGES: tuple[Callable[[int], int], ...] = (lambda n: n * 2, lambda n: n + 1, lambda n: n * 3, lambda n: n // 2)
+_INNER_AXES = ((1, 2, 3, 4, 5, 6, 7), (1,), (2,), (3,))
+
 MAX_CANDIDATES = 64  # guess: limits the load time of a model that accepts none of them; each takes about a millisecond
 
 Pictures = Callable[[str, int, int, int], bytes]  # (format, width, height, seed) → an encoded picture
@@ -44,6 +48,32 @@ def candidates(spec: SignatureSpec, graph_def: Any, pictures: Pictures) -> Itera
             Rows({tensor.name: column(seed) for tensor, column in zip(spec.inputs, choice, strict=True)})
             for seed in range(SET_ROWS if spec.batched else 1)
         ]
+
+
+def other_sizes(spec: SignatureSpec, samples: Sequence[Rows]) -> Iterator[list[Rows]]:
+    """Yields the samples with other sizes where the signature leaves inner sizes open: values are repeated or left out."""
+    for axes, change in product(_INNER_AXES, _CHANGES):
+        resized = [
+            Rows(
+                rows.columns
+                | {each.name: _resized(each, rows.columns[each.name], axes, change) for each in spec.inputs}
+            )
+            for rows in samples
+        ]
+        if resized[0].key != samples[0].key:
+            yield resized
+
+
+def _resized(tensor: TensorSpec, column: Column, axes: Sequence[int], change: Callable[[int], int]) -> Column:
+    """Returns one row with other open sizes. A row of an unknown rank and without inner dimensions gets one."""
+    if isinstance(column, list) or not tensor.has_open_sizes:
+        return column
+    shape = column.shape if column.ndim > 1 or tensor.shape else (*column.shape, 1)
+    declared = tensor.shape or (None,) * len(shape)
+    is_changed = [want is None and at in axes for at, want in enumerate(declared)]
+    return np.resize(
+        column, [max(1, change(n)) if is_open else n for n, is_open in zip(shape, is_changed, strict=True)]
+    )
 
 
 def _columns(tensor: TensorSpec, spec: SignatureSpec, graph_def: Any, pictures: Pictures) -> Iterator[MakeColumn]:
@@ -75,7 +105,8 @@ def _text(tensor: TensorSpec, values: list[bytes], seed: int) -> Column:
 def _shapes(tensor: TensorSpec) -> Iterator[tuple[int, ...]]:
     """Yields shapes of one row: 1 for the batch dimension, and each guess for all unknown inner sizes."""
     if tensor.shape is None:
-        yield from ((1,), (1, 1), (1, 224, 224, 3))
+        yield from (shape for shape in ((1,), (1, 1), (1, 224, 224, 3)) if tensor.takes(shape))
+        yield from ((1,) + (3,) * (rank - 1) for rank in tensor.ranks if rank)
         return
     if None not in tensor.shape[1:]:
         yield tuple(size or 1 for size in tensor.shape)

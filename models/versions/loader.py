@@ -8,6 +8,7 @@ import sys
 import tempfile
 import threading
 import time
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
@@ -15,7 +16,7 @@ from typing import IO, TYPE_CHECKING
 from darkroom.models.engines.tuning import TuningCache
 from darkroom.models.errors import LoadFailed, quote
 from darkroom.models.rewriting.child import REFUSED
-from darkroom.models.rewriting.job import Job
+from darkroom.models.rewriting.job import TRYING, Job
 from darkroom.models.runtime.memory import free_bytes, freeze
 from darkroom.models.versions.cache import Cache, mapped
 
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 _log = logging.getLogger("darkroom.models")
 # Measured: a server with one model has 12 threads on two cores. TensorFlow aborts the process when it can't start one.
 SPARE_THREADS = 32
+MAX_CRASHES = 8  # guess: signatures of one version that may end a child each, which takes seconds
+_CRASHES = frozenset({signal.SIGABRT, signal.SIGSEGV, signal.SIGFPE, signal.SIGILL, signal.SIGBUS})
 POLL_S = 0.1  # guess: between two looks whether another process has prepared the model
 
 
@@ -36,6 +39,7 @@ class Loader:
         self._timeout_s = timeout_s
         self._child: subprocess.Popen[bytes] | None = None
         self._is_stopped = False
+        self._ended_at = ""  # the signature that the last child was running when it crashed
         self._tunings = TuningCache()
 
     def load(self, job: Job) -> "LoadedModel":
@@ -74,15 +78,26 @@ class Loader:
     def _prepare_whole(self, key: str, job: Job) -> memoryview:
         """The artifact that a child made of files that did not change meanwhile; kept in the cache."""
         try:
-            with tempfile.TemporaryFile(prefix="darkroom-") as answer:
-                self._prepare(job, answer)
-                data = mapped(answer)
+            data = self._prepare_mapped(job)
         except OSError as err:
             raise LoadFailed(f"no process could be started to prepare it: {err.strerror}") from err
         if job.key() != key:
             raise LoadFailed("its files changed while they were loaded")
         self._cache.write(key, data)
         return data
+
+    def _prepare_mapped(self, job: Job) -> memoryview:
+        """The artifact. A signature that ends a child is refused, and a new child prepares the others."""
+        try:
+            with tempfile.TemporaryFile(prefix="darkroom-") as answer:
+                self._prepare(job, answer)
+                return mapped(answer)
+        except LoadFailed as err:
+            if (name := self._ended_at) in ("", *job.refused) or len(job.refused) >= MAX_CRASHES:
+                raise
+            _log.warning("signature %s is refused: %s", quote(name), err)
+            rest = replace(job, refused=job.refused | {name: str(err)})
+        return self._prepare_mapped(rest)
 
     def stop(self) -> None:
         """Ends the child that is working. The load in progress fails, and so does every later one."""
@@ -127,6 +142,8 @@ class Loader:
                 _, said = child.communicate(timeout=self._timeout_s)
             except subprocess.TimeoutExpired as err:
                 raise LoadFailed(f"it was not prepared within --load_timeout_ms={self._timeout_s * 1000:.0f}") from err
+        said, names = _without_names(said)
+        self._ended_at = names[-1] if names and -child.returncode in _CRASHES else ""
         if child.returncode == 0:
             return
         if child.returncode == REFUSED:
@@ -177,6 +194,13 @@ def _import_tensorflow() -> None:
 
 def _status(code: int) -> str:
     return signal.Signals(-code).name if code < 0 else f"status {code}"
+
+
+def _without_names(said: bytes) -> tuple[bytes, list[str]]:
+    """Splits what a child wrote: without the signatures that it named before it ran them, and these."""
+    mark, lines = f"{TRYING} ".encode(), said.splitlines(keepends=True)
+    names = [line.removeprefix(mark).decode("utf-8", "replace").strip() for line in lines if line.startswith(mark)]
+    return b"".join(line for line in lines if not line.startswith(mark)), names
 
 
 def _last_words(said: bytes) -> str:

@@ -14,15 +14,18 @@ from http.client import HTTPConnection
 from math import prod
 from typing import TYPE_CHECKING, Any
 
+import httpx
 import numpy as np
 import pytest
 
+from darkroom.models.runtime.tensorflow import tf
 from tests import savedmodels
 from tests.pictures import picture, standard
 from tests.serving import Process
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 REQUESTS = int(os.environ.get("SHAPES_REQUESTS", "400"))
 CLIENTS = 4
@@ -153,3 +156,58 @@ def test_every_shape_in_every_dialect_is_answered_or_refused_and_the_process_liv
     _log.info("%d requests, %d graphs: %s", sum(found.values()), len(layers), dict(statuses))
     assert {signature for signature, _, status in found if status == 200} == set(layers)
     assert set(statuses) <= {200, 400, 413}, statuses
+
+
+KERNEL = np.ones((3, 3, 3, 4), np.float32)
+OPEN_RANKS = {
+    "conv2d": ([1, 8, 8, 3], lambda x: tf.nn.conv2d(x, KERNEL, 1, "SAME")),
+    "max_pool": ([1, 8, 8, 3], lambda x: tf.nn.max_pool2d(x, 2, 2, "SAME")),
+    "matmul": ([2, 3], lambda x: tf.raw_ops.MatMul(a=x, b=KERNEL[0, 0])),
+    "resize": ([1, 8, 8, 3], lambda x: tf.raw_ops.ResizeBilinear(images=x, size=[4, 4])),
+}
+
+
+def two_inputs(folder: Path) -> Path:
+    spec = tf.TensorSpec([None, 3], tf.float32)
+    return savedmodels._save(folder, lambda _, a, b: {"y": tf.concat([a, b], 1)}, a=spec, b=spec)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_rank_or_rows_that_the_graph_cannot_take_are_refused_in_every_dialect(tmp_path: Path) -> None:
+    layers = {name: (None, "float32", function) for name, (_, function) in OPEN_RANKS.items()}
+    savedmodels.each(tmp_path / "ranks" / "1", layers)
+    two_inputs(tmp_path / "pairs" / "1")
+    config = tmp_path / "models.json"
+    models = [{"name": name, "base_path": str(tmp_path / name)} for name in ("ranks", "pairs")]
+    config.write_text(json.dumps({"model_config_list": models}), "utf-8")
+    process = Process(f"--model_config_file={config}", "--max_batch_images=4")
+    try:
+        url = process.wait_ready()
+        for name, (shape, _) in OPEN_RANKS.items():
+            for rank in (0, 1, 2, 3, 4, 5):
+                sizes = shape if rank == len(shape) else [3] * rank
+                expected = 200 if rank == len(shape) else 400
+                assert _statuses(url, "ranks", name, x=sizes) == {expected}, (name, rank)
+        assert _statuses(url, "pairs", "serving_default", a=[2, 3], b=[2, 3]) == {200}
+        assert _statuses(url, "pairs", "serving_default", a=[2, 3], b=[3, 3]) == {400}
+        assert process.process.poll() is None
+    finally:
+        assert process.stop() == 0
+
+
+def _statuses(url: str, model: str, signature: str, **shapes: list[int]) -> set[int]:
+    """What the three dialects answer to ones of these shapes."""
+    ones = {name: np.ones(shape) for name, shape in shapes.items()}
+    inputs = {name: value.tolist() for name, value in ones.items()}
+    fields: dict[str, Any] = {"signature_name": signature}
+    items = [
+        {"name": name, "shape": list(value.shape), "datatype": "FP32", "data": value.ravel().tolist()}
+        for name, value in ones.items()
+    ]
+    answers = [
+        httpx.post(f"{url}/", json=fields | {"model_name": model, "data": inputs}),
+        httpx.post(f"{url}/v1/models/{model}:predict", json=fields | {"inputs": inputs}),
+        httpx.post(f"{url}/v2/models/{model}/infer", json={"inputs": items, "parameters": fields}),
+    ]
+    return {answer.status_code for answer in answers}

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from darkroom.models.graph.inline import inline_calls
-from darkroom.models.graph.row_flow import BATCH, Flow, Kind, find_flows
+from darkroom.models.graph.row_flow import BATCH, Flow, Flows, Kind, find_flows
 from darkroom.models.runtime.tensorflow import tf
 
 if TYPE_CHECKING:
@@ -17,14 +17,18 @@ PICTURES = [None, None, None, 3]
 
 
 def flow_of(function: Callable[[Any], Any], shape: list[int | None], dtype: Any = tf.float32) -> tuple[Flow, set[str]]:
+    flows = flows_of(function, shape, dtype)
+    return flows.outputs["y"], flows.predicates
+
+
+def flows_of(function: Callable[[Any], Any], shape: list[int | None], dtype: Any = tf.float32) -> Flows:
     called = tf.function(function, input_signature=[tf.TensorSpec(shape, dtype, name="x")], autograph=False)
     concrete = called.get_concrete_function()
     output = concrete.outputs[0].name
     graph_def = inline_calls(concrete.graph.as_graph_def(), [output])
     with tf.Graph().as_default() as graph:
         tf.graph_util.import_graph_def(graph_def, name="")
-    flows, predicates = find_flows(graph_def, graph, ["x:0"], {"y": output})
-    return flows["y"], predicates
+    return find_flows(graph_def, graph, ["x:0"], {"y": output})
 
 
 def decoded(x: Any) -> Any:
@@ -122,3 +126,47 @@ def test_a_branch_by_the_formats_of_all_pictures_is_left_to_samples() -> None:
     flow, predicates = flow_of(by_format, [None], tf.string)
     assert flow == BATCH
     assert len(predicates) == 1
+
+
+OPEN = [None, None]
+
+
+@pytest.mark.parametrize(
+    ("function", "shape"),
+    [
+        (lambda x: tf.reshape(x, [-1, 4]), OPEN),
+        (lambda x: tf.reshape(x, [tf.shape(x)[1], -1]), OPEN),
+        (lambda x: tf.reshape(x, [-1, tf.shape(x)[1]]), OPEN),
+        (lambda x: tf.reshape(tf.transpose(x), [-1, 4]), OPEN),
+        (lambda x: tf.tile(x, [tf.shape(x)[1], 1]), OPEN),
+        (lambda x: tf.pad(x, [[0, tf.shape(x)[1] - 1], [0, 0]]), OPEN),
+        (lambda x: x + tf.cast(tf.range(tf.shape(x)[1])[:, None], tf.float32), OPEN),
+        (lambda x: x[:, 0] + tf.zeros([tf.shape(x)[1], 1]), OPEN),
+        (lambda x: tf.space_to_batch(x, [2, 2], [[0, 0], [0, 0]]), PICTURES),
+    ],
+)
+def test_what_keeps_rows_apart_for_some_sizes_only_is_a_doubt(
+    function: Callable[[Any], Any], shape: list[int | None]
+) -> None:
+    assert flows_of(function, shape).doubts
+
+
+@pytest.mark.parametrize(
+    ("function", "shape"),
+    [
+        (lambda x: tf.reshape(x, [-1, 2, 2]), [None, 4]),
+        (lambda x: tf.reshape(x, [tf.shape(x)[0], -1]), PICTURES),
+        (lambda x: tf.reshape(x, tf.concat([tf.shape(x)[:1], [-1, 3]], 0)), PICTURES),
+        (lambda x: tf.reshape(x, tf.concat([tf.slice(tf.shape(x), [0], [2]), [-1]], 0)), PICTURES),
+        (lambda x: tf.reshape(x * 2.0, tf.shape(x)), OPEN),
+        (lambda x: tf.reshape(x, [tf.cast(tf.shape(x, tf.int64)[0], tf.int32), 1, -1]), OPEN),
+        (lambda x: x * tf.ones([tf.shape(x)[1]]) + tf.ones([1, 1]) - 1.0, OPEN),
+        (lambda x: tf.nn.bias_add(tf.nn.conv2d(x, tf.ones([3, 3, 3, 5]), 2, "SAME"), tf.ones([5])), PICTURES),
+        (lambda x: tf.map_fn(lambda row: tf.reshape(row, [-1, 1]), x), OPEN),
+        (lambda x: tf.tile(tf.pad(x, [[0, 0], [1, 1], [1, 1], [0, 0]]), [1, 2, 1, 1]), PICTURES),
+    ],
+)
+def test_what_keeps_rows_apart_for_every_size_is_no_doubt(
+    function: Callable[[Any], Any], shape: list[int | None]
+) -> None:
+    assert not flows_of(function, shape).doubts

@@ -116,3 +116,88 @@ def test_a_branch_that_no_sample_takes_is_no_proof(tmp_path: Path) -> None:
 
     spec = spec_of(savedmodels._save(tmp_path / "1", branch, x=tf.TensorSpec([None], tf.string)))
     assert "the sample rows take one branch only" in spec.unbatched_reason
+
+
+def row_groups(x: Any) -> Any:
+    """Dense layers on a sequence, as Keras' tensordot does: all steps of all rows are rows of one matrix."""
+    shape = tf.shape(x)
+    steps = tf.matmul(tf.reshape(x, [shape[0] * shape[1], 3]), tf.ones([3, 2]))
+    return tf.reduce_max(tf.reshape(steps, [shape[0], shape[1], 2]), 1)
+
+
+def dilated(x: Any) -> Any:
+    return tf.reduce_mean(tf.nn.conv2d(x, tf.ones([3, 3, 3, 2]), 1, "SAME", dilations=2), [1, 2])
+
+
+def blocks(x: Any) -> Any:
+    """Right where pictures are smaller than two blocks."""
+    side = tf.maximum(tf.shape(x)[1] // 200, 1)
+    parts = tf.space_to_batch(x[:, : side * 64, : side * 64], [side, side], [[0, 0], [0, 0]])
+    return tf.reduce_mean(parts, [1, 2])
+
+
+OPEN, SEQUENCE, PICTURE = (None, None), (None, None, 3), (None, None, None, 3)
+Networks = dict[str, tuple[tuple[int | None, ...], "Callable[[Any], Any]"]]
+ONE_SIZE_ONLY: Networks = {
+    "four": (OPEN, lambda x: tf.reshape(x, [-1, 4])),
+    "flat": (OPEN, lambda x: tf.reshape(x, [-1])),
+    "quarter": (OPEN, lambda x: tf.reshape(x, [tf.size(x) // 4, 4])),
+    "turned": (OPEN, lambda x: tf.reshape(x, [tf.shape(x)[1], -1])),
+    "product": (OPEN, lambda x: tf.reshape(x, [tf.shape(x)[0] * tf.shape(x)[1], -1])),
+    "reduced": (SEQUENCE, lambda x: tf.reduce_max(tf.reshape(x, [-1, 3]), 1)),
+    "steps_first": (SEQUENCE, lambda x: tf.reshape(tf.transpose(x, [1, 0, 2]), [tf.shape(x)[0], -1, 3])[:, 0]),
+    "tiled_pairs": (OPEN, lambda x: tf.reshape(tf.reshape(tf.tile(x, [1, 2]), [-1, 2]), [-1, 2])),
+    "tiled_rows": (OPEN, lambda x: tf.tile(x, [tf.shape(x)[1], 1])[:, :1]),
+    "broadcast": (OPEN, lambda x: x[:, :1] + tf.cast(tf.range(tf.shape(x)[1])[:, None], tf.float32)),
+    "blocks": (PICTURE, blocks),
+}
+EVERY_SIZE: Networks = {
+    "rows_first": (SEQUENCE, lambda x: tf.reshape(x, [tf.shape(x)[0], -1])),
+    "computed": (SEQUENCE, lambda x: tf.reshape(x, [-1, tf.shape(x)[1] * 3])),
+    "computed_sum": (SEQUENCE, lambda x: tf.reduce_sum(tf.reshape(x, [-1, tf.shape(x)[1] * 3]), 1)),
+    "matmul": (OPEN, lambda x: tf.matmul(x, tf.ones([9, 2]))),
+    "rows_first_nine": (OPEN, lambda x: tf.matmul(tf.reshape(x, [tf.shape(x)[0], 9]), tf.ones([9, 2]))),
+    "nine": (
+        OPEN,
+        lambda x: tf.matmul(tf.reshape(tf.ensure_shape(x, [None, 9]), [tf.size(x) // 9, 9]), tf.ones([9, 2])),
+    ),
+    "row_groups": (SEQUENCE, row_groups),
+    "dilated": (PICTURE, dilated),
+    "twice": (PICTURE, lambda x: tf.reduce_max(tf.image.resize(x, tf.shape(x)[1:3] * 2), [1, 2])),
+}
+
+
+@pytest.fixture(scope="module")
+def open_sizes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, SignatureSpec]:
+    networks = {name: (shape, "float32", network) for name, (shape, network) in (ONE_SIZE_ONLY | EVERY_SIZE).items()}
+    folder = savedmodels.each(tmp_path_factory.mktemp("open") / "1", networks)
+    return prepare(folder, name="m", version=1, options=SessionOptions()).spec.signatures
+
+
+@pytest.mark.parametrize("name", ONE_SIZE_ONLY)
+def test_rows_that_are_apart_at_one_inner_size_only_are_served_alone(
+    open_sizes: dict[str, SignatureSpec], name: str
+) -> None:
+    assert not open_sizes[name].batched
+    assert open_sizes[name].unbatched_reason
+
+
+def test_a_doubt_that_no_second_size_settles_is_told(open_sizes: dict[str, SignatureSpec]) -> None:
+    assert "it takes one size of the inputs that was tried, and AddV2 (" in open_sizes["broadcast"].unbatched_reason
+
+
+@pytest.mark.parametrize("name", EVERY_SIZE)
+def test_rows_that_are_apart_at_every_size_share_a_call(open_sizes: dict[str, SignatureSpec], name: str) -> None:
+    assert open_sizes[name].batched, open_sizes[name].unbatched_reason
+
+
+def test_decoding_without_static_sizes_needs_no_second_size(tmp_path: Path) -> None:
+    """As of an old export for digits: the sizes of a decoded picture are not known before `reshape` makes them so."""
+
+    def serve(_: Any, images: Any) -> dict[str, Any]:
+        pixels = tf.map_fn(lambda data: tf.io.decode_png(data, channels=1), images, fn_output_signature=tf.uint8)
+        flat = tf.reshape(tf.cast(pixels, tf.float32), [-1, 28 * 28])
+        return {"y": tf.nn.softmax(tf.matmul(flat, tf.ones([28 * 28, 10])))}
+
+    spec = spec_of(savedmodels._save(tmp_path / "1", serve, images=tf.TensorSpec([None], tf.string)))
+    assert spec.batched, spec.unbatched_reason

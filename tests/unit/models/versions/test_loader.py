@@ -205,3 +205,19 @@ def test_a_load_fails_where_too_few_threads_can_be_started_and_leaves_none(monke
     with pytest.raises(LoadFailed, match="only 5 of 32 threads"):
         check_threads()
     assert threading.active_count() == before
+
+
+def test_a_signature_that_ends_its_process_is_refused_and_the_others_are_served(tmp_path: Path) -> None:
+    kernel = np.ones((3, 3, 3, 4), np.float32)
+
+    def abort(x: Any) -> Any:  # the rank of its matrix is computed
+        matrix = tf.reshape(x, tf.boolean_mask([-1, 1], [True, True] & tf.reduce_all(tf.equal(x, x))))
+        return tf.raw_ops.Conv2D(input=matrix, filter=kernel, strides=[1] * 4, padding="SAME")
+
+    layers = {"bad": ((None, 4), "float32", abort), "good": ((None, 4), "float32", lambda x: x * 2)}
+    loaded = loader(tmp_path / "cache").load(Job(savedmodels.each(tmp_path / "1", layers), "m", 1))
+    assert set(loaded.spec.signatures) == {"good"}
+    assert "SIGABRT" in loaded.spec.refused["bad"]
+    answer = loaded.engines["good"].run(Rows({"x": np.ones((1, 4), np.float32)})).columns["y"]
+    assert np.array_equal(answer, [[2.0] * 4])
+    loaded.close()
