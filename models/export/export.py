@@ -199,7 +199,7 @@ def load_reference(reference: str) -> Any:
 def _load_keras(file: str) -> Any:
     """Returns the model in a file of Keras."""
     if not Path(file).is_file():
-        raise ExportFailed("there is no such file")
+        raise ExportFailed(f"{file} isn't a file")
     try:
         return tf.keras.models.load_model(file, compile=False)
     except Exception as err:
