@@ -278,7 +278,7 @@ def _hint(url: str, darkroom: Darkroom) -> str:
     for name in darkroom.registry.models():
         versions = ", ".join(map(str, darkroom.registry.versions(name)))
         lines.append(f"  {name}, version {versions}" if versions else f"  {name}, not served now")
-    target = next((t for t in darkroom.registry.targets() if t.spec.image_input), None)
+    target = next((t for t in darkroom.registry.targets() if t.spec.image_input and len(t.spec.inputs) == 1), None)
     if target is not None:
         picture = "tests/images/chelsea.jpg"
         lines.append(f"  try: curl -H 'Content-Type: image/jpeg' --data-binary @{picture} '{url}/?top_k=3'")

@@ -60,6 +60,12 @@ def run(parsed: argparse.Namespace) -> int:
         model = load_model(folder, name=name, version=version)
         print(f"{name} version {version}: loaded, rewritten and proven in {time.monotonic() - started_s:.1f} s")
         for signature, engine in model.engines.items():
+            spec = model.spec.signatures[signature]
+            if spec.same_as:
+                print(
+                    "\n".join(["", f"signature {signature!r}: the same function as {spec.same_as!r}", *_tensors(spec)])
+                )
+                continue
             lines = ["", *_describe(model.spec, engine), *_try(model, signature, picture)]
             print("\n".join([*lines, *picture_lines(folder, model, signature, picture)]), flush=True)
         model.close()
@@ -74,9 +80,7 @@ def run(parsed: argparse.Namespace) -> int:
 def _describe(model: ModelSpec, engine: Engine) -> list[str]:
     """The lines that describe a signature."""
     spec = engine.spec
-    lines = [f"signature {spec.name!r} ({spec.method_name})"]
-    lines += [f"  input   {_tensor(tensor)}" for tensor in spec.inputs]
-    lines += [f"  output  {_tensor(tensor)}" for tensor in spec.outputs]
+    lines = [f"signature {spec.name!r} ({spec.method_name})", *_tensors(spec)]
     lines.append(f"  wire    {spec.wire.value}: {_WIRES[spec.wire]}")
     if spec.image_input:
         animations = " (GIFs of one frame)" if spec.one_frame and "gif" in spec.formats else ""
@@ -89,6 +93,12 @@ def _describe(model: ModelSpec, engine: Engine) -> list[str]:
     return [*lines, f"  labels  {labels}"]
 
 
+def _tensors(spec: SignatureSpec) -> list[str]:
+    """A line for each input and each output."""
+    lines = [f"  input   {_tensor(tensor)}" for tensor in spec.inputs]
+    return lines + [f"  output  {_tensor(tensor)}" for tensor in spec.outputs]
+
+
 def _try(model: LoadedModel, signature: str, picture: bytes | None) -> list[str]:
     """The lines of an example request, and of its answer."""
     engine = model.engines[signature]
@@ -98,17 +108,17 @@ def _try(model: LoadedModel, signature: str, picture: bytes | None) -> list[str]
         rows = Rows({spec.image_input: [picture]})
     if rows is None:
         return ["  request none could be generated that it accepts, or it keeps state and is not run here"]
-    lines = ["  request " + _curl(model.spec.name, spec, rows)]
+    lines = ["  request " + _curl(spec, rows)]
     started_s = time.perf_counter()
     answer = engine.run(rows)
     lines.append(f"  answer  in {(time.perf_counter() - started_s) * 1000:.1f} ms")
     return lines + [f"          {name}: {_shown(column)}" for name, column in answer.columns.items()]
 
 
-def _curl(name: str, spec: SignatureSpec, rows: Rows) -> str:
-    """A curl command that sends such a row to a server on this machine."""
+def _curl(spec: SignatureSpec, rows: Rows) -> str:
+    """A curl command that sends such a row to `darkroom serve --model_base_path=…` on this machine."""
     head = "curl http://localhost:8500 -H 'Content-Type: application/json' -d "
-    body: dict[str, Any] = {"model_name": name, "signature_name": spec.name}
+    body: dict[str, Any] = {"signature_name": spec.name}
     if spec.name == "serving_default":
         del body["signature_name"]
     if spec.image_input and len(spec.inputs) == 1:
@@ -124,7 +134,8 @@ def _curl(name: str, spec: SignatureSpec, rows: Rows) -> str:
             return "[" * column.ndim + one + "".join(f"] * {size}" for size in reversed(column.shape))
 
         values = ", ".join(f"{json.dumps(each)}: {written(column)}" for each, column in rows.columns.items())
-        made = f'import json; print(json.dumps({json.dumps(body)} | {{"data": {{{values}}}}}))'
+        more = "".join(f"{json.dumps(key)}: {json.dumps(value)}, " for key, value in body.items())
+        made = f'import json; print(json.dumps({{{more}"data": {{{values}}}}}))'
         return f"python3 -c '{made}' | " + head + "@-"
     data = {each: _plain(column) for each, column in rows.columns.items()}
     return head + "'" + json.dumps(body | {"data": data}) + "'"

@@ -12,6 +12,7 @@ from darkroom.models.versions.folder import locate
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Sequence
 
     from darkroom.models.saved_model.front.preprocess import Preprocess
 
@@ -128,7 +129,7 @@ def _build(name: str, parsed: argparse.Namespace) -> None:
         load_custom_ops([Path(path) for path in parsed.custom_op_paths.split(",") if path])
         said = preprocess_of(parsed, wire=parsed.wire or "bytes")
         path, made = wrap_saved_model(source, folder, said, labels=_labels(parsed), **common)
-        print("\n".join([*made.describe(), *_how_to_serve(path)]))
+        print("\n".join([*made.describe(), *_how_to_serve(path, list(made.images.values()), made.others)]))
     elif is_own:
         from darkroom.models.export.export import check_free, load_reference  # noqa: PLC0415 - as above
         from darkroom.models.export.own_model import export_own_model  # noqa: PLC0415 - as above
@@ -192,13 +193,14 @@ def _labels(parsed: argparse.Namespace) -> list[str]:
     return parsed.labels.read_text(encoding="utf-8").splitlines() if parsed.labels else []
 
 
-def _how_to_serve(path: Path) -> list[str]:
-    """The commands that serve what was written and send a picture to it."""
-    return [
-        f"wrote {path}; serve it and send an image:",
-        f"  darkroom serve --model_base_path={path.parent}",
-        "  curl -H 'Content-Type: image/jpeg' --data-binary @cat.jpg http://localhost:8500",
-    ]
+def _how_to_serve(path: Path, images: Sequence[str] = ("images",), others: Sequence[str] = ()) -> list[str]:
+    """The commands that serve what was written and send a picture to it, or the form of the JSON if it takes more."""
+    serve = f"  darkroom serve --model_base_path={path.parent}"
+    if len(images) == 1 and not others:
+        send = "  curl -H 'Content-Type: image/jpeg' --data-binary @cat.jpg http://localhost:8500"
+        return [f"wrote {path}; serve it and send an image:", serve, send]
+    values = [f'"{name}": ["<base64>"]' for name in images] + [f'"{name}": [...]' for name in others]
+    return [f"wrote {path}; serve it and send JSON to POST /:", serve, f'  {{"data": {{{", ".join(values)}}}}}']
 
 
 def _numbers(text: str) -> float | tuple[float, ...]:

@@ -52,7 +52,7 @@ def picture_lines(folder: Path, model: LoadedModel, signature: str, picture: byt
     ]
     if picture is not None and row is not None:
         lines += [f"        {preset:5} {answer(preset)}" for preset in PRESETS]
-    said = f"""--pictures='{{"{model.spec.name}": {{"preprocess": "PRESET"}}}}'"""
+    said = """--pictures='{"default": {"preprocess": "PRESET"}}'"""  # the name that `darkroom serve` gives a model
     lines.append(f"        for image files: darkroom serve … {said}, PRESET one of {', '.join(PRESETS)}")
     return [f"  {line}" for line in lines]
 

@@ -209,8 +209,9 @@ class Settings(BaseModel):
 
     def _with_pictures(self, entries: tuple[ModelEntry, ...]) -> tuple[ModelEntry, ...]:
         """The models with what --pictures says of them; it wins over the config file."""
-        if unknown := sorted(self.pictures.keys() - {entry.name for entry in entries}):
-            raise BadSettingsError([f"pictures: no model is called {unknown[0]!r}"])
+        names = [entry.name for entry in entries]
+        if unknown := sorted(self.pictures.keys() - set(names)):
+            raise BadSettingsError([f"pictures: no model is called {unknown[0]!r}, only {', '.join(map(repr, names))}"])
         said = [self.pictures.get(entry.name, entry.pictures) for entry in entries]
         return tuple(entry.model_copy(update={"pictures": each}) for entry, each in zip(entries, said, strict=True))
 

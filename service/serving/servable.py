@@ -94,6 +94,9 @@ class Target:
     def refuse_pictures(self) -> InvalidInput:
         """The error for encoded pictures that were sent to a signature that does not take them alone."""
         wants = ", ".join(f"{tensor.name} ({tensor.dtype})" for tensor in self.spec.inputs) or "none"
+        if self.spec.image_input:
+            more = f"takes more than a picture: its inputs are {wants}; send JSON"
+            return InvalidInput(f"signature {self.spec.name!r} {more}")
         return InvalidInput(f"signature {self.spec.name!r} takes no picture: its inputs are {wants}{self.remedy}")
 
 

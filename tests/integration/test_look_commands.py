@@ -42,7 +42,7 @@ def test_check_tells_what_a_model_wants_and_runs_a_request(tmp_path: Path) -> No
     assert "input   images: string[-1]" in done.stdout
     assert "wire    base64" in done.stdout
     assert "pass    hoist_base64: in force" in done.stdout
-    assert """-d '{"model_name": "dogs", "data": {"images": ["'$(base64 -w0 picture.jpg)'"]}}'""" in done.stdout
+    assert """-d '{"data": {"images": ["'$(base64 -w0 picture.jpg)'"]}}'""" in done.stdout
     assert "prediction: [" in done.stdout
 
 

@@ -246,7 +246,7 @@ def test_a_picture_beside_another_input_goes_through_the_door_too(url: str) -> N
     assert none.json() == {"error": words}
     raw = httpx.post(f"{url}/v1/models/picture_and_threshold:predict", content=picture(3))
     assert raw.json()["error"] == (
-        "signature 'serving_default' takes no picture: its inputs are image (string), threshold (float32)"
+        "signature 'serving_default' takes more than a picture: its inputs are image (string), threshold (float32); send JSON"
     )
 
 

@@ -215,12 +215,14 @@ class FrontPlan(NamedTuple):
         recipes: the recipe of each of its inputs that is a picture.
         images: the name under which the new signature takes that input.
         renamed: the name of each signature that stays, in the SavedModel → beside the new one.
+        others: the inputs that are no pictures.
     """
 
     signature: str
     recipes: dict[str, Recipe]
     images: dict[str, str]
     renamed: dict[str, str]
+    others: tuple[str, ...] = ()
 
     def describe(self) -> list[str]:
         """What was done, for people."""
@@ -250,7 +252,9 @@ def plan(specs: Mapping[str, SignatureSpec], said: Preprocess) -> FrontPlan:
     images = {tensor.name: _IMAGES if is_only else tensor.name for tensor in shaped}
     free = next(name for name in (TENSORS, *(f"{TENSORS}_{n}" for n in range(2, 99))) if name not in specs)
     renamed = {name: free if name == DEFAULT else name for name in specs}
-    return FrontPlan(spec.name, {tensor.name: said.recipe(tensor) for tensor in shaped}, images, renamed)
+    return FrontPlan(
+        spec.name, {tensor.name: said.recipe(tensor) for tensor in shaped}, images, renamed, tuple(sorted(others))
+    )
 
 
 def pixels_of(tensor: TensorSpec, layout: str = "") -> Pixels | None:

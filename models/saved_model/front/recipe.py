@@ -78,7 +78,11 @@ class Recipe:
 
     def describe(self) -> str:
         """How a picture becomes the input, for people."""
-        numbers = f"(pixels / {self.scale} - {self.mean}) / {self.std}"
+        numbers = "pixels" if self.scale == 1 else f"pixels / {self.scale}"
+        if self.mean != 0:
+            numbers += f" - {self.mean}"
+        if self.std != 1:
+            numbers = f"({numbers}) / {self.std}" if " " in numbers else f"{numbers} / {self.std}"
         return f"{'x'.join(map(str, self.size))}, {self.fit}, {numbers}, {self.order}, {self.layout}"
 
     def _contradictions(self) -> list[str]:
