@@ -18,6 +18,7 @@ _SPEED_SAMPLES = 11
 _SHAPE_SAMPLES = 21
 _TAIL_SAMPLES = 64
 _FEW_SAMPLES = 8
+_TAIL_SPREAD = 4.0  # guess: up to here a tail follows the speed of the machine
 _LEAST_S = 1e-9  # a virtual clock may stand still, and a time of zero has no rate
 
 
@@ -54,6 +55,7 @@ class ServiceCurve:
         self._speeds: deque[float] = deque(maxlen=_SPEED_SAMPLES)
         self._samples: dict[int, deque[float]] = {}  # in seconds of the table, like the two tables:
         self._medians: dict[int, float] = {}
+        self._measured: dict[int, deque[float]] = {}  # the same samples in seconds, whatever the speed
         self._second_largest: dict[int, float] = {}
         self._known: list[int] = []
         self._expected: dict[int, float] = {}  # by n, until the next sample
@@ -76,7 +78,7 @@ class ServiceCurve:
     def seed(self, n: int, seconds: float) -> None:
         """Takes one measurement of the warm-up sweep: `n` rows took `seconds`. With three a size an outlier loses."""
         self.is_seeded = True
-        self._add(self._class_of(n), max(seconds, _LEAST_S) / self.speed)
+        self._add(self._class_of(n), max(seconds, _LEAST_S) / self.speed, seconds)
 
     def learn(self, n: int, seconds: float, now: float) -> None:
         """Takes the time of a batch of `n` rows that succeeded; between two classes it counts for the larger."""
@@ -84,14 +86,14 @@ class ServiceCurve:
         seconds = max(seconds, _LEAST_S)
         self.learned_s = now
         if not self._known:
-            self._add(size, seconds * size / n)
+            self._add(size, seconds * size / n, seconds * size / n)
             return
         table_s = self._table_s(n, self._medians)
         if size in self._samples:
             self._speeds.append(seconds / table_s)
             self.speed = _lower_median(self._speeds)
         scale = self._table_s(size, self._medians) / table_s  # 1.0 unless `n` is between two classes, or beyond all
-        self._add(size, seconds / self.speed * scale)
+        self._add(size, seconds / self.speed * scale, seconds * scale)
 
     def expected(self, n: int) -> float:
         """The median time of a batch of `n` rows in seconds; 0.0 while nothing is known."""
@@ -104,21 +106,26 @@ class ServiceCurve:
         """A time that about one batch of `n` rows in thirty exceeds, in seconds; 0.0 while nothing is known."""
         found = self._tails.get(n)
         if found is None:
-            tail_s = self._table_s(n, self._second_largest) * self.speed
-            found = self._tails[n] = max(tail_s, self.expected(n))
+            tail_s, expected_s = self._table_s(n, self._second_largest) * self.speed, self.expected(n)
+            if tail_s > _TAIL_SPREAD * expected_s:  # outliers; since they were measured the speed may have changed
+                longest_s = max(map(max, self._measured.values())) * max(n / self._known[-1], 1.0)
+                tail_s = min(tail_s, max(longest_s, _TAIL_SPREAD * expected_s))
+            found = self._tails[n] = max(tail_s, expected_s)
         return found
 
     def _class_of(self, n: int) -> int:
         """The smallest class that holds `n` rows; the largest class for a larger batch (a whole entry)."""
         return self.sizes[min(bisect_left(self.sizes, n), len(self.sizes) - 1)]
 
-    def _add(self, size: int, seconds: float) -> None:
+    def _add(self, size: int, seconds: float, measured_s: float) -> None:
         samples = self._samples.get(size)
         if samples is None:
             samples = self._samples[size] = deque(maxlen=_TAIL_SAMPLES)
+            self._measured[size] = deque(maxlen=_TAIL_SAMPLES)
             insort(self._known, size)
         lost = samples[0] if len(samples) == _TAIL_SAMPLES else 0.0
         samples.append(seconds)
+        self._measured[size].append(measured_s)
         self._medians[size] = _lower_median(islice(reversed(samples), _SHAPE_SAMPLES))
         if len(samples) < _TAIL_SAMPLES or max(seconds, lost) >= self._second_largest[size]:
             self._second_largest[size] = _second_largest(samples)

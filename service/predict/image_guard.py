@@ -69,6 +69,7 @@ _LE32X2 = Struct("<ii")
 _GIF_FRAME = Struct("<HHHHB")
 
 
+_PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type
 _PNG_COSTLY = frozenset({b"zTXt", b"iTXt", b"iCCP"})
 
 # TensorFlow 2.21 decodes JPEG XL too, bare and in a container. Its size is not read here, so it is not served.
@@ -161,6 +162,7 @@ class ImageGuard(NamedTuple):
             kind, width, height, frames, scans = size
             if kind == "png":
                 data = trim_png(data, self.max_image_segments)
+                check_png_data(data)
         except InvalidInput as err:
             poison["format"] += 1
             raise BadImage(f"{field}[{index}]: {err}") from err
@@ -200,6 +202,8 @@ class ImageGuard(NamedTuple):
     def _inspect_other(self, data: bytes, where: str, poison: Counter[str]) -> int:
         size = measure(data, self.max_image_segments)
         trimmed = trim_png(data, self.max_image_segments) if size[0] == "png" else data
+        if size[0] == "png":
+            check_png_data(trimmed)
         if len(data) - len(trimmed) > MAX_KEPT_CHUNK_BYTES:
             raise InvalidInput(
                 f"the PNG picture has more than {MAX_KEPT_CHUNK_BYTES} bytes of compressed text or long colour "
@@ -395,6 +399,34 @@ def trim_png(data: bytes, segments: int = MAX_SEGMENTS) -> bytes:
         return data
     kept.append(data[begin:])
     return b"".join(kept)
+
+
+def check_png_data(data: bytes) -> None:
+    """Returns if a PNG has about as much compressed data as its pixels can need; libpng inflates all of it.
+
+    Deflate makes data that cannot be compressed up to 1/8 larger, and a flush after each row costs some bytes.
+
+    Raises:
+        InvalidInput: it has more.
+    """
+    if len(data) < 29:
+        return  # cut off; the decoder says so
+    width, height = _BE32X2.unpack_from(data, 16)
+    row = 1 + (width * data[24] * _PNG_CHANNELS.get(data[25], 4) + 7 >> 3)
+    limit = row * height * 5 // 4 + 16 * height + 1_024
+    if len(data) <= limit:
+        return
+    at, end, size = 8, len(data) - 12, 0
+    while at <= end:
+        length = int.from_bytes(data[at : at + 4], "big")
+        if data[at + 4 : at + 8] == b"IDAT":
+            size += length
+        at += 12 + length
+    if size > limit:
+        raise InvalidInput(
+            f"the PNG picture has {size} bytes of compressed pixels, where {width}x{height} need at most {limit}; "
+            "save it again"
+        )
 
 
 def _is_costly(data: bytes, at: int, length: int, *, is_first: bool) -> bool:

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
 import httpx
+import numpy as np
 import pytest
 
 from darkroom.models.engines.fakes import ECHO, EchoEngine, FailingEngine, fake_model
+from darkroom.models.rows import Rows
 from darkroom.models.spec import TensorSpec
 from tests.pictures import photograph, picture, standard, url_safe
 from tests.serving import metric, running
@@ -209,4 +211,25 @@ def test_a_picture_beside_another_input_is_read_and_judged_as_any_other() -> Non
         assert answer.json() == _echo(first, second)
         bad = _post(server.url, {"data": {"images": [url_safe(first), standard(b"junk")], "keys": [[1], [2]]}})
         assert bad.status_code == 400
+        assert bad.json()["error"].startswith("images[1]: ")
+
+
+class PairsEngine(EchoEngine):
+    """Answers for the two pictures of each row, one behind the other."""
+
+    def run(self, rows: Rows) -> Rows:
+        joined = [b"".join(pair) for pair in np.array(rows.columns["images"]).tolist()]
+        return super().run(Rows({"images": joined}, asked=rows.asked))
+
+
+def test_several_pictures_in_one_input_come_in_lists() -> None:
+    spec = replace(ECHO, inputs=(TensorSpec("images", "string", (None, 2)),))
+    with running(fake_model(PairsEngine(spec), name="default")) as server:
+        first, second = picture(1), picture(2)
+        pairs = [[url_safe(first), standard(second)], [{"b64": standard(second)}, standard(second)]]
+        answer = _post(server.url, {"data": {"images": pairs}})
+        assert answer.json() == _echo(first + second, second + second)
+        flat = _post(server.url, {"data": {"images": pairs[0]}})
+        assert flat.json()["error"] == "input 'images' has shape (2,), the signature wants (-1, 2)"
+        bad = _post(server.url, {"data": {"images": [[standard(first), standard(b"junk")]]}})
         assert bad.json()["error"].startswith("images[1]: ")

@@ -90,7 +90,7 @@ class Simple:
                 message = f"Input op name '{tensor.name}' does not exist in input data, which has {has}"
                 raise InvalidInput(f"{message}, please check the request JSON")
         field = spec.image_input
-        if field is not None and len(spec.inputs) == 1:
+        if field is not None and len(spec.inputs) == 1 and len(spec.inputs[0].shape or ()) < 2:
             values = as_list(inputs[field])
             if spec.inputs[0].holds_one and not isinstance(values, list):
                 values = [values]

@@ -185,3 +185,15 @@ def test_a_change_of_speed_is_followed_after_six_batches_however_many_there_were
         for _ in range(count):
             curve.learn(1, seconds, now=0.0)
     assert curve.speed == 1.0
+
+
+def test_a_slow_row_stays_as_slow_as_it_was_when_the_machine_slows() -> None:
+    curve = ServiceCurve(2)
+    curve.seed(1, 1 / 32)
+    for seconds in (1 / 1024,) * 20 + (3.0, 3.0):
+        curve.learn(1, seconds, now=0.0)
+    for _ in range(6):
+        curve.learn(1, 1 / 32, now=0.0)
+    assert curve.speed == 1.0
+    assert curve.tail(1) == 3.0
+    assert curve.tail(2) == 6.0  # beyond all that ran it grows with the rows

@@ -388,6 +388,31 @@ def test_a_png_of_too_many_chunks_is_refused(kind: bytes) -> None:
     assert poison == {"format": 1}
 
 
+def with_pixels(data: bytes) -> bytes:
+    """The PNG whose one IDAT chunk has this data."""
+    return KINDS["rgb png"][:33] + chunk(b"IDAT", data) + chunk(b"IEND")
+
+
+def test_a_png_of_more_compressed_data_than_its_pixels_need_is_refused_in_every_input() -> None:
+    guard, bomb = ImageGuard(1, 10_000_000, 1_000), with_pixels(zlib.compress(bytes(20_000_000), 9))
+    poison: Counter[str] = Counter()
+    message = rf"\[0\]: the PNG picture has \d+ bytes of compressed pixels, where {WIDTH}x{HEIGHT} need at most"
+    with pytest.raises(BadImage, match="images" + message):
+        guard.inspect(bomb, ECHO, "images", 0, poison)
+    with pytest.raises(BadImage, match="right" + message):
+        guard.inspect_others([bomb], "right", poison)
+    assert poison == {"format": 2}
+
+
+@pytest.mark.parametrize("level", [0, 1, 9])
+@pytest.mark.parametrize("flush", [zlib.Z_NO_FLUSH, zlib.Z_FULL_FLUSH])
+def test_a_png_of_noise_passes_however_its_rows_are_compressed(level: int, flush: int) -> None:
+    noise, packer, row = np.random.default_rng(1), zlib.compressobj(level), 1 + 3 * WIDTH
+    data = b"".join(packer.compress(noise.bytes(row)) + packer.flush(flush) for _ in range(HEIGHT))
+    png = with_pixels(data + packer.flush())
+    assert ImageGuard(1, 10_000_000, 1_000).inspect(png, ECHO, "images", 0, Counter())[0] is png
+
+
 # The scans of a JPEG.
 
 
