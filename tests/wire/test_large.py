@@ -6,6 +6,7 @@ import asyncio
 import json
 import socket
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
@@ -20,6 +21,7 @@ from darkroom.batching.errors import QueueFull
 from darkroom.models.engines.fakes import fake_model
 from darkroom.service.predict.off_loop import LARGE_BYTES, THREADS, OffLoop
 from tests.echo import TensorEcho
+from tests.held import wait_for
 from tests.pictures import picture, standard
 from tests.serving import metric, running
 
@@ -177,7 +179,9 @@ def test_one_whose_time_is_over_is_not_read(server: Server) -> None:
     with ThreadPoolExecutor(1) as client:
         with busy(server):
             late = client.submit(post, server.url + path, content=json.dumps(body), headers=headers)
+            wait_for(lambda: late.done() or server.darkroom.predictor._off_loop._bytes > 0)
             assert httpx.get(server.url + "/health", timeout=60).status_code == 200
+            time.sleep(0.01)  # longer than its deadline
         assert late.result().status_code in {429, 504}  # over before it was read, or as it was
 
 
