@@ -3,7 +3,7 @@
 A row's answer must not depend on the rows beside it. Sample rows show many such models, but not all: `tf.cond` on the
 brightest of all pictures may branch for none of the samples. So each tensor is given a `Flow`, which says where the
 rows of the batch are in it. Ops without a rule keep the rows in their dimension, as far as the static shapes allow it;
-where they do not, the flow is unknown, and only samples can tell. An op that may cut or join rows for some sizes, such
+where they do not, the flow is unknown, and the signature is served one request at a time. An op that may cut or join rows for some sizes, such
 as `reshape(x, [-1, 4])` of rows of an open size, is a doubt: samples must tell for several sizes.
 """
 
@@ -82,7 +82,6 @@ _SHAPED_BY_VALUES_PREFIXES = (
     *(
         "UnsortedSegment",
         "DenseTo",
-        "ParseExample",
         "ParseSequenceExample",
         "TensorListConcat",
         "PyFunc",
@@ -418,6 +417,8 @@ def _data_flow(node: Any, names: Sequence[str], ins: Sequence[Flow], scope: _Sco
         return Flow(Kind.LIST) if is_added and scope.loops < 2 else ONE  # deeper: a loop over parts of a row
     if op.startswith(("TensorList", "TensorArray")):
         return _list_flow(op, ins)
+    if op.startswith("ParseExample"):
+        return BATCH if ins[0] == BATCH and _is_dense(node) else UNKNOWN
     if op in _SHAPED_BY_VALUES or op.startswith(_SHAPED_BY_VALUES_PREFIXES):
         return UNKNOWN
     if any(ins[at].kind is not Kind.FREE for at in _SIZES.get(op, ()) if at < len(ins)):
@@ -575,6 +576,15 @@ def _concat(node: Any, names: Sequence[str], ins: Sequence[Flow], scope: _Scope)
     if at is None or len(axes) > 1 or int(at) in axes or (shape and int(at) % len(shape) in axes):
         return UNKNOWN
     return meet(ins)
+
+
+def _is_dense(node: Any) -> bool:
+    """Whether an op that parses examples gives every feature one fixed shape."""
+    has_others = _attr(node, "Nsparse").i or _attr(node, "num_sparse").i or _attr(node, "ragged_value_types").list.type
+    shapes = _attr(node, "dense_shapes").list.shape
+    return not has_others and all(
+        not shape.unknown_rank and all(dim.size >= 0 for dim in shape.dim) for shape in shapes
+    )
 
 
 def _slice(node: Any, names: Sequence[str], ins: Sequence[Flow], scope: _Scope) -> Flow:

@@ -60,12 +60,14 @@ def check_batching(spec: SignatureSpec, traits: GraphTraits) -> SignatureSpec:
 def rows_meet(spec: SignatureSpec, flows: Mapping[str, Flow]) -> str:
     """Returns how the graph lets a row change the answer to another, in words; empty where it shows no such way.
 
-    An output with an open inner size must be shown to keep its rows apart: samples may happen to have equal shapes.
+    Each output must be shown to keep its rows apart: samples may be too few, or happen to have equal shapes.
     """
     for tensor in spec.outputs:
         if flows[tensor.name].kind is Kind.MIXED:
             return f"output {tensor.name!r} depends on the rows beside it: {flows[tensor.name].reason}"
     for tensor in spec.outputs:
+        if flows[tensor.name].kind is Kind.UNKNOWN:
+            return f"output {tensor.name!r} may depend on the rows beside it: its graph has ops that cannot be followed"
         if (tensor.shape is None or None in tensor.shape[1:]) and flows[tensor.name] != BATCH:
             return f"the shape of output {tensor.name!r} may depend on the rows beside it"
     return ""

@@ -113,7 +113,10 @@ def test_a_loop_that_decodes_picture_by_picture_keeps_them_apart() -> None:
     assert flow_of(decoded, [None], tf.string)[0] == BATCH
 
 
-@pytest.mark.parametrize("function", [lambda x: tf.where(x > 0.0), lambda x: ragged(x, [None, 9]), lambda x: x[1:]])
+@pytest.mark.parametrize("function", [
+    lambda x: tf.where(x > 0.0), lambda x: ragged(x, [None, 9]), lambda x: x[1:], lambda x: x - x[:1],
+    lambda x: tf.unique(tf.reshape(x, [-1]))[1], lambda x: tf.cumsum(tf.reshape(x, [4, -1]), axis=1),
+])  # fmt: skip
 def test_what_cannot_be_followed_is_unknown(function: Callable[[Any], Any]) -> None:
     assert flow_of(function, [None, 4])[0].kind is Kind.UNKNOWN
 

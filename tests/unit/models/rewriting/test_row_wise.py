@@ -20,6 +20,11 @@ if TYPE_CHECKING:
 
     from darkroom.models.spec import SignatureSpec
 
+
+def down_the_columns(x: Any) -> Any:
+    return tf.where(x > 500.0, tf.cumsum(x, axis=1), x)
+
+
 # What a layer makes of float32[n, 4]; about half of them look at other rows, some only beyond a limit no sample reaches.
 LAYERS: dict[str, Callable[[Any], Any]] = {
     "scale": lambda x: x * 1.5,
@@ -32,6 +37,11 @@ LAYERS: dict[str, Callable[[Any], Any]] = {
     "neighbour": lambda x: x + tf.nn.relu(tf.roll(x, 1, 0) - 500.0),
     "first row": lambda x: x + x[:1],
     "sorted": lambda x: tf.sort(x, 0),
+    "bright beside the first": lambda x: tf.where(x > 500.0, x - x[:1], x),
+    "bright by rank": lambda x: (
+        x + tf.where(x > 500.0, tf.reshape(tf.cast(tf.unique(tf.reshape(x, [-1]))[1], x.dtype), tf.shape(x)), 0.0)
+    ),
+    "bright down the columns": lambda x: tf.reshape(down_the_columns(tf.reshape(x, [4, -1])), [-1, 4]),
 }
 HEADS: dict[str, Callable[[Any], Any]] = {
     "same": lambda x: x,
