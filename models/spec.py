@@ -90,6 +90,7 @@ class TensorSpec:
     source: str = ""  # the tensor's name in the graph, for metadata
     is_ref: bool = False  # exported by TF1 as a reference type
     ranks: tuple[int, ...] = ()  # those that the graph takes, where the signature leaves the rank open; empty: any
+    default: Any = None  # of an input, as lists: what is fed where a request leaves it out; None: none may
 
     @property
     def enum(self) -> int:
@@ -172,6 +173,11 @@ class SignatureSpec:
     same_as: str = ""  # name of the signature that is the same function, whose engine and batcher this one shares
 
     @property
+    def required(self) -> tuple[str, ...]:
+        """The inputs without a default, which no request may leave out."""
+        return tuple([tensor.name for tensor in self.inputs if tensor.default is None])
+
+    @property
     def row_bytes(self) -> int:
         """The bytes of one row of all inputs and outputs, as far as their shapes are known."""
         sizes = 0
@@ -201,9 +207,10 @@ class SignatureSpec:
         cast = exact if strict else lenient
         columns: dict[str, Column] = {}
         for tensor in self.inputs:
-            if tensor.name not in raw:
+            value = raw.get(tensor.name, tensor.default)
+            if value is None and tensor.name not in raw:
                 raise InvalidInput(f"input {tensor.name!r} is missing", input_name=tensor.name)
-            columns[tensor.name] = tensor.fit_one(cast(raw[tensor.name], tensor.dtype, tensor.name))
+            columns[tensor.name] = tensor.fit_one(cast(value, tensor.dtype, tensor.name))
         shapes = [np_shape(column) for column in columns.values()]
         lengths = {shape[:1] for shape in shapes}
         counts_rows = self.batched or self.image_input is not None

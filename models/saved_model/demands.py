@@ -54,7 +54,7 @@ class _Imports:
     def with_rank(self, tensor: TensorSpec) -> TensorSpec:
         """Returns an input of unknown rank with the ranks that no op refuses."""
         ranks = [rank for rank in range(MAX_RANK + 1) if self.take({tensor.name: (None,) * rank})]
-        if len(ranks) == 1 and ranks[0]:
+        if len(ranks) == 1 and ranks[0] and tensor.dtype != "string":  # metadata tells the shape of strings as saved
             return replace(tensor, shape=(None,) * ranks[0])
         return replace(tensor, ranks=tuple(ranks) if len(ranks) <= MAX_RANK else ())
 

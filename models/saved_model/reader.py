@@ -1,13 +1,15 @@
 """Reads a SavedModel on disk: its meta graph, its signatures as specs, its labels. Runs nothing."""
 
 from collections.abc import Collection
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from google.protobuf.json_format import MessageToDict
 
 from darkroom.models.errors import LoadFailed
-from darkroom.models.runtime.tensorflow import saved_model_pb2
+from darkroom.models.runtime.tensorflow import saved_model_pb2, tf
 from darkroom.models.saved_model import FILE_NAME
 from darkroom.models.spec import DTYPES, REF_OFFSET, SignatureSpec, TensorSpec
 
@@ -47,7 +49,10 @@ def read_signatures(meta_graph: Any) -> tuple[dict[str, SignatureSpec], dict[str
             specs[name] = SignatureSpec(
                 name=name,
                 method_name=signature.method_name,
-                inputs=tuple(_tensor(key, info) for key, info in sorted(signature.inputs.items())),
+                inputs=tuple(
+                    replace(_tensor(key, info), default=_default(signature.defaults, key))
+                    for key, info in sorted(signature.inputs.items())
+                ),
                 outputs=tuple(_tensor(key, info) for key, info in sorted(signature.outputs.items())),
             )
         except LoadFailed as err:
@@ -82,6 +87,14 @@ def _tensor(name: str, info: Any) -> TensorSpec:
     if number not in _NAMES:
         raise LoadFailed(f"tensor {name!r} has TensorFlow's dtype {number}, which has no form on the wire")
     return TensorSpec(name, _NAMES[number], _shape(info.tensor_shape), source=info.name, is_ref=is_ref)
+
+
+def _default(defaults: Any, name: str) -> Any:
+    """The value of an input that has a default, as lists; strings as text."""
+    if name not in defaults:
+        return None
+    array = tf.make_ndarray(defaults[name])
+    return (np.char.decode(array.astype(bytes), "latin-1") if array.dtype.kind == "O" else array).tolist()
 
 
 def _shape(proto: Any) -> tuple[int | None, ...] | None:

@@ -86,7 +86,9 @@ class PredictionService:
         spec = target.spec
         check_names(body.inputs, spec)
         columns = {
-            tensor.name: read_tensor(body.inputs[tensor.name], tensor.name, self._max_bytes) for tensor in spec.inputs
+            tensor.name: read_tensor(body.inputs[tensor.name], tensor.name, self._max_bytes)
+            for tensor in spec.inputs
+            if tensor.name in body.inputs
         }
         self._take(request, target, columns)
         if body.output_filter:
@@ -199,7 +201,7 @@ def check_names(inputs: Any, spec: SignatureSpec) -> None:
     for name in inputs:
         if name not in names:
             raise InvalidInput(f"input tensor alias not found in signature: {quote(name)}. {expected}")
-    for name in names:
+    for name in spec.required:
         if name not in inputs:
             raise InvalidInput(f"input {name!r} is missing. {expected}", input_name=name)
 

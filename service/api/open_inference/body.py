@@ -84,7 +84,7 @@ def read_inputs(body: Body, spec: SignatureSpec, decode: Decode, remedy: str = "
         chunk = _chunk(sent, body.tail, at)
         at += len(chunk or b"")
         columns[name] = _column(sent, wanted[name], chunk, decode if name == spec.image_input else None, remedy)
-    if missing := [name for name in wanted if name not in columns]:
+    if missing := [name for name in spec.required if name not in columns]:
         raise InvalidInput(f"inputs: {missing[0]!r} is missing", input_name=missing[0])
     if at < len(body.tail or b""):
         raise CodecError(f"the body ends in {len(body.tail or b'') - at} bytes that no binary_data_size takes")

@@ -84,10 +84,10 @@ class Simple:
         """Reads the inputs of the signature from STS's `data`."""
         spec = target.spec
         inputs = data if isinstance(data, dict) else {}
-        for tensor in spec.inputs:
-            if tensor.name not in inputs:
+        for name in spec.required:
+            if name not in inputs:
                 has = quote(sorted(inputs)) if inputs else "no names"
-                message = f"Input op name '{tensor.name}' does not exist in input data, which has {has}"
+                message = f"Input op name '{name}' does not exist in input data, which has {has}"
                 raise InvalidInput(f"{message}, please check the request JSON")
         field = spec.image_input
         if field is not None and len(spec.inputs) == 1 and len(spec.inputs[0].shape or ()) < 2:
@@ -100,13 +100,11 @@ class Simple:
             request.end_stage("decode")
             request.take_pictures(target, pictures, self._guard)
             return
-        columns = decode_strings({tensor.name: inputs[tensor.name] for tensor in spec.inputs}, spec)
+        columns = decode_strings(
+            {tensor.name: inputs[tensor.name] for tensor in spec.inputs if tensor.name in inputs}, spec
+        )
         if is_base64:
-            columns |= {
-                name: _decode_texts(columns[name], name)
-                for name in (tensor.name for tensor in spec.inputs)
-                if name != field
-            }
+            columns |= {name: _decode_texts(columns[name], name) for name in columns if name != field}
         request.end_stage("decode")
         request.take_inputs(target, columns, self._guard, strict=False)
 

@@ -10,7 +10,7 @@ from darkroom.service.errors import CodecError, TooLarge
 from darkroom.service.predict import codec
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from darkroom.models.spec import SignatureSpec
 
@@ -34,8 +34,8 @@ def parse_object(body: bytes) -> dict[str, Any]:
     return fields
 
 
-def rows_to_columns(instances: object, names: Sequence[str]) -> dict[str, Any]:
-    """The values of `instances` by input, one for each row: objects with exactly these names, or bare values of one input.
+def rows_to_columns(instances: object, names: Sequence[str], required: Collection[str] | None = None) -> dict[str, Any]:
+    """The values of `instances` by input, one for each row: objects with these names, or at least the `required`, or bare values of one input.
 
     Raises:
         CodecError: not a list of at least one row, rows of both kinds, or other names; names the row.
@@ -47,7 +47,7 @@ def rows_to_columns(instances: object, names: Sequence[str]) -> dict[str, Any]:
     if not instances:
         raise CodecError("No values in 'instances' array")
     if isinstance(instances, list) and _is_named(instances[0]):
-        return _named_rows(instances, names)
+        return _named_rows(instances, names, names if required is None else required)
     if len(names) > 1:
         raise CodecError(
             "instances is a plain list, but expecting list of objects as multiple input tensors required as per "
@@ -59,17 +59,17 @@ def rows_to_columns(instances: object, names: Sequence[str]) -> dict[str, Any]:
     return {names[0]: instances}
 
 
-def inputs_to_columns(inputs: object, names: Sequence[str]) -> dict[str, Any]:
-    """The values of `inputs` by input: an object with at least these names, or the bare value of one input.
+def inputs_to_columns(inputs: object, names: Sequence[str], required: Collection[str] | None = None) -> dict[str, Any]:
+    """The values of `inputs` by input: an object with at least the `required` of these names, or the bare value of one input.
 
     Raises:
         CodecError: a name is missing, or a bare value is sent for several inputs.
     """
     if isinstance(inputs, dict) and _is_named(inputs):
-        for name in names:
+        for name in names if required is None else required:
             if name not in inputs:
                 raise CodecError(f"Missing named input: {name} in 'inputs' object.")
-        return {name: inputs[name] for name in names}
+        return {name: inputs[name] for name in names if name in inputs}
     if not names:
         raise CodecError('inputs: this signature has no inputs; send an empty object: {"inputs": {}}')
     if len(names) > 1:
@@ -104,7 +104,7 @@ def decode_strings(columns: dict[str, Any], spec: SignatureSpec) -> dict[str, An
         CodecError: a value is not base64, or is nested too deep; names the input, and the index of a picture.
     """
     for tensor in spec.inputs:
-        if tensor.dtype == "string":
+        if tensor.dtype == "string" and tensor.name in columns:
             name = tensor.name
             try:
                 if name == spec.image_input:
@@ -145,8 +145,10 @@ def _is_named(value: object) -> bool:
     return isinstance(value, dict) and not (len(value) == 1 and isinstance(value.get("b64"), str))
 
 
-def _named_rows(instances: list[Any], names: Sequence[str]) -> dict[str, Any]:
+def _named_rows(instances: list[Any], names: Sequence[str], required: Collection[str]) -> dict[str, Any]:
     wanted = set(names)
+    if wanted.issuperset(instances[0]) and instances[0].keys() >= set(required):
+        wanted = set(instances[0])  # a row has what the first one has
     for index, row in enumerate(instances):
         if not _is_named(row):
             raise CodecError(f"Expecting object but got list at item {index} of input list")
@@ -158,7 +160,7 @@ def _named_rows(instances: list[Any], names: Sequence[str]) -> dict[str, Any]:
                     f"input: {quote(extra[0])}; there are: {','.join(names)}"
                 )
             raise CodecError(f"{where} of 'instances' list. JSON object: keys must be equal to: {','.join(names)}")
-    return {name: gather([row[name] for row in instances]) for name in names}
+    return {name: gather([row[name] for row in instances]) for name in names if name in wanted}
 
 
 def _decode_features(example: object, where: str) -> object:

@@ -134,10 +134,10 @@ class TensorFlowServing:
         if is_row == ("inputs" in fields):
             raise CodecError(ONE_FORM if is_row else NO_FORM)
         if is_row:
-            columns: dict[str, Any] = rows_to_columns(fields["instances"], names)
+            columns: dict[str, Any] = rows_to_columns(fields["instances"], names, spec.required)
             _set_answer(request, target, fields, dump_rows)
         else:
-            columns = inputs_to_columns(fields["inputs"], names)
+            columns = inputs_to_columns(fields["inputs"], names, spec.required)
             _set_answer(request, target, fields, dump_columns)
         is_list = len(names) == 1 and (spec.inputs[0].shape is None or len(spec.inputs[0].shape) == 1)
         if spec.image_input is not None and is_list:

@@ -18,7 +18,7 @@ from darkroom.models.engines.sharded import SHARD
 from darkroom.models.errors import InvalidInput, LoadFailed, PredictFailed
 from darkroom.models.rewriting.optimize import OPTIMIZE
 from darkroom.models.rows import Rows, join
-from darkroom.models.runtime.tensorflow import SessionOptions, tf
+from darkroom.models.runtime.tensorflow import SessionOptions, saved_model_pb2, tf
 from darkroom.models.spec import TensorSpec, Wire
 from tests import savedmodels
 
@@ -244,6 +244,27 @@ def test_a_signature_that_is_not_row_wise_is_served_unbatched_and_says_why(
     assert reason in engine.spec.unbatched_reason
     columns = 1234 if build is no_guess else 4
     assert "y" in engine.run(Rows({"x": np.ones((1, columns), np.float32)})).columns
+
+
+@pytest.mark.parametrize(("value", "want"), [(3.0, [3.0, 6.0]), ([[2.0], [4.0]], [[2.0, 4.0], [4.0, 8.0]])])
+def test_an_input_with_a_default_may_be_left_out(built: Built, value: object, want: object) -> None:
+    path = built(lambda folder: savedmodels.numbers(folder, lambda x: x, shape=(None,)))
+
+    class Scaled(tf.Module):
+        @tf.function(input_signature=[tf.TensorSpec([None]), tf.TensorSpec(None)])
+        def serve(self, x: Any, scale: Any) -> dict[str, Any]:
+            return {"y": x * scale}
+
+    module = Scaled()
+    tf.saved_model.save(module, str(path), signatures=module.serve)
+    saved = saved_model_pb2.SavedModel.FromString((path / "saved_model.pb").read_bytes())
+    signature = saved.meta_graphs[0].signature_def["serving_default"]
+    signature.defaults["scale"].CopyFrom(tf.make_tensor_proto(value, tf.float32))
+    (path / "saved_model.pb").write_bytes(saved.SerializeToString())
+    engine = engine_of(path)
+    assert engine.spec.required == ("x",)
+    assert engine.run(engine.spec.accept({"x": [1.0, 2.0]})).columns["y"].tolist() == want
+    assert engine.run(engine.spec.accept({"x": [1.0, 2.0], "scale": 1.0})).columns["y"].tolist() == [1.0, 2.0]
 
 
 def test_inner_sizes_that_the_signature_does_not_tell_are_guessed(built: Built) -> None:
