@@ -12,7 +12,7 @@ import logging
 import math
 from collections import Counter
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from time import monotonic
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
@@ -225,7 +225,7 @@ class PredictRequest:
         """
         self.target = target
         (tensor,) = target.spec.inputs
-        is_one = tensor.holds_one and len(pictures) == 1
+        is_one = tensor.shape != (None,) and len(pictures) == 1 and tensor.holds_one
         if tensor.shape != (None,) and not is_one and not tensor.takes((len(pictures),)):
             raise tensor.refusal((len(pictures),))
         if target.spec.image_input is not None:
@@ -569,9 +569,9 @@ class Predictor:
         Returns:
             The request, and the entry for its `withdraw` if the client leaves.
         """
-        pack: Callable[[Reply], Reply] | None = None
+        pack: Callable[[Reply], Reply] | None = None  # nearly always
         if self._compression.packs_answers:
-            pack = lambda reply: self._compression.pack(reply, call.headers)  # noqa: E731 - nearly always None
+            pack = partial(self._compression.pack, headers=call.headers)
         request = PredictRequest(
             timeout_s=self._timeout_s,
             is_sts=route.is_sts,
@@ -583,8 +583,10 @@ class Predictor:
             self._admit(request, route, call.headers)
             is_packed = "content-encoding" in call.headers
             if is_large(call.body, is_packed=is_packed):
-                size = len(call.body)
-                request.read_off_loop(size, lambda: self._read(request, route, call, is_packed=is_packed), on_reply)
+                read = partial(
+                    self._read, request, route, call, is_packed=is_packed
+                )  # compiled, a lambda would cost each call
+                request.read_off_loop(len(call.body), read, on_reply)
                 return request, None
             self._read(request, route, call, is_packed=is_packed)
             return request, request.submit(on_reply)

@@ -84,15 +84,15 @@ class Simple:
         """Reads the inputs of the signature from STS's `data`."""
         spec = target.spec
         inputs = data if isinstance(data, dict) else {}
-        for name in spec.required:
-            if name not in inputs:
+        for tensor in spec.inputs:
+            if tensor.name not in inputs and tensor.default is None:
                 has = quote(sorted(inputs)) if inputs else "no names"
-                message = f"Input op name '{name}' does not exist in input data, which has {has}"
+                message = f"Input op name '{tensor.name}' does not exist in input data, which has {has}"
                 raise InvalidInput(f"{message}, please check the request JSON")
         field = spec.image_input
         if field is not None and len(spec.inputs) == 1 and len(spec.inputs[0].shape or ()) < 2:
             values = as_list(inputs[field])
-            if spec.inputs[0].holds_one and not isinstance(values, list):
+            if not isinstance(values, list) and spec.inputs[0].holds_one:
                 values = [values]
             if not isinstance(values, list):
                 raise InvalidInput(f"{field}: expected a list of base64 strings, got {type(values).__name__}")

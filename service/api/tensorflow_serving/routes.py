@@ -142,7 +142,7 @@ class TensorFlowServing:
         is_list = len(names) == 1 and (spec.inputs[0].shape is None or len(spec.inputs[0].shape) == 1)
         if spec.image_input is not None and is_list:
             values = as_list(columns[names[0]])
-            if spec.inputs[0].holds_one and not isinstance(values, list):
+            if not isinstance(values, list) and spec.inputs[0].holds_one:
                 values = [values]
             if not isinstance(values, list):
                 raise CodecError(f"{names[0]}: expected a list of base64 strings, got {type(values).__name__}")
