@@ -49,6 +49,5 @@ class Apart:
                 self._misfits = 0.0
 
     def place(self, entry: Entry) -> None:
-        """Gives a new entry the key that keeps it apart."""
-        if self.level != TOGETHER:
-            entry.key = KeptApart(entry.key, entry.kind if self.level == BY_KIND else None)
+        """Gives a new entry the key that keeps it apart; to be called above TOGETHER only."""
+        entry.key = KeptApart(entry.key, entry.kind if self.level == BY_KIND else None)

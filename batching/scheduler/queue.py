@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from darkroom.batching.entry import NEW, NO_ERRORS, PENDING, Batch, Entry, Reason
 from darkroom.batching.errors import NO_ANSWER, Closed
 from darkroom.batching.scheduler.admission import Admission
-from darkroom.batching.scheduler.apart import Apart, KeptApart
+from darkroom.batching.scheduler.apart import TOGETHER, Apart, KeptApart
 from darkroom.batching.scheduler.batch_size import BatchSizer
 from darkroom.batching.scheduler.bisection import Bisection
 from darkroom.batching.scheduler.deadline_fit import DeadlineFit
@@ -159,7 +159,8 @@ class BatchQueue:
         self._admission.changes += 1
         self.pending.accept(entry, now)
         if rows:
-            self.apart.place(entry)
+            if self.apart.level != TOGETHER:
+                self.apart.place(entry)
             self._lanes.append(entry)
 
     def end(self, entry: Entry) -> bool:
@@ -196,7 +197,7 @@ class BatchQueue:
         """Takes `batch` back from the backend: its place is free, and its time is learned if it succeeded."""
         self._admission.changes += 1
         self.in_flight.remove(batch)
-        if is_ok:
+        if is_ok and (batch.images > 1 or batch.halves is not None):
             self.apart.note_success(batch.images, batch.halves)
         if is_ok and len(self.shapes) < MAX_SHAPES:
             self.shapes.add(batch.spans[0][0].key)

@@ -22,13 +22,26 @@ if TYPE_CHECKING:
 
 _OPTIONS = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_SORT_KEYS | orjson.OPT_APPEND_NEWLINE
 
-LARGE_JSON_BYTES = 1 << 18  # up to here orjson is quick enough for the loop, and takes fewer steps
+# Bodies and answers that take longer to read or write on the loop than a wait for a thread: 1 to 4 ms (measured).
+LARGE_BYTES = 1 << 18
+LARGE_PICTURE_BYTES = 1 << 21  # of a body that is one picture, of which only the header is read
+LARGE_PACKED_BYTES = 1 << 14  # of a compressed body
 
 MAX_DEPTH = 254  # a tensor of TensorFlow has no more dimensions
 
 # The first bytes of JPEG, PNG, GIF, BMP and WebP, and of their base64 text: in both alphabets, bare or in a `data:` URI.
 _PICTURE_STARTS = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"BM", b"RIFF")
 _TEXT_STARTS = (b"/9j/", b"_9j_", b"iVBORw", b"R0lGOD", b"Qk", b"UklGR", b"data:")
+
+
+def is_large(body: bytes, *, is_packed: bool) -> bool:
+    """Whether the reading of a body could hold up the loop."""
+    size = len(body)
+    if size <= LARGE_PACKED_BYTES:
+        return False
+    if is_packed or size > LARGE_PICTURE_BYTES:
+        return True
+    return size > LARGE_BYTES and not begins_as_picture(body)
 
 
 def parse_json(body: bytes) -> Any:
@@ -41,7 +54,7 @@ def parse_json(body: bytes) -> Any:
         CodecError: the body is not JSON, is nested too deep, or contains a number that neither parser takes.
     """
     body = body.removeprefix(BOM_UTF8)  # no copy where there is none
-    if len(body) > LARGE_JSON_BYTES and body.startswith(b"{"):
+    if len(body) > LARGE_BYTES and body.startswith(b"{"):
         return large_json.parse(body)
     try:
         return orjson.loads(body)
@@ -179,13 +192,13 @@ def _text(item: object) -> object:
 def writable(column: np.ndarray[Any, Any] | list[bytes]) -> Any:
     """As `jsonable`; of a large array, a list of its rows, written already."""
     value = jsonable(column)
-    return large_json.write_rows(value) if isinstance(value, np.ndarray) and value.nbytes > LARGE_JSON_BYTES else value
+    return large_json.write_rows(value) if isinstance(value, np.ndarray) and value.nbytes > LARGE_BYTES else value
 
 
 def written(column: np.ndarray[Any, Any]) -> object:
     """As `jsonable`; a large array is written already."""
     value = jsonable(column)
-    if isinstance(value, np.ndarray) and value.nbytes > LARGE_JSON_BYTES:
+    if isinstance(value, np.ndarray) and value.nbytes > LARGE_BYTES:
         return orjson.Fragment(large_json.write(value))
     return value
 

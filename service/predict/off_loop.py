@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, TypeVar
 
 from darkroom.batching.errors import QueueFull
 from darkroom.models.runtime.memory import trim
-from darkroom.service.predict.codec import begins_as_picture
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -17,23 +16,9 @@ if TYPE_CHECKING:
 Made = TypeVar("Made")
 
 THREADS = 2  # guess: one long body does not hold up the next; more would only wait for the interpreter lock
-# Bodies and answers that take longer to read or write on the loop than a wait for a thread: 1 to 4 ms (measured).
-LARGE_BYTES = 1 << 18
-LARGE_PICTURE_BYTES = 1 << 21  # of a body that is one picture, of which only the header is read
-LARGE_PACKED_BYTES = 1 << 14  # of a compressed body
 # After so many bytes of work, freed memory is returned to the system a second later, when nothing refers to them (guesses).
 TRIM_BYTES = 8 << 20
 TRIM_S = 1.0
-
-
-def is_large(body: bytes, *, is_packed: bool) -> bool:
-    """Whether the reading of a body could hold up the loop."""
-    size = len(body)
-    if size <= LARGE_PACKED_BYTES:
-        return False
-    if is_packed or size > LARGE_PICTURE_BYTES:
-        return True
-    return size > LARGE_BYTES and not begins_as_picture(body)
 
 
 class OffLoop:

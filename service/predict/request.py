@@ -24,7 +24,6 @@ from darkroom.service.errors import ERROR_HEADER, UNKNOWN, CodecError, NotReady,
 from darkroom.service.predict import codec
 from darkroom.service.predict.call import Call, Reply
 from darkroom.service.predict.image_guard import measure
-from darkroom.service.predict.off_loop import LARGE_BYTES, is_large
 from darkroom.service.predict.partial import PartialResult
 
 if TYPE_CHECKING:
@@ -434,7 +433,7 @@ class PredictRequest:
             )
         try:
             answered = self._answered(answer)
-            if self._off_loop is not None and (size := _bytes(answered)) > LARGE_BYTES:
+            if self._off_loop is not None and (size := _bytes(answered)) > codec.LARGE_BYTES:
                 self._write_off_loop(self._off_loop, size, answered, on_reply)
                 return
             reply = self._sign(self._write(answered))
@@ -582,7 +581,7 @@ class Predictor:
         try:
             self._admit(request, route, call.headers)
             is_packed = "content-encoding" in call.headers
-            if is_large(call.body, is_packed=is_packed):
+            if codec.is_large(call.body, is_packed=is_packed):
                 read = partial(
                     self._read, request, route, call, is_packed=is_packed
                 )  # compiled, a lambda would cost each call

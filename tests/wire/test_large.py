@@ -19,7 +19,8 @@ import pytest
 
 from darkroom.batching.errors import QueueFull
 from darkroom.models.engines.fakes import fake_model
-from darkroom.service.predict.off_loop import LARGE_BYTES, THREADS, OffLoop
+from darkroom.service.predict.codec import LARGE_BYTES
+from darkroom.service.predict.off_loop import THREADS, OffLoop
 from tests.echo import TensorEcho
 from tests.held import wait_for
 from tests.pictures import picture, standard

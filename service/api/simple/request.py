@@ -91,9 +91,9 @@ class Simple:
                 raise InvalidInput(f"{message}, please check the request JSON")
         field = spec.image_input
         if field is not None and len(spec.inputs) == 1 and len(spec.inputs[0].shape or ()) < 2:
-            values = as_list(inputs[field])
-            if not isinstance(values, list) and spec.inputs[0].holds_one:
-                values = [values]
+            values = inputs[field]
+            if not isinstance(values, list):
+                values = as_list(values, wraps=spec.inputs[0].holds_one)
             if not isinstance(values, list):
                 raise InvalidInput(f"{field}: expected a list of base64 strings, got {type(values).__name__}")
             pictures = request.decode_pictures(target, values, self._guard)

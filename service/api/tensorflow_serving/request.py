@@ -120,9 +120,14 @@ def decode_strings(columns: dict[str, Any], spec: SignatureSpec) -> dict[str, An
     return columns
 
 
-def as_list(value: object) -> object:
-    """`Numbers` as a list, for inputs that take none: of the first number, which the message names; other values as they are."""
-    return value.sample() if isinstance(value, Numbers) else value
+def as_list(value: object, *, wraps: bool = False) -> object:
+    """`Numbers` as a list, for inputs that take none: of the first number, which the message names.
+
+    Other values as they are; with `wraps` in a list.
+    """
+    if isinstance(value, Numbers):
+        return value.sample()
+    return [value] if wraps else value
 
 
 def odd_row(columns: dict[str, Any]) -> str:

@@ -141,9 +141,9 @@ class TensorFlowServing:
             _set_answer(request, target, fields, dump_columns)
         is_list = len(names) == 1 and (spec.inputs[0].shape is None or len(spec.inputs[0].shape) == 1)
         if spec.image_input is not None and is_list:
-            values = as_list(columns[names[0]])
-            if not isinstance(values, list) and spec.inputs[0].holds_one:
-                values = [values]
+            values = columns[names[0]]
+            if not isinstance(values, list):
+                values = as_list(values, wraps=spec.inputs[0].holds_one)
             if not isinstance(values, list):
                 raise CodecError(f"{names[0]}: expected a list of base64 strings, got {type(values).__name__}")
             pictures = request.decode_pictures(target, values, self._guard)
