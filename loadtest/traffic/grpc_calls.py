@@ -9,6 +9,8 @@ from collections.abc import Callable
 from struct import Struct
 from typing import cast
 
+from darkroom.service.api.grpc.http2 import PREFACE, frame, literal
+
 _HEAD = Struct(">HBBBI")  # length (24 bits), type, flags, stream
 _DATA, _HEADERS, _RESET, _SETTINGS, _PING, _WINDOW = 0, 1, 3, 4, 6, 8
 _END_STREAM, _END_HEADERS, _ACK = 1, 4, 1
@@ -21,12 +23,12 @@ def call_frames(path: str, host: str, message: bytes) -> bytes:
     """The frames of a call, on stream 0; `GrpcPipe` sets the stream."""
     fields = {":method": "POST", ":scheme": "http", ":path": path, ":authority": host}
     fields |= {"te": "trailers", "content-type": "application/grpc"}
-    block = b"".join(_field(name.encode(), value.encode()) for name, value in fields.items())
-    frames = [_frame(_HEADERS, _END_HEADERS, block)]
+    block = b"".join(literal(name, value) for name, value in fields.items())
+    frames = [frame(_HEADERS, _END_HEADERS, 0, block)]
     body = b"\x00" + len(message).to_bytes(4, "big") + message
     for start in range(0, len(body), _FRAME_BYTES):
         is_last = start + _FRAME_BYTES >= len(body)
-        frames.append(_frame(_DATA, _END_STREAM if is_last else 0, body[start : start + _FRAME_BYTES]))
+        frames.append(frame(_DATA, _END_STREAM if is_last else 0, 0, body[start : start + _FRAME_BYTES]))
     return b"".join(frames)
 
 
@@ -44,9 +46,7 @@ class GrpcPipe(asyncio.Protocol):
         self._transport = cast("asyncio.Transport", transport)  # uvloop's transports are not its subclasses
         settings = Struct(">HI").pack(4, _WINDOW_BYTES)
         window = (_WINDOW_BYTES - 65535).to_bytes(4, "big")
-        self._transport.write(
-            b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + _frame(_SETTINGS, 0, settings) + _frame(_WINDOW, 0, window)
-        )
+        self._transport.write(PREFACE + frame(_SETTINGS, 0, 0, settings) + frame(_WINDOW, 0, 0, window))
 
     def ask(self, frames: bytes, done: Done) -> None:
         """Sends a call that `call_frames` wrote; `done` learns whether it was answered with status OK."""
@@ -71,7 +71,7 @@ class GrpcPipe(asyncio.Protocol):
             elif kind == _RESET:
                 self._end(number, is_ok=False)
             elif kind in {_SETTINGS, _PING} and not flags & _ACK and self._transport is not None:
-                self._transport.write(_frame(kind, _ACK, data[at + _HEAD.size : stop] if kind == _PING else b""))
+                self._transport.write(frame(kind, _ACK, 0, data[at + _HEAD.size : stop] if kind == _PING else b""))
             at = stop
         self._rest = data[at:]
 
@@ -90,14 +90,6 @@ class GrpcPipe(asyncio.Protocol):
         done = self._waiting.pop(number, None)
         if done is not None:
             done(is_ok)
-
-
-def _frame(kind: int, flags: int, payload: bytes) -> bytes:
-    return _HEAD.pack(len(payload) >> 8, len(payload) & 0xFF, kind, flags, 0) + payload
-
-
-def _field(name: bytes, value: bytes) -> bytes:
-    return b"\x00" + bytes((len(name),)) + name + bytes((len(value),)) + value
 
 
 def _on_stream(frames: bytes, number: int) -> bytes:

@@ -34,7 +34,7 @@ def parse_object(body: bytes) -> dict[str, Any]:
     return fields
 
 
-def rows_to_columns(instances: object, names: Sequence[str], required: Collection[str] | None = None) -> dict[str, Any]:
+def rows_to_columns(instances: object, names: Sequence[str], required: Collection[str]) -> dict[str, Any]:
     """The values of `instances` by input, one for each row: objects with these names, or at least the `required`, or bare values of one input.
 
     Raises:
@@ -47,7 +47,7 @@ def rows_to_columns(instances: object, names: Sequence[str], required: Collectio
     if not instances:
         raise CodecError("No values in 'instances' array")
     if isinstance(instances, list) and _is_named(instances[0]):
-        return _named_rows(instances, names, names if required is None else required)
+        return _named_rows(instances, names, required)
     if len(names) > 1:
         raise CodecError(
             "instances is a plain list, but expecting list of objects as multiple input tensors required as per "
@@ -59,14 +59,14 @@ def rows_to_columns(instances: object, names: Sequence[str], required: Collectio
     return {names[0]: instances}
 
 
-def inputs_to_columns(inputs: object, names: Sequence[str], required: Collection[str] | None = None) -> dict[str, Any]:
+def inputs_to_columns(inputs: object, names: Sequence[str], required: Collection[str]) -> dict[str, Any]:
     """The values of `inputs` by input: an object with at least the `required` of these names, or the bare value of one input.
 
     Raises:
         CodecError: a name is missing, or a bare value is sent for several inputs.
     """
     if isinstance(inputs, dict) and _is_named(inputs):
-        for name in names if required is None else required:
+        for name in required:
             if name not in inputs:
                 raise CodecError(f"Missing named input: {name} in 'inputs' object.")
         return {name: inputs[name] for name in names if name in inputs}

@@ -46,11 +46,11 @@ def _check_serving(data: bytes) -> None:
         fields = serving.parse_object(data)
         for names in ([], ["a"], ["a", "b"]):
             with suppress(CodecError):
-                columns = serving.rows_to_columns(fields.get("instances"), names)
+                columns = serving.rows_to_columns(fields.get("instances"), names, names)
                 serving.odd_row(columns)
                 assert list(columns) == names
             with suppress(CodecError):
-                inputs = serving.inputs_to_columns(fields.get("inputs"), names)
+                inputs = serving.inputs_to_columns(fields.get("inputs"), names, names)
                 if len(names) == 2:
                     serving.decode_strings(inputs, SPEC)
         serving.parse_examples(fields)

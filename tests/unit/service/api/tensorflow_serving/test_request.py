@@ -37,7 +37,7 @@ JSON = st.recursive(
 
 @given(st.lists(st.fixed_dictionaries(dict.fromkeys(NAMES, JSON)), min_size=1, max_size=4))
 def test_rows_become_columns_with_every_value_in_its_place(rows: list[dict[str, Any]]) -> None:
-    columns = instances.rows_to_columns(rows, NAMES)
+    columns = instances.rows_to_columns(rows, NAMES, NAMES)
     assert [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)] == rows
 
 
@@ -46,7 +46,7 @@ def test_whatever_json_stands_for_the_inputs_is_columns_or_a_refusal(value: obje
     spec = SignatureSpec("s", SPEC.inputs[: len(names)], (), wire=SPEC.wire, image_input="image")
     for read in (instances.rows_to_columns, instances.inputs_to_columns):
         try:
-            columns: dict[str, Any] = read(value, names)
+            columns: dict[str, Any] = read(value, names, names)
             rows = spec.accept(instances.decode_strings(columns, spec), strict=True)
         except (CodecError, InvalidInput) as err:
             assert 0 < len(str(err)) < 1000  # noqa: PT017 - both ends are right
