@@ -62,6 +62,9 @@ def rows_meet(spec: SignatureSpec, flows: Mapping[str, Flow]) -> str:
 
     Each output must be shown to keep its rows apart: samples may be too few, or happen to have equal shapes.
     """
+    for tensor in spec.inputs if len(spec.inputs) > 1 else ():
+        if tensor.shape is None and tensor.dtype != "string":  # [n] beside [n, k] is aligned at the last dimension
+            return f"the rank of input {tensor.name!r} is not known, so its rows may meet other rows of other inputs"
     for tensor in spec.outputs:
         if flows[tensor.name].kind is Kind.MIXED:
             return f"output {tensor.name!r} depends on the rows beside it: {flows[tensor.name].reason}"

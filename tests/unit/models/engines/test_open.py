@@ -263,6 +263,7 @@ def test_an_input_with_a_default_may_be_left_out(built: Built, value: object, wa
     (path / "saved_model.pb").write_bytes(saved.SerializeToString())
     engine = engine_of(path)
     assert engine.spec.required == ("x",)
+    assert not engine.spec.batched  # [n] beside [n, k] would mix the rows, and the rank of `scale` is not known
     for given, answer in (({}, want), ({"scale": 1.0}, [1.0, 2.0])):
         rows = engine.spec.accept({"x": [1.0, 2.0], **given})
         assert np.asarray(engine.run(rows).columns["y"]).tolist() == answer
