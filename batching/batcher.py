@@ -237,6 +237,7 @@ class Batcher:
             capacity_images=queue.limits.max_queue_images,
             oldest_age_s=0.0 if oldest_s is None else self._clock() - oldest_s,
             inflight_batches=len(queue.in_flight.batches),
+            slots=queue.limits.max_inflight_batches,
             target_images=queue.sizer.target(),
             failing=int(bool(self.failing)),
             stuck_batches=sum([batch.is_stuck for batch in queue.in_flight.batches]),

@@ -62,6 +62,7 @@ class QueueStats(NamedTuple):
         capacity_images: the bound on `images`.
         oldest_age_s: of the oldest row that waits for its first batch; 0.0 if none does.
         inflight_batches: calls that the backend has.
+        slots: calls that it may have.
         target_images: the batch size for a long queue.
         failing: 1 if the backend counts as broken.
         stuck_batches: calls of which the callers were told that they take too long, and that have not returned.
@@ -73,5 +74,6 @@ class QueueStats(NamedTuple):
     oldest_age_s: float
     inflight_batches: int
     target_images: int
+    slots: int = 1
     stuck_batches: int = 0
     failing: int = 0

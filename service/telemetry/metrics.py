@@ -233,6 +233,7 @@ class Metrics(Collector):
             ("darkroom_queue_bytes", "Encoded bytes that are waiting.", sum, "bytes"),
             ("darkroom_queue_capacity_images", "Images that may wait at most.", sum, "capacity_images"),
             ("darkroom_queue_oldest_age_seconds", "Age of the oldest waiting entry.", max, "oldest_age_s"),
+            ("darkroom_engine_slots", "Engine calls that may run at the same time.", max, "slots"),
             ("darkroom_engine_stuck", "Engine calls that run far longer than they should.", sum, "stuck_batches"),
             ("darkroom_engine_failing", "Engines whose calls fail, also with a known good row.", sum, "failing"),
             ("darkroom_batch_target_images", "Batch size for a long queue.", max, "target_images"),

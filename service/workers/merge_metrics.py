@@ -27,6 +27,7 @@ GAUGES: dict[str, Callable[[float, float], float]] = {
     "darkroom_queue_capacity_images": add,
     "darkroom_queue_oldest_age_seconds": max,
     "darkroom_batch_target_images": max,
+    "darkroom_engine_slots": add,
     "darkroom_engine_stuck": add,
     "darkroom_engine_failing": add,
     "darkroom_slo_seconds": max,

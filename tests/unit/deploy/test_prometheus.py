@@ -30,8 +30,9 @@ def test_promtool_takes_the_configuration_and_its_rules() -> None:
 
 
 @promtool
-def test_every_alert_fires_on_its_condition_and_not_on_a_similar_one() -> None:
-    done = run_promtool("test", "rules", "alerts_test.yml")
+@pytest.mark.parametrize("rules", ["alerts_test.yml", "recording_test.yml"])
+def test_the_rules_pass_their_tests_on_a_condition_and_on_a_similar_one(rules: str) -> None:
+    done = run_promtool("test", "rules", rules)
     assert done.returncode == 0, done.stdout + done.stderr
 
 

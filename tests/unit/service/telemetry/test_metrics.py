@@ -58,7 +58,7 @@ def test_what_is_written_can_be_read_by_prometheus_own_parser() -> None:
     model = _shown(metrics, ModelMetrics("m", 3, slo_s=0.12, max_batch_images=8))
     model.request_ended("ok", 2, 0.12)
     model.request_ended("queue_full", 1, 0.001)
-    model.queues.append(lambda: QueueStats(5, 100, 64, 0.5, 1, 8))
+    model.queues.append(lambda: QueueStats(5, 100, 64, 0.5, 1, 8, slots=2))
     model.passes["freeze"] = True
     model.batched["serve"] = False
     metrics.http_ended("/", "POST", 200, duration_s=0.2, request_bytes=10, response_bytes=20)
@@ -70,6 +70,7 @@ def test_what_is_written_can_be_read_by_prometheus_own_parser() -> None:
     # The SLO is an edge of its own, so the share inside it is exact: both were.
     assert samples["darkroom_request_duration_seconds_bucket", (("le", "0.12"), *version)] == 2
     assert samples["darkroom_queue_images", version] == 5
+    assert samples["darkroom_engine_slots", version] == 2
     assert samples["darkroom_signature_batched", (("model", "m"), ("signature", "serve"), ("version", "3"))] == 0
     assert samples["darkroom_rewrite_applied", (("model", "m"), ("pass", "freeze"), ("version", "3"))] == 1
     assert samples["darkroom_http_requests_total", (("code", "200"), ("method", "POST"), ("route", "/"))] == 1
