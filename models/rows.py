@@ -1,6 +1,6 @@
 """Rows: the payload of a request, or a part of its answer; one column for each tensor."""
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Collection, Hashable, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -20,10 +20,12 @@ class Rows:
             values for `[-1, 1]`.)
         folded: how many independent rows the one row stands for (see `fold`); 0: it stands for itself.
         asked: names of the outputs to return; empty: all outputs.
+        shares: whether they may share a batch with rows that ask for other outputs. The batch then computes what any of
+            them asks for, and each gets its own.
         pixels: decoded pixels of all pictures together; 0 where there are no pictures or they were not counted.
     """
 
-    __slots__ = ("_count", "aligned", "asked", "columns", "folded", "pixels")
+    __slots__ = ("_count", "aligned", "asked", "columns", "folded", "pixels", "shares")
 
     def __init__(
         self,
@@ -34,12 +36,14 @@ class Rows:
         asked: tuple[str, ...] = (),
         pixels: int = 0,
         folded: int = 0,
+        shares: bool = False,
     ) -> None:
         self.columns = columns
         self.pixels = pixels
         self.aligned = aligned
         self.asked = asked
         self.folded = folded
+        self.shares = shares
         self._count = _count(columns) if count is None else count
 
     def __len__(self) -> int:
@@ -53,19 +57,22 @@ class Rows:
 
     @property
     def key(self) -> Hashable:
-        """Two Rows may share a batch if their keys are equal: names, dtypes, inner shapes, outputs, `aligned`."""
+        """Two Rows may share a batch if their keys are equal: names, dtypes, inner shapes, `aligned`, and the outputs.
+
+        Rows that share have the key of rows that ask for all outputs.
+        """
         inner = [
             (name, "string" if isinstance(column, list) else (column.dtype.str, column.shape[1:]))
             for name, column in self.columns.items()
         ]
-        return *inner, self.asked, self.aligned
+        return *inner, () if self.shares else self.asked, self.aligned
 
     def cut(self, start: int, stop: int) -> "Rows":
         """Returns rows `start` to `stop` (exclusive). The arrays are views, not copies."""
         columns = {name: column[start:stop] for name, column in self.columns.items()}
         return Rows(columns, count=stop - start, asked=self.asked, pixels=self.pixels)
 
-    def asking(self, outputs: Sequence[str]) -> "Rows":
+    def asking(self, outputs: Sequence[str], *, shares: bool = False) -> "Rows":
         """Returns the same rows with `outputs`, in any order, as the outputs to return. The columns are shared."""
         names = tuple(sorted(set(outputs)))
         return Rows(
@@ -75,7 +82,12 @@ class Rows:
             asked=names,
             pixels=self.pixels,
             folded=self.folded,
+            shares=shares,
         )
+
+    def picking(self, outputs: tuple[str, ...]) -> "Rows":
+        """Returns the same rows of an answer with only these columns."""
+        return Rows({name: self.columns[name] for name in outputs}, count=self._count, aligned=self.aligned)
 
     def fold(self) -> "Rows":
         """Returns these rows as one whole: for very many small rows, which would be too many images for a queue.
@@ -96,7 +108,14 @@ class Rows:
             column[:] = values
             column = column.reshape(old.shape)
         columns = self.columns | {name: column}
-        return Rows(columns, count=self._count, aligned=self.aligned, asked=self.asked, pixels=self.pixels)
+        return Rows(
+            columns,
+            count=self._count,
+            aligned=self.aligned,
+            asked=self.asked,
+            pixels=self.pixels,
+            shares=self.shares,
+        )
 
 
 def _remake(columns: dict[str, Column], count: int, aligned: bool, asked: tuple[str, ...], pixels: int) -> Rows:  # noqa: FBT001 - pickle calls by position
@@ -128,13 +147,20 @@ def row_bytes(rows: Rows) -> list[int]:
 def join(pieces: Sequence[Rows], *, padding: int = 0) -> Rows:
     """Returns the rows of all pieces, one after another, followed by `padding` copies of the last row.
 
-    The pieces must have equal keys. A single piece without padding is returned itself, without a copy.
+    They ask for what any piece asks for. The pieces must have equal keys. A single piece without padding is returned itself, without a copy.
     """
     first = pieces[0]
     if len(pieces) == 1 and not padding:
         return first
     columns = {name: _join([piece.columns[name] for piece in pieces], padding) for name in first.columns}
-    return Rows(columns, count=sum(map(len, pieces)) + padding, asked=first.asked)
+    asked = {piece.asked for piece in pieces}
+    every = first.asked if len(asked) == 1 else _union(asked)
+    return Rows(columns, count=sum(map(len, pieces)) + padding, asked=every)
+
+
+def _union(asked: Collection[tuple[str, ...]]) -> tuple[str, ...]:
+    """Returns what all of these ask for together, sorted; empty, which is all outputs, where one asks for all."""
+    return tuple(sorted({name for names in asked for name in names})) if all(asked) else ()
 
 
 def fill(samples: Sequence[Rows], size: int) -> Rows:

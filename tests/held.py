@@ -8,6 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
+import httpx
+
 from darkroom.models.engine import LoadedModel
 from darkroom.models.engines.fakes import SlowEngine, fake_model
 from tests.serving import metric
@@ -16,25 +18,34 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from darkroom.models.engine import Engine
+    from darkroom.models.rows import Rows
 
 Made = TypeVar("Made")
 TIMEOUT_S = 60
 
 
 class Held:
-    """A model, a fake by default, whose engines stand still at each batch until `ride` lets them go."""
+    """A model, a fake by default, whose engines stand still at each batch until `ride` lets them go.
 
-    def __init__(self, model: LoadedModel | None = None) -> None:
+    With `samples` it is warmed up by them: then its engines stand still from the beginning of `ride` on.
+    """
+
+    def __init__(self, model: LoadedModel | None = None, samples: Sequence[Rows] = ()) -> None:
         self._go = threading.Event()
+        if samples:
+            self._go.set()
         model = model or fake_model(name="default")
         engines = {name: self._hold(engine) for name, engine in model.engines.items()}
-        self.model = LoadedModel(model.spec, engines, free=model.free)  # without samples: warm-up would stand still too
+        self.model = LoadedModel(model.spec, engines, dict.fromkeys(engines, tuple(samples)), free=model.free)
 
     def _hold(self, engine: Engine) -> Engine:
         return SlowEngine(engine, lambda _: TIMEOUT_S, sleep=self._go.wait)
 
     def ride(self, url: str, plug: Callable[[], object], asks: Sequence[Callable[[], Made]]) -> list[Made]:
         """What each of `asks`, one picture each, gave. All were sent while the batch of `plug` was held."""
+        if self._go.is_set():
+            wait_for(lambda: httpx.get(f"{url}/v2/health/ready").status_code == 200)
+            self._go.clear()
         with ThreadPoolExecutor(len(asks) + 1) as threads:
             try:
                 plugged = threads.submit(plug)

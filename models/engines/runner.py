@@ -286,8 +286,9 @@ def _split(engine: Engine, answer: Rows, fed: Rows, work: _Work) -> list[Rows]:
         return [answer]
     results = []
     at = 0
-    for _, start, stop in work.parts:
-        results.append(answer.cut(at, at + stop - start))
+    for rows, start, stop in work.parts:
+        result = answer.cut(at, at + stop - start)
+        results.append(result if rows.asked == fed.asked else result.picking(rows.asked))
         at += stop - start
     return results
 

@@ -279,7 +279,7 @@ class PredictRequest:
         target, rows = self._ready()
         # Rows that want every output share batches with those that name none.
         if set(outputs) != {tensor.name for tensor in target.spec.outputs}:
-            self.rows = rows.asking(outputs)
+            self.rows = rows.asking(outputs, shares=target.shares_outputs)
 
     def _inspect(
         self, target: Target, pictures: list[bytes], guard: ImageGuard

@@ -23,7 +23,15 @@ from darkroom.models.runtime.gpu_memory import device_memory
 from darkroom.models.runtime.memory import free_bytes, give_back
 from darkroom.models.saved_model.front.preprocess import pixels_of
 from darkroom.service.config.machine import cores_each
-from darkroom.service.serving.warmup import REST, affordable, run_sizes_once, sweep_sizes, warm_up, warm_up_gently
+from darkroom.service.serving.warmup import (
+    REST,
+    affordable,
+    outputs_share,
+    run_sizes_once,
+    sweep_sizes,
+    warm_up,
+    warm_up_gently,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
@@ -52,6 +60,7 @@ class Target:
     Attributes:
         passes: the reports of the load-time passes, as the metadata shows them.
         samples: single rows that the signature accepted during warm-up.
+        shares_outputs: whether requests for different outputs share batches, since computing all costs little more.
         field: the input that messages name: the one that takes images, else the first; empty if there is no input.
         remedy: what would make a signature that takes images of one that takes them as tensors; empty for any other.
     """
@@ -62,6 +71,7 @@ class Target:
     metrics: ModelMetrics
     passes: list[dict[str, Any]]
     samples: Sequence[Rows] = ()
+    shares_outputs: bool = False
 
     remedy: str = field(init=False)
     field: str = field(init=False)
@@ -189,7 +199,8 @@ class Servable:
         self._metrics.wire = spec.wire.value
         self._metrics.passes |= {report.name: report.applied for report in engine.passes}
         passes = [report._asdict() for report in engine.passes]
-        return Target(model, spec, batcher, self._metrics, passes, loaded.samples.get(spec.name, ()))
+        samples = loaded.samples.get(spec.name, ())
+        return Target(model, spec, batcher, self._metrics, passes, samples, findings.shares_outputs)
 
     async def _warm_up(
         self, loaded: LoadedModel, engine: Engine, serving_inflight: Mapping[str, int] | None
@@ -223,7 +234,9 @@ class Servable:
 
         for each in (each for device, each in engines.items() if device.startswith("gpu:")):
             await self._in_thread(run_sizes_once, each, samples, every, rest=rest, budget_s=budget_s)
-        return findings
+        size, call_s = min(sizes), findings.lone_s
+        shares = await self._in_thread(outputs_share, engine, samples, size=size, call_s=call_s, rest=rest)
+        return findings._replace(shares_outputs=shares)
 
     @property
     def _batchers(self) -> list[Batcher]:

@@ -14,6 +14,7 @@ from statistics import mean, median
 from typing import TYPE_CHECKING, NamedTuple
 
 from darkroom.batching.scheduler.service_curve import size_classes
+from darkroom.models.errors import ModelError
 from darkroom.models.rows import fill
 
 if TYPE_CHECKING:
@@ -30,6 +31,10 @@ TURNS = 3  # guess: additional measurements of what is compared
 MAX_TRIED_INFLIGHT = 4  # guess: above it, threads inside TensorFlow do better than concurrent calls
 BATCH_COPIES = 8  # guess: what is computed, joined, split and written, of two calls in flight
 MEMORY_SHARE = 0.5  # guess: the rest is for what the layers compute, and for requests
+# All outputs may cost this much of the cheapest one alone, and requests for different outputs share batches. A guess: a
+# batch of twice the rows saves more with every model that was measured.
+SHARED_COST = 1.1
+SHARED_S = 2.0  # guess: how long finding that out may take
 # One more call must bring this much: it takes a core's share from the event loop, and latency (guess).
 INFLIGHT_GAIN = 1.05
 SECOND_CALL_SHARE = 0.97  # of the rate of one call; two calls at this rate are still preferred (guess)
@@ -43,12 +48,14 @@ class Findings(NamedTuple):
         seeds: `(images, seconds)` of each call that was measured with that many in flight.
         ended_at: the size at which the sweep ended, because larger ones did worse; None: it ran all of them.
         lone_s: the quickest call with a single row, in seconds.
+        shares_outputs: what `outputs_share` found.
     """
 
     inflight: int = 1
     seeds: tuple[tuple[int, float], ...] = ()
     ended_at: int | None = None
     lone_s: float = math.inf
+    shares_outputs: bool = False
 
     def summary(self) -> dict[str, object]:
         """The log fields: the calls in flight, and the median milliseconds of a call by its rows."""
@@ -274,6 +281,50 @@ def run_sizes_once(
     for size in sizes if samples and engine.spec.batched else ():
         if budget.left_s() > 0:
             rest(timer.time(fill(samples, size)))
+
+
+def outputs_share(
+    engine: Engine,
+    samples: Sequence[Rows],
+    *,
+    size: int,
+    call_s: float,
+    rest: Callable[[float], None],
+    clock: Callable[[], float] = time.monotonic,
+) -> bool:
+    """Whether all outputs cost little more than the cheapest alone, so that a batch may compute what any row asks for.
+
+    False also where there is no time to find out, or the engine cannot compute an output by itself.
+
+    Args:
+        engine: what to run.
+        samples: single rows that it accepts.
+        size: rows per call; one that it has run before.
+        call_s: the seconds of such a call.
+        rest: called after each call with its seconds.
+        clock: in seconds.
+    """
+    names = [output.name for output in engine.spec.outputs]
+    if len(names) < 2 or not (samples and engine.spec.batched):
+        return False
+    rounds = _rounds(call_s)
+    if call_s * (1 + rounds) * (1 + len(names)) > SHARED_S:
+        return False
+    timer = CallTimer(engine, clock)
+    rows = fill(samples, size)
+    tried = [rows, *(rows.asking([name]) for name in names)]
+    quickest_s = [math.inf] * len(tried)
+    for turn in range(1 + rounds):  # in turns, so that background load affects all equally; the first makes the kernels
+        for place, asking in enumerate(tried):
+            try:
+                seconds = timer.time(asking)
+            except ModelError:
+                return False
+            rest(seconds)
+            if turn:
+                quickest_s[place] = min(quickest_s[place], seconds)
+    every_s, *alone_s = quickest_s
+    return every_s <= SHARED_COST * min(alone_s)
 
 
 def affordable(sizes: Sequence[int], row_bytes: int, free_bytes: int) -> tuple[int, ...]:

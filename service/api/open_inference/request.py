@@ -94,7 +94,8 @@ class Infer:
         else:
             request.take_inputs(target, columns, self._guard, strict=True)
         if request.rows is not None and len(outputs) < len(target.spec.outputs):
-            request.rows = request.rows.asking([output.name for output in outputs])
+            names = [output.name for output in outputs]
+            request.rows = request.rows.asking(names, shares=target.shares_outputs)
 
 
 def find(registry: Registry, name: str, version: str | None, signature: object = None) -> Target:

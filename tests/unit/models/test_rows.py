@@ -67,6 +67,11 @@ def test_rows_of_other_lengths_have_one_key() -> None:
     assert rows_of([1]).key == rows_of([1, 2, 3]).key
 
 
+def test_rows_that_share_have_one_key_whatever_they_ask_for() -> None:
+    assert rows_of([1]).asking(["a"], shares=True).key == rows_of([2]).key
+    assert rows_of([1]).asking(["a"]).key != rows_of([2]).key
+
+
 def test_the_asked_outputs_have_one_order() -> None:
     assert rows_of([1]).asking(["b", "a", "b"]).asked == ("a", "b")
 

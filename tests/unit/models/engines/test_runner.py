@@ -86,16 +86,21 @@ class Counts:
     st.integers(0, 4),
 )
 @settings(deadline=None)
-def test_each_part_gets_the_answers_of_its_own_rows(
+def test_each_part_gets_the_outputs_that_it_asks_for_of_its_own_rows(
     echo: Desk, requests: list[tuple[list[bytes], st.DataObject]], padding: int
 ) -> None:
-    parts = []
+    parts, expected = [], []
     for names, data in requests:
         start = data.draw(st.integers(0, len(names) - 1))
-        parts.append((pictures(*names), start, data.draw(st.integers(start + 1, len(names)))))
+        stop = data.draw(st.integers(start + 1, len(names)))
+        asked = data.draw(st.sets(st.sampled_from(("digest", "length"))))
+        parts.append((pictures(*names).asking(sorted(asked), shares=True), start, stop))
+        every = {"digest": [*map(crc32, names[start:stop])], "length": [*map(len, names[start:stop])]}
+        expected.append({name: every[name] for name in sorted(asked or every)})
+    assert len({rows.key for rows, _, _ in parts}) == 1
     answers = results(echo.run(parts, padding))
-    expected = [[crc32(name) for name in rows.columns["images"][start:stop]] for rows, start, stop in parts]
-    assert [digests(answer) for answer in answers] == expected
+    columns = [{name: np.asarray(each).tolist() for name, each in answer.columns.items()} for answer in answers]
+    assert columns == expected
     assert [len(answer) for answer in answers] == [stop - start for _, start, stop in parts]
 
 

@@ -5,6 +5,7 @@ import threading
 import pytest
 
 from darkroom.models.engines.fakes import EchoEngine, SlowEngine
+from darkroom.models.errors import PredictFailed
 from darkroom.models.rows import Rows
 from darkroom.service.serving.warmup import (
     REST,
@@ -12,6 +13,7 @@ from darkroom.service.serving.warmup import (
     Findings,
     affordable,
     choose_inflight,
+    outputs_share,
     run_sizes_once,
     sweep_sizes,
     warm_up,
@@ -271,3 +273,51 @@ def test_nothing_measured_is_an_error() -> None:
 )
 def test_a_size_that_has_no_room_in_memory_is_not_tried(row_bytes: int, sizes: tuple[int, ...]) -> None:
     assert affordable((1, 2, 4, 8), row_bytes, free_bytes=16_000) == sizes
+
+
+class Priced(EchoEngine):
+    """Its call takes a second, and more for each output that it computes."""
+
+    def __init__(self, prices: dict[str, float]) -> None:
+        super().__init__()
+        self.prices, self.now_s, self.calls = prices, 0.0, 0
+
+    def run(self, rows: Rows) -> Rows:
+        answer = super().run(rows)
+        self.now_s += 1.0 + sum(self.prices[name] for name in answer.columns)
+        self.calls += 1
+        return answer
+
+
+@pytest.mark.parametrize(
+    ("prices", "shares"),
+    [
+        ({"digest": 0.0, "length": 0.0}, True),
+        ({"digest": 0.05, "length": 0.05}, True),
+        ({"digest": 0.3, "length": 0.0}, False),
+        ({"digest": 0.0, "length": 5.0}, False),
+    ],
+)
+def test_outputs_share_a_call_where_all_cost_little_more_than_the_cheapest(
+    prices: dict[str, float],
+    shares: bool,
+) -> None:
+    engine = Priced(prices)
+    rests: list[float] = []
+    found = outputs_share(engine, SAMPLES, size=1, call_s=0.001, rest=rests.append, clock=lambda: engine.now_s)
+    assert (found, len(rests)) == (shares, engine.calls)
+
+
+def test_outputs_share_no_call_where_nothing_is_known_of_their_cost() -> None:
+    engine = Priced({"digest": 0.0, "length": 0.0})
+    assert not outputs_share(engine, SAMPLES, size=1, call_s=1.0, rest=lambda _: None)
+    assert not outputs_share(engine, [], size=1, call_s=0.001, rest=lambda _: None)
+    assert engine.calls == 0
+
+    class OneAtATime(EchoEngine):
+        def run(self, rows: Rows) -> Rows:
+            if rows.asked:
+                raise PredictFailed("an output of it cannot be computed alone")
+            return super().run(rows)
+
+    assert not outputs_share(OneAtATime(), SAMPLES, size=1, call_s=0.001, rest=lambda _: None)
