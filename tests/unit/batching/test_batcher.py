@@ -621,8 +621,9 @@ def test_stats_show_what_the_gauges_need() -> None:
         return empty, busy
 
     empty, busy = run(main())
-    assert empty == (0, 0, 9, 0.0, 0, 1, 0, 0)
-    assert busy == (2, 10, 9, 0.5, 1, 1, 0, 0)
+    slots = Limits().max_inflight_batches
+    assert empty == (0, 0, 9, 0.0, 0, 1, slots, 0, 0)
+    assert busy == (2, 10, 9, 0.5, 1, 1, slots, 0, 0)
 
 
 def test_an_observer_hears_how_wrong_a_prediction_was() -> None:
