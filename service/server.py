@@ -13,11 +13,14 @@ from typing import TYPE_CHECKING, Any
 from sanic.application.state import ApplicationServerInfo
 from sanic.http.constants import HTTP
 
+from darkroom.models.runtime.memory import free_bytes, own_bytes
 from darkroom.service.app import create_app
-from darkroom.service.config.machine import backlog_within
+from darkroom.service.config.machine import backlog_within, usable_cores
 from darkroom.service.http.connection import Connection
 from darkroom.service.http.fast_lane import FastLane
 from darkroom.service.serving.watchdog import EXIT_STUCK
+from darkroom.service.telemetry.version import is_compiled
+from darkroom.service.workers.choice import Machine, choose_for
 from darkroom.service.workers.listener import BACKLOG, listen, url_of
 from darkroom.service.workers.peers import Member
 
@@ -128,9 +131,10 @@ class Server:
         await server.before_start()
         if member is None:
             await server.start_serving()
-            await self._open_grpc()
         else:
             await self._join(member, server)
+        if member is None or settings.workers == "auto":
+            await self._open_grpc()
         await server.after_start()
         self.url = url_of(listener, is_tls=settings.enable_ssl)
         self.is_listening.set()
@@ -206,9 +210,18 @@ class Server:
             if member is None:
                 print(hint, file=sys.stderr, flush=True)
             else:
-                await self._open_grpc()  # the kernel spreads connections over the workers that listen, so only now
-                member.notify({"type": "hint", "text": hint})
-                self._is_announced = True
+                await self._introduce(member, hint)
+
+    async def _introduce(self, member: Member, hint: str) -> None:
+        """Tells the supervisor that this worker is ready, and what it found out."""
+        if self._grpc is None:
+            await self._open_grpc()  # the kernel spreads connections over the workers that listen, so only now
+        if self._settings.workers == "auto":
+            machine = Machine(usable_cores(), own_bytes(), free_bytes(), is_compiled())
+            choice = choose_for(self.darkroom.registry, machine)
+            member.notify({"type": "choice"} | choice._asdict())
+        member.notify({"type": "hint", "text": hint})
+        self._is_announced = True
 
     async def _close(self, server: AsyncioServer) -> None:
         """Drains, closes the listener and the idle connections, waits for the busy ones, then frees the engines."""

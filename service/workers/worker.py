@@ -23,12 +23,13 @@ class Worker:
     Attributes:
         number: from 1 on; its replacement gets the same number.
         is_ready: whether it takes predict requests, as it reported last.
+        was_ready: whether it ever reported that it does.
         exposition: its metrics, as it sent them last.
     """
 
     def __init__(self, number: int, handle: Callable[[Worker, dict[str, Any]], Awaitable[Any]]) -> None:
         self.number = number
-        self.is_ready = False
+        self.is_ready = self.was_ready = False
         self.exposition = ""
         self._handle = handle
         self._channel = Channel(self._receive)
