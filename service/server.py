@@ -8,6 +8,7 @@ import ssl
 import sys
 from contextlib import suppress
 from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from sanic.application.state import ApplicationServerInfo
@@ -165,12 +166,18 @@ class Server:
         def on_known_ready() -> None:
             lifecycle.is_known_ready = True
 
+        def let_go(count: int) -> None:
+            staying = (each for each in server.connections if isinstance(each, FastLane) and not each.is_leaving)
+            for connection in islice(staying, count):
+                connection.is_leaving = True
+
         lifecycle.is_known_ready = False
         await member.open(
             lifecycle.tasks,
             on_connection=on_connection,
             status=status,
             on_known_ready=on_known_ready,
+            on_let_go=let_go,
             on_supervisor_gone=self.stop,
         )
 

@@ -94,6 +94,10 @@ class Worker:
         with suppress(ChannelClosed, RequestFailed, TimeoutError):
             self.exposition = await self._channel.request({"type": "metrics"}, SCRAPE_S)
 
+    def let_go(self, count: int) -> None:
+        """Has it close so many of its connections, each after its next answer, so that their clients connect anew."""
+        self._channel.notify({"type": "let_go", "count": count})
+
     async def replies(self, within_s: float) -> bool:
         """Whether its event loop is running: it replies to a ping in time, or has ended."""
         try:

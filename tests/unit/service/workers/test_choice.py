@@ -32,7 +32,7 @@ def machine(cores: int, *, own: int = SMALL, free: int = PLENTY, is_compiled: bo
 
 @pytest.mark.parametrize("is_compiled", [True, False])
 def test_two_cores_get_two_processes_for_a_model_that_costs_less_than_its_requests_and_one_for_a_large_one(
-    is_compiled: bool,  # noqa: FBT001 - pytest calls by name
+    is_compiled: bool,
 ) -> None:
     two = machine(2, is_compiled=is_compiled)
     assert choose_workers({"digits": DIGITS_S}, two)[:2] == (2, LOOP)
@@ -57,27 +57,14 @@ def test_what_has_no_room_is_not_started() -> None:
     assert choose_workers(model, machine(8, own=0)).workers == 8  # a system that does not say
 
 
-@given(
-    st.integers(1, 256),
-    st.floats(0, 1),
-    st.integers(0, 1 << 33),
-    st.integers(0, 1 << 36),
-    st.booleans(),
-    st.floats(0, 1),
-)
-def test_cores_memory_and_the_work_of_the_loops_bound_the_number(
-    cores: int,
-    row_s: float,
-    own: int,
-    free: int,
-    is_compiled: bool,
-    more_s: float,
-) -> None:
-    found = choose_workers({"m": row_s}, machine(cores, own=own, free=free, is_compiled=is_compiled))
-    assert 1 <= found.workers <= min(cores, MAX_WORKERS)
-    assert own * (found.workers - 1) <= free / 2
-    loop_s = LOOP_S[is_compiled]
-    loops = cores * loop_s / (loop_s + row_s)
-    assert found.workers < loops / BUSY + 1
-    dearer = choose_workers({"m": row_s + more_s}, machine(cores, own=own, free=free, is_compiled=is_compiled))
-    assert dearer.workers <= found.workers
+machines = st.builds(Machine, st.integers(1, 256), st.integers(0, 1 << 33), st.integers(0, 1 << 36), st.booleans())
+
+
+@given(machines, st.floats(0, 1), st.floats(0, 1))
+def test_cores_memory_and_the_work_of_the_loops_bound_the_number(found: Machine, row_s: float, more_s: float) -> None:
+    workers = choose_workers({"m": row_s}, found).workers
+    assert 1 <= workers <= min(found.cores, MAX_WORKERS)
+    assert found.own_bytes * (workers - 1) <= found.free_bytes / 2
+    loop_s = LOOP_S[found.is_compiled]
+    assert workers < found.cores * loop_s / (loop_s + row_s) / BUSY + 1
+    assert choose_workers({"m": row_s + more_s}, found).workers <= workers

@@ -41,6 +41,7 @@ class FakeWorker:
         self.exposition = ""
         self.connections = 0
         self.command: Sequence[str] = ()
+        self.released: list[int] = []
         self.is_full = self.is_deaf = self.hangs = False
         self.next_exposition = ""
         self.taken: list[int] = []  # the ports of the clients whose connections it got
@@ -82,6 +83,9 @@ class FakeWorker:
 
     async def refresh(self) -> None:
         self.exposition = self.next_exposition or self.exposition
+
+    def let_go(self, count: int) -> None:
+        self.released.append(count)
 
     async def replies(self, within_s: float) -> bool:
         await asyncio.sleep(within_s if self.hangs else 0)
@@ -475,3 +479,17 @@ def test_a_port_of_grpc_that_is_taken_ends_the_start_and_is_named() -> None:
 
     with socket.create_server(("127.0.0.1", 0), reuse_port=True) as taken:
         asyncio.run(run(taken.getsockname()[1]))
+
+
+def test_a_worker_that_becomes_ready_gets_its_share_of_the_connections_that_there_are() -> None:
+    async def run() -> None:
+        async with _supervised() as rig:
+            first, second = rig.made
+            first.connections = 65
+            await first.becomes_ready()
+            assert first.released == []
+            second.connections = 0
+            await second.becomes_ready()
+            assert (first.released, second.released) == ([32], [])
+
+    vclock.run(run())
