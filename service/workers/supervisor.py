@@ -322,7 +322,7 @@ class Supervisor(Collector):
 def worker_families(*, ready: int, absent: int, restarts: int) -> Iterator[Metric]:
     """The metrics about the workers themselves."""
     workers = GaugeMetricFamily(
-        "darkroom_workers", "Worker processes by state; none with --workers=1.", labels=("state",)
+        "darkroom_workers", "Worker processes by state; none with --workers=1 or one core.", labels=("state",)
     )
     workers.add_metric(("ready",), ready)
     workers.add_metric(("absent",), absent)
