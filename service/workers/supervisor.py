@@ -38,9 +38,7 @@ ACCEPT_PAUSE_S = 0.02  # guess: until a connection that no worker could take is 
 STEADY_S = 60.0  # guess: a worker that lived this long has no trouble with starting
 FIRST_BACKOFF_S, MAX_BACKOFF_S = 0.5, 30.0  # guess: before a short-lived worker is replaced; doubled each time
 MISSED_PINGS = 3  # in a row, and the worker hangs; one may be missed because the whole machine stood still
-SIGNALLED = (
-    128  # precedent: the exit status that a shell, and Docker, tell of a process that a signal ended, less its number
-)
+SIGNALLED = 128  # precedent: shells and Docker add the signal's number to it, where one ended a process
 EXIT_S = 10.0  # guess: the time that a worker may take to end beyond --drain_delay_ms and --drain_timeout_ms
 
 
@@ -158,6 +156,7 @@ class Supervisor(Collector):
                 status = await worker.run(self._worker_command(), listener)
                 ended_with = signal.Signals(-status).name if status < 0 else f"status {status}"
             except OSError as err:
+                status = 1
                 ended_with = f"its start: {err.strerror}"
             finally:
                 watch.cancel()
