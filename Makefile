@@ -11,8 +11,8 @@ SECONDS ?= 8
 TWO := -n 2 --no-loadscope-reorder
 COMPILED := build/compiled/bin/darkroom
 IS_COMPILED = [ -x $(COMPILED) ] && [ -z "$$(find setup.py pyproject.toml batching models service \( -name '*.py' -o -name pyproject.toml \) -newer $(COMPILED) -print -quit)" ]
-CAN_COMPILE = command -v $${CC:-cc} >/dev/null && \
-  [ -e "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("include"))')/Python.h" ]
+CAN_COMPILE = { command -v $${CC:-cc} >/dev/null && \
+  [ -e "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("include"))')/Python.h" ]; }
 FUZZ_SECONDS ?= 3600
 MINUTES ?= 30
 # A server and what is compared with it allocate by jemalloc where it is installed (Debian: libjemalloc2), as the image does.
