@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 # What a JSON request with a picture of 28x28 takes the event loop without its engine, in seconds of a core: compiled or
 # not. Measured (docs/decisions/0041-auto.md). Another machine is quicker or slower with the engine as well.
-LOOP_S = {True: 80e-6, False: 120e-6}
+LOOP_S = {True: 70e-6, False: 95e-6}
 BUSY = 0.75  # measured, the same record: a loop that is busier than this costs throughput
 MAX_WORKERS = 16  # guess: who wants more says so
 MEMORY_SHARE = 0.5  # guess: of the free memory for the further processes; the rest is for their start, bodies and swaps

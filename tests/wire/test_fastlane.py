@@ -338,7 +338,7 @@ def test_a_stopping_server_answers_what_it_has_and_closes_the_connection() -> No
 
 def test_a_connection_that_is_to_leave_does_so_once_all_that_was_sent_is_answered() -> None:
     model = fake_model(SlowEngine(EchoEngine(), lambda _: 0.1), name="default")
-    with running(model) as server, client(server.url) as peer:
+    with running(model, fast_lane=True) as server, client(server.url) as peer:
         peer.send(post(picture(11)))
         assert peer.answer().headers["connection"] == "keep-alive"
 
