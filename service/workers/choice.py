@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 # What a JSON request with a picture of 28x28 takes the event loop without its engine, in seconds of a core: compiled or
 # not. Measured (docs/decisions/0041-auto.md). Another machine is quicker or slower with the engine as well.
 LOOP_S = {True: 70e-6, False: 95e-6}
-BUSY = 0.75  # measured, the same record: a loop that is busier than this costs throughput
+BUSY = 0.75  # guess: what a loop may have to do and still answer at once
 MAX_WORKERS = 16  # guess: who wants more says so
 MEMORY_SHARE = 0.5  # guess: of the free memory for the further processes; the rest is for their start, bodies and swaps
 MAX_BYTES = 1 << 30  # guess: a process that takes more is not doubled unasked
