@@ -9,6 +9,10 @@ ROUNDS ?= 3
 SECONDS ?= 8
 # Tests run in two processes, since many of them wait for a third; files in their order, in which the long ones come first.
 TWO := -n 2 --no-loadscope-reorder
+COMPILED := build/compiled/bin/darkroom
+IS_COMPILED = [ -x $(COMPILED) ] && [ -z "$$(find setup.py pyproject.toml batching models service \( -name '*.py' -o -name pyproject.toml \) -newer $(COMPILED) -print -quit)" ]
+CAN_COMPILE = { command -v $${CC:-cc} >/dev/null && \
+  [ -e "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("include"))')/Python.h" ]; }
 FUZZ_SECONDS ?= 3600
 MINUTES ?= 30
 # A server and what is compared with it allocate by jemalloc where it is installed (Debian: libjemalloc2), as the image does.
@@ -17,16 +21,28 @@ JEMALLOC_CONF := dirty_decay_ms:-1,oversize_threshold:0
 WITH_JEMALLOC := $(if $(JEMALLOC),env LD_PRELOAD="$(JEMALLOC) $$LD_PRELOAD" MALLOC_CONF="$${MALLOC_CONF:-$(JEMALLOC_CONF)}")
 
 .DEFAULT_GOAL := help
-.PHONY: help serve compiled models test test-compiled check format lint types fast coverage docs hostile shapes faults faults-short soak mutants fuzz clean requirements bench load
+.PHONY: help serve compiled compiled-once models test test-compiled check format lint types fast coverage docs hostile shapes faults faults-short soak mutants fuzz clean requirements bench load
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-serve: $(VENV)/models.done $(MODELS)  ## set up if need be, then serve EfficientNet-Lite0 on 127.0.0.1:8500
-	@exec $(WITH_JEMALLOC) $(BIN)/darkroom serve --host=$(HOST) --port=$(PORT) --model_base_path=model/efficientnet_lite0
+# The first time, the request path is compiled while the models are built, so that what is measured is what the image does.
+serve: $(VENV)/models.done  ## set up if need be, then serve EfficientNet-Lite0 on 127.0.0.1:8500; compiled, if there is a C compiler
+	@$(MAKE) --no-print-directory -j 2 compiled-once $(MODELS)
+	@server=$(BIN)/darkroom; if $(IS_COMPILED); then server=$(COMPILED); fi; \
+	  exec $(WITH_JEMALLOC) $$server serve --host=$(HOST) --port=$(PORT) --model_base_path=model/efficientnet_lite0
 
-compiled: build/compiled/bin/darkroom  ## compile the request path (takes a minute and a C compiler; a third less CPU a request)
-	@build/compiled/bin/darkroom --version
+# Never fails, and never compiles twice: who changes the code need not wait a minute for each start.
+compiled-once: | $(VENV)/models.done
+	@if $(IS_COMPILED); then :; \
+	elif [ -x $(COMPILED) ]; then \
+	  echo "the code has changed since it was compiled: it is served interpreted (make compiled brings it up to date)"; \
+	elif ! $(CAN_COMPILE); then \
+	  echo "no C compiler, or no Python headers: served interpreted, which takes a third more CPU a request (Debian: gcc, python3-dev)"; \
+	elif ! $(MAKE) --no-print-directory $(COMPILED); then echo "it could not be compiled: it is served interpreted"; fi
+
+compiled: $(COMPILED)  ## compile the request path (takes a minute and a C compiler; a third less CPU a request)
+	@$(COMPILED) --version
 
 models: $(MODELS)  ## build the models that ship, into model/
 
@@ -35,7 +51,7 @@ test: $(VENV)/dev.done $(MODELS) .bench/grpc-clients.done .bench/tensorflow-serv
 
 # The tests that use the request path: scheduler, dialects, whole servers; not the other commands, the wheel, or the bugs
 # that are put into a copy of the source.
-test-compiled: build/compiled/bin/darkroom $(MODELS)  ## run the tests of the request path on the compiled modules
+test-compiled: $(COMPILED) $(MODELS)  ## run the tests of the request path on the compiled modules
 	PYTHONSAFEPATH=1 PYTHONPATH=$(CURDIR)/build/compiled EXPECT_COMPILED=1 \
 	  $(BIN)/python -m pytest $(TWO) -o "pythonpath=build/compiled ." tests/meta/test_compiled.py tests/unit/batching \
 	  tests/unit/service tests/unit/models/test_rows.py tests/unit/models/engines/test_runner.py \
@@ -66,7 +82,7 @@ load: $(VENV)/dev.done $(MODELS)  ## start a server and load it with Locust (LOA
 	@$(BIN)/python -m loadtest.load model/efficientnet_lite0 $(LOAD)
 
 # The peers' batch sizes and workers are the fastest ones that were tried. Each peer has its own environment (.bench/).
-bench: build/compiled/bin/darkroom $(MODELS) .bench/mosec.done .bench/mlserver.done  ## compare with the physical limit and other servers, into docs/benchmarks/ (ROUNDS=3 SECONDS=8; QUICK=--quick)
+bench: $(COMPILED) $(MODELS) .bench/mosec.done .bench/mlserver.done  ## compare with the physical limit and other servers, into docs/benchmarks/ (ROUNDS=3 SECONDS=8; QUICK=--quick)
 	$(WITH_JEMALLOC) $(BIN)/python -m loadtest.bench model/efficientnet_lite0 --batch=8 --workers=2 --rounds=$(ROUNDS) --seconds=$(SECONDS) $(QUICK)
 	$(WITH_JEMALLOC) $(BIN)/python -m loadtest.bench model/digits --pictures=digits --batch=64 --workers=2 --own_workers=2 --interpreted --rounds=$(ROUNDS) --seconds=$(SECONDS) $(QUICK)
 
@@ -108,7 +124,7 @@ model/%/1: | $(VENV)/models.done
 	@$(BIN)/darkroom export $* --out=model --missing
 
 # pip builds a wheel and unpacks it. The script below replaces the wheel's own, which would not find the packages.
-build/compiled/bin/darkroom: setup.py pyproject.toml $(shell find batching models service -name '*.py') | $(VENV)/dev.done
+$(COMPILED): setup.py pyproject.toml $(shell find batching models service -name '*.py') | $(VENV)/build.done
 	@echo "compiling (about a minute) …"
 	@rm -rf build/compiled build/lib* build/temp.*
 	@DARKROOM_COMPILED=1 $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps \
@@ -130,6 +146,11 @@ $(VENV)/dev.done: requirements/dev.txt pyproject.toml | $(VENV)/bin/python
 	@echo "installing the packages for the tests (about a minute and a half) …"
 	@$(call install,dev)
 	@touch $(VENV)/models.done
+
+# What compiling takes is part of dev.txt.
+$(VENV)/build.done: requirements/build.txt | $(VENV)/models.done
+	@[ -e $(VENV)/dev.done ] || $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	@touch $@
 
 # On top of dev.txt, in the same environment.
 $(VENV)/mutants.done $(VENV)/fuzz.done: $(VENV)/%.done: requirements/%.txt | $(VENV)/dev.done

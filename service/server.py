@@ -8,16 +8,20 @@ import ssl
 import sys
 from contextlib import suppress
 from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from sanic.application.state import ApplicationServerInfo
 from sanic.http.constants import HTTP
 
+from darkroom.models.runtime.memory import free_bytes, own_bytes
 from darkroom.service.app import create_app
-from darkroom.service.config.machine import backlog_within
+from darkroom.service.config.machine import backlog_within, usable_cores
 from darkroom.service.http.connection import Connection
 from darkroom.service.http.fast_lane import FastLane
 from darkroom.service.serving.watchdog import EXIT_STUCK
+from darkroom.service.telemetry.version import is_compiled
+from darkroom.service.workers.choice import Room, choose_for
 from darkroom.service.workers.listener import BACKLOG, listen, url_of
 from darkroom.service.workers.peers import Member
 
@@ -128,9 +132,10 @@ class Server:
         await server.before_start()
         if member is None:
             await server.start_serving()
-            await self._open_grpc()
         else:
             await self._join(member, server)
+        if member is None or settings.workers == "auto":
+            await self._open_grpc()
         await server.after_start()
         self.url = url_of(listener, is_tls=settings.enable_ssl)
         self.is_listening.set()
@@ -161,12 +166,18 @@ class Server:
         def on_known_ready() -> None:
             lifecycle.is_known_ready = True
 
+        def let_go(count: int) -> None:
+            staying = (each for each in server.connections if isinstance(each, FastLane) and not each.is_leaving)
+            for connection in islice(staying, count):
+                connection.is_leaving = True
+
         lifecycle.is_known_ready = False
         await member.open(
             lifecycle.tasks,
             on_connection=on_connection,
             status=status,
             on_known_ready=on_known_ready,
+            on_let_go=let_go,
             on_supervisor_gone=self.stop,
         )
 
@@ -206,9 +217,18 @@ class Server:
             if member is None:
                 print(hint, file=sys.stderr, flush=True)
             else:
-                await self._open_grpc()  # the kernel spreads connections over the workers that listen, so only now
-                member.notify({"type": "hint", "text": hint})
-                self._is_announced = True
+                await self._introduce(member, hint)
+
+    async def _introduce(self, member: Member, hint: str) -> None:
+        """Tells the supervisor that this worker is ready, and what it found out."""
+        if self._grpc is None:
+            await self._open_grpc()  # the kernel spreads connections over the workers that listen, so only now
+        if self._settings.workers == "auto":
+            room = Room(usable_cores(), own_bytes(), free_bytes(), is_compiled())
+            choice = choose_for(self.darkroom.registry, room)
+            member.notify({"type": "choice"} | choice._asdict())
+        member.notify({"type": "hint", "text": hint})
+        self._is_announced = True
 
     async def _close(self, server: AsyncioServer) -> None:
         """Drains, closes the listener and the idle connections, waits for the busy ones, then frees the engines."""

@@ -26,7 +26,9 @@ def efficientnet() -> Iterator[str]:
     """The address of a `darkroom serve` process with the model that ships; tests only ask it for predictions."""
     from tests.serving import serving  # noqa: PLC0415 - the scheduler's tests need no server
 
-    with serving(f"--model_base_path={Path(__file__).parents[1] / 'model' / 'efficientnet_lite0'}") as url:
+    with serving(
+        "--workers=auto", f"--model_base_path={Path(__file__).parents[1] / 'model' / 'efficientnet_lite0'}"
+    ) as url:
         yield url
 
 

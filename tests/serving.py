@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 START_TIMEOUT_S = 120
 _CACHE = tempfile.TemporaryDirectory(prefix="darkroom-cache-")  # of this run of the tests; a model is prepared once
 DEFAULTS: dict[str, Any] = {
-    "cache_dir": _CACHE.name
+    "workers": 1,  # who tests several, or how many are chosen, says so
+    "cache_dir": _CACHE.name,
 }  # settings of every server that a test starts and does not set itself
 
 

@@ -297,7 +297,7 @@ PICTURES_AND_PROCESS = (
     ),
     Panel(
         "Serving processes",
-        "Workers, or one process per server without --workers. Absent ones are starting or being replaced; the log says why.",
+        "Workers, or one process per server where there is no supervisor. Absent ones are starting or being replaced; the log says why.",
         {
             "ready": f"sum(max by (instance) ({READY}) or max by (instance) (up{PROCESS}))",
             "absent": f"sum({ABSENT}) or vector(0)",

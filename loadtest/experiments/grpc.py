@@ -197,7 +197,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=4.0, help="of each load [4]")
     parser.add_argument("--in_flight", type=int, nargs="+", default=[1, 16, 64, 256], help="[1 16 64 256]")
     options = parser.parse_args(arguments)
-    command = [*options.darkroom.split(), "serve", "--host=127.0.0.1", f"--model_base_path={options.model}"]
+    command = [
+        *options.darkroom.split(),
+        "serve",
+        "--host=127.0.0.1",
+        "--workers=1",
+        f"--model_base_path={options.model}",
+    ]
     with TemporaryDirectory() as folder, ExitStack() as stack:
         servers = []
         for one in (0, free_port()):  # one without gRPC, one with it

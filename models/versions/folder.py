@@ -1,16 +1,25 @@
-"""Where the versions of a model come from: a folder of version folders, or a table of functions. Never parses a file."""
+"""Where the versions of a model come from: a folder of version folders, or a table of functions. Never parses a file.
+
+The supervisor of workers imports it, so it imports no numpy.
+"""
+
+from __future__ import annotations
 
 import errno
 import os
 import re
 import time
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Hashable
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from darkroom.models.engine import LoadedModel
 from darkroom.models.errors import LoadFailed, quote
 from darkroom.models.saved_model import FILE_NAME
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from darkroom.models.engine import LoadedModel
 
 MAX_VERSION = (1 << 63) - 1  # precedent: TensorFlow Serving's versions are int64
 _NO_FILE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})  # of a link that leads nowhere, and of a stray file

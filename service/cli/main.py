@@ -10,12 +10,12 @@ import os
 import signal
 import sys
 from contextlib import suppress
+from importlib import import_module
 from typing import TYPE_CHECKING, NoReturn
 
 from darkroom.models.runtime import memory
-from darkroom.service.cli import check, export, profile, token
 from darkroom.service.cli.signals import stop_on_signals
-from darkroom.service.config.machine import connections_within, raise_open_files
+from darkroom.service.config.machine import connections_within, raise_open_files, usable_cores
 from darkroom.service.config.model_config import BadSettingsError
 from darkroom.service.config.settings import Settings, add_flags, kubernetes_names, settings_from_flags
 from darkroom.service.telemetry.logs import never_wait_for_readers, set_up_logs
@@ -37,11 +37,19 @@ GC_THRESHOLD = 10_000
 # Guesses: what an ordered stop may take beyond its drain, in one process and of all workers. The first leaves the stop
 # within Kubernetes' 30 s; the second is longer than the supervisor waits for its workers.
 END_S, WORKERS_END_S = 4.0, 15.0
+# Each is a module beside this one.
+OTHER_COMMANDS = {
+    "export": "build a SavedModel that takes images",
+    "profile": "find the settings that suit a model on this machine",
+    "check": "describe a SavedModel and run a request",
+    "token": "make a bearer token for --auth_tokens_file",
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command. Returns the exit status: 0 success, 1 failure, 2 wrong settings or arguments."""
-    parsed = _parser().parse_args(arguments)
+    arguments = sys.argv[1:] if arguments is None else arguments
+    parsed = _parser(arguments).parse_args(arguments)
     try:
         status: int = parsed.run(parsed)
     except BadSettingsError as err:
@@ -52,8 +60,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return status
 
 
-def _parser() -> argparse.ArgumentParser:
-    """The command line."""
+def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
+    """The parser of these arguments. Only a command that they name is imported, for its flags: numpy alone takes 0.2 s."""
     parser = argparse.ArgumentParser(
         prog="darkroom",
         description="Serves TensorFlow image models over HTTP. Batches requests; every caller gets its own answer.",
@@ -70,20 +78,13 @@ def _parser() -> argparse.ArgumentParser:
     add_flags(serve)
     serve.add_argument("--worker", dest="handles", default=None, help=argparse.SUPPRESS)  # the supervisor sets it
     serve.set_defaults(run=_serve)
-    for name, command, summary in (
-        ("export", export, "build a SavedModel that takes images"),
-        ("profile", profile, "find the settings that suit a model on this machine"),
-        ("check", check, "describe a SavedModel and run a request"),
-        ("token", token, "make a bearer token for --auth_tokens_file"),
-    ):
-        command_parser = commands.add_parser(
-            name,
-            help=summary,
-            description=command.DESCRIPTION,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
-        command.add_flags(command_parser)
-        command_parser.set_defaults(run=command.run)
+    for name, summary in OTHER_COMMANDS.items():
+        command_parser = commands.add_parser(name, help=summary, formatter_class=argparse.RawDescriptionHelpFormatter)
+        if name in arguments:
+            command = import_module(f"darkroom.service.cli.{name}")
+            command_parser.description = command.DESCRIPTION
+            command.add_flags(command_parser)
+            command_parser.set_defaults(run=command.run)
     return parser
 
 
@@ -108,7 +109,7 @@ def _serve(parsed: argparse.Namespace) -> int:
                 extra={"fields": {"ignored": injected}},
             )
     settings = _held_connections(settings, open_files, is_said=handles is None)
-    if handles is None and settings.workers > 1:
+    if handles is None and _has_workers(settings):
         return asyncio.run(_run_workers(settings))
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     gc.set_threshold(GC_THRESHOLD)
@@ -116,6 +117,18 @@ def _serve(parsed: argparse.Namespace) -> int:
 
     runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
     return _leave(runner.run(_run_server(settings, handles)))
+
+
+def _has_workers(settings: Settings) -> bool:
+    """Whether a supervisor is started: there are several workers, or --workers=auto may find that several pay."""
+    if settings.workers != "auto":
+        return settings.workers > 1
+    alone = "" if usable_cores() > 1 else "there is one core"
+    if settings.grpc_port == 0:  # each would pick a port of its own
+        alone = "--grpc_port=0 is for one process"
+    if alone:
+        _log.info("--workers=auto", extra={"fields": {"workers": 1, "reason": alone}})
+    return not alone
 
 
 def _leave(status: int) -> NoReturn:
@@ -155,7 +168,7 @@ async def _run_server(settings: Settings, handles: WorkerHandles | None) -> int:
 
 
 async def _run_workers(settings: Settings) -> int:
-    """Serves in several processes, each started with the command line of this one."""
+    """Serves in workers, each started with the command line of this one."""
     from darkroom.service.workers.supervisor import Supervisor  # noqa: PLC0415 - as above
 
     supervisor = Supervisor(settings, [sys.executable, *sys.orig_argv[1:]])
@@ -173,7 +186,8 @@ def _stop_s(settings: Settings) -> float:
 
 def _cannot_listen(settings: Settings, error: OSError) -> int:
     """Prints why the server can't listen; returns the exit status."""
-    print(f"darkroom: can't listen on {settings.host}:{settings.port}: {error.strerror}", file=sys.stderr)
+    address = error.filename or f"{settings.host}:{settings.port}"
+    print(f"darkroom: can't listen on {address}: {error.strerror}", file=sys.stderr)
     return 1
 
 

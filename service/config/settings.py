@@ -7,7 +7,7 @@ import os
 import re
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeAlias
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError, model_validator
 
@@ -49,7 +49,28 @@ _KUBERNETES = tuple(
         (r"PORT(?:_\d+_(?:TCP|UDP|SCTP))?", r"(?:tcp|udp|sctp)://\S+:\d+"),
     )
 )
+MAX_WORKERS = 64  # guess
 LIMITS = Limits()  # the defaults of one batch and one queue, with their origins, stand in batching/limits.py
+
+
+def _parse_workers(value: object) -> object:
+    """Text as pydantic would read it; its own message for such a choice would have two lines.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    if value == "auto":
+        return value
+    try:
+        number = int(value) if isinstance(value, (int, str)) else 0
+    except ValueError:
+        number = 0
+    if not 1 <= number <= MAX_WORKERS:
+        raise ValueError(f"is a number from 1 to {MAX_WORKERS}, or auto")
+    return number
+
+
+Workers: TypeAlias = Annotated[int | Literal["auto"], BeforeValidator(_parse_workers)]
 
 
 class Settings(BaseModel):
@@ -67,7 +88,7 @@ class Settings(BaseModel):
     host: str = Field("0.0.0.0", description="address to listen on (STS)")  # noqa: S104 - a server in a container; the operator restricts access
     port: int = Field(8500, ge=0, le=65535, description="port to listen on; 0 picks a free port (STS)")
     grpc_port: int | None = Field(None, ge=0, le=65535, description="port to listen on for gRPC, on the same address: TensorFlow Serving's and the Open Inference Protocol's services, health and reflection; 0 picks a free port. Default: no gRPC (precedent: TF Serving uses 8500)")
-    workers: int = Field(1, ge=1, le=64, description="number of processes behind the address. Each has its own event loop, queues and engines; limits of queues, connections and bodies apply to each process (measured: 1, unless the model is small)")
+    workers: Workers = Field("auto", description="number of processes behind the address, 1 to 64; auto: one, and after the warm-up as many as the cores can use where the event loop would be the bound, not the engine, if memory allows. Each has its own event loop, queues and engines; limits of queues, connections and bodies apply to each process (measured)")
     worker_timeout_ms: float = Field(30_000.0, ge=0, description="a ready worker whose event loop does not run for this long is killed and replaced; 0: never (precedent: gunicorn)")
     model_name: str = Field("default", min_length=1, description="name of the model in --model_base_path (STS)")
     model_base_path: Path = Field(Path("model"), description="folder of numeric version folders; `fake` serves a model without TensorFlow (STS)")
@@ -84,7 +105,7 @@ class Settings(BaseModel):
     device: str = Field("auto", pattern=r"^(auto|cpu(:[1-9][0-9]?)?|gpu(:[0-9]+(,[0-9]+)*)?)$", description="where models run: auto (every GPU, else the CPU), cpu, gpu, gpu:0,1. Each device gets an engine; cpu:N makes N logical devices, for tests (precedent)")
     precision: Literal["fp32", "bf16"] = Field("fp32", description="bf16: convolutions run in bfloat16 if the CPU has it. Lossy; tested at load and refused beyond --max_drift (measured: 0.1 in one model)")
     max_drift: float = Field(0.05, ge=0, description="how much --precision=bf16 may change any float in the answers to the warm-up rows (guess)")
-    intra_op_threads: int = Field(0, ge=0, description="threads inside one TensorFlow op; 0: the cores that CPU affinity and container quota allow, divided by --workers (precedent)")
+    intra_op_threads: int = Field(0, ge=0, description="threads inside one TensorFlow op; 0: the cores that CPU affinity and container quota allow, divided by the number of --workers (precedent)")
     inter_op_threads: int = Field(-1, ge=-1, description="TensorFlow ops that run at the same time; -1 runs them in the calling thread, 0 lets TensorFlow choose (measured)")
 
     max_batch_images: int = Field(LIMITS.max_batch_images, ge=1, description="largest number of images in one engine call; lower if the warm-up finds that larger batches do worse. The scheduler looks for the best size up to this limit (guess)")
@@ -163,7 +184,7 @@ class Settings(BaseModel):
             ),
             (
                 self.grpc_port is not None
-                and self.grpc_port in ({self.port} - {0} if self.workers == 1 else {self.port, 0}),
+                and self.grpc_port in ({self.port} - {0} if self.workers in {1, "auto"} else {self.port, 0}),
                 "grpc_port: must not be --port, nor 0 with several --workers",
             ),
             (self.max_queue_images < self.max_batch_images, "max_queue_images: must be at least --max_batch_images"),
@@ -178,6 +199,11 @@ class Settings(BaseModel):
         if problems:
             raise ValueError("; ".join(problems))
         return self
+
+    @property
+    def first_workers(self) -> int:
+        """The number of processes that are started first; with --workers=auto the first one finds out how many pay."""
+        return 1 if self.workers == "auto" else self.workers
 
     @property
     def has_auth(self) -> bool:

@@ -57,6 +57,8 @@ class FastLane(Connection):
     * Waiting: the request is with the batcher. Bytes that come in the meantime are kept in `_ahead`.
     * Sanic's: Sanic has bytes of this connection, or is not done with them.
 
+    A connection that `is_leaving` closes after its next answer, so that its client comes back by another worker.
+
     A new connection is idle at once: Sanic's task for it starts one turn of the loop later, often after the first bytes.
     """
 
@@ -73,6 +75,7 @@ class FastLane(Connection):
         "_started_s",
         "_submitted",
         "_was_checked",
+        "is_leaving",
     )
 
     def __init__(self, *, app: Any, **kwargs: Any) -> None:
@@ -89,6 +92,7 @@ class FastLane(Connection):
         self._ahead = bytearray()
         self._started_s = 0.0
         self._received_bytes = 0
+        self.is_leaving = False
 
     def data_received(self, data: bytes) -> None:
         """Takes the next bytes of the connection."""
@@ -236,7 +240,8 @@ class FastLane(Connection):
         head, transport = self._head, self.transport
         if head is None or transport is None:
             return  # the client left in this very turn of the loop
-        is_kept = head.is_kept and not self._lane.lifecycle.is_draining and (not self._has_eof or bool(self._ahead))
+        is_last = (self._has_eof or self.is_leaving) and not self._ahead
+        is_kept = head.is_kept and not self._lane.lifecycle.is_draining and not is_last
         status, body, headers, content_type = reply
         self._lane.request_log.sign(headers, head.headers.get("x-request-id"))
         lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()]).encode()

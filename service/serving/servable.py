@@ -28,6 +28,7 @@ from darkroom.service.serving.warmup import (
     affordable,
     outputs_share,
     run_sizes_once,
+    small_row_s,
     sweep_sizes,
     warm_up,
     warm_up_gently,
@@ -61,6 +62,7 @@ class Target:
         passes: the reports of the load-time passes, as the metadata shows them.
         samples: single rows that the signature accepted during warm-up.
         shares_outputs: whether requests for different outputs share batches, since computing all costs little more.
+        row_s: the seconds of a core that the warm-up found for a small row in a good batch; infinite: it did not look.
         field: the input that messages name: the one that takes images, else the first; empty if there is no input.
         remedy: what would make a signature that takes images of one that takes them as tensors; empty for any other.
     """
@@ -72,6 +74,7 @@ class Target:
     passes: list[dict[str, Any]]
     samples: Sequence[Rows] = ()
     shares_outputs: bool = False
+    row_s: float = math.inf
 
     remedy: str = field(init=False)
     field: str = field(init=False)
@@ -200,7 +203,16 @@ class Servable:
         self._metrics.passes |= {report.name: report.applied for report in engine.passes}
         passes = [report._asdict() for report in engine.passes]
         samples = loaded.samples.get(spec.name, ())
-        return Target(model, spec, batcher, self._metrics, passes, samples, findings.shares_outputs)
+        return Target(
+            model,
+            spec,
+            batcher,
+            self._metrics,
+            passes,
+            samples,
+            shares_outputs=findings.shares_outputs,
+            row_s=findings.row_s,
+        )
 
     async def _warm_up(
         self, loaded: LoadedModel, engine: Engine, serving_inflight: Mapping[str, int] | None
@@ -213,7 +225,7 @@ class Servable:
         inflight = settings.max_inflight_batches
         budget_s = settings.warmup_budget_ms / 1000
         call_s = min(settings.request_timeout_ms, settings.slo_ms or math.inf) / 1000
-        warm: Callable[..., Findings] = partial(warm_up, cores=cores_each(settings.workers))
+        warm: Callable[..., Findings] = partial(warm_up, cores=cores_each(settings.first_workers))
         rest_share = 0.0
         if serving_inflight is not None:
             inflight = inflight or serving_inflight.get(name, 1)
@@ -224,6 +236,8 @@ class Servable:
             fields = {"signature": name, "largest": max(sizes), "row_bytes": engine.spec.row_bytes}
             _log.warning("batches are kept small: larger ones have no room in memory", extra={"fields": fields})
             findings = findings._replace(ended_at=findings.ended_at or max(sizes))
+        if settings.workers == "auto" and samples and serving_inflight is None:
+            findings = findings._replace(row_s=await self._in_thread(small_row_s, engine, samples, findings.seeds))
         engines = loaded.engines_of(name)
         for other in list(engines.values())[1:]:
             await self._in_thread(warm, other, samples, sizes=sizes, inflight=findings.inflight)

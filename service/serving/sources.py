@@ -61,7 +61,7 @@ class Sources:
             path,
             entry.name,
             version,
-            intra_op_threads=self._settings.intra_op_threads or cores_each(self._settings.workers),
+            intra_op_threads=self._settings.intra_op_threads or cores_each(self._settings.first_workers),
             inter_op_threads=self._settings.inter_op_threads,
             session_config=entry.session_config,
             custom_op_paths=tuple(map(Path, entry.custom_op_paths)),

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from darkroom.batching.scheduler.service_curve import size_classes
 from darkroom.models.errors import ModelError
-from darkroom.models.rows import fill
+from darkroom.models.rows import fill, row_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -30,6 +30,8 @@ REST = 2.0  # guess: the version that is serving has the machine to itself for t
 TURNS = 3  # guess: additional measurements of what is compared
 MAX_TRIED_INFLIGHT = 4  # guess: above it, threads inside TensorFlow do better than concurrent calls
 BATCH_COPIES = 8  # guess: what is computed, joined, split and written, of two calls in flight
+SHORT_S = 0.02  # guess: long enough to be a good batch of a small model, short enough not to delay the start
+SMALL_ROUNDS = 3  # guess: the quickest counts, since what else runs only adds time
 MEMORY_SHARE = 0.5  # guess: the rest is for what the layers compute, and for requests
 # All outputs may cost this much of the cheapest one alone, and requests for different outputs share batches. A guess: a
 # batch of twice the rows saves more with every model that was measured.
@@ -49,6 +51,7 @@ class Findings(NamedTuple):
         ended_at: the size at which the sweep ended, because larger ones did worse; None: it ran all of them.
         lone_s: the quickest call with a single row, in seconds.
         shares_outputs: what `outputs_share` found.
+        row_s: what `small_row_s` found; infinite: it was not asked.
     """
 
     inflight: int = 1
@@ -56,6 +59,7 @@ class Findings(NamedTuple):
     ended_at: int | None = None
     lone_s: float = math.inf
     shares_outputs: bool = False
+    row_s: float = math.inf
 
     def summary(self) -> dict[str, object]:
         """The log fields: the calls in flight, and the median milliseconds of a call by its rows."""
@@ -254,6 +258,39 @@ def warm_up_gently(
     lone_s = min((seconds for images, seconds in seeds if images == min(sizes)), default=math.inf)
     ended_at = _ended_at(sizes, [images for images, _ in seeds]) if has_ended else None
     return Findings(inflight, tuple(seeds), ended_at, lone_s)
+
+
+def small_row_s(
+    engine: Engine,
+    samples: Sequence[Rows],
+    seeds: Iterable[tuple[int, float]],
+    cpu_clock: Callable[[], float] = time.process_time,
+) -> float:
+    """The seconds of a core, of all its threads together, for one row of the smallest sample in a batch.
+
+    The smallest sample, because clients choose how large their pictures are: this is what the network itself takes. The
+    batch is the largest that takes no longer than SHORT_S; if there is none, one row is so slow that its time will do.
+
+    Args:
+        engine: what to run; `warm_up` has run it.
+        samples: as for `warm_up`.
+        seeds: what that measured.
+        cpu_clock: the seconds of a core that the process has used.
+    """
+    quickest: dict[int, float] = {}
+    for size, seconds in seeds:
+        quickest[size] = min(seconds, quickest.get(size, math.inf))
+    images = max((size for size, seconds in quickest.items() if seconds <= SHORT_S), default=0)
+    if not images:
+        return min((seconds / size for size, seconds in quickest.items()), default=math.inf)
+    rows = fill([min(samples, key=lambda row: sum(row_bytes(row)))], images)
+    engine.run(rows)  # the first call of a shape
+    times = []
+    for _ in range(SMALL_ROUNDS):
+        started_s = cpu_clock()
+        engine.run(rows)
+        times.append(cpu_clock() - started_s)
+    return min(times) / images
 
 
 def run_sizes_once(

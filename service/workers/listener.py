@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 
 BACKLOG = 1024  # precedent: nginx uses 511; the kernel must not refuse a burst of connections
@@ -16,10 +17,13 @@ def listen(host: str, port: int, *, is_shared: bool = False) -> socket.socket:
         is_shared: other processes listen there too (SO_REUSEPORT).
 
     Raises:
-        OSError: the address can't be bound.
+        OSError: the address can't be bound; its `filename` is the address.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    return socket.create_server((host, port), family=family, backlog=BACKLOG, reuse_port=is_shared)
+    try:
+        return socket.create_server((host, port), family=family, backlog=BACKLOG, reuse_port=is_shared)
+    except OSError as err:
+        raise OSError(err.errno, os.strerror(err.errno or 0), f"{host}:{port}") from None
 
 
 def url_of(listener: socket.socket, *, is_tls: bool) -> str:

@@ -108,6 +108,7 @@ class Member:
         self._channel = Channel(self._handle)
         self._changes: set[asyncio.Task[None]] = set()
         self._taken = 0
+        self._on_let_go: Callable[[int], None] = lambda _: None
 
     async def open(
         self,
@@ -116,6 +117,7 @@ class Member:
         on_connection: Callable[[socket.socket], object],
         status: Callable[[], dict[str, Any]],
         on_known_ready: Callable[[], None],
+        on_let_go: Callable[[int], None],
         on_supervisor_gone: Callable[[], None],
     ) -> None:
         """Starts to receive connections and messages from the supervisor.
@@ -126,8 +128,10 @@ class Member:
             status: `is_ready` and the number of `connections`; reported to the supervisor whenever it changes.
             on_known_ready: called when the supervisor has learned that this worker is ready. From then on only ready
                 workers get connections.
+            on_let_go: called with a number of connections that are to close after their next answer.
             on_supervisor_gone: called when the supervisor's end of the channel is closed.
         """
+        self._on_let_go = on_let_go
         loop = asyncio.get_running_loop()
         loop.add_reader(self._connections, self._receive, on_connection)
         await self._channel.open(self._channel_end)
@@ -194,6 +198,9 @@ class Member:
         if message["type"] == "metrics":
             return (await self._alone.render())[0].decode()
         if message["type"] == "ping":
+            return ""
+        if message["type"] == "let_go":
+            self._on_let_go(message["count"])
             return ""
         try:
             await self._apply(message)

@@ -1,4 +1,4 @@
-"""The supervisor of `--workers`: passes each connection to the worker with the fewest, and replaces workers that end.
+"""The supervisor of the workers: passes each connection to the worker with the fewest, and replaces workers that end.
 
 It imports neither Sanic nor TensorFlow, and no request passes through it.
 """
@@ -26,7 +26,7 @@ from darkroom.service.workers.worker import Worker
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from prometheus_client.core import Metric
 
@@ -38,14 +38,20 @@ ACCEPT_PAUSE_S = 0.02  # guess: until a connection that no worker could take is 
 STEADY_S = 60.0  # guess: a worker that lived this long has no trouble with starting
 FIRST_BACKOFF_S, MAX_BACKOFF_S = 0.5, 30.0  # guess: before a short-lived worker is replaced; doubled each time
 MISSED_PINGS = 3  # in a row, and the worker hangs; one may be missed because the whole machine stood still
+SIGNALLED = 128  # precedent: shells and Docker add the signal's number to it, where one ended a process
 EXIT_S = 10.0  # guess: the time that a worker may take to end beyond --drain_delay_ms and --drain_timeout_ms
 
 
 class Supervisor(Collector):
     """Runs `settings.workers` processes behind one address.
 
-    A worker that ends is replaced, however it ended. Connections go to the workers that are ready. If none is (at the
-    start), they go to any worker, which answers as a starting server does.
+    With `auto` the first one serves as soon as it is ready, and says how many there should be; the others are started
+    then.
+
+    A worker that ends is replaced, however it ended, with two exceptions. If no worker was ever ready and none is left,
+    the server ends as that worker did. A further one of `auto` that ends before it was ready is done without.
+    Connections go to the workers that are ready. If none is (at the start), they go to any worker, which answers as a
+    starting server does.
 
     Args:
         settings: of all workers.
@@ -60,6 +66,11 @@ class Supervisor(Collector):
         self._command = command
         self._make_worker = make_worker
         self._workers: dict[int, Worker] = {}  # by number
+        self._keepers: list[asyncio.Task[None]] = []
+        self._wanted = settings.first_workers
+        self._is_auto = settings.workers == "auto"
+        self._is_chosen = not self._is_auto
+        self._listener: socket.socket | None = None  # while it serves
         self._stopping = asyncio.Event()
         self._task_failures: Counter[str] = Counter()
         self._tasks = Tasks(self._task_failures)
@@ -70,6 +81,7 @@ class Supervisor(Collector):
         ProcessCollector(registry=self._registry)
         self._registry.register(self)
         self._changes: dict[tuple[str, str], dict[str, Any]] = {}  # what operators changed; new workers get it too
+        self._was_ready = False  # one worker
         self._were_all_ready = False  # at one time
         self._failure = ""
         self._status = 0  # the largest exit status of the workers at the stop
@@ -98,15 +110,18 @@ class Supervisor(Collector):
         settings = self._settings
         with listen(settings.host, settings.port) as listener:
             listener.setblocking(False)
+            self._listener = listener
             url = url_of(listener, is_tls=settings.enable_ssl)
             print(f"darkroom: listening on {url}, loading models …", file=sys.stderr, flush=True)
-            keepers = [
-                self._tasks.start(f"keep-worker-{number}", partial(self._keep, number, listener))
-                for number in range(1, settings.workers + 1)
-            ]
+            if settings.grpc_port:
+                with listen(settings.host, settings.grpc_port) as taken:  # the workers share it, with anybody
+                    address = url_of(taken, is_tls=False).removeprefix("http://")
+                print(f"darkroom: gRPC on {address}", file=sys.stderr, flush=True)
+            self._start(range(1, self._wanted + 1), listener)
             asyncio.get_running_loop().add_reader(listener, self._accept, listener)
             await self._stopping.wait()
             drain_s = (settings.drain_delay_ms + settings.drain_timeout_ms) / 1000
+            keepers = self._keepers
             _, late = await asyncio.wait(keepers, timeout=drain_s + EXIT_S)
             if late:
                 _log.error("workers that did not end in time are killed", extra={"fields": {"workers": len(late)}})
@@ -120,6 +135,11 @@ class Supervisor(Collector):
             print(f"darkroom: no model could be loaded:\n  {self._failure}", file=sys.stderr)
         return 1 if self._failure else self._status
 
+    def _start(self, numbers: Iterable[int], listener: socket.socket) -> None:
+        """Starts workers, each in a task that keeps it running."""
+        for number in numbers:
+            self._keepers.append(self._tasks.start(f"keep-worker-{number}", partial(self._keep, number, listener)))
+
     def _signal_all(self, number: signal.Signals) -> None:
         for worker in self._workers.values():
             worker.signal(number)
@@ -127,27 +147,40 @@ class Supervisor(Collector):
     async def _keep(self, number: int, listener: socket.socket) -> None:
         """Runs one worker after the other under this number, until the stop."""
         time_s = asyncio.get_running_loop().time
-        short_lives = 0
+        short_lives, was_ready = 0, False
         while not self._stopping.is_set():
             worker = self._workers[number] = self._make_worker(number, self._handle)
             started_s, status = time_s(), 0
             watch = self._tasks.start(f"watch-worker-{number}", partial(self._watch, worker))
             try:
-                status = await worker.run(self._command, listener)
+                status = await worker.run(self._worker_command(), listener)
                 ended_with = signal.Signals(-status).name if status < 0 else f"status {status}"
             except OSError as err:
+                status = 1
                 ended_with = f"its start: {err.strerror}"
             finally:
                 watch.cancel()
+            was_ready |= worker.was_ready
             del self._workers[number]
             self._ended_counts = counts(self._ended_counts, worker.exposition)
             if self._stopping.is_set():
                 self._status = max(self._status, status)
                 return
+            fields = {"worker": number, "pid": worker.pid, "ended_with": ended_with}
+            if not self._was_ready and not self._workers:
+                _log.error("the only worker ended before it was ready; the server ends too", extra={"fields": fields})
+                self._status = status if status >= 0 else SIGNALLED - status
+                self.stop()
+                return
+            if self._is_auto and number > 1 and not was_ready:
+                _log.error("a further worker could not be started; the server does without", extra={"fields": fields})
+                self._wanted -= 1
+                self._tell_ready()
+                return
             short_lives = 0 if time_s() - started_s > STEADY_S else short_lives + 1
             self._restarts += 1
             wait_s = backoff_s(short_lives)
-            fields = {"worker": number, "pid": worker.pid, "ended_with": ended_with, "next_in_s": wait_s}
+            fields["next_in_s"] = wait_s
             _log.error("a worker ended; another takes its place", extra={"fields": fields})
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), wait_s)
@@ -212,6 +245,8 @@ class Supervisor(Collector):
                 self._hint = message["text"]
             case "failure":
                 self._note_failure(worker, message["text"])
+            case "choice":
+                self._note_choice(message["workers"], message["reason"], message["fields"])
             case change:
                 self._changes["label" if change == "label" else "load", message["name"]] = message
                 others = [other.change(message) for other in self._workers.values() if other is not worker]
@@ -229,7 +264,7 @@ class Supervisor(Collector):
     def collect(self) -> Iterator[Metric]:
         """The supervisor's own metrics."""
         ready = sum(worker.is_ready for worker in self._workers.values())
-        yield from worker_families(ready=ready, absent=self._settings.workers - ready, restarts=self._restarts)
+        yield from worker_families(ready=ready, absent=self._wanted - ready, restarts=self._restarts)
         yield task_failures_family(self._task_failures)
 
     async def _note_readiness(self, worker: Worker, *, is_ready: bool) -> None:
@@ -240,24 +275,53 @@ class Supervisor(Collector):
                     _log.error("a change of the models, made before, failed", extra={"fields": {"reason": failure}})
             _log.info("worker is ready", extra={"fields": {"worker": worker.number, "pid": worker.pid}})
         worker.is_ready = is_ready
+        worker.was_ready |= is_ready
+        self._was_ready |= is_ready
+        if is_ready:
+            self._share_out()
+        self._tell_ready()
+
+    def _share_out(self) -> None:
+        """Has the ready workers let go of the connections that they have beyond their share, since there is a new one."""
+        ready = [worker for worker in self._workers.values() if worker.is_ready]
+        share = -(-sum(worker.connections for worker in ready) // len(ready))
+        for worker in ready:
+            if (surplus := worker.connections - share) > 0:
+                worker.let_go(surplus)
+
+    def _tell_ready(self) -> None:
+        """Prints the hint once, when as many workers are ready as there are to be."""
         ready = sum(each.is_ready for each in self._workers.values())
-        if not self._were_all_ready and ready == self._settings.workers:
+        if not self._were_all_ready and ready == self._wanted:
             self._were_all_ready = True
             print(self._hint, file=sys.stderr, flush=True)
 
+    def _note_choice(self, wanted: int, reason: str, fields: dict[str, Any]) -> None:
+        """Handles what the first worker of `auto` found out: starts the others. What its replacement says changes nothing."""
+        if self._is_chosen or self._listener is None or self.is_stopping:
+            return
+        self._is_chosen, self._wanted = True, wanted
+        _log.info("--workers=auto", extra={"fields": {"workers": wanted, "reason": reason} | fields})
+        self._start(range(2, wanted + 1), self._listener)
+
+    def _worker_command(self) -> list[str]:
+        """The command of the next worker. Once there are others it need not find out how many."""
+        return [*self._command, *([f"--workers={self._wanted}"] if self._is_auto and self._wanted > 1 else [])]
+
     def _note_failure(self, worker: Worker, reason: str) -> None:
         """Handles a worker that could load no model: at the start the server ends, later the other workers go on."""
-        if not self._were_all_ready and not self._failure:
+        is_start = not (self._was_ready if self._is_auto else self._were_all_ready)
+        if is_start and not self._failure:
             self._failure = reason
             self.stop()
-        elif self._were_all_ready:
+        elif not is_start:
             _log.error("no model could be loaded", extra={"fields": {"worker": worker.number, "reason": reason}})
 
 
 def worker_families(*, ready: int, absent: int, restarts: int) -> Iterator[Metric]:
     """The metrics about the workers themselves."""
     workers = GaugeMetricFamily(
-        "darkroom_workers", "Worker processes by state; none with --workers=1.", labels=("state",)
+        "darkroom_workers", "Worker processes by state; none with --workers=1 or one core.", labels=("state",)
     )
     workers.add_metric(("ready",), ready)
     workers.add_metric(("absent",), absent)

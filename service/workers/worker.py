@@ -23,12 +23,13 @@ class Worker:
     Attributes:
         number: from 1 on; its replacement gets the same number.
         is_ready: whether it takes predict requests, as it reported last.
+        was_ready: whether it ever reported that it does.
         exposition: its metrics, as it sent them last.
     """
 
     def __init__(self, number: int, handle: Callable[[Worker, dict[str, Any]], Awaitable[Any]]) -> None:
         self.number = number
-        self.is_ready = False
+        self.is_ready = self.was_ready = False
         self.exposition = ""
         self._handle = handle
         self._channel = Channel(self._receive)
@@ -92,6 +93,10 @@ class Worker:
         """Updates `exposition`; keeps the last one if the worker does not reply in time."""
         with suppress(ChannelClosed, RequestFailed, TimeoutError):
             self.exposition = await self._channel.request({"type": "metrics"}, SCRAPE_S)
+
+    def let_go(self, count: int) -> None:
+        """Has it close so many of its connections, each after its next answer, so that their clients connect anew."""
+        self._channel.notify({"type": "let_go", "count": count})
 
     async def replies(self, within_s: float) -> bool:
         """Whether its event loop is running: it replies to a ping in time, or has ended."""

@@ -67,7 +67,13 @@ class FaultServer:
     def command(self) -> list[str]:
         """The command line; flags of the setup come last and win."""
         flags = [f"--host={self.setup.host}", f"--port={self.port}", f"--model_config_file={self._config}"]
-        flags += [f"--cache_dir={self.cache}", "--reload_interval_ms=200", "--log_format=text", *self.setup.flags]
+        flags += [
+            f"--cache_dir={self.cache}",
+            "--reload_interval_ms=200",
+            "--log_format=text",
+            "--workers=1",
+            *self.setup.flags,
+        ]
         words = [*self.setup.prefix, sys.executable, "-m", "darkroom", "serve", *flags]
         return [*self._join_groups(), *(word.replace("{folder}", str(self.folder)) for word in words)]
 

@@ -13,6 +13,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
+from darkroom.service.config.machine import usable_cores
 from tests.pictures import photograph, standard, url_safe
 from tests.serving import metric, serving
 
@@ -106,6 +107,11 @@ def test_a_cat_is_a_cat_and_coffee_is_coffee(efficientnet: str) -> None:
         best = answer.json()["probability"][0][0]
         assert any(word in best["label"] for word in words), best
         assert best["value"] > 0.6
+
+
+def test_a_model_that_needs_every_core_itself_is_served_by_one_process(efficientnet: str) -> None:
+    assert metric(efficientnet, "darkroom_workers", state="ready") == (usable_cores() > 1)
+    assert metric(efficientnet, "darkroom_workers", state="absent") == 0
 
 
 def test_thirty_two_pictures_of_one_request_come_back_in_order(efficientnet: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import signal
@@ -9,24 +10,28 @@ import socket
 import ssl
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import httpx
 import pytest
 
+from darkroom.service.config.machine import usable_cores
 from tests.pictures import picture
 from tests.savedmodels import spin
 from tests.serving import Process, certificate, metric
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
 pytestmark = pytest.mark.slow
 FAKE = "--model_base_path=fake"
+DIGITS = Path(__file__).parents[2] / "model" / "digits"
 
 
 @contextmanager
@@ -209,6 +214,38 @@ def test_workers_speak_tls(tmp_path: Path) -> None:
         with httpx.Client(base_url=process.url, verify=ssl.create_default_context(cafile=pem)) as client:
             assert _ask(client)[0] == 200
         assert "Traceback" not in "".join(process.lines)
+
+
+@pytest.mark.skipif(usable_cores() == 1, reason="one core has one process")
+def test_by_default_a_small_model_gets_more_processes_and_no_request_is_lost_while_they_come() -> None:
+    process = Process("--workers=auto", "--log_format=json", f"--model_base_path={DIGITS}")
+    picture_of_one, is_over = picture(), threading.Event()
+    body = {"data": {"images": [base64.b64encode(picture_of_one).decode()]}}
+
+    def keep_asking(url: str) -> list[tuple[int, str]]:
+        with httpx.Client(base_url=url, timeout=60) as client:
+            found = []
+            while not is_over.is_set():
+                answer = client.post("/", json=body)
+                found.append((answer.status_code, answer.headers["x-request-id"].split("-")[0]))
+            return found
+
+    try:
+        _until(lambda: bool(process.url))
+        _until(lambda: httpx.get(process.url + "/v2/health/ready", timeout=60).status_code == 200)
+        with ThreadPoolExecutor(4) as threads:  # they come while the first process is the only one, and stay
+            asked = [threads.submit(keep_asking, process.url) for _ in range(4)]
+            process.wait_ready()
+            (told,) = [json.loads(line) for line in process.lines if '"--workers=auto"' in line]
+            assert told["workers"] == metric(process.url, "darkroom_workers", state="ready") > 1
+            taken = metric(process.url, "darkroom_http_requests_total", route="/")
+            _until(lambda: metric(process.url, "darkroom_http_requests_total", route="/") > taken + 40)
+            is_over.set()
+            answers = [future.result() for future in asked]
+        assert {status for one in answers for status, _ in one} == {200}
+        assert {one[0][1] for one in answers} < {one[-1][1] for one in answers}  # some have moved to another process
+    finally:
+        assert process.stop() == 0
 
 
 def _serve(*flags: str) -> subprocess.CompletedProcess[str]:

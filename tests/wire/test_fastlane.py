@@ -336,6 +336,23 @@ def test_a_stopping_server_answers_what_it_has_and_closes_the_connection() -> No
         assert busy.is_closed()
 
 
+def test_a_connection_that_is_to_leave_does_so_once_all_that_was_sent_is_answered() -> None:
+    model = fake_model(SlowEngine(EchoEngine(), lambda _: 0.1), name="default")
+    with running(model, fast_lane=True) as server, client(server.url) as peer:
+        peer.send(post(picture(11)))
+        assert peer.answer().headers["connection"] == "keep-alive"
+
+        def leave(lane: FastLane) -> None:
+            lane.is_leaving = True
+
+        _on_loop(server, leave)
+        peer.send(post(picture(12)) + post(picture(13)))
+        for seed, told in ((12, "keep-alive"), (13, "close")):
+            answer = peer.answer()
+            assert (digest(answer), answer.headers["connection"]) == (crc32(picture(seed)), told)
+        assert peer.is_closed()
+
+
 def test_a_client_that_is_slow_to_send_is_left_to_sanic_and_its_time_limits() -> None:
     request = post(picture(15))
     with running(fake_model(name="default"), fast_lane=True) as server, client(server.url) as peer:

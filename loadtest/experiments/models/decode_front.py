@@ -154,7 +154,7 @@ def speed(options: argparse.Namespace) -> int:
         ]
         config, log, port = Path(made) / "models.json", Path(made) / "log", free_port()
         config.write_text(json.dumps({"model_config_list": entries}))
-        command = [sys.executable, "-m", "darkroom", "serve", "--host=127.0.0.1", f"--port={port}"]
+        command = [sys.executable, "-m", "darkroom", "serve", "--host=127.0.0.1", f"--port={port}", "--workers=1"]
         bodies = {name: row_body(pictures[:1], model=name) for name in (SHIPPED, WRAPPED)} | tensor_bodies(pixels)
         rates: dict[tuple[str, int], list[float]] = {}
         with running([*command, f"--model_config_file={config}"], port=port, ready_path="/v2/health/ready", log=log):

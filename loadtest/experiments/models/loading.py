@@ -53,7 +53,7 @@ def start(name: str, model: Path, cache: Path, log: Path, flags: Sequence[str] =
         DidNotStart: it ended, or was not ready within LIMIT_S.
     """
     port = processes.free_port()
-    command = [sys.executable, "-m", "darkroom", "serve", f"--port={port}", "--host=127.0.0.1", *flags]
+    command = [sys.executable, "-m", "darkroom", "serve", f"--port={port}", "--host=127.0.0.1", "--workers=1", *flags]
     command += [f"--model_base_path={model}", f"--cache_dir={cache}"]
     began_s = time.monotonic()
     with log.open("wb") as out:

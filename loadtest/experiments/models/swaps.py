@@ -84,7 +84,12 @@ def _measure(options: argparse.Namespace, folder: Path) -> int:
     base = folder / "model"
     shutil.copytree(options.versions[0], base / "1")
     command = [sys.executable, "-m", "darkroom", "serve", "--host=127.0.0.1", f"--port={port}"]
-    command += [f"--model_base_path={base}", "--reload_interval_ms=250", f"--cache_dir={folder / 'cache'}"]
+    command += [
+        f"--model_base_path={base}",
+        "--workers=1",
+        "--reload_interval_ms=250",
+        f"--cache_dir={folder / 'cache'}",
+    ]
     command += (
         [] if options.cached else ["--max_cache_bytes=0"]
     )  # the cache keeps one, so the other one is prepared at each swap

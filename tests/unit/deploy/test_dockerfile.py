@@ -108,7 +108,7 @@ def test_both_images_preload_jemalloc_as_the_server_wants_it(target: str) -> Non
 
 def test_make_serve_preloads_jemalloc_where_it_is_installed() -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    assert "@exec $(WITH_JEMALLOC) $(BIN)/darkroom serve" in makefile
+    assert "exec $(WITH_JEMALLOC) $$server serve" in makefile
     assert f"JEMALLOC_CONF := {MALLOC_CONF}\n" in makefile
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import threading
 
 import pytest
@@ -9,12 +10,14 @@ from darkroom.models.errors import PredictFailed
 from darkroom.models.rows import Rows
 from darkroom.service.serving.warmup import (
     REST,
+    SHORT_S,
     TURNS,
     Findings,
     affordable,
     choose_inflight,
     outputs_share,
     run_sizes_once,
+    small_row_s,
     sweep_sizes,
     warm_up,
     warm_up_gently,
@@ -321,3 +324,29 @@ def test_outputs_share_no_call_where_nothing_is_known_of_their_cost() -> None:
             return super().run(rows)
 
     assert not outputs_share(OneAtATime(), SAMPLES, size=1, call_s=0.001, rest=lambda _: None)
+
+
+def test_what_a_row_takes_is_that_of_the_smallest_sample_in_the_largest_batch_that_is_short() -> None:
+    used_s = [0.0]
+    seen: list[tuple[int, bytes]] = []
+
+    class Costly(EchoEngine):
+        """Three cores at once for a thousandth of a second a row."""
+
+        def run(self, rows: Rows) -> Rows:
+            used_s[0] += 0.003 * len(rows)
+            (pictures,) = rows.columns.values()
+            seen.append((len(rows), bytes(pictures[0])))
+            return super().run(rows)
+
+    small = min((sample.columns["images"][0] for sample in SAMPLES), key=len)
+    seeds = [(1, 0.001), (8, 0.9), (8, SHORT_S), (16, SHORT_S * 2)]
+    assert small_row_s(Costly(), SAMPLES, seeds, lambda: used_s[0]) == pytest.approx(0.003)
+    assert set(seen) == {(8, small)}
+
+
+def test_a_row_so_slow_that_no_batch_is_short_is_not_run_again() -> None:
+    engine = Recorder()
+    assert small_row_s(engine, SAMPLES, [(1, 0.5), (2, 0.8)]) == pytest.approx(0.4)
+    assert small_row_s(engine, [], []) == math.inf
+    assert engine.sizes == []

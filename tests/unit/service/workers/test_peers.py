@@ -51,6 +51,7 @@ async def _supervised(heard: asyncio.Event, let_go: asyncio.Event, known: asynci
             on_connection=lambda _: None,
             status=lambda: {"is_ready": True, "connections": 0},
             on_known_ready=known.set,
+            on_let_go=lambda _: None,
             on_supervisor_gone=lambda: None,
         )
         async with asyncio.timeout(10):
@@ -85,10 +86,15 @@ def test_what_a_worker_runs_in_the_background_is_started_again_and_told_when_it_
 
         failures: Counter[str] = Counter()
         tasks = Tasks(failures)
-        nothing = lambda *_: None  # noqa: E731 - three callbacks that no one waits for
+        nothing = lambda *_: None  # noqa: E731 - four callbacks that no one waits for
         async with _member(handle, tasks) as member:
             await member.open(
-                tasks, on_connection=nothing, status=status, on_known_ready=nothing, on_supervisor_gone=nothing
+                tasks,
+                on_connection=nothing,
+                status=status,
+                on_known_ready=nothing,
+                on_let_go=nothing,
+                on_supervisor_gone=nothing,
             )
             async with asyncio.timeout(10):
                 await heard.wait()

@@ -37,9 +37,11 @@ class FakeWorker:
     def __init__(self, number: int, handle: Callable[[Worker, dict[str, Any]], Awaitable[Any]]) -> None:
         self.number, self.pid = number, 100 + number
         self.made_s = asyncio.get_running_loop().time()
-        self.is_ready = False
+        self.is_ready = self.was_ready = False
         self.exposition = ""
         self.connections = 0
+        self.command: Sequence[str] = ()
+        self.released: list[int] = []
         self.is_full = self.is_deaf = self.hangs = False
         self.next_exposition = ""
         self.taken: list[int] = []  # the ports of the clients whose connections it got
@@ -52,11 +54,14 @@ class FakeWorker:
         """Sends a message to the supervisor."""
         return await self._handle(cast("Worker", self), message)
 
+    async def finds_that_there_should_be(self, workers: int) -> None:
+        await self.tells({"type": "choice", "workers": workers, "reason": "it pays", "fields": {"cores": 8}})
+
     async def becomes_ready(self) -> None:
         await self.tells({"type": "readiness", "is_ready": True})
 
     async def run(self, command: Sequence[str], listener: socket.socket) -> int:
-        assert command == ["serve"]
+        self.command = command
         assert listener.fileno() >= 0
         return await self.ended
 
@@ -78,6 +83,9 @@ class FakeWorker:
 
     async def refresh(self) -> None:
         self.exposition = self.next_exposition or self.exposition
+
+    def let_go(self, count: int) -> None:
+        self.released.append(count)
 
     async def replies(self, within_s: float) -> bool:
         await asyncio.sleep(within_s if self.hangs else 0)
@@ -109,12 +117,12 @@ class Rig:
 
 @asynccontextmanager
 async def _supervised(**settings: Any) -> AsyncIterator[Rig]:
-    """A supervisor whose two workers are started; it is stopped afterwards."""
+    """A supervisor whose two workers, or the first one, are started; it is stopped afterwards."""
     rig = Rig(**settings)
     running = asyncio.create_task(rig.supervisor.run())
     await asyncio.sleep(0)
     await asyncio.sleep(0)
-    assert [worker.number for worker in rig.made] == [1, 2]
+    assert [worker.number for worker in rig.made] == ([1] if settings.get("workers") == "auto" else [1, 2])
     yield rig
     rig.supervisor.stop()
     await running
@@ -370,3 +378,118 @@ def test_a_plant_in_the_tasks_of_the_supervisor_is_told_and_the_worker_is_replac
         raise LookupError(within_s)
 
     vclock.run(main())
+
+
+def test_auto_serves_with_the_first_worker_at_once_and_tells_that_it_is_ready_when_all_are(
+    capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    async def run() -> None:
+        async with _supervised(workers="auto") as rig:
+            first = rig.made[0]
+            await first.finds_that_there_should_be(3)
+            await first.tells({"type": "hint", "text": "try: curl"})
+            await first.becomes_ready()
+            await asyncio.sleep(1)
+            assert [worker.number for worker in rig.made] == [1, 2, 3]
+            assert [list(worker.command) for worker in rig.made] == [["serve"], *[["serve", "--workers=3"]] * 2]
+            with ExitStack() as stack:
+                _connect(rig, stack, 3)
+                assert [len(worker.taken) for worker in rig.made] == [3, 0, 0]
+                await rig.made[1].becomes_ready()
+                assert rig.metric("darkroom_workers", state="absent") == 1
+                assert "try" not in capsys.readouterr().err
+                await rig.made[2].becomes_ready()
+                assert capsys.readouterr().err == "try: curl\n"
+                _connect(rig, stack, 4)
+                assert [len(worker.taken) for worker in rig.made] == [3, 2, 2]
+
+    caplog.set_level("INFO")
+    vclock.run(run())
+    (fields,) = [record.__dict__["fields"] for record in caplog.records if record.message == "--workers=auto"]
+    assert fields == {"workers": 3, "reason": "it pays", "cores": 8}
+
+
+def test_auto_with_one_worker_replaces_it_and_asks_its_replacement_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    async def run() -> None:
+        async with _supervised(workers="auto") as rig:
+            await rig.made[0].finds_that_there_should_be(1)
+            await rig.made[0].tells({"type": "hint", "text": "try: curl"})
+            await rig.made[0].becomes_ready()
+            assert capsys.readouterr().err.endswith("try: curl\n")
+            rig.made[0].end(70)  # its engine hung
+            await asyncio.sleep(FIRST_BACKOFF_S + 0.1)
+            await rig.made[1].finds_that_there_should_be(5)
+            await rig.made[1].becomes_ready()
+            await asyncio.sleep(1)
+            assert [worker.number for worker in rig.made] == [1, 1]
+            assert rig.metric("darkroom_worker_restarts_total") == 1
+
+    vclock.run(run())
+
+
+@pytest.mark.parametrize("workers", ["auto", 2])
+@pytest.mark.parametrize(("status", "told"), [(70, 70), (-signal.SIGSEGV, 139)])
+def test_a_server_none_of_whose_workers_was_ever_ready_ends_as_its_last_one_did(
+    workers: str | int, status: int, told: int
+) -> None:
+    async def run() -> int:
+        rig = Rig(workers=workers)
+        running = asyncio.create_task(rig.supervisor.run())
+        await asyncio.sleep(0.1)
+        for worker in list(rig.made):
+            worker.end(status)
+        return await running
+
+    assert vclock.run(run()) == told
+
+
+def test_auto_does_without_a_further_worker_that_can_not_start_and_replaces_one_that_was_ready(
+    capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    async def run() -> None:
+        async with _supervised(workers="auto") as rig:
+            first = rig.made[0]
+            await first.finds_that_there_should_be(3)
+            await first.tells({"type": "hint", "text": "try: curl"})
+            await first.becomes_ready()
+            await asyncio.sleep(0.1)
+            _, second, third = rig.made
+            await third.tells({"type": "failure", "text": "no memory"})
+            third.end(1)
+            await asyncio.sleep(60)
+            assert (len(rig.made), rig.supervisor.is_stopping) == (3, False)
+            await second.becomes_ready()
+            assert capsys.readouterr().err.endswith("try: curl\n")
+            assert rig.metric("darkroom_workers", state="absent") == 0
+            second.end(-signal.SIGKILL)
+            await asyncio.sleep(FIRST_BACKOFF_S + 0.1)
+            assert [worker.number for worker in rig.made] == [1, 2, 3, 2]
+
+    vclock.run(run())
+    assert "a further worker could not be started; the server does without" in caplog.text
+
+
+def test_a_port_of_grpc_that_is_taken_ends_the_start_and_is_named() -> None:
+    async def run(port: int) -> None:
+        rig = Rig(grpc_port=port)
+        with pytest.raises(OSError, match="in use") as refused:
+            await rig.supervisor.run()
+        assert refused.value.filename == f"127.0.0.1:{port}"
+        assert rig.made == []
+
+    with socket.create_server(("127.0.0.1", 0), reuse_port=True) as taken:
+        asyncio.run(run(taken.getsockname()[1]))
+
+
+def test_a_worker_that_becomes_ready_gets_its_share_of_the_connections_that_there_are() -> None:
+    async def run() -> None:
+        async with _supervised() as rig:
+            first, second = rig.made
+            first.connections = 65
+            await first.becomes_ready()
+            assert first.released == []
+            second.connections = 0
+            await second.becomes_ready()
+            assert (first.released, second.released) == ([32], [])
+
+    vclock.run(run())
