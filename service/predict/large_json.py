@@ -38,7 +38,6 @@ _FOREIGN = re.compile(rb"[^+\-.0-9EINaefinty \t\n\r\[\],]")
 _OPENING = re.compile(rb"[\[ \t\n\r]*")
 _COLON = re.compile(rb"[ \t\n\r]*:")
 _CUT = re.compile(rb"[^\\]{12}(?=[^\x80-\xbf])")  # no escape goes on here, and no character of several bytes
-_FLAT = bytes.maketrans(b"[]", b"  ")
 _KINDS = bytes.maketrans(_NUMERIC[:-4], b"0" * (len(_NUMERIC) - 4))
 _FIRST = tuple(b"%c" % byte for byte in b"-0123456789NI")
 _SPACES = b" \t\n\r"
@@ -237,9 +236,7 @@ class LargeBody:
         """The numbers between two commas; none if that is not JSON: only commas and brackets are next to brackets."""
         text = self._body[start:end]
         if b"[" in text or b"]" in text:
-            if has_number_outside(text):
-                return []
-            text = text.translate(_FLAT)
+            text = flatten(text)
         try:
             return _loads(b"[%b]" % text)  # type: ignore[no-any-return] # it begins with a bracket
         except ValueError:
@@ -290,16 +287,19 @@ class Marks:
         return True
 
 
-def has_number_outside(text: bytes) -> bool:
-    """Whether a number follows a `]` or stands before a `[`, as in no JSON. The text is between two commas."""
+def flatten(text: bytes) -> bytes:
+    """The text, which is between two commas, with tabs for brackets; a comma, which is no JSON, if a bracket has a number outside."""
     chars = np.frombuffer(text, np.uint8)
     comma, opening, closing = chars == 0x2C, chars == 0x5B, chars == 0x5D
     before = comma | opening
     before[1:] |= before[:-1] & (chars[1:] == 0x20)  # as `json.dumps` writes it
-    if not (opening[1:] & ~before[:-1]).any() and not (closing[:-1] & ~(comma | closing)[1:]).any():
-        return False
-    kinds = text.translate(_KINDS, _SPACES)  # five times as slow
-    return b"]0" in kinds or b"0[" in kinds
+    if (opening[1:] & ~before[:-1]).any() or (closing[:-1] & ~(comma | closing)[1:]).any():
+        kinds = text.translate(_KINDS, _SPACES)  # several times as slow
+        if b"]0" in kinds or b"0[" in kinds:
+            return b","
+    # Both brackets & 9 are 9, a tab. `bytes.translate` takes five times as long.
+    flat: bytes = (chars & ~((opening | closing).view(np.uint8) * np.uint8(0xF6))).tobytes()
+    return flat
 
 
 def as_array(values: list[Any]) -> np.ndarray[Any, Any]:
