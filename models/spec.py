@@ -470,7 +470,8 @@ def _check_kinds(raw: object, allowed: frozenset[type], name: str, word: str) ->
 
 def _ragged(raw: object, name: str) -> InvalidInput:
     """Returns the error for lists that are no rectangle. It names the first list that differs from the first of its level."""
-    level, shape = [raw], list[int]()
+    level: list[Any] = [raw]
+    shape: list[int] = []
     while level:
         sizes = [len(value) if isinstance(value, list) else -1 for value in level]
         at = next((at for at, size in enumerate(sizes) if size != sizes[0]), 0)
