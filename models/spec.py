@@ -431,7 +431,7 @@ def _strings(raw: object, name: str) -> Column:
     try:
         return column.reshape(shape)
     except ValueError as err:
-        raise _ragged(name) from err
+        raise _ragged(raw, name) from err
 
 
 def _encode(value: Any, name: str, index: int | None) -> bytes:
@@ -455,12 +455,12 @@ def _check_kinds(raw: object, allowed: frozenset[type], name: str, word: str) ->
     while leaves and isinstance(leaves[0], list):
         shape.append(len(leaves[0]))
         if not set(map(type, leaves)) <= {list}:
-            raise _ragged(name)
+            raise _ragged(raw, name)
         leaves = list(chain.from_iterable(leaves))
     if not set(map(type, leaves)) <= allowed:
         at = next(at for at, leaf in enumerate(leaves) if type(leaf) not in allowed)
         if isinstance(leaves[at], list):
-            raise _ragged(name)
+            raise _ragged(raw, name)
         place = np.unravel_index(at, shape) if at < int(np.prod(shape)) else [at]  # () without dimensions
         where = name + "".join(f"[{int(index)}]" for index in place)
         row = int(place[0]) if len(place) else None
@@ -468,14 +468,30 @@ def _check_kinds(raw: object, allowed: frozenset[type], name: str, word: str) ->
     return leaves, tuple(shape)
 
 
-def _ragged(name: str) -> InvalidInput:
+def _ragged(raw: object, name: str) -> InvalidInput:
+    """Returns the error for lists that are no rectangle. It names the first list that differs from the first of its level."""
+    level: list[Any] = [raw]
+    shape: list[int] = []
+    while level:
+        sizes = [len(value) if isinstance(value, list) else -1 for value in level]
+        at = next((at for at, size in enumerate(sizes) if size != sizes[0]), 0)
+        if at:
+            place = [int(index) for index in np.unravel_index(at, shape)]
+            where, first = ("".join(f"[{index}]" for index in each) for each in (place, [0] * len(place)))
+            odd, usual = (f"is a list of {size}" if size >= 0 else "is no list" for size in (sizes[at], sizes[0]))
+            message = f"input {name!r} is ragged: {name}{where} {odd}, and {name}{first} {usual}"
+            return InvalidInput(message, input_name=name, index=place[0])
+        if sizes[0] < 0:
+            break
+        shape.append(sizes[0])
+        level = list(chain.from_iterable(level))
     return InvalidInput(f"input {name!r} is ragged: every row must have one shape", input_name=name)
 
 
 def _refusal(raw: object, name: str, dtype: str, cause: str) -> InvalidInput:
     """Returns the error for a value that numpy refused. numpy's own message may quote a megabyte of the value."""
     if "inhomogeneous" in cause or "sequence" in cause:
-        return _ragged(name)
+        return _ragged(raw, name)
     if "too large" in cause or "out of" in cause:
         return _out_of_range(name, dtype)
     try:

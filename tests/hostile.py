@@ -86,6 +86,7 @@ def attacks() -> list[Attack]:
         Attack("JSON nested 200 levels", nested(200), JSON, 400, "images[0]: expected base64 text"),
         Attack("JSON nested 100,000 levels", nested(100_000), JSON, 400, "Invalid json data"),
         Attack("JSON nested 100,000 levels, with a NaN", b"[NaN," * 100_000, JSON, 400, "Invalid json data"),
+        Attack("100,000 lists of numbers without an end", b'{"x":' + b"[1 " * 100_000, JSON, 400, "Invalid json data"),
         Attack("10,000 images", many, JSON, 413, "--max_images=1024"),
         Attack("a form of 1,000,000 parts", b"--x\r\n" * 1_000_000, FORM, 400, "part 1"),
         Attack("a form of one endless head", b"--x\r\n" + b"a: b\r\n" * 200_000, FORM, 400, "part 1"),

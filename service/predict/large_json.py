@@ -10,6 +10,8 @@ from __future__ import annotations
 import json
 import re
 import secrets
+import struct
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -36,7 +38,6 @@ _FOREIGN = re.compile(rb"[^+\-.0-9EINaefinty \t\n\r\[\],]")
 _OPENING = re.compile(rb"[\[ \t\n\r]*")
 _COLON = re.compile(rb"[ \t\n\r]*:")
 _CUT = re.compile(rb"[^\\]{12}(?=[^\x80-\xbf])")  # no escape goes on here, and no character of several bytes
-_FLAT = bytes.maketrans(b"[]", b"  ")
 _KINDS = bytes.maketrans(_NUMERIC[:-4], b"0" * (len(_NUMERIC) - 4))
 _FIRST = tuple(b"%c" % byte for byte in b"-0123456789NI")
 _SPACES = b" \t\n\r"
@@ -190,12 +191,16 @@ class LargeBody:
         first = opening.end()
         if self._body[first : first + 1] not in _FIRST:
             return first, None
-        stop, marks = self.extent(start)
+        if near := _FOREIGN.search(self._body, first, start + MIN_LIST_BYTES):
+            return near.start(), None
+        stop, end, marks = self.extent(start)
+        if not stop:
+            return end, None  # what begins later in this run ends nowhere either
         shape = Marks(marks).shape() if stop - start >= MIN_LIST_BYTES else ()
         return max(stop, first), self.numbers(start, stop, shape) if shape else None
 
-    def extent(self, start: int) -> tuple[int, bytes]:
-        """The end of the run of numbers, commas and brackets at `start`, up to its last bracket; and all but its numbers."""
+    def extent(self, start: int) -> tuple[int, int, bytes]:
+        """The run of numbers, commas and brackets at `start`: the end of its last bracket, 0 if there is none; its end; all but its numbers."""
         body, marks = self._body, []
         end = len(body)
         for at in range(start, len(body), PIECE_BYTES):
@@ -206,7 +211,7 @@ class LargeBody:
                 end = at + foreign.start()
                 marks[-1] = piece[: foreign.start()].translate(None, _NUMERIC)
                 break
-        return body.rfind(b"]", start, end) + 1, b"".join(marks).rstrip(b",")
+        return body.rfind(b"]", start, end) + 1, end, b"".join(marks).rstrip(b",")
 
     def numbers(self, start: int, stop: int, shape: tuple[int, ...]) -> Numbers | None:
         """The numbers between two places; None if that is not JSON, or one needs more than 64 bits."""
@@ -216,7 +221,7 @@ class LargeBody:
             end = self._body.find(b",", start + PIECE_BYTES, stop)
             end = stop if end < 0 else end
             values = self.piece(start, end)
-            piece = np.array(values)
+            piece = as_array(values)
             if not values or piece.dtype.kind not in "if" or at + len(values) > len(array):
                 return None
             if piece.dtype.kind == "f" and first_float < 0:
@@ -231,10 +236,7 @@ class LargeBody:
         """The numbers between two commas; none if that is not JSON: only commas and brackets are next to brackets."""
         text = self._body[start:end]
         if b"[" in text or b"]" in text:
-            kinds = text.translate(_KINDS, _SPACES)
-            if b"]0" in kinds or b"0[" in kinds:
-                return []
-            text = text.translate(_FLAT)
+            text = flatten(text)
         try:
             return _loads(b"[%b]" % text)  # type: ignore[no-any-return] # it begins with a bracket
         except ValueError:
@@ -283,6 +285,31 @@ class Marks:
             if not np.array_equal(array[at:stop], array[at - period : stop - period]):
                 return False
         return True
+
+
+def flatten(text: bytes) -> bytes:
+    """The text, which is between two commas, with tabs for brackets; a comma, which is no JSON, if a bracket has a number outside."""
+    chars = np.frombuffer(text, np.uint8)
+    comma, opening, closing = chars == 0x2C, chars == 0x5B, chars == 0x5D
+    before = comma | opening
+    before[1:] |= before[:-1] & (chars[1:] == 0x20)  # as `json.dumps` writes it
+    if (opening[1:] & ~before[:-1]).any() or (closing[:-1] & ~(comma | closing)[1:]).any():
+        kinds = text.translate(_KINDS, _SPACES)  # several times as slow
+        if b"]0" in kinds or b"0[" in kinds:
+            return b","
+    # Both brackets & 9 are 9, a tab. `bytes.translate` takes five times as long.
+    flat: bytes = (chars & ~((opening | closing).view(np.uint8) * np.uint8(0xF6))).tobytes()
+    return flat
+
+
+def as_array(values: list[Any]) -> np.ndarray[Any, Any]:
+    """As `np.array(values)` of floats and integers of at most 64 bits; pixels and floats in a third of its time."""
+    with suppress(TypeError, ValueError):
+        return np.frombuffer(bytes(values), np.uint8).astype(np.int16)
+    if float in map(type, values):
+        with suppress(struct.error, OverflowError):
+            return np.frombuffer(struct.pack(f"{len(values)}d", *values))
+    return np.array(values)
 
 
 def smallest(piece: np.ndarray[Any, Any]) -> Any:

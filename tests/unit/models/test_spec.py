@@ -63,9 +63,11 @@ def test_the_strict_manner_takes_an_integer_for_a_float() -> None:
 @pytest.mark.parametrize(
     ("keys", "features", "message"),
     [
-        ([[1], [2]], [NINE, [1, 2]], "'features' is ragged"),
-        ([[1], 2], [NINE], "'keys' is ragged"),
-        ([1, [2]], [NINE], "'keys' is ragged"),
+        ([[1], [2]], [NINE, [1, 2]], r"'features' is ragged: features\[1\] is a list of 2, and .*\[0\] is a list of 9"),
+        ([[1], [2]], [[NINE], [NINE, 1]], r"'features' is ragged: features\[1\] is a list of 2"),
+        ([[1], 2], [NINE], r"'keys' is ragged: keys\[1\] is no list"),
+        ([1, [2]], [NINE], r"'keys' is ragged: keys\[1\] is a list of 1, and keys\[0\] is no list"),
+        ([[[1, 2], [3, 4]], [[1, 2], [3]]], [NINE], r"'keys' is ragged: keys\[1\]\[1\] is a list of 1"),
         ([["a"]], [NINE], r"keys\[0\]\[0\]: expected .* got str"),
         ([[1], [{}]], [NINE], r"keys\[1\]\[0\]: expected .* got dict"),
         (None, [NINE], "keys: expected .* got NoneType"),

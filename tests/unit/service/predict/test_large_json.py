@@ -102,6 +102,7 @@ def test_a_broken_body_is_refused_where_the_whole_is(
     [
         b"[[1,2],[3,]4]", b"[[1,2],3[4,5]]", b"[[1,2]3,[4,5]]", b"[1 2,3]", b"[1,2],[3]", b"[[1,2],[3,4]", b"[1,,2]",
         b"[1,2,]", b"[,1]", b"[[1][2]]", b"[1.2.3]", b"[01]", b"[1]]", b"[1e999]", b"[--1]", b"[[1,2],[3\n4]]",
+        b"[[1,2], 3 [4,5]]", b"[[1,2]\n3,[4,5]]", b"[[1,2], [3,] 4]",
     ],
 )  # fmt: skip
 @pytest.mark.usefixtures("small")
@@ -130,6 +131,31 @@ def test_numbers_take_no_more_memory_than_they_need(numbers: list[float], dtype:
     found = large_json.parse(orjson.dumps({"x": [0] * 9 + numbers}))["x"]
     assert (str(found.array.dtype), found.array.tolist()) == (dtype, [0] * 9 + numbers)
     assert found.first_float == (10 if dtype == "float64" else -1)
+
+
+@given(st.lists(FLOATS | st.sampled_from([0, 1, 255, 256, -1, 2**53 + 1, 2**63]), min_size=1, max_size=9))
+def test_numbers_become_the_array_that_numpy_makes_of_them(numbers: list[float]) -> None:
+    made, numpys = large_json.as_array(numbers), np.array(numbers)
+    assert (made.dtype.kind, plain(made.tolist())) == (numpys.dtype.kind, plain(numpys.tolist()))
+
+
+@pytest.mark.parametrize("part", [b"[1 ", b"[1,x", b"[1],", b"[1,[2,{", b"[1 ]x"])
+@pytest.mark.usefixtures("small")
+def test_each_byte_of_lists_that_do_not_end_is_read_a_few_times(part: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = 0
+
+    class Counted(large_json.LargeBody):
+        def extent(self, start: int) -> tuple[int, int, bytes]:
+            nonlocal read
+            stop, end, marks = super().extent(start)
+            read += end - start
+            return stop, end, marks
+
+    monkeypatch.setattr(large_json, "LargeBody", Counted)
+    body = b'{"x":' + part * 500
+    with pytest.raises(CodecError):
+        large_json.parse(body)
+    assert read <= 3 * len(body)
 
 
 @pytest.mark.parametrize("numbers", [[2**63], [2**70, 1]])
