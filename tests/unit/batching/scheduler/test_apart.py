@@ -106,3 +106,16 @@ def test_merged_calls_that_succeed_outweigh_a_few_that_do_not(successes: int, le
             apart.note_success(2, None)
         apart.note_success(1, None)
     assert apart.level == level
+
+
+@pytest.mark.parametrize("successes", [0, 1])
+def test_so_many_misfits_raise_the_level_by_one_until_rows_are_alone(successes: int) -> None:
+    apart = Apart()
+    levels = [apart.level]
+    for _ in range(successes):
+        apart.note_success(2, None)
+    for _ in range(3 * int(MISFITS)):
+        for halves in [Halves()] * 2:
+            apart.note_success(1, halves)
+        levels.append(apart.level)
+    assert [levels.count(level) for level in (TOGETHER, BY_KIND, ALONE)] == [MISFITS, MISFITS, MISFITS + 1]
