@@ -95,6 +95,7 @@ def test_after_a_while_larger_batches_are_tried_again() -> None:
 def test_what_can_not_be_made_smaller_fails_once(rows: int, is_whole: bool) -> None:
     async def main() -> None:
         backend, batcher = _small(0, Limits())
+        assert batcher.doubt is None
         assert isinstance((await _ask(batcher, rows, whole=is_whole)).error, MemoryError)
         assert isinstance(batcher.doubt, MemoryError)
         assert _sizes(backend) == [rows]
