@@ -61,6 +61,7 @@ def test_a_batch_that_is_too_large_is_halved_and_the_next_ones_are_smaller() -> 
 def test_two_rows_are_halved_too() -> None:
     async def main() -> None:
         backend, batcher = _small(1, Limits(max_batch_images=16))
+        assert batcher.doubt is None
         assert (await _ask(batcher, 2)).error is None
         assert _sizes(backend) == [2, 1, 1]
 
@@ -95,7 +96,6 @@ def test_after_a_while_larger_batches_are_tried_again() -> None:
 def test_what_can_not_be_made_smaller_fails_once(rows: int, is_whole: bool) -> None:
     async def main() -> None:
         backend, batcher = _small(0, Limits())
-        assert batcher.doubt is None
         assert isinstance((await _ask(batcher, rows, whole=is_whole)).error, MemoryError)
         assert isinstance(batcher.doubt, MemoryError)
         assert _sizes(backend) == [rows]
