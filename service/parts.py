@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from darkroom.service.config.machine import backlog_within
 from darkroom.service.http.auth import auth_of
-from darkroom.service.http.connection import Receiving, Sending
+from darkroom.service.http.connection import Receiving, Room, Sending
 from darkroom.service.http.fast_lane import LaneParts
 from darkroom.service.http.middleware import Middleware
 from darkroom.service.http.request_head import HeadReader
@@ -19,6 +20,7 @@ from darkroom.service.serving.manager import ModelManager
 from darkroom.service.serving.registry import Registry
 from darkroom.service.telemetry.metrics import Metrics
 from darkroom.service.telemetry.version import version_of
+from darkroom.service.workers.listener import BACKLOG
 from darkroom.service.workers.peers import Alone
 
 if TYPE_CHECKING:
@@ -46,6 +48,7 @@ class Darkroom:
             OffLoop(settings.max_receiving_bytes),
             timeout_s=settings.request_timeout_ms / 1000,
         )
+        self.room = Room(max(1, backlog_within(BACKLOG, settings.max_connections) // 2))
         self.receiving = Receiving(settings.max_receiving_bytes)
         self.sending = Sending(settings.max_sending_bytes)
         self.auth = auth_of(settings)

@@ -7,9 +7,10 @@ import resource
 from contextlib import suppress
 from pathlib import Path
 
-# Open files that connections may not use: for the engine, the cache, logs and pipes. Measured: a server without
-# connections has 16 open; TensorFlow aborts the process when it can't open one.
-MIN_KEPT_FILES, MAX_KEPT_FILES = 40, 256
+# Open files that connections may not use: for the engine, the cache, logs, pipes, connections that are not accepted yet
+# and refused ones. Measured: a server without connections has 24 open; TensorFlow aborts the process when it can't open
+# one.
+MIN_KEPT_FILES, MAX_KEPT_FILES = 48, 256
 CGROUP_CPU = Path("/sys/fs/cgroup/cpu.max")  # cgroup v2; "max 100000" or "150000 100000" (microseconds of a period)
 
 

@@ -126,7 +126,7 @@ class Settings(BaseModel):
     drain_timeout_ms: float = Field(20_000.0, ge=0, description="how long a stopping server may take to answer accepted requests (Kubernetes' 30 s, less a margin)")
 
     fast_lane: bool = Field(True, description="plain predict requests bypass Sanic's request path; turn off only to compare (measured)")
-    max_connections: int = Field(8192, ge=1, description="connections at the same time. A further one replaces an idle connection, or gets 503 (guess)")
+    max_connections: int = Field(8192, ge=1, description="connections at the same time. A further one replaces a connection that was idle for a second, or gets 503 (guess)")
     read_timeout_ms: float = Field(60_000.0, gt=0, description="time limit for receiving a complete request, even byte by byte; after it, 408 (precedent: nginx gives 60 s for the head)")
     max_receiving_bytes: int = Field(1 << 30, ge=1 << 20, description="memory limit for partly received requests, all connections together. Above it, requests larger than 64 KB are refused with 503 (guess)")
     max_sending_bytes: int = Field(256 << 20, ge=1 << 20, description="memory limit for answers that clients have not read, all connections together. Above it, the connection that has waited longest is closed (guess)")

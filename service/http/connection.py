@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
+import json
 import logging
 import re
+import termios
 import time
 from typing import TYPE_CHECKING, Any, cast
 
@@ -16,6 +19,7 @@ from darkroom.service.http.request_head import MAX_HEAD_BYTES, chunk_size, fault
 
 if TYPE_CHECKING:
     import asyncio
+    from collections.abc import Iterable
 
 _log = logging.getLogger("darkroom.service")
 MAX_CHUNK_LINE_BYTES = 1024  # guess: the size of a chunk with its extensions; clients send less than 20 bytes
@@ -23,12 +27,22 @@ PROBE_S = 0.25  # guess: most requests are answered before this
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 LINGER_S = 2.0  # precedent: nginx's lingering_timeout is 5; time for a client to read why its body was refused
 SMALL_BYTES = 65536  # of a request: always accepted, so that small pictures do not suffer from large ones
-# The answer over --max_connections and --max_receiving_bytes.
+IDLE_S = 1.0  # guess: a client that has just connected, or was just answered, is about to send a request
+LOOK_S = 0.1  # guess: while no connection was idle, a search through 8,192 of them (some ms) is not repeated
 _CHUNKED = re.compile(rb"(?i)\r\ntransfer-encoding:([ \t]*chunked[ \t]*)")
-FULL = (
-    b"HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\nretry-after: 1\r\n"
-    b"x-darkroom-error: overloaded\r\ncontent-length: 0\r\n\r\n"
-)
+
+
+def _overloaded(reason: str) -> bytes:
+    """The answer to a request that is not read for lack of room."""
+    body = json.dumps({"error": f"{reason}; try again"}).encode()
+    return (
+        b"HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\nretry-after: 1\r\nx-darkroom-error: overloaded\r\n"
+        b"content-type: application/json\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body)
+    )
+
+
+NO_ROOM = _overloaded("the server has as many connections as --max_connections and its open files allow")
+NO_MEMORY = _overloaded("the requests that are being received are over --max_receiving_bytes")
 
 
 class Receiving:
@@ -70,6 +84,48 @@ class Sending:
     def remove(self, connection: Connection) -> None:
         """Stops counting: it was sent, or the connection is gone."""
         self.bytes -= self._waiting.pop(connection, 0)
+
+
+class Room:
+    """Makes room for one connection more than the server takes, or refuses it.
+
+    An idle connection makes room, but not one that is just about to be used: its request would be lost. A connection that
+    is refused is not closed at once either: TCP would reset it if its request has arrived, and the answer would be lost.
+
+    Args:
+        spare: so many refused connections may be open at the same time, until their clients have read the answer.
+    """
+
+    __slots__ = ("_look_at_s", "_refused", "_spare")
+
+    def __init__(self, spare: int) -> None:
+        self._spare = spare
+        self._refused: dict[asyncio.Transport, None] = {}
+        self._look_at_s = 0.0
+
+    def is_made(self, connections: Iterable[Connection], now: float) -> bool:
+        """Closes a connection that is idle. Returns whether there was one."""
+        if now < self._look_at_s:
+            return False
+        if any(other.make_room(now) for other in list(connections)):
+            return True
+        self._look_at_s = now + LOOK_S
+        return False
+
+    def refuse(self, transport: asyncio.Transport) -> None:
+        """Tells a client that there is no room. The connection stays until the client has read it and closes its side."""
+        transport.write(NO_ROOM)
+        if transport.can_write_eof():  # not with TLS
+            transport.write_eof()
+        self._refused[transport] = None
+        if len(self._refused) > self._spare:
+            oldest = next(iter(self._refused))
+            self.leave(oldest)
+            oldest.abort()
+
+    def leave(self, transport: asyncio.Transport) -> None:
+        """A refused connection is closed."""
+        self._refused.pop(transport, None)
 
 
 class _Http(Http):
@@ -171,7 +227,7 @@ class Connection(HttpProtocol):
     """Sanic's protocol with five limits.
 
     * Sanic's own timeouts restart with every byte. Here a request must be complete within `REQUEST_TIMEOUT`.
-    * A connection over `MAX_CONNECTIONS` takes the place of an idle one, or is refused.
+    * A connection over `MAX_CONNECTIONS` takes the place of one that was idle for `IDLE_S`, or is refused.
     * A client that gets its answer before it has sent its whole body has `LINGER_S` to read the answer. If the server
       closed at once, TCP would reset the connection and the answer would be lost.
     * An incomplete request is refused if all incomplete requests together are over `--max_receiving_bytes`.
@@ -190,6 +246,8 @@ class Connection(HttpProtocol):
         "_held_bytes",
         "_is_lingering",
         "_receiving",
+        "_refused",
+        "_room",
         "_sending",
         "_since_s",
         "_unsent_bytes",
@@ -203,22 +261,28 @@ class Connection(HttpProtocol):
         self._has_eof = False  # the client sends no more
         self._sending: Sending = app.ctx.darkroom.sending
         self._unsent_bytes, self._unsent_s = 0, 0.0  # of an answer, at the last check that found fewer than before
+        self._room: Room = app.ctx.darkroom.room
+        self._refused: asyncio.Transport | None = None
         self._receiving: Receiving = app.ctx.darkroom.receiving
         self._held_bytes = 0  # of the current request
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # Sanic leaves it untyped
         """Accepts the client, or refuses it if there are too many connections."""
         self._since_s = time.monotonic()
+        self._time = self._since_s
         is_full = len(self.connections) >= self.app.config.MAX_CONNECTIONS
-        if is_full and not any(other.close_if_idle() for other in list(self.connections)):
-            transport.write(FULL)
-            transport.close()
+        if is_full and not self._room.is_made(self.connections, self._since_s):
+            self._is_lingering, self._refused = True, transport
+            self._room.refuse(transport)
+            self.loop.call_later(LINGER_S, transport.abort)
         else:
             super().connection_made(transport)  # type: ignore[no-untyped-call] # Sanic types in parts
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Releases what the connection held; a refused connection was never counted."""
         self.release()
+        if self._refused is not None:
+            self._room.leave(self._refused)
         if self.conn_info is not None:
             super().connection_lost(exc)  # type: ignore[no-untyped-call] # Sanic types in parts
 
@@ -301,7 +365,7 @@ class Connection(HttpProtocol):
             return True
         self.release()
         if self.transport is not None:
-            self.transport.write(FULL)
+            self.transport.write(NO_MEMORY)
         self.leave_unread()
         self.close()
         return False
@@ -346,6 +410,10 @@ class Connection(HttpProtocol):
             return True
         return super().close_if_idle() is True
 
+    def make_room(self, now: float) -> bool:
+        """Closes the connection if nothing has happened on it for `IDLE_S`, and nothing has arrived; returns whether it did."""
+        return now - self._time >= IDLE_S and not has_arrived(self.transport) and self.close_if_idle()
+
     def leave_unread(self) -> None:
         """Notes that the current request is answered although its body was not read completely."""
         self._has_unread = True
@@ -367,3 +435,10 @@ def _is_reading(http: Http | None) -> bool:
     return http is not None and (
         http.stage is Stage.REQUEST or (http.stage is Stage.HANDLER and bool(http.request_body))
     )
+
+
+def has_arrived(transport: asyncio.Transport | None) -> bool:
+    """Whether the system holds bytes of the client that the event loop has not read yet."""
+    if transport is None or transport.is_closing():
+        return False
+    return any(fcntl.ioctl(transport.get_extra_info("socket").fileno(), termios.FIONREAD, bytes(4)))

@@ -5,6 +5,7 @@
     python -m tests.mutants --report                 # the last results again
 
 mutmut makes the mutants and runs the tests on them; the configuration is in pyproject.toml. The results are in mutants/.
+`make mutants` installs it first; by hand: pip install --require-hashes -r requirements/mutants.txt
 A survivor is a mutant that no test has noticed. equivalent.txt lists those that none can notice, each with the reason.
 """
 
@@ -15,6 +16,7 @@ import signal
 import subprocess
 import sys
 from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
@@ -34,7 +36,13 @@ class Mutant(NamedTuple):
 
 
 def main(words: list[str]) -> int:
-    """0 if enough mutants are caught."""
+    """0 if enough mutants are caught; 2 without mutmut."""
+    if {"-h", "--help"} & set(words):
+        print(__doc__)
+        return 0
+    if find_spec("mutmut") is None:
+        print("mutmut is not installed: pip install --require-hashes -r requirements/mutants.txt", file=sys.stderr)
+        return 2
     only = [f"darkroom.{word.strip('/').replace('/', '.')}*" for word in words if not word.startswith("-")]
     if "--report" not in words:
         _run_mutmut(only)

@@ -17,8 +17,10 @@ import pytest
 
 from darkroom.models.engines.fakes import ECHO, EchoEngine, fake_model
 from darkroom.models.spec import TensorSpec
+from darkroom.service.http import connection
 from loadtest.experiments import slow_clients
 from loadtest.experiments.hostile import KINDS, run
+from tests.held import wait_for
 from tests.hostile import Attack, attacks, example, many_scans, png_with, wide_jpeg, wide_png
 from tests.pictures import picture, standard
 from tests.serving import metric, running
@@ -41,7 +43,7 @@ def url() -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def tight() -> Iterator[str]:
-    with running(fake_model(name="default"), max_body_bytes=LIMIT, read_timeout_ms=300, max_connections=4) as server:
+    with running(fake_model(name="default"), max_body_bytes=LIMIT, read_timeout_ms=300) as server:
         yield server.url
 
 
@@ -371,17 +373,32 @@ def test_a_request_that_trickles_is_ended_however_steadily_it_comes(tight: str, 
         assert peer.is_closed()
 
 
-def test_a_connection_too_many_takes_an_idle_one_s_place_and_never_a_busy_one_s(tight: str) -> None:
-    with client(tight) as busy, client(tight) as idle, client(tight) as other, client(tight) as last:
-        for peer in (idle, other, last):
-            peer.send(HEALTH)
-            assert peer.answer().status == 200
+def test_a_connection_too_many_takes_an_idle_one_s_place_and_never_a_busy_one_s(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(connection, "IDLE_S", 1e9)
+    with (
+        running(fake_model(name="default"), max_connections=2) as server,
+        client(server.url) as busy,
+        client(server.url) as idle,
+    ):
+        idle.send(HEALTH)
+        assert idle.answer().status == 200
         busy.send(HALF)
         assert busy.answer().status == 100  # the server waits for its body
-        with client(tight) as late:
-            late.send(HEALTH)
-            assert late.answer().status == 200
-        assert busy.answer().status == 408  # its own slowness ended it, not the one who came late
+        assert _status(server.url) == 503  # the other one was answered just now, and may be about to send
+        monkeypatch.setattr(connection, "IDLE_S", 0.0)
+        wait_for(lambda: _status(server.url) == 200)
+        assert idle.is_closed()
+        busy.send(b"x" * 5000)
+        assert b"unsupported content type" in busy.answer().body
+
+
+def _status(url: str) -> int:
+    """The answer to a new connection."""
+    with client(url) as peer:
+        peer.send(HEALTH)
+        return peer.answer().status
 
 
 def test_where_every_connection_is_busy_one_more_is_told_to_come_again() -> None:
@@ -391,7 +408,11 @@ def test_where_every_connection_is_busy_one_more_is_told_to_come_again() -> None
                 peer.send(HALF)
                 assert peer.answer().status == 100  # the server waits for its body
             with client(server.url) as late:
-                assert late.answer().status == 503
+                late.send(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n" + bytes(1_000_000))
+                answer = late.answer()  # although the server reads nothing of the request
+                assert (answer.status, answer.headers["retry-after"]) == (503, "1")
+                assert "--max_connections" in json.loads(answer.body)["error"]
+                assert late.is_closed()
         with client(server.url) as peer:
             peer.send(HEALTH)
             assert peer.answer().status == 200

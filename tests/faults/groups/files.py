@@ -147,19 +147,25 @@ def damaged(stage: Stage) -> None:
         30: ("saved_model.pb", graph[:20_000]), 31: ("saved_model.pb", b"no graph" * 100), 32: ("saved_model.pb", b""),
         33: (DATA, data[:50_000]), 34: (DATA, b""), 35: ("variables/variables.index", bytes(487)),
     }  # fmt: skip
+    logged = stage.server.log.stat().st_size
     for number, (name, content) in broken.items():
         shutil.copytree(good(stage), stage.folder / str(number))
         (stage.folder / str(number) / name).write_bytes(content)
         (stage.folder / str(number)).rename(stage.server.base() / str(number))
-    stage.until(lambda: all(_has_reason(stage, number) for number in broken), "each says why it is not served")
+    stage.until(lambda: all(_has_reason(stage, number, logged) for number in broken), "each says why it is not served")
     must_not_be_served(stage, *broken)
     clean(stage)
 
 
-def _has_reason(stage: Stage, number: int) -> bool:
-    """Whether a version says why it is not served; one that could still be a half copy waits, and says so in the log."""
+def _has_reason(stage: Stage, number: int, logged: int) -> bool:
+    """Whether a version says why it is not served; one that could still be a half copy waits, and says so once in the log.
+
+    The log counts from byte `logged` on: while one version waits, others are tried again and again.
+    """
     state, message = stage.states().get(str(number), ("", ""))
-    return bool(message) or (state != "AVAILABLE" and f"version {number}" in stage.server.last_words())
+    return bool(message) or (
+        state != "AVAILABLE" and f"version {number}".encode() in stage.server.log.read_bytes()[logged:]
+    )
 
 
 @GROUP.fault(short=True)

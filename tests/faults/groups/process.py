@@ -7,6 +7,7 @@ import signal
 import subprocess
 import time
 from contextlib import ExitStack, suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -94,12 +95,15 @@ def _exists(pid: int) -> bool:
 
 @GROUP.fault(short=True, setup=Setup(prefix=("prlimit", "--nofile=128:128")), may_refuse={503})
 def few_descriptors(stage: Stage) -> None:
-    """At most 128 open files, and 500 connections: fewer connections are served, and nothing else suffers."""
+    """At most 128 open files, and 500 connections without a request, then 300 with one: each request is answered or gets 503."""
     with ExitStack() as stack:
         for _ in range(500):
             with suppress(OSError):
                 stack.enter_context(stage.connection())
         stage.wait_for_clients()
+    request = stage.bytes_of(stage.questions[0].body)
+    stage.together([partial(stage.send, request, allowed=[200, 503])] * 300, at_once=150)
+    stage.wait_for_clients()
 
 
 @GROUP.fault(setup=Setup(limits=(("pids", "pids.max", "40"),)), needs=(task_groups,))

@@ -626,6 +626,16 @@ def test_stats_show_what_the_gauges_need() -> None:
     assert busy == (2, 10, 9, 0.5, 1, 1, slots, 0, 0)
 
 
+def test_a_batcher_whose_owner_found_its_backend_broken_is_not_healthy_and_counts_as_failing() -> None:
+    async def main() -> None:
+        batcher = batcher_of(EchoBackend())
+        assert (batcher.is_healthy, batcher.failing, batcher.stats().failing) == (True, "", 0)
+        batcher.failing = "it fails with a row that ran at the load"
+        assert (batcher.is_healthy, batcher.stats().failing) == (False, 1)
+
+    run(main())
+
+
 def test_an_observer_hears_how_wrong_a_prediction_was() -> None:
     diary = Diary()
 

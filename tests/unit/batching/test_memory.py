@@ -58,6 +58,16 @@ def test_a_batch_that_is_too_large_is_halved_and_the_next_ones_are_smaller() -> 
     run(main())
 
 
+def test_two_rows_are_halved_too() -> None:
+    async def main() -> None:
+        backend, batcher = _small(1, Limits(max_batch_images=16))
+        assert batcher.doubt is None
+        assert (await _ask(batcher, 2)).error is None
+        assert _sizes(backend) == [2, 1, 1]
+
+    run(main())
+
+
 def test_with_given_sizes_the_next_smaller_one_is_the_largest() -> None:
     async def main() -> None:
         backend, batcher = _small(8, Limits(max_batch_images=32, allowed_batch_sizes=(2, 8, 32)))

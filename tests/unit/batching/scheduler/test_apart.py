@@ -106,3 +106,31 @@ def test_merged_calls_that_succeed_outweigh_a_few_that_do_not(successes: int, le
             apart.note_success(2, None)
         apart.note_success(1, None)
     assert apart.level == level
+
+
+@pytest.mark.parametrize("successes", [0, 1])
+def test_so_many_misfits_raise_the_level_by_one_until_rows_are_alone(successes: int) -> None:
+    apart = Apart()
+    levels = [apart.level]
+    for _ in range(successes):
+        apart.note_success(2, None)
+    for _ in range(3 * int(MISFITS)):
+        _misfit(apart)
+        levels.append(apart.level)
+    assert [levels.count(level) for level in (TOGETHER, BY_KIND, ALONE)] == [MISFITS, MISFITS, MISFITS + 1]
+
+
+def _misfit(apart: Apart) -> None:
+    for halves in [Halves()] * 2:
+        apart.note_success(1, halves)
+
+
+def test_a_pair_that_is_answered_counts_for_sharing_and_a_single_row_does_not() -> None:
+    pairs, singles = (BatchQueue(Limits(max_batch_images=2)) for _ in range(2))
+    for queue, kinds in ((pairs, (0, 0)), (singles, (0,))):
+        for _ in range(int(MISFITS) - 1):
+            _misfit(queue.apart)
+        for _ in range(int(1 / FORGIVEN)):
+            live(queue, *entries(*kinds))
+        _misfit(queue.apart)
+    assert (pairs.apart.level, singles.apart.level) == (TOGETHER, BY_KIND)

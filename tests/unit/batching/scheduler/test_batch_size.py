@@ -154,6 +154,27 @@ def test_sizes_are_chosen_after_each_of_the_first_samples_and_then_after_each_ei
     assert looked == [*range(1, 128), *[127] * 7, *[135] * 8, *[143] * 3]
 
 
+@pytest.mark.parametrize(("images", "most"), [(1, 1), (2, 1), (3, 1), (5, 2), (64, 32)])
+def test_after_a_call_without_memory_batches_are_half_as_large_for_a_while(images: int, most: int) -> None:
+    sizer = BatchSizer(Limits(), None)
+    sizer.note_too_large(images)
+    tops = []
+    for _ in range(1000):
+        tops.append(sizer.target())
+        sizer.note_run(0)
+    assert set(tops) == {most}
+    assert sizer.target() == 32
+
+
+def test_a_call_without_memory_makes_no_batch_larger_than_is_known() -> None:
+    curve = ServiceCurve(32)
+    curve.seed(1, 0.2)
+    sizer = BatchSizer(Limits(), curve)
+    assert sizer.target() == 2
+    sizer.note_too_large(32)
+    assert sizer.target() == 2
+
+
 def test_a_curve_is_stale_after_a_second() -> None:
     curve = ServiceCurve(8)
     curve.learn(1, 0.1, now=5.0)

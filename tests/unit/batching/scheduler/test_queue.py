@@ -398,6 +398,28 @@ def test_a_forecast_is_by_the_median_of_the_batches_ahead_and_by_the_tail_of_its
     assert refused.value.retry_after_s == pytest.approx(late_s)
 
 
+def test_a_row_that_leaves_at_once_is_answered_by_the_tail_of_its_batch() -> None:
+    known = ServiceCurve(2)
+    for pair_s in (1.0, 3.0, 1.0):
+        known.seed(2, pair_s)
+    queue = BatchQueue(Limits(max_batch_images=2), curve=known)
+    assert queue.judge(2, 0, 99.0, 0.0, is_bulk=False).forecast_s == 3.0
+
+
+def test_a_forecast_takes_no_batches_whose_tail_would_be_late() -> None:
+    """Four rows take 2 s, a pair 1.5 and one in three 3, one row 1. Due after 3.9 s a row may wait for one batch and lead the next."""
+    known = ServiceCurve(4)
+    for rows, seconds in ((1, 1.0), (2, 1.5), (2, 3.0), (2, 1.5), (4, 2.0)):
+        known.seed(rows, seconds)
+    queue = BatchQueue(Limits(max_batch_images=4), curve=known)
+    queue.offer(entry(*"abcd"), 0.0)
+    assert only(queue, 0.0)
+    queue.offer(entry(*"efgh"), 0.0)
+    with pytest.raises(PredictedLate) as refused:
+        queue.judge(1, 0, 3.9, 0.0, is_bulk=False)
+    assert refused.value.retry_after_s == pytest.approx(2.0 + 4 * 1.0 + 1.0 - 3.9)  # one by one
+
+
 @pytest.mark.parametrize(
     ("rows", "due_s", "answered_s"),
     [(4, 99.0, 9.0), (4, 9.0, 9.0), (6, 99.0, 18.0), (6, 18.0, 18.0), (6, 17.5, 14.0)],
