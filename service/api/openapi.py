@@ -116,9 +116,7 @@ OPERATIONS = (
             ("/docs", "This document, to read"),
         )
     ),
-    Operation(
-        "get", "/live/events", PAGES, "The last minutes, as JSON or as server-sent events", scope=Scope.METRICS
-    ),
+    Operation("get", "/live/events", PAGES, "The last minutes, as JSON or as server-sent events", scope=Scope.METRICS),
     Operation("get", "/web/{name}", PAGES, "What the pages load", "", "*/*"),
     Operation("get", "/openapi.json", PAGES, "This document"),
 )

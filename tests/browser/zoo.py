@@ -28,9 +28,7 @@ IMAGES = (TensorSpec("images", "string", (None,)),)
 class FunctionEngine:
     """Answers what `function` makes of the columns and the number of rows."""
 
-    def __init__(
-        self, spec: SignatureSpec, function: Callable[[Mapping[str, Column], int], dict[str, Column]]
-    ) -> None:
+    def __init__(self, spec: SignatureSpec, function: Callable[[Mapping[str, Column], int], dict[str, Column]]) -> None:
         self.spec = spec
         self.passes = (PassReport("freeze", applied=True), PassReport("shard", applied=False, reason="too small"))
         self._function = function
@@ -45,7 +43,9 @@ class FunctionEngine:
 
 
 def pictures(
-    outputs: Sequence[TensorSpec], function: Callable[[Sequence[bytes]], dict[str, Column]], name: str = "serving_default"
+    outputs: Sequence[TensorSpec],
+    function: Callable[[Sequence[bytes]], dict[str, Column]],
+    name: str = "serving_default",
 ) -> FunctionEngine:
     """A signature that takes pictures."""
     spec = SignatureSpec(name, IMAGES, tuple(outputs), wire=Wire.BYTES, image_input="images", formats=FORMATS)
@@ -131,16 +131,22 @@ def segmenter() -> FunctionEngine:
 def painter() -> FunctionEngine:
     """A picture: red grows to the right, green downwards; and a grey one of 650x650 whose name says nothing."""
     ramp = np.linspace(0, 1, SIDE, dtype=np.float32)
-    picture = np.stack([np.tile(ramp, (SIDE, 1)), np.tile(ramp[:, None], (1, SIDE)), np.full((SIDE, SIDE), 0.5, np.float32)], -1)
+    picture = np.stack(
+        [np.tile(ramp, (SIDE, 1)), np.tile(ramp[:, None], (1, SIDE)), np.full((SIDE, SIDE), 0.5, np.float32)], -1
+    )
     large = np.zeros((650, 650), np.float32)
     outputs = [_floats("picture", SIDE, SIDE, 3), _floats("x", 650, 650)]
-    return pictures(outputs, lambda data: {"picture": np.stack([picture] * len(data)), "x": np.stack([large] * len(data))})
+    return pictures(
+        outputs, lambda data: {"picture": np.stack([picture] * len(data)), "x": np.stack([large] * len(data))}
+    )
 
 
 def reader() -> FunctionEngine:
     """A text out of a text, and one that is long."""
     texts = (TensorSpec("words", "string", (None,)),)
-    spec = SignatureSpec("serving_default", texts, (TensorSpec("longer", "string", (None,)), TensorSpec("upper", "string", (None,))))
+    spec = SignatureSpec(
+        "serving_default", texts, (TensorSpec("longer", "string", (None,)), TensorSpec("upper", "string", (None,)))
+    )
 
     def answer(columns: Mapping[str, Column], _: int) -> dict[str, Column]:
         words = [bytes(word) for word in columns["words"]]
@@ -155,7 +161,7 @@ def table() -> FunctionEngine:
     spec = SignatureSpec("serving_default", inputs, (_floats("sum", 1),))
 
     def answer(columns: Mapping[str, Column], n: int) -> dict[str, Column]:
-        return {"sum": sum(np.asarray(column).reshape(n, -1).sum(1, keepdims=True) for column in columns.values())}  # type: ignore[dict-item]
+        return {"sum": sum(np.asarray(column).reshape(n, -1).sum(1, keepdims=True) for column in columns.values())}
 
     return FunctionEngine(spec, answer)
 

@@ -1,6 +1,6 @@
 """`/live/events`: the last minutes, second by second, as JSON or as server-sent events for the page `/live`.
 
-One task of each process asks all workers once a second while a stream is open, and every stream sends the same bytes. So
+One task of each process asks all workers once a second while a stream is open, and every stream sends the same text. So
 the cost does not depend on the number of streams, and that is bounded.
 """
 
@@ -48,7 +48,7 @@ class Feed:
         self._darkroom = darkroom
         self._streams = 0
         self._pump: asyncio.Task[None] | None = None
-        self._next: asyncio.Future[bytes] | None = None
+        self._next: asyncio.Future[str] | None = None
 
     def check_room(self) -> None:
         """Returns if one more stream may be opened.
@@ -57,7 +57,7 @@ class Feed:
             NotReady: the server is stopping, or too many are open.
         """
         if self._darkroom.lifecycle.is_draining:
-            self._darkroom.lifecycle.check_ready()
+            raise NotReady(self._darkroom.lifecycle.trouble)
         if self._streams >= MAX_STREAMS:
             raise NotReady(f"{MAX_STREAMS} pages are watching this process already; close one of them")
 
@@ -73,7 +73,7 @@ class Feed:
         finally:
             self._streams -= 1
 
-    async def _await_next(self) -> bytes:
+    async def _await_next(self) -> str:
         """The next event; empty: there are no more."""
         loop = asyncio.get_running_loop()
         if self._pump is None or self._pump.done():
@@ -89,9 +89,9 @@ class Feed:
             await asyncio.sleep(1.0 - (time.time() - AFTER_S) % 1.0)
             try:
                 found = await darkroom.peers.recent(int(time.time()) - OVERLAP_S)
-                event = b"" if darkroom.lifecycle.is_draining else _event(found)
+                event = "" if darkroom.lifecycle.is_draining else _event(found)
             except NotReady:
-                event = b""
+                event = ""
             told, self._next = self._next, loop.create_future()
             if told is not None and not told.done():
                 told.set_result(event)
@@ -106,7 +106,7 @@ def add_live_routes(app: App, darkroom: Darkroom) -> None:
         """The last minutes once, or for a client that accepts `text/event-stream` without an end."""
         if request.method == "GET" and "text/event-stream" in request.headers.get("accept", ""):
             feed.check_room()
-            return EventStream(feed.stream, headers=dict(_NOT_KEPT), content_type="text/event-stream")
+            return EventStream(feed.stream, headers=dict(_NOT_KEPT), content_type="text/event-stream")  # type: ignore[arg-type]  # it is given the stream
         server = _describe(darkroom, time.monotonic() - started_s)
         found = await darkroom.peers.recent(0)
         return json_response({"server": server, "kept_s": KEPT_S, "seconds": found}, headers=_NOT_KEPT)
@@ -135,6 +135,6 @@ def _describe(darkroom: Darkroom, uptime_s: float) -> dict[str, Any]:
     }
 
 
-def _event(seconds: list[Second]) -> bytes:
+def _event(seconds: list[Second]) -> str:
     """A server-sent event with these seconds; one line, since JSON has no line breaks."""
-    return b"data: " + codec.dump_json(seconds) + b"\n"
+    return f"data: {codec.dump_json(seconds).decode()}\n"

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 from darkroom.service.telemetry.metrics import Metrics
+from darkroom.service.telemetry.recent import Recent
 from darkroom.service.telemetry.tasks import Tasks
 from darkroom.service.workers.channel import Channel
 from darkroom.service.workers.peers import Alone, Member, WorkerHandles

@@ -31,6 +31,7 @@ export class Charts {
     if (!this.plots.length) this.build();
     this.plots.forEach(({ plot, box, chart }) => {
       plot.setData([seconds, ...chart.lines.map(([, read]) => sums.map(read))]);
+      if (plot.cursor.left < 0) plot.setLegend({ idx: seconds.length - 1 }, false); // else it tells the second under the mouse
       box.setAttribute("aria-label", `${chart.title}. ${chart.lines.map(([name, read]) => `${name}: ${tell(read(sums.at(-1)))}`).join(", ")} now.`);
     });
   }
@@ -42,7 +43,7 @@ export class Charts {
       const box = make("div", { role: "img" });
       const axis = { stroke: colour("--soft"), grid: { stroke: colour("--line"), width: 1 }, ticks: { show: false } };
       const series = chart.lines.map(([label], at) => ({ label, stroke: colour(COLOURS[at]), width: 2, points: { size: 4 }, value: (_, value) => tell(value) }));
-      const options = { width: 300, height: HEIGHT, scales: { y: { range: (_, low, high) => [0, Math.max(1, high * 1.1)] } }, axes: [axis, { ...axis, size: 55 }], series: [{ value: "{HH}:{mm}:{ss}" }, ...series], cursor: { drag: { x: false } } };
+      const options = { width: 300, height: HEIGHT, scales: { y: { range: (_, low, high) => [0, Math.max(1, high * 1.1)] } }, axes: [{ ...axis, space: 60, values: (_, splits) => splits.map(clock) }, { ...axis, size: 55 }], series: [{ label: "at", value: (_, second) => (second === null ? "–" : clock(second)) }, ...series], cursor: { drag: { x: false } } };
       this.place.append(make("section", { className: "chart", ariaLabel: chart.title }, make("h2", {}, chart.title), box));
       this.plots.push({ plot: new globalThis.uPlot(options, [[], ...chart.lines.map(() => [])], box), box, chart });
     }
@@ -61,6 +62,7 @@ export class Charts {
   }
 }
 
+const clock = (second) => new Date(second * 1000).toTimeString().slice(0, 8);
 const tell = (value) => (value === null || value === undefined ? "–" : Number.isInteger(value) ? String(value) : milliseconds(value).replace(" ms", ""));
 
 // A colour of the stylesheet as a canvas knows it: light-dark() is chosen by an element that has it.

@@ -31,7 +31,7 @@ function hintOf({ model, name, signature }) {
     return formats + (signature.batched ? "Pictures that come together share a call of the engine." : `Not batched: ${signature.unbatched_reason}.`);
   }
   const other = takesPictures(model) ? " Another signature of this model takes a picture alone." : "";
-  return `“${name}” takes more or else than one picture.${other}`;
+  return `“${name}” does not take a picture alone, so here is a field for each of its inputs.${other}`;
 }
 
 async function ask(card) {
