@@ -31,24 +31,21 @@ export class Card {
     this.told("Asking …");
     this.answer.replaceChildren();
     const found = await this.found;
-    const isTurnedBack = target.signature.front?.orient === true;
-    const shown = this.view.show(this.file, found, isTurnedBack);
+    const shown = this.view.show(this.file, found, target.signature.front?.orient === true);
     const [answer, labels] = await Promise.all([sendPicture(target, this.file), labelsOf(target), shown]);
+    const parts = answer.ok ? await this.draw(answer.body, target, labels, found, memory) : found.isHeic ? [note(HEIC_ADVICE)] : [];
+    if (answer.times) parts.push(make("details", {}, make("summary", {}, "Where the time went"), drawWaterfall(answer.times, answer.ms)));
     if (ticket !== this.asked) return;
+    this.answer.append(...parts, drawSnippets(target, this.source));
     this.state = answer.ok ? "answered" : "failed";
-    if (answer.ok) {
-      this.told(`${milliseconds(answer.ms)}${answer.times?.batch ? `, in a batch of ${answer.times.batch}` : ""}`);
-      const note = turnText(found, isTurnedBack);
-      if (note) this.answer.append(make("p", { className: "note" }, note));
-      const drawn = await drawOutputs(answer.body, { target, labels, view: this.view, name: this.source.name, memory });
-      if (ticket !== this.asked) return;
-      this.answer.append(...drawn);
-    } else {
-      this.told(`${answer.status ? `${answer.status}: ` : ""}${answer.error}`, true);
-      if (found.isHeic) this.answer.append(make("p", { className: "note" }, HEIC_ADVICE));
-    }
-    if (answer.times) this.answer.append(make("details", {}, make("summary", {}, "Where the time went"), drawWaterfall(answer.times, answer.ms)));
-    this.answer.append(drawSnippets(target, this.source));
+    if (answer.ok) this.told(`${milliseconds(answer.ms)}${answer.times?.batch ? `, in a batch of ${answer.times.batch}` : ""}`);
+    else this.told(`${answer.status ? `${answer.status}: ` : ""}${answer.error}`, true);
+  }
+
+  async draw(body, target, labels, found, memory) {
+    const turned = turnText(found, target.signature.front?.orient === true);
+    const drawn = await drawOutputs(body, { target, labels, view: this.view, name: this.source.name, memory });
+    return turned ? [note(turned), ...drawn] : drawn;
   }
 
   told(text, isBad = false) {
@@ -57,3 +54,5 @@ export class Card {
     this.element.classList.toggle("failed", isBad);
   }
 }
+
+const note = (text) => make("p", { className: "note" }, text);

@@ -24,8 +24,9 @@ export function drawWaterfall(times, roundTripMs) {
   rows.push({ kind: "net", word: "network and browser", at, ms: rest, title: "the round trip without the server's part" });
   const whole = at + rest || 1;
   const list = make("ol", { className: "waterfall" }, ...rows.map((row) => drawRow(row, whole)));
-  const why = { idle: "the engine was free", full: "it was full", linger: "its window was over", slack: "one of it would have been late", retry: "an earlier one failed" }[times.reason];
-  const foot = times.batch ? `It shared its call with ${plural(times.batch - 1, "other picture")}${why ? `; the call left because ${why}` : ""}.` : "";
+  const why = { idle: "the engine was free", full: "more would not be faster", linger: "its window was over", slack: "one of it would have been late", retry: "an earlier one failed" }[times.reason];
+  const shared = times.batch > 1 ? `It shared its call with ${plural(times.batch - 1, "other picture")}` : "It had its call alone";
+  const foot = times.batch ? `${shared}${why ? `; the call left because ${why}` : ""}.` : "";
   return make("div", {}, list, make("p", { className: "soft small" }, foot));
 }
 
