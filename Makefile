@@ -46,7 +46,7 @@ compiled: $(COMPILED)  ## compile the request path (takes a minute and a C compi
 
 models: $(MODELS)  ## build the models that ship, into model/
 
-test: $(VENV)/dev.done $(MODELS) .bench/grpc-clients.done .bench/tensorflow-serving-api.done  ## set up if necessary, then run all tests
+test: $(VENV)/dev.done $(MODELS) .bench/grpc-clients.done .bench/tensorflow-serving-api.done .bench/axe.done  ## set up if necessary, then run all tests
 	$(BIN)/python -m pytest $(TWO)
 
 # The tests that use the request path: scheduler, dialects, whole servers; not the other commands, the wheel, or the bugs
@@ -87,8 +87,8 @@ bench: $(COMPILED) $(MODELS) .bench/mosec.done .bench/mlserver.done  ## compare 
 	$(WITH_JEMALLOC) $(BIN)/python -m loadtest.bench model/digits --pictures=digits --batch=64 --workers=2 --own_workers=2 --interpreted --rounds=$(ROUNDS) --seconds=$(SECONDS) $(QUICK)
 
 requirements: $(VENV)/dev.done  ## update the pinned versions and hashes of requirements/*.txt, for Python 3.11 to 3.13
-	for name in serve gpu models dev build bench-mosec bench-mlserver bench-grpc-clients bench-kserve tensorflow-serving-api mutants fuzz; do \
-	  case $$name in tensorflow-serving-api) alone=--no-deps ;; *) alone= ;; esac; \
+	for name in serve gpu models dev build bench-mosec bench-mlserver bench-grpc-clients bench-kserve tensorflow-serving-api axe mutants fuzz; do \
+	  case $$name in tensorflow-serving-api|axe) alone=--no-deps ;; *) alone= ;; esac; \
 	  $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --upgrade $$alone \
 	    --custom-compile-command "make requirements" requirements/$$name.in -o requirements/$$name.txt; \
 	done
@@ -163,9 +163,10 @@ $(VENV)/mutants.done $(VENV)/fuzz.done: $(VENV)/%.done: requirements/%.txt | $(V
 	@.bench/$*/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
 	@touch $@
 
-.bench/tensorflow-serving-api.done: requirements/tensorflow-serving-api.txt $(VENV)/dev.done
+# Without what they require: TensorFlow is there already, and of axe only its script is read.
+.bench/tensorflow-serving-api.done .bench/axe.done: .bench/%.done: requirements/%.txt | $(VENV)/dev.done
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps --upgrade \
-	  --target .bench/tensorflow-serving-api -r $<
+	  --target .bench/$* -r $<
 	@touch $@
 
 define install

@@ -15,6 +15,7 @@ from darkroom.service.api.simple.routes import add_simple_routes
 from darkroom.service.api.tensorflow_serving.routes import add_tensorflow_serving_routes
 from darkroom.service.api.tensorflow_serving.status import add_status_routes
 from darkroom.service.api.web.generate import add_client_routes
+from darkroom.service.api.web.live import add_live_routes
 from darkroom.service.api.web.pages import add_page_routes
 from darkroom.service.http.request_head import MAX_HEAD_BYTES
 from darkroom.service.parts import Darkroom
@@ -43,6 +44,7 @@ def create_app(settings: Settings, *models: LoadedModel) -> App:
     add_client_routes(app, darkroom)
     add_tensorflow_serving_routes(app, darkroom)
     add_page_routes(app, darkroom)
+    add_live_routes(app, darkroom)
 
     @app.listener("before_server_start")
     async def start(_: App) -> None:

@@ -19,6 +19,7 @@ from darkroom.service.serving.lifecycle import Lifecycle
 from darkroom.service.serving.manager import ModelManager
 from darkroom.service.serving.registry import Registry
 from darkroom.service.telemetry.metrics import Metrics
+from darkroom.service.telemetry.recent import Recent
 from darkroom.service.telemetry.version import version_of
 from darkroom.service.workers.listener import BACKLOG
 from darkroom.service.workers.peers import Alone
@@ -39,7 +40,8 @@ class Darkroom:
         self.image_guard = guard_of(settings)
         self.manager = ModelManager(settings, self.registry, self.metrics)
         self.lifecycle = Lifecycle(settings, self.manager, self.metrics)
-        self.peers: Peers = Alone(self.metrics, self.manager)
+        self.recent = Recent(lambda: [metrics for metrics, _ in self.registry.exported()])
+        self.peers: Peers = Alone(self.metrics, self.manager, self.recent)
         compression = Compression(settings.max_body_bytes, packs_answers=settings.compress_answers)
         self.predictor = Predictor(
             self.lifecycle,

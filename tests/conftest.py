@@ -18,7 +18,12 @@ if TYPE_CHECKING:
 os.environ.pop("SSL_CERT_FILE", None)
 os.environ["SSL_CERT_DIR"] = os.devnull
 
-SHARE_A_SERVER = ("browser/test_page.py", "clients/test_documented.py", "integration/test_models.py")
+SHARE_A_SERVER = (
+    "browser/test_outputs.py",
+    "browser/test_page.py",
+    "clients/test_documented.py",
+    "integration/test_models.py",
+)
 
 
 @pytest.fixture(scope="session")

@@ -38,7 +38,8 @@ class _Group(NamedTuple):
     root: str
     limit: str
     usage: str
-    reclaimable: str  # a field of memory.stat: pages of files that were not used lately
+    files: str  # fields of memory.stat: pages of files, and those of them that are mapped or in a tmpfs and so have to stay
+    kept: tuple[str, str]
 
     def left(self, folder: Path) -> int:
         """The bytes that are left in a cgroup; 2**63 where it has no limit, or is not here."""
@@ -46,11 +47,18 @@ class _Group(NamedTuple):
         if not (limit.isdecimal() and usage.isdecimal()):
             return 1 << 63
         stat = dict(line.split()[:2] for line in _read(folder / "memory.stat").splitlines())
-        return max(0, int(limit) - int(usage) + int(stat.get(self.reclaimable, 0)))
+        reclaimable = int(stat.get(self.files, 0)) - sum(int(stat.get(name, 0)) for name in self.kept)
+        return max(0, int(limit) - int(usage) + max(0, reclaimable))
 
 
-_V2 = _Group("sys/fs/cgroup", "memory.max", "memory.current", "inactive_file")
-_V1 = _Group("sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+_V2 = _Group("sys/fs/cgroup", "memory.max", "memory.current", "file", ("file_mapped", "shmem"))
+_V1 = _Group(
+    "sys/fs/cgroup/memory",
+    "memory.limit_in_bytes",
+    "memory.usage_in_bytes",
+    "total_cache",
+    ("total_mapped_file", "total_shmem"),
+)
 
 
 def free_bytes(root: Path = Path("/")) -> int:

@@ -109,12 +109,14 @@ OPERATIONS = (
         Operation("get", path, PAGES, summary, "", "text/html")
         for path, summary in (
             ("/", "The models"),
-            ("/image_inference", "Choose a picture, see the labels"),
+            ("/image_inference", "Choose pictures, see what the model makes of them"),
+            ("/live", "The last minutes as charts that move"),
             ("/json_inference", "Write a body, see the answer"),
             ("/generate_clients", "Clients to take away"),
             ("/docs", "This document, to read"),
         )
     ),
+    Operation("get", "/live/events", PAGES, "The last minutes, as JSON or as server-sent events", scope=Scope.METRICS),
     Operation("get", "/web/{name}", PAGES, "What the pages load", "", "*/*"),
     Operation("get", "/openapi.json", PAGES, "This document"),
 )

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from darkroom.service.serving.manager import ModelManager
     from darkroom.service.telemetry.metrics import Metrics
+    from darkroom.service.telemetry.recent import Recent, Second
     from darkroom.service.telemetry.tasks import Tasks
 
 REPORT_S = 0.1  # guess: how old the supervisor's count of a worker's connections may be
@@ -30,6 +31,13 @@ class Peers(Protocol):
 
     async def render(self) -> tuple[bytes, str]:
         """The merged text exposition of all processes, and its content type.
+
+        Raises:
+            NotReady: the supervisor is gone.
+        """
+
+    async def recent(self, second: int) -> list[Second]:
+        """The last seconds of all processes, added up, from `second` on.
 
         Raises:
             NotReady: the supervisor is gone.
@@ -48,13 +56,18 @@ class Peers(Protocol):
 class Alone:
     """The peers of a server with one process: only itself."""
 
-    def __init__(self, metrics: Metrics, manager: ModelManager) -> None:
+    def __init__(self, metrics: Metrics, manager: ModelManager, recent: Recent) -> None:
         self._metrics = metrics
         self._manager = manager
+        self._recent = recent
 
     async def render(self) -> tuple[bytes, str]:
         """The text exposition and its content type."""
         return self._metrics.render()
+
+    async def recent(self, second: int) -> list[Second]:
+        """The last seconds of this process."""
+        return self._recent.since(second)
 
     async def load(self, name: str) -> None:
         """`ModelManager.load`."""
@@ -157,6 +170,11 @@ class Member:
         text: str = await self._request({"type": "metrics"})
         return text.encode(), CONTENT_TYPE_LATEST
 
+    async def recent(self, second: int) -> list[Second]:
+        """The last seconds of all workers."""
+        found: list[Second] = await self._request({"type": "recent", "second": second})
+        return found
+
     async def load(self, name: str) -> None:
         """`ModelManager.load`, here and then in all others."""
         await self._change_all({"type": "load", "name": name})
@@ -193,10 +211,12 @@ class Member:
         except ChannelClosed:
             raise NotReady("the server is stopping") from None
 
-    async def _handle(self, message: dict[str, Any]) -> str:
-        """Replies to the supervisor: the exposition, nothing to a ping, or why a change failed (empty: it did not)."""
+    async def _handle(self, message: dict[str, Any]) -> str | list[Second]:
+        """Replies to the supervisor: what it asks for, nothing to a ping, or why a change failed (empty: it did not)."""
         if message["type"] == "metrics":
             return (await self._alone.render())[0].decode()
+        if message["type"] == "recent":
+            return await self._alone.recent(message["second"])
         if message["type"] == "ping":
             return ""
         if message["type"] == "let_go":

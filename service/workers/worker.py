@@ -14,7 +14,11 @@ if TYPE_CHECKING:
     import signal
     from collections.abc import Awaitable, Callable, Sequence
 
+    from darkroom.service.telemetry.recent import Second
+
 SCRAPE_S = 2.0  # guess: Prometheus waits 10 s; a worker that imports TensorFlow may be silent for a second or two
+
+RECENT_S = 0.5  # guess: a page shows the seconds once a second
 
 
 class Worker:
@@ -97,6 +101,13 @@ class Worker:
     def let_go(self, count: int) -> None:
         """Has it close so many of its connections, each after its next answer, so that their clients connect anew."""
         self._channel.notify({"type": "let_go", "count": count})
+
+    async def recent(self, second: int) -> list[Second]:
+        """Its last seconds from `second` on; none if it does not reply in time."""
+        with suppress(ChannelClosed, RequestFailed, TimeoutError):
+            found: list[Second] = await self._channel.request({"type": "recent", "second": second}, RECENT_S)
+            return found
+        return []
 
     async def replies(self, within_s: float) -> bool:
         """Whether its event loop is running: it replies to a ping in time, or has ended."""

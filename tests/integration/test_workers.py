@@ -81,7 +81,7 @@ def test_connections_that_stay_are_shared_out_evenly() -> None:
         assert again == served
 
 
-def test_a_scrape_by_either_worker_tells_what_all_of_them_did() -> None:
+def test_a_scrape_and_the_live_page_of_either_worker_tell_what_all_of_them_did() -> None:
     with _two_workers() as process, ExitStack() as stack:
         clients = [stack.enter_context(httpx.Client(base_url=process.url)) for _ in range(2)]
         for times, client in zip((3, 5), clients, strict=True):
@@ -93,6 +93,15 @@ def test_a_scrape_by_either_worker_tells_what_all_of_them_did() -> None:
         assert metric(process.url, "darkroom_build_info") == 1
         assert metric(process.url, "darkroom_model_state") == 1
         assert metric(process.url, "darkroom_workers", state="ready") == 2
+        for client in clients:  # a second is told once it has ended
+            _until(lambda client=client: _answered_lately(client) == 8)  # type: ignore[misc]
+            assert client.get("/live/events").json()["server"]["workers"] == 2
+
+
+def _answered_lately(client: httpx.Client) -> int:
+    """The requests of the last minutes that `/live/events` tells."""
+    seconds = client.get("/live/events").json()["seconds"]
+    return sum(model["requests"].get("ok", 0) for second in seconds for model in second["models"])
 
 
 def test_a_worker_that_is_killed_takes_its_own_connections_along_and_is_replaced() -> None:

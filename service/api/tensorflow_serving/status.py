@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from typing import TYPE_CHECKING, Any
 
 from sanic.response import HTTPResponse
@@ -145,6 +146,12 @@ def describe_model(registry: Registry, name: str, folders: Mapping[str, str]) ->
         "model_signature": _describe_tensors(first) if first else None,
         "platform": "TensorFlow",
         "signatures": {key: _describe_signature(target) for key, target in targets.items()},
+        "older_signatures": {
+            str(version): {key: _describe_signature(target) for key, target in older.items()}
+            for version, older in versions.items()
+            if older is not targets
+        },
+        "label_count": len(first.model.labels) if first else 0,
         "refused_signatures": first.model.refused if first else {},
         "model_version_status": [_describe_state(state) for state in registry.states(name)],
     }
@@ -171,6 +178,7 @@ def _describe_signature(target: Target) -> dict[str, Any]:
         "formats": sorted(spec.formats),
         "batched": spec.batched,
         "unbatched_reason": spec.unbatched_reason,
+        "call_ms": {str(rows): round(1000 * s, 3) for rows, s in target.batcher.curve.expected_below(sys.maxsize)},
         "passes": target.passes,
     }
 

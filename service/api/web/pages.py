@@ -1,4 +1,4 @@
-"""The web pages: models, image inference, JSON inference, generated clients, API. Files are read once, at the start."""
+"""The web pages: models, pictures, live charts, JSON, generated clients, API. Files are read once, at the start."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 PAGES = {
     "/": "index.html",
     "/image_inference": "image_inference.html",
+    "/live": "live.html",
     "/json_inference": "json_inference.html",
     "/generate_clients": "generate_clients.html",
     "/docs": "docs.html",
@@ -31,7 +32,7 @@ POLICY = (
 
 
 def add_page_routes(app: App, darkroom: Darkroom) -> None:
-    """Adds STS's four pages, the API's page, and the files that they load from `/web/`."""
+    """Adds STS's four pages, those of the API and of the last minutes, and the files that they load from `/web/`."""
     contents = _read_all()
 
     def answer(name: str) -> HTTPResponse:
@@ -57,11 +58,15 @@ def add_page_routes(app: App, darkroom: Darkroom) -> None:
 
 
 def _read_all() -> dict[str, tuple[bytes, str]]:
-    """Every file of html/, assets/ and samples/ and its content type, by name."""
+    """Every file below html/, assets/ and samples/ and its content type, by name; no name occurs twice."""
     root = files("darkroom.service.api.web")
+    folders = [root / "html", root / "assets", root / "samples"]
     found = {}
-    for folder in (root / "html", root / "assets", root / "samples"):
+    for folder in folders:
         for item in folder.iterdir():
+            if item.is_dir():
+                folders.append(item)
+                continue
             kind = mimetypes.guess_type(item.name)[0]
             if kind is not None:
                 charset = "; charset=utf-8" if kind.startswith("text/") else ""

@@ -36,6 +36,7 @@ if (answer.ok) {
   for (const [tag, operations] of groups) {
     document.getElementById("operations").append(make("section", "", make("h2", tag), ...operations));
   }
+  status.textContent = "";
   status.hidden = true;
 } else {
   status.textContent = `${answer.status}: the document can't be had.`;

@@ -1,17 +1,18 @@
 // The page of clients: a program in the language that is chosen, to copy or to save.
-import { byId, fill, listModels, say, signaturesOf } from "/web/models.js";
+import { byId, copy, say } from "/web/page.js";
+import { chooseTarget } from "/web/models.js";
 
 const FILES = { bash: "client.sh", python: "client.py", javascript: "client.js", golang: "client.go", json: "body.json" };
-let model = null;
+let target = null;
 let saved = null; // the object URL of the program on the page
 let asked = 0; // answers that come late, after something else was chosen, are dropped
 
 async function write() {
   const ticket = ++asked;
   const language = byId("language").value;
-  const query = new URLSearchParams({ language, signature_name: byId("signature").value });
+  const query = new URLSearchParams({ language, signature_name: target.name });
   try {
-    const answer = await fetch(`/v1/models/${encodeURIComponent(model.model_name)}/gen_client?${query}`);
+    const answer = await fetch(`/v1/models/${encodeURIComponent(target.model.model_name)}/gen_client?${query}`);
     const text = await answer.text();
     if (ticket !== asked) return;
     byId("take").hidden = !answer.ok;
@@ -27,14 +28,9 @@ async function write() {
   }
 }
 
-byId("copy").hidden = !navigator.clipboard; // browsers give it to https and localhost only
-byId("copy").addEventListener("click", async () => {
-  await navigator.clipboard.writeText(byId("program").textContent);
-  say("Copied.");
-});
-for (const id of ["signature", "language"]) byId(id).addEventListener("change", write);
-listModels((chosen) => {
-  model = chosen;
-  fill(byId("signature"), signaturesOf(model).map((name) => [name, name]));
+byId("copy").addEventListener("click", async () => say((await copy(byId("program"))) ? "Copied." : "Select the program and copy it."));
+byId("language").addEventListener("change", write);
+chooseTarget((chosen) => {
+  target = chosen;
   write();
 });

@@ -1,73 +1,141 @@
-// The first page: every model with its versions and signatures, and where to go from there.
-import { byId, fetchModels, say, signaturesOf, takesPictures } from "/web/models.js";
+// The first page: the server, every model with the state of its versions, what it takes and gives, and where to go next.
+import { byId, code, make, milliseconds, number, plural, say } from "/web/page.js";
+import { fetchModels, isServed, shapeText, signaturesOf, takesPicture, takesPictures, typeOf } from "/web/models.js";
+import { addUp, quantile, total, wordOf } from "/web/seconds.js";
 
-// TensorFlow's numbers of its types; a reference type (100 more) is the type itself.
-const TYPES = { 1: "float32", 2: "float64", 3: "int32", 4: "uint8", 5: "int16", 6: "int8", 7: "string", 9: "int64", 10: "bool", 14: "bfloat16", 17: "uint16", 19: "float16", 22: "uint32", 23: "uint64" };
+const REFRESH_MS = 5000; // while the page is seen
 
-function make(tag, text = "", className = "") {
-  const element = document.createElement(tag);
-  element.textContent = text;
-  element.className = className;
-  return element;
+const words = { scores: "scores", boxes: "boxes", detection: "part of its boxes", mask: "a mask", image: "a picture", embedding: "an embedding", text: "text" };
+
+function tensorsText(tensors) {
+  return tensors.map((tensor) => `${tensor.name}: ${typeOf(tensor)} ${shapeText(tensor)}`);
 }
 
-function tensorText(tensor) {
-  const shape = tensor.shape === null ? "?" : tensor.shape.map((size) => (size < 0 ? "n" : size)).join(", ");
-  return `${tensor.name}: ${TYPES[tensor.dtype % 100] ?? tensor.dtype} [${shape}]`;
+// What a signature takes and gives, as a sentence.
+function sentenceOf(signature, labels) {
+  const takes = signature.inputs.map((input) => (input.name === signature.image_input ? `pictures (${signature.formats.join(", ")})` : `${input.name}, ${typeOf(input)} ${shapeText(input)}`));
+  const gives = signature.outputs.map((output) => {
+    const told = signature.kinds?.[output.name];
+    const last = output.shape?.length === 2 ? output.shape[1] : 0;
+    const kind = told?.kind ?? (last && last === labels ? "scores" : "");
+    const what = kind === "scores" && last > 1 ? `${number(last)} scores` : (words[kind] ?? `${typeOf(output)} ${shapeText(output)}`);
+    return `${output.name} (${what})`;
+  });
+  return `Takes ${takes.join(" and ") || "nothing"}; gives ${gives.join(", ")}.`;
 }
 
-function drawTensors(tensors) {
-  const list = make("ul");
-  list.append(...tensors.map((tensor) => {
-    const item = make("li");
-    item.append(make("code", tensorText(tensor)));
-    return item;
-  }));
-  return list;
+// How much a shared call gains, as the server measured it: {size: milliseconds of one call}.
+function gainOf(signature) {
+  if (!signature.batched) return `Served one request at a time: ${signature.unbatched_reason}.`;
+  const calls = Object.entries(signature.call_ms ?? {}).map(([size, ms]) => [Number(size), ms]);
+  const [one, best] = [calls.find(([size]) => size === 1), calls.reduce((a, b) => (b[1] / b[0] < a[1] / a[0] ? b : a), calls[0] ?? [0, 0])];
+  if (!one || best[0] < 2) return "Requests share calls.";
+  const times = (one[1] * best[0]) / best[1];
+  return `Requests share calls: one picture alone takes ${milliseconds(one[1])}, ${best[0]} together take ${milliseconds(best[1])}. That is ${times.toFixed(1)} times as many pictures a second.`;
 }
 
-function drawSignature(name, signature) {
-  const row = document.createElement("tr");
-  const cells = [make("th", name), make("td"), make("td"), make("td", "", "soft")];
-  cells[0].scope = "row";
-  cells[1].append(drawTensors(signature.inputs));
-  cells[2].append(drawTensors(signature.outputs));
-  const pictures = signature.image_input ? `pictures: ${signature.formats.join(", ")}` : "no pictures";
-  cells[3].textContent = signature.batched ? pictures : `${pictures}; not batched: ${signature.unbatched_reason}`;
-  row.append(...cells);
-  return row;
+function drawPasses(passes) {
+  const items = passes.map(({ name, applied, reason }) => make("li", {}, make("span", { className: applied ? "yes" : "no" }, applied ? "applied" : "left out"), ` ${name}`, reason ? make("span", { className: "soft" }, `: ${reason}`) : ""));
+  return make("ul", { className: "passes" }, ...items);
+}
+
+function drawSignature(name, signature, labels) {
+  const applied = signature.passes.filter((pass) => pass.applied).length;
+  const facts = make("dl", {},
+    ...["inputs", "outputs"].flatMap((side) => [make("dt", {}, side === "inputs" ? "takes" : "gives"), ...tensorsText(signature[side]).map((text) => make("dd", {}, make("code", {}, text)))]),
+  );
+  const rewritten = make("details", {}, make("summary", {}, `Rewritten at the load: ${applied} of ${plural(signature.passes.length, "pass", "passes")} applied`), drawPasses(signature.passes));
+  return make("section", { className: "signature", ariaLabel: `Signature ${name}` }, make("h3", {}, name), make("p", {}, sentenceOf(signature, labels)), make("p", { className: "soft small" }, gainOf(signature)), facts, ...(signature.passes.length ? [rewritten] : []));
+}
+
+function drawVersions(states) {
+  const items = states.map(({ version, state, status }) => {
+    const name = version === "0" ? "no version" : `version ${version}`;
+    const why = status.error_message ? make("span", { className: "soft" }, `: ${status.error_message}`) : "";
+    return make("li", {}, make("span", { className: `state ${state === "AVAILABLE" ? "good" : status.error_message ? "wrong" : ""}` }, state.toLowerCase()), ` ${name}`, why);
+  });
+  return make("ul", { className: "versions" }, ...items);
+}
+
+function linksOf(model) {
+  const query = new URLSearchParams({ model: model.model_name });
+  const link = (page, text, className = "button") => make("a", { href: `/${page}?${query}`, className }, text);
+  const links = [link("image_inference", takesPictures(model) ? "Try a picture" : "Fill in a form", "button main"), link("json_inference", "Send JSON"), link("generate_clients", "Get a client"), link("live", "Watch it live")];
+  const name = encodeURIComponent(model.model_name);
+  if (model.label_count) links.push(make("a", { href: `/v1/models/${name}/labels` }, plural(model.label_count, "label")));
+  links.push(make("a", { href: `/v1/models/${name}` }, "As JSON"));
+  return make("p", { className: "links" }, ...links);
 }
 
 function drawModel(model) {
-  const card = make("section", "", "card");
-  const head = make("div", "", "head");
-  head.append(make("h2", model.model_name), make("span", `version ${model.model_version_list.join(", ")}`, "soft"));
-  const table = make("table");
-  const titles = make("tr");
-  titles.append(...["signature", "takes", "gives", ""].map((title) => make("th", title, "soft")));
-  table.append(titles, ...signaturesOf(model).map((name) => drawSignature(name, model.signatures[name])));
-  const scroll = make("div", "", "scroll");
-  scroll.append(table);
-  const links = make("p", "", "links");
-  const pages = [...(takesPictures(model) ? [["image_inference", "Try a picture"]] : []), ["json_inference", "Send JSON"], ["generate_clients", "Get a client"]];
-  for (const [page, text] of pages) {
-    const link = make("a", text, "button");
-    link.href = `/${page}?${new URLSearchParams({ model: model.model_name })}`;
-    links.append(link);
+  const head = make("h2", {}, model.model_name);
+  const parts = [head, drawVersions(model.model_version_status)];
+  if (isServed(model)) {
+    const signatures = Object.entries(signaturesOf(model)).map(([name, signature]) => drawSignature(name, signature, model.label_count));
+    const refused = Object.entries(model.refused_signatures).map(([name, reason]) => make("p", { className: "note" }, `Signature ${name} is refused: ${reason}`));
+    parts.push(make("p", { className: "recent soft small" }), ...signatures, ...refused, linksOf(model));
   }
-  card.append(head, scroll, links);
+  const card = make("article", { className: "card model" }, ...parts);
+  card.dataset.model = model.model_name;
   return card;
 }
 
-try {
-  const models = await fetchModels();
-  say(models.length ? "" : "No model is served yet.", !models.length);
-  byId("models").replaceChildren(...models.map(drawModel));
-  if (models.length) {
-    const path = `/v1/models/${encodeURIComponent(models[0].model_name)}/gen_client`;
-    byId("curl").textContent = `curl '${location.origin}${path}' | bash`;
-    byId("ask").hidden = false;
-  }
-} catch (error) {
-  say(`The list of models did not come: ${error.message}`, true);
+// What happened to one model in the last minutes, as a sentence.
+function recentText(seconds, keptS, name) {
+  const sum = addUp(seconds, ({ model }) => model === name);
+  const requests = total(sum.requests);
+  const minutes = `the last ${Math.round(keptS / 60)} minutes`;
+  if (!requests) return `No requests in ${minutes}.`;
+  const outcomes = Object.entries(sum.requests).sort(([, a], [, b]) => b - a).map(([outcome, count]) => `${number(count)} ${wordOf(outcome)}`);
+  const calls = total(sum.batches);
+  const shared = calls ? `; ${plural(calls, "call")} of ${(sum.images / calls).toFixed(1)} on average` : "";
+  const [half, most] = [0.5, 0.99].map((share) => milliseconds(quantile(sum.latency, share) * 1000));
+  return `In ${minutes}: ${outcomes.join(", ")}${shared}; half within about ${half}, 99 % within ${most}.`;
 }
+
+function upText(seconds) {
+  const [days, hours, minutes] = [Math.floor(seconds / 86400), Math.floor(seconds / 3600) % 24, Math.floor(seconds / 60) % 60];
+  return days ? `${days} d ${hours} h` : hours ? `${hours} h ${minutes} min` : minutes ? `${minutes} min` : `${Math.floor(seconds)} s`;
+}
+
+function deviceText({ devices, cores }) {
+  const gpus = devices.filter((device) => device.startsWith("gpu"));
+  return gpus.length ? `${plural(gpus.length, "GPU")} and ${plural(cores, "core")}` : `CPU, ${plural(cores, "core")}`;
+}
+
+async function showRecent() {
+  const answer = await fetch("/live/events");
+  if (!answer.ok) return; // such a token may not read metrics
+  const { server, seconds, kept_s: keptS } = await answer.json();
+  const workers = server.workers > 1 ? `, ${server.workers} workers` : "";
+  byId("server").textContent = `Darkroom ${server.version} with TensorFlow ${server.tensorflow}, up ${upText(server.uptime_s)}, on ${deviceText(server)}${workers}.${server.trouble ? ` Not ready: ${server.trouble}.` : ""}`;
+  for (const card of document.querySelectorAll("[data-model]")) {
+    const line = card.querySelector(".recent");
+    if (line) line.textContent = recentText(seconds, keptS, card.dataset.model);
+  }
+}
+
+let drawn = "";
+
+// The cards are drawn anew only when they changed, so that folds stay open.
+async function show() {
+  try {
+    const models = await fetchModels();
+    const served = models.filter(isServed);
+    const text = JSON.stringify(models.map(({ signatures, ...rest }) => [rest, Object.values(signatures).map(({ call_ms, ...others }) => others)]));
+    if (text !== drawn) {
+      drawn = text;
+      byId("models").replaceChildren(...models.map(drawModel));
+      const asked = served.find((model) => Object.values(model.signatures).some(takesPicture)) ?? served[0];
+      byId("ask").hidden = !asked;
+      if (asked) byId("curl").replaceChildren(code(`curl '${location.origin}/v1/models/${encodeURIComponent(asked.model_name).replaceAll("'", "%27")}/gen_client' | bash`, "A client of bash"));
+    }
+    say(served.length ? "" : models.length ? "No model is served yet." : "No model is known.", !served.length);
+    await showRecent();
+  } catch (error) {
+    say(`The server does not answer: ${error.message}`, true);
+  }
+}
+
+show();
+setInterval(() => { if (!document.hidden) show(); }, REFRESH_MS);

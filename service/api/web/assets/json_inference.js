@@ -1,17 +1,18 @@
 // The page of JSON: a body that the model answers to begin with, and the answer as it comes.
-import { byId, fill, listModels, say, signaturesOf } from "/web/models.js";
+import { byId, say } from "/web/page.js";
+import { chooseTarget } from "/web/models.js";
 
-let model = null;
+let target = null;
 let asked = 0; // answers that come late, after something else was asked, are dropped
 
 async function example() {
   const ticket = ++asked;
-  const query = new URLSearchParams({ signature_name: byId("signature").value });
-  const answer = await fetch(`/v1/models/${encodeURIComponent(model.model_name)}/gen_json?${query}`);
+  const query = new URLSearchParams({ signature_name: target.name });
+  const answer = await fetch(`/v1/models/${encodeURIComponent(target.model.model_name)}/gen_json?${query}`);
   const body = await answer.json();
   if (ticket !== asked) return;
   if (!answer.ok) return say(`${answer.status}: ${body.error}`, true);
-  if (byId("version").value) body.model_version = Number(byId("version").value);
+  if (target.version) body.model_version = Number(target.version);
   byId("body").value = write(body);
 }
 
@@ -43,10 +44,7 @@ async function send() {
 
 byId("send").addEventListener("click", send);
 byId("body").addEventListener("keydown", (event) => { if (event.key === "Enter" && event.ctrlKey) send(); });
-for (const id of ["version", "signature"]) byId(id).addEventListener("change", example);
-listModels((chosen) => {
-  model = chosen;
-  fill(byId("version"), [["latest", ""], ...model.model_version_list.map((version) => [version, version])]);
-  fill(byId("signature"), signaturesOf(model).map((name) => [name, name]));
+chooseTarget((chosen) => {
+  target = chosen;
   example();
 });

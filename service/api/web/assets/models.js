@@ -1,9 +1,32 @@
-// What the pages share: the models in their menus, and how something is said.
-export const byId = (id) => document.getElementById(id);
+// The models that are served, and the menus that choose a model, a version and a signature of them.
+import { byId, say } from "/web/page.js";
 
-export function say(text, isBad = false) {
-  byId("status").textContent = text;
-  byId("status").classList.toggle("bad", isBad);
+// TensorFlow's numbers of its types; a reference type (100 more) is the type itself.
+const TYPES = { 1: "float32", 2: "float64", 3: "int32", 4: "uint8", 5: "int16", 6: "int8", 7: "string", 9: "int64", 10: "bool", 14: "bfloat16", 17: "uint16", 19: "float16", 22: "uint32", 23: "uint64" };
+
+export const typeOf = (tensor) => TYPES[tensor.dtype % 100] ?? `type ${tensor.dtype}`;
+
+export function shapeText(tensor) {
+  return tensor.shape === null ? "any shape" : `[${tensor.shape.map((size, at) => (size < 0 ? (at ? "?" : "n") : size)).join(", ")}]`;
+}
+
+export async function fetchModels() {
+  const answer = await fetch("/v1/models");
+  if (!answer.ok) throw new Error(`${answer.status} ${await answer.text()}`);
+  return answer.json();
+}
+
+export const isServed = (model) => model.model_signature !== null;
+// Whether a signature takes one picture and nothing else, so that a picture alone is a request.
+export const takesPicture = (signature) => Boolean(signature.image_input) && signature.inputs.length === 1;
+export const takesPictures = (model) => Object.values(model.signatures).some(takesPicture);
+
+// The signatures of a version (empty: the latest) by name: the default one first, then those that take a picture.
+export function signaturesOf(model, version = "") {
+  const all = model.older_signatures?.[version] ?? model.signatures;
+  const rank = (name) => (name === "serving_default" ? 2 : 0) + takesPicture(all[name]);
+  const names = Object.keys(all).sort((a, b) => rank(b) - rank(a));
+  return Object.fromEntries(names.map((name) => [name, all[name]]));
 }
 
 // Puts [text, value] pairs into a menu; the choice stays where it is still there.
@@ -13,36 +36,62 @@ export function fill(menu, pairs) {
   if (pairs.some(([, value]) => value === before)) menu.value = before;
 }
 
-export async function fetchModels() {
-  const answer = await fetch("/v1/models");
-  if (!answer.ok) throw new Error(`${answer.status} ${await answer.text()}`);
-  const models = await answer.json();
-  return models.filter((model) => model.model_signature);
-}
-
-export function takesPictures(model) {
-  return Object.values(model.signatures).some((signature) => signature.image_input);
-}
-
-// Fills the menu with the models that are `wanted`, and calls `chosen` with one now and whenever another is chosen.
-export async function listModels(chosen, wanted = () => true) {
+// Fills the menus of the page (those of model, version and signature that it has) and calls `chosen` with the target now
+// and at each change: {model, version (empty: the latest), name (of the signature), signature}.
+export async function chooseTarget(chosen) {
+  const [model, version, signature] = ["model", "version", "signature"].map(byId);
+  let served = [];
   try {
-    const models = (await fetchModels()).filter(wanted);
-    if (!models.length) return say("No such model is served yet.", true);
-    const menu = byId("model");
-    fill(menu, models.map((model) => [model.model_name, model.model_name]));
-    const asked = new URLSearchParams(location.search).get("model");
-    if (models.some((model) => model.model_name === asked)) menu.value = asked;
-    const choose = () => chosen(models.find((model) => model.model_name === menu.value));
-    menu.addEventListener("change", choose);
-    choose();
+    served = (await fetchModels()).filter(isServed);
   } catch (error) {
-    say(`The list of models did not come: ${error.message}`, true);
+    return say(`The list of models did not come: ${error.message}`, true);
   }
+  if (!served.length) return say("No model is served yet. The first page says why.", true);
+  const asked = new URLSearchParams(location.search);
+  const found = () => served.find((each) => each.model_name === model.value);
+  const prefer = (menu, value) => { if ([...menu.options].some((option) => option.value === value)) menu.value = value; };
+  const tell = () => {
+    const named = signaturesOf(found(), version?.value);
+    const name = signature?.value || Object.keys(named)[0];
+    const query = new URLSearchParams({ model: model.value });
+    if (version?.value) query.set("version", version.value);
+    if (name !== Object.keys(named)[0]) query.set("signature", name);
+    history.replaceState(null, "", `?${query}`);
+    chosen({ model: found(), version: version?.value ?? "", name, signature: named[name] });
+  };
+  const fillSignatures = () => {
+    if (signature) fill(signature, Object.keys(signaturesOf(found(), version?.value)).map((name) => [name, name]));
+  };
+  const fillVersions = () => {
+    const numbers = found().model_version_list;
+    if (version) fill(version, [[`latest (${numbers.at(-1)})`, ""], ...numbers.map((each) => [each, each])]);
+    fillSignatures();
+  };
+  fill(model, served.map((each) => [each.model_name, each.model_name]));
+  prefer(model, asked.get("model"));
+  fillVersions();
+  if (version) prefer(version, asked.get("version"));
+  fillSignatures();
+  if (signature) prefer(signature, asked.get("signature"));
+  model.addEventListener("change", () => { fillVersions(); tell(); });
+  version?.addEventListener("change", () => { fillSignatures(); tell(); });
+  signature?.addEventListener("change", tell);
+  tell();
 }
 
-// The signatures of a model, the default one first.
-export function signaturesOf(model) {
-  const names = Object.keys(model.signatures);
-  return names.sort((a, b) => (b === "serving_default") - (a === "serving_default"));
+const labels = new Map(); // by model: a promise of its class names
+
+// The class names of a target; none where they are of another version, since only those of the latest can be read.
+export function labelsOf(target) {
+  const { model, version } = target;
+  if (!model.label_count || (version && version !== model.model_version_list.at(-1))) return Promise.resolve([]);
+  const name = model.model_name;
+  if (!labels.has(name)) {
+    const read = async () => {
+      const answer = await fetch(`/v1/models/${encodeURIComponent(name)}/labels`);
+      return answer.ok ? answer.json() : [];
+    };
+    labels.set(name, read().catch(() => []));
+  }
+  return labels.get(name);
 }

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 from darkroom.service.telemetry.metrics import Metrics
+from darkroom.service.telemetry.recent import Recent
 from darkroom.service.telemetry.tasks import Tasks
 from darkroom.service.workers.channel import Channel
 from darkroom.service.workers.peers import Alone, Member, WorkerHandles
@@ -26,7 +27,7 @@ async def _member(handle: Callable[[dict[str, Any]], Awaitable[Any]], tasks: Tas
     await supervisor.open(end)
     hearing = asyncio.create_task(supervisor.run())
     handles = WorkerHandles(1, socket.socket().detach(), receiving.detach(), end_of_worker.detach())
-    member = Member(handles, Alone(Metrics(version="1", tensorflow="2"), None))  # type: ignore[arg-type]  # nothing is loaded
+    member = Member(handles, Alone(Metrics(version="1", tensorflow="2"), None, Recent(list)))  # type: ignore[arg-type]  # nothing is loaded
     yield member
     member.refuse()
     tasks.close()
