@@ -15,13 +15,13 @@ V1 = {
     "sys/fs/cgroup/memory/memory.usage_in_bytes": "5",
     "sys/fs/cgroup/memory/a/memory.limit_in_bytes": "1000",
     "sys/fs/cgroup/memory/a/memory.usage_in_bytes": "700",
-    "sys/fs/cgroup/memory/a/memory.stat": "cache 5\ntotal_inactive_file 100\n",
+    "sys/fs/cgroup/memory/a/memory.stat": "cache 5\ntotal_cache 160\ntotal_mapped_file 40\ntotal_shmem 20\n",
 }
 V2 = {
     "proc/self/cgroup": "0::/\n",
     "sys/fs/cgroup/memory.max": "2000\n",
     "sys/fs/cgroup/memory.current": "1900\n",
-    "sys/fs/cgroup/memory.stat": "anon 5\ninactive_file 300\n",
+    "sys/fs/cgroup/memory.stat": "anon 5\nfile 450\nfile_mapped 100\nshmem 50\n",
 }
 
 
