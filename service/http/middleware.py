@@ -187,7 +187,7 @@ def text_response(text: str, status: int = 200) -> HTTPResponse:
 
 def reply_response(reply: Reply) -> HTTPResponse:
     """The answer to a predict request."""
-    return HTTPResponse(reply.body, reply.status, reply.headers, reply.content_type)
+    return HTTPResponse(reply.whole(), reply.status, reply.headers, reply.content_type)
 
 
 def call_of(request: Request) -> Call:

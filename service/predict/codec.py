@@ -19,13 +19,14 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from darkroom.models.rows import Rows
+    from darkroom.service.predict.call import AnswerBody
 
 _OPTIONS = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_SORT_KEYS | orjson.OPT_APPEND_NEWLINE
 
 # Bodies and answers that take longer to read or write on the loop than a wait for a thread: 1 to 4 ms (measured).
 LARGE_BYTES = 1 << 18
-LARGE_PICTURE_BYTES = 1 << 21  # of a body that is one picture, of which only the header is read
-LARGE_PACKED_BYTES = 1 << 14  # of a compressed body
+LARGE_PICTURE_BYTES = 1 << 21  # of a body that is one picture, of which only the header is read; not of a PNG
+LARGE_PACKED_BYTES = 1 << 8  # of a compressed body, which may inflate to LARGE_BYTES
 
 MAX_DEPTH = 254  # a tensor of TensorFlow has no more dimensions
 
@@ -41,7 +42,7 @@ def is_large(body: bytes, *, is_packed: bool) -> bool:
         return False
     if is_packed or size > LARGE_PICTURE_BYTES:
         return True
-    return size > LARGE_BYTES and not begins_as_picture(body)
+    return size > LARGE_BYTES and (not begins_as_picture(body) or body.startswith(b"\x89PNG"))
 
 
 def parse_json(body: bytes) -> Any:
@@ -190,22 +191,22 @@ def _text(item: object) -> object:
 
 
 def writable(column: np.ndarray[Any, Any] | list[bytes]) -> Any:
-    """As `jsonable`; of a large array, a list of its rows, written already."""
+    """As `jsonable`; a large array is for `dump_answer` alone."""
     value = jsonable(column)
-    return large_json.write_rows(value) if isinstance(value, np.ndarray) and value.nbytes > LARGE_BYTES else value
+    return large_json.Large(value) if isinstance(value, np.ndarray) and value.nbytes > LARGE_BYTES else value
 
 
-def written(column: np.ndarray[Any, Any]) -> object:
-    """As `jsonable`; a large array is written already."""
-    value = jsonable(column)
-    if isinstance(value, np.ndarray) and value.nbytes > LARGE_BYTES:
-        return orjson.Fragment(large_json.write(value))
-    return value
-
-
-def dump_columns(columns: Mapping[str, np.ndarray[Any, Any] | list[bytes]]) -> bytes:
+def dump_columns(columns: Mapping[str, np.ndarray[Any, Any] | list[bytes]]) -> AnswerBody:
     """`{output: nested list}` with sorted keys and a trailing newline; floats in their shortest digits, NaN as null."""
-    return orjson.dumps({name: writable(column) for name, column in columns.items()}, option=_OPTIONS)
+    return dump_answer({name: writable(column) for name, column in columns.items()})
+
+
+def dump_answer(value: object) -> AnswerBody:
+    """As `dump_json`; in pieces where large arrays are in it (`writable`)."""
+    try:
+        return orjson.dumps(value, option=_OPTIONS)
+    except orjson.JSONEncodeError:  # orjson does not know them
+        return large_json.dump(value, orjson.OPT_APPEND_NEWLINE)
 
 
 def dump_json(value: object) -> bytes:

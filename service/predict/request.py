@@ -22,7 +22,7 @@ from darkroom.models.errors import InvalidInput
 from darkroom.models.rows import Rows, join, row_bytes
 from darkroom.service.errors import ERROR_HEADER, UNKNOWN, CodecError, NotReady, describe, judge, retry_after_s
 from darkroom.service.predict import codec
-from darkroom.service.predict.call import Call, Reply
+from darkroom.service.predict.call import Call, Rendered, Reply
 from darkroom.service.predict.image_guard import measure
 from darkroom.service.predict.partial import PartialResult
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from darkroom.batching.entry import Answer, Reason
     from darkroom.batching.scheduler.admission import Ticket
-    from darkroom.service.predict.call import Rendered
+    from darkroom.service.predict.call import AnswerBody
     from darkroom.service.predict.compression import Compression
     from darkroom.service.predict.image_guard import ImageGuard
     from darkroom.service.predict.off_loop import OffLoop
@@ -117,7 +117,7 @@ class PredictRequest:
         self.sizes: list[int] = []
         self.pixels: list[int] = []
         self.partial: PartialResult | None = None
-        self.render: Callable[[Rows], bytes | Rendered] | None = None
+        self.render: Callable[[Rows], AnswerBody | Rendered] | None = None
         self._is_sts = is_sts
         self._has_error_code = has_error_code
         self._batch_times: BatchTimes | None = None
@@ -246,6 +246,8 @@ class PredictRequest:
             CodecError, InvalidInput: an input or a picture is refused; names the field and the index.
         """
         self.target = target
+        if self.is_reading:
+            guard.check_lists(inputs, target.spec)
         rows = target.accept(inputs, strict=strict)
         rows, others = self._inspect_others(target, rows, guard)
         self.rows = rows
@@ -491,7 +493,9 @@ class PredictRequest:
         render = self.render
         made = codec.dump_columns(rows.columns) if render is None else render(rows)
         reply = (
-            Reply(200, made, {}) if isinstance(made, bytes) else Reply(200, made.body, made.headers, made.content_type)
+            Reply(200, made.body, made.headers, made.content_type)
+            if isinstance(made, Rendered)
+            else Reply(200, made, {})
         )
         return reply if self._pack is None else self._pack(reply)
 
@@ -594,14 +598,17 @@ class Predictor:
             return request, None
 
     async def answer(self, route: Route, call: Call) -> Reply:
-        """`begin` for a coroutine; cancelling it withdraws the request."""
+        """`begin` for a coroutine, with a body of one piece; cancelling it withdraws the request."""
         waiter: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
         request, entry = self.begin(route, call, lambda reply: None if waiter.done() else waiter.set_result(reply))
         try:
-            return await waiter
+            reply = await waiter
         except asyncio.CancelledError:
             request.withdraw(entry)
             raise
+        if isinstance(reply.body, bytes):
+            return reply
+        return reply._replace(body=await asyncio.to_thread(reply.whole))
 
     def _admit(self, request: PredictRequest, route: Route, headers: Mapping[str, str]) -> None:
         """Refuses what can be refused before the body is read."""

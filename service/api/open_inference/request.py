@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from darkroom.models.rows import Column, Rows
     from darkroom.models.spec import SignatureSpec
-    from darkroom.service.predict.call import Call, Rendered
+    from darkroom.service.predict.call import AnswerBody, Call, Rendered
     from darkroom.service.predict.image_guard import ImageGuard
     from darkroom.service.predict.request import PredictRequest
     from darkroom.service.serving.registry import Registry
@@ -60,7 +60,7 @@ class Infer:
         *,
         name: str,
         version: str | None,
-        reply: Callable[..., Callable[[Rows], bytes | Rendered]] = InferReply,
+        reply: Callable[..., Callable[[Rows], AnswerBody | Rendered]] = InferReply,
     ) -> None:
         """`read` for a body that is cut and parsed; `reply` makes the renderer from what `InferReply` takes."""
         request.end_stage("parse")

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import pybase64
 
-from darkroom.models.spec import MAX_ELEMENTS, exact, np_shape, numpy_dtype
+from darkroom.models.spec import MAX_ELEMENTS, Numbers, exact, np_shape, numpy_dtype
 from darkroom.service.errors import CodecError, quote
 from darkroom.service.predict import codec
 
@@ -81,6 +81,8 @@ def read_json(data: object, dtype: str, shape: tuple[int, ...], name: str) -> Co
         CodecError: the number of values differs from that of `shape`.
         InvalidInput: a value has another kind or does not fit, or the lists are ragged.
     """
+    if isinstance(data, Numbers):
+        check_count(data.array.size, shape, name)
     column = exact(data, dtype, name)
     if isinstance(column, list):
         return shaped(column, shape, name)
@@ -190,7 +192,7 @@ def describe(name: str, column: Column) -> dict[str, object]:
 def write_json(column: Column) -> dict[str, object]:
     """`{"data": flat list}`; if not all strings are UTF-8, all are base64, and `parameters` say so."""
     if not isinstance(column, list) and column.dtype != object:
-        return {"data": codec.written(column.reshape(-1))}
+        return {"data": codec.writable(column.reshape(-1))}
     values = _strings(column)
     try:
         return {"data": [value.decode() for value in values]}
@@ -199,9 +201,11 @@ def write_json(column: Column) -> dict[str, object]:
         return {"data": data, "parameters": {"content_type": "base64"}}
 
 
-def write_binary(column: Column) -> bytes:
-    """The bytes of a tensor in row-major order; for strings see the first lines of this module."""
+def write_binary(column: Column) -> Buffer:
+    """The bytes of a tensor in row-major order, of a large one without a copy; for strings see the first lines here."""
     if not isinstance(column, list) and column.dtype != object:
+        if column.nbytes > codec.LARGE_BYTES and column.flags.c_contiguous:
+            return column.reshape(-1).view(np.uint8).data
         return column.tobytes()
     return b"".join(chain.from_iterable((_LENGTH.pack(len(value)), value) for value in _strings(column)))
 

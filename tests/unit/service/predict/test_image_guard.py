@@ -25,6 +25,7 @@ from darkroom.service.predict.image_guard import (
     MAX_PROFILE_BYTES,
     MAX_SEGMENTS,
     PARTS_PER_SEGMENT,
+    PNG_SPARE_BYTES,
     Header,
     ImageGuard,
     measure,
@@ -411,6 +412,77 @@ def test_a_png_of_noise_passes_however_its_rows_are_compressed(level: int, flush
     data = b"".join(packer.compress(noise.bytes(row)) + packer.flush(flush) for _ in range(HEIGHT))
     png = with_pixels(data + packer.flush())
     assert ImageGuard(1, 10_000_000, 1_000).inspect(png, ECHO, "images", 0, Counter())[0] is png
+
+
+def deflated(raw_bytes: int, *, end: bytes = b"") -> bytes:
+    return zlib.compress(bytes(raw_bytes), 9) + end
+
+
+NEED = HEIGHT * (1 + 3 * WIDTH)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        deflated(2_000_000),
+        deflated(2_000_000, end=b"after the end"),
+        deflated(2_000_000)[:-4] + b"\0\0\0\0",  # its sum is wrong
+        deflated(2_000_000)[:-8],
+        zlib.compress(np.random.default_rng(1).bytes(NEED) + bytes(500_000), 9),  # good pixels first
+        zlib.compress(bytes(NEED) + np.random.default_rng(1).bytes(200) * 400, 9),
+    ],
+)
+@pytest.mark.parametrize("cuts", [1, 2, 300])
+def test_a_png_whose_data_inflates_to_far_more_than_its_pixels_need_is_refused_however_it_is_cut(
+    data: bytes, cuts: int
+) -> None:
+    step = -(-len(data) // cuts)
+    chunks = b"".join(chunk(b"IDAT", data[at : at + step]) for at in range(0, len(data), step))
+    bomb = KINDS["rgb png"][:33] + chunks + chunk(b"IEND")
+    message = f"inflate to more than {2 * NEED + PNG_SPARE_BYTES} bytes, where {WIDTH}x{HEIGHT} need {NEED}; save it"
+    with pytest.raises(BadImage, match=message):
+        ImageGuard(1, 10_000_000, 1_000).inspect(bomb, ECHO, "images", 0, Counter())
+    with pytest.raises(BadImage, match=message):
+        ImageGuard(1, 10_000_000, 1_000).inspect_others([bomb], "right", Counter())
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        zlib.compress(np.random.default_rng(1).bytes(NEED) + bytes(NEED), 9),  # some writers leave bytes behind
+        deflated(NEED) + b"no more" * 9,
+        deflated(2_000_000)[:60],  # cut off before it is much
+        b"\x78\x9c" + b"\xff" * 200,  # no such data
+        b"",
+    ],
+)
+def test_a_png_that_costs_no_more_than_its_pixels_is_left_to_the_decoder(data: bytes) -> None:
+    assert ImageGuard(1, 10_000_000, 1_000).inspect(with_pixels(data), ECHO, "images", 0, Counter())
+
+
+PASSES = [(0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)]  # of Adam7
+
+
+@pytest.mark.parametrize("interlaced", [False, True])
+@pytest.mark.parametrize("size", [(1, 5_000), (5_000, 1), (300, 300)])
+@pytest.mark.parametrize(("depth", "colour", "channels"), [(1, 0, 1), (8, 0, 1), (8, 6, 4), (16, 2, 3)])
+def test_noise_of_every_form_inflates_to_what_it_needs(
+    depth: int, colour: int, channels: int, size: tuple[int, int], interlaced: bool
+) -> None:
+    count = 0
+    for left, top, right, down in PASSES if interlaced else [(0, 0, 1, 1)]:
+        width, height = -(-(size[0] - left) // right), -(-(size[1] - top) // down)
+        count += (1 + -(-width * depth * channels // 8)) * height if width > 0 and height > 0 else 0
+    header = struct.pack(">IIBBBBB", *size, depth, colour, 0, 0, interlaced)
+    noise = zlib.compress(np.random.default_rng(1).bytes(count))
+    png = KINDS["rgb png"][:8] + chunk(b"IHDR", header) + chunk(b"IDAT", noise) + chunk(b"IEND")
+    assert ImageGuard(1, 10_000_000, 10_000_000).inspect(png, ECHO, "images", 0, Counter())[0] is png
+
+
+@pytest.mark.parametrize(("side", "counted"), [(300, 300 * 300), (4_000, 4_000 * 4_000)])
+def test_a_flat_png_counts_as_its_pixels(side: int, counted: int) -> None:
+    png = encode(Image.new("RGB", (side, side)), "PNG")
+    assert ImageGuard(1, 10_000_000, 20_000_000).inspect(png, ECHO, "images", 0, Counter()) == (png, counted)
 
 
 # The scans of a JPEG.
