@@ -167,6 +167,34 @@ def picture_and_threshold(folder: Path) -> Path:
     return _save(folder, serve, image=tf.TensorSpec([None], tf.string), threshold=tf.TensorSpec([None], tf.float32))
 
 
+def two_pictures(folder: Path, *, wires: tuple[str, str] = ("bytes", "bytes")) -> Path:
+    """The means of two pictures, `left` and `right`, and how far they are from each other; `wires` as in `pictures`."""
+
+    def mean_of(wire: str) -> Any:
+        return lambda data: _mean(tf.io.decode_base64(data) if wire == "base64" else data)
+
+    def serve(_: Any, left: Any, right: Any) -> dict[str, Any]:
+        one, other = (
+            tf.map_fn(mean_of(wire), images, fn_output_signature=tf.float32)
+            for wire, images in zip(wires, (left, right), strict=True)
+        )
+        return {"left_mean": one, "right_mean": other, "apart": tf.abs(one - other)}
+
+    return _save(folder, serve, left=tf.TensorSpec([None], tf.string), right=tf.TensorSpec([None], tf.string))
+
+
+def views(folder: Path) -> Path:
+    """`views` [-1, 2]: two pictures a row, of which `means` are the means."""
+
+    def one(row: Any) -> Any:
+        return tf.map_fn(_mean, row, fn_output_signature=tf.float32)
+
+    def serve(_: Any, views: Any) -> dict[str, Any]:
+        return {"means": tf.map_fn(one, views, fn_output_signature=tf.TensorSpec([2], tf.float32))}
+
+    return _save(folder, serve, views=tf.TensorSpec([None, 2], tf.string))
+
+
 def features_of_every_parser(folder: Path) -> Path:
     """Features of floats and of integers, through each of TensorFlow's parsers of Examples; "both" is both."""
 

@@ -161,6 +161,8 @@ class SessionEngine:
         self._check = self._prefix = None
 
     def _encodes(self, name: str) -> bool:
+        if name in self.spec.encoded_pictures:
+            return True
         return name == self.spec.image_input and self.spec.wire is Wire.BASE64 and not self._hoisted
 
     def _make(self, outputs: tuple[str, ...]) -> Any:

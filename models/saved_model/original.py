@@ -268,6 +268,8 @@ class EagerEngine:
         self._function = None
 
     def _encodes(self, name: str) -> bool:
+        if name in self.spec.encoded_pictures:
+            return True
         return name == self.spec.image_input and self.spec.wire is Wire.BASE64
 
 

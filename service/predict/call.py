@@ -46,10 +46,6 @@ class Reply(NamedTuple):
     headers: dict[str, str]
     content_type: str = "application/json"
 
-    def whole(self) -> bytes:
-        """The body as one; copies one of pieces."""
-        return self.body if isinstance(self.body, bytes) else b"".join(self.body)
-
 
 class Rendered(NamedTuple):
     """What a renderer returns when the body alone is not enough: it adds headers and sets the content type."""
@@ -57,6 +53,11 @@ class Rendered(NamedTuple):
     body: AnswerBody
     headers: dict[str, str]
     content_type: str
+
+
+def joined(body: AnswerBody) -> bytes:
+    """An answer's body as one; copies one of pieces."""
+    return body if isinstance(body, bytes) else b"".join(body)
 
 
 def body_size(body: AnswerBody) -> int:

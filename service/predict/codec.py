@@ -13,7 +13,7 @@ import pybase64
 from darkroom.models.errors import InvalidInput
 from darkroom.service.errors import BadImage, CodecError, quote
 from darkroom.service.predict import large_json
-from darkroom.service.predict.image_guard import measure
+from darkroom.service.predict.image_guard import Inner, measure, place
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -89,26 +89,28 @@ def decode_base64(text: str) -> bytes:
     return data
 
 
-def decode_picture(value: object, field: str, index: int) -> bytes:
+def decode_picture(value: object, field: str, index: int, inner: Inner = ()) -> bytes:
     """The bytes of one picture, in whichever form the client wrote it: base64 text, a `data:` URI or `{"b64": text}`.
 
     `{"b64"}` around base64 text is decoded twice. TensorFlow Serving's clients send it to graphs that decode base64
     themselves. The decoded bytes show it, because no picture begins like base64 text.
 
     Raises:
-        BadImage: not a string, empty, or not base64; names `field[index]`.
+        BadImage: not a string, empty, or not base64; names its place.
     """
     text = value.get("b64") if isinstance(value, dict) and len(value) == 1 else value
     if not isinstance(text, str):
-        raise BadImage(f'{field}[{index}]: expected base64 text or {{"b64": text}}, got {type(text).__name__}')
+        raise BadImage(
+            f'{place(field, index, inner)}: expected base64 text or {{"b64": text}}, got {type(text).__name__}'
+        )
     try:
         data = decode_base64(text)
         if text is not value:
             data = unwrap_picture(data)
     except ValueError as err:
-        raise BadImage(f"{field}[{index}]: is not base64: {err}") from err
+        raise BadImage(f"{place(field, index, inner)}: is not base64: {err}") from err
     if not data:
-        raise BadImage(f"{field}[{index}]: is empty")
+        raise BadImage(f"{place(field, index, inner)}: is empty")
     return data
 
 

@@ -104,6 +104,9 @@ _TO_STANDARD = bytes.maketrans(b"-_", b"+/")
 Size: TypeAlias = tuple[str, int, int, int, int]  # format, width, height, frames, scans (at most; 1 if not a JPEG)
 
 
+Inner: TypeAlias = "tuple[int, ...]"  # the sizes of one row of a column
+
+
 class ImageGuard(NamedTuple):
     """The limits of one server, each named after its flag."""
 
@@ -150,7 +153,7 @@ class ImageGuard(NamedTuple):
             raise TooLarge(f"{field}: {count} images are over --max_images={self.max_images}")
 
     def inspect_all(
-        self, pictures: Sequence[bytes], spec: SignatureSpec, field: str, poison: Counter[str]
+        self, pictures: Sequence[bytes], spec: SignatureSpec, field: str, poison: Counter[str], inner: Inner = ()
     ) -> list[tuple[bytes, int]]:
         """What `inspect` returns for each encoded image; stops at the first that is refused.
 
@@ -158,12 +161,12 @@ class ImageGuard(NamedTuple):
             TooLarge, BadImage: as `check_count` and `inspect`.
         """
         self.check_count(len(pictures), field)
-        return [self.inspect(data, spec, field, index, poison) for index, data in enumerate(pictures)]
+        return [self.inspect(data, spec, field, index, poison, inner=inner) for index, data in enumerate(pictures)]
 
     def inspect(
-        self, data: bytes, spec: SignatureSpec, field: str, index: int, poison: Counter[str]
+        self, data: bytes, spec: SignatureSpec, field: str, index: int, poison: Counter[str], *, inner: Inner = ()
     ) -> tuple[bytes, int]:
-        """One encoded image as it may be decoded, and its decoded pixels: width x height of all its frames.
+        """One encoded image, number `index` of a column of rows of `inner` sizes, as it may be decoded, and its decoded pixels: width x height of all its frames.
 
         A PNG is returned without its compressed chunks (`trim_png`). A JPEG of more than `--max_image_scans` scans
         counts as more pixels, in proportion, one of several scans as three times its pixels, and 4 bytes count as at least a pixel, because marker floods cost the
@@ -176,7 +179,7 @@ class ImageGuard(NamedTuple):
         if len(data) > self.max_image_bytes:
             poison["bytes"] += 1
             limit = self.max_image_bytes
-            raise TooLarge(f"{field}[{index}]: {len(data)} bytes are over --max_image_bytes={limit}")
+            raise TooLarge(f"{place(field, index, inner)}: {len(data)} bytes are over --max_image_bytes={limit}")
         work = 0
         try:
             size = measure(data, self.max_image_segments)
@@ -186,38 +189,39 @@ class ImageGuard(NamedTuple):
                 work = check_png_data(data)
         except InvalidInput as err:
             poison["format"] += 1
-            raise BadImage(f"{field}[{index}]: {err}") from err
+            raise BadImage(f"{place(field, index, inner)}: {err}") from err
         if kind not in spec.formats:
             poison["format"] += 1
             takes = ", ".join(sorted(spec.formats))
-            raise BadImage(f"{field}[{index}]: is a {kind} picture; this model decodes {takes}")
+            raise BadImage(f"{place(field, index, inner)}: is a {kind} picture; this model decodes {takes}")
         if frames > 1 and spec.one_frame:
             poison["format"] += 1
             what = f"an animation of {frames} frames"
-            raise BadImage(f"{field}[{index}]: is {what}; this model decodes single pictures")
+            raise BadImage(f"{place(field, index, inner)}: is {what}; this model decodes single pictures")
         pixels = width * height * frames
         if pixels > self.max_image_pixels or scans > self.max_image_scans:
-            pixels = self._check_pixels(size, f"{field}[{index}]", poison)
+            pixels = self._check_pixels(size, place(field, index, inner), poison)
         if scans > 1:
             pixels = max(pixels, SCANS_WEIGHT * width * height)
         return data, max(pixels, work, len(data) >> 2)
 
-    def inspect_others(self, values: Sequence[bytes], field: str, poison: Counter[str]) -> int:
-        """The decoded pixels of all pictures among the values of an input that is not the image input.
+    def inspect_others(self, values: Sequence[bytes], field: str, poison: Counter[str], inner: Inner = ()) -> list[int]:
+        """The decoded pixels of the pictures in each value of an input that is not the image input.
 
         A value may be a picture, base64 text of one, a tf.Example with either in it, or anything else, which passes.
 
         Raises:
             TooLarge, BadImage: a picture is over a limit, or its size cannot be read. Names `field[index]`.
         """
-        pixels = 0
+        pixels = []
         for index, value in enumerate(values):
             try:
-                inner = pictures_inside(value, PARTS_PER_SEGMENT * self.max_image_segments)
-                pixels += sum([self._inspect_other(data, f"{field}[{index}]", poison) for data in inner])
+                found = pictures_inside(value, PARTS_PER_SEGMENT * self.max_image_segments)
+                where = place(field, index, inner) if found else ""
+                pixels.append(sum([self._inspect_other(data, where, poison) for data in found]))
             except InvalidInput as err:
                 poison["format"] += 1
-                raise BadImage(f"{field}[{index}]: {err}") from err
+                raise BadImage(f"{place(field, index, inner)}: {err}") from err
         return pixels
 
     def _inspect_other(self, data: bytes, where: str, poison: Counter[str]) -> int:
@@ -265,6 +269,15 @@ class Header(NamedTuple):
     def pixels(self) -> int:
         """The pixels of all its frames."""
         return self.width * self.height * self.frames
+
+
+def place(field: str, index: int, inner: Inner) -> str:
+    """Where a client finds value `index`, in row-major order, of a column with rows of `inner` sizes: `field[row][…]`."""
+    places = ""
+    for size in reversed(inner):
+        index, at = divmod(index, max(1, size))
+        places = f"[{at}]{places}"
+    return f"{field}[{index}]{places}"
 
 
 def guard_of(settings: Settings) -> ImageGuard:

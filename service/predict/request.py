@@ -20,9 +20,10 @@ from darkroom.batching.entry import Entry
 from darkroom.batching.errors import DeadlineExceeded
 from darkroom.models.errors import InvalidInput
 from darkroom.models.rows import Rows, join, row_bytes
+from darkroom.models.spec import np_shape
 from darkroom.service.errors import ERROR_HEADER, UNKNOWN, CodecError, NotReady, describe, judge, retry_after_s
 from darkroom.service.predict import codec
-from darkroom.service.predict.call import Call, Rendered, Reply
+from darkroom.service.predict.call import Call, Rendered, Reply, joined
 from darkroom.service.predict.image_guard import measure
 from darkroom.service.predict.partial import PartialResult
 
@@ -194,20 +195,24 @@ class PredictRequest:
                 return  # `submit` asks
             self._ticket = target.batcher.admit(images, self.deadline_s, is_bulk=self.bulk)
 
-    def decode_pictures(self, target: Target, values: Sequence[object], guard: ImageGuard) -> list[bytes]:
+    def decode_pictures(
+        self, target: Target, values: Sequence[object], guard: ImageGuard, name: str = "", inner: tuple[int, ...] = ()
+    ) -> list[bytes]:
         """The bytes of each picture, in whichever form the client wrote it (`codec.decode_picture`).
+
+        They are the column of input `name`, the image input by default, in rows of `inner` sizes.
 
         Raises:
             TooLarge: more than `--max_images`; checked before any is decoded.
             QueueFull, PredictedLate, Closed: the queue refuses so many; checked before any is decoded.
             BadImage: one cannot be decoded; names `field[index]`.
         """
-        field = target.field
+        field = name or target.field
         guard.check_count(len(values), field)
-        if self.partial is None:
-            self.refuse_early(target, len(values))
+        if self.partial is None or inner or len(target.spec.inputs) > 1:
+            self.refuse_early(target, len(values) // max(1, math.prod(inner)))
             try:
-                return [codec.decode_picture(value, field, index) for index, value in enumerate(values)]
+                return [codec.decode_picture(value, field, index, inner) for index, value in enumerate(values)]
             except CodecError:
                 self._poison_of(target)["base64"] += 1
                 raise
@@ -263,17 +268,17 @@ class PredictRequest:
         pictures = column if isinstance(column, list) else column.ravel().tolist()
         if len(rows) and not pictures:
             raise CodecError(f"{target.field}: is empty, beside {len(rows)} rows of other inputs")
-        kept, sizes, pixels = self._inspect(target, pictures, guard)
-        if others and pixels:
-            pixels[0] += others
-        if self.partial is not None and len(kept) < len(pictures) == len(rows):
+        inner = np_shape(column)[1:]
+        kept, sizes, pixels = self._inspect(target, pictures, guard, inner)
+        if self.partial is not None and len(kept) < len(pictures) and rows.aligned:
             cut = [rows.cut(index, index + 1) for index in self.partial.remaining]
+            others = [others[index] for index in self.partial.remaining] if others else []
             rows = join(cut) if cut else rows.cut(0, 0)
-        elif len(sizes) != len(rows):  # rows and pictures do not match: one indivisible whole, charged to its first row
-            rest = [0] * (len(rows) - 1)
-            sizes, pixels = [sum(sizes), *rest], [sum(pixels), *rest]
+        count = len(rows)
+        self.sizes, self.pixels = _by_row(sizes, count), _by_row(pixels, count)
+        if others:
+            self.pixels = [sum(each) for each in zip(self.pixels, _by_row(others, count), strict=True)]
         self.rows = rows if kept == pictures else rows.replacing(target.field, kept)
-        self.sizes, self.pixels = sizes, pixels
         self.end_stage("inspect")
 
     def select_outputs(self, outputs: Sequence[str]) -> None:
@@ -284,32 +289,41 @@ class PredictRequest:
             self.rows = rows.asking(outputs)
 
     def _inspect(
-        self, target: Target, pictures: list[bytes], guard: ImageGuard
+        self, target: Target, pictures: list[bytes], guard: ImageGuard, inner: tuple[int, ...] = ()
     ) -> tuple[list[bytes], list[int], list[int]]:
-        """The pictures that the guard lets pass, the encoded bytes of each and the decoded pixels of each."""
+        """The pictures that the guard lets pass, the encoded bytes of each and the decoded pixels of each.
+
+        Of a row of several pictures, of `inner` sizes, all pass or none.
+        """
         spec, field, poison = target.spec, target.field, self._poison_of(target)
         if self.partial is None:
-            found = guard.inspect_all(pictures, spec, field, poison)
+            found = guard.inspect_all(pictures, spec, field, poison, inner)
         else:
             guard.check_count(len(pictures), field)
-            found = self.partial.keep_good(
-                pictures, lambda data, index: guard.inspect(data, spec, field, index, poison)
-            )
+            each = math.prod(inner)
+
+            def inspect(row: int, _: int) -> list[tuple[bytes, int]]:
+                places = range(row, row + each)
+                return [guard.inspect(pictures[at], spec, field, at, poison, inner=inner) for at in places]
+
+            found = [one for row in self.partial.keep_good(range(0, len(pictures), each), inspect) for one in row]
         return [data for data, _ in found], [len(data) for data, _ in found], [pixels for _, pixels in found]
 
-    def _inspect_others(self, target: Target, rows: Rows, guard: ImageGuard) -> tuple[Rows, int]:
-        """The rows and the decoded pixels of the pictures in string inputs that are not the image input.
+    def _inspect_others(self, target: Target, rows: Rows, guard: ImageGuard) -> tuple[Rows, list[int]]:
+        """The rows, and the decoded pixels of the pictures in string inputs that are not the image input: of each row.
 
         Where the graph decodes such an input as it is, pictures that were written as base64 become bytes.
         """
-        pixels = 0
+        pixels: list[int] = []
         if not target.spec.decodes_pictures:
-            return rows, 0
+            return rows, pixels
         for name, column in rows.columns.items():
             is_image = name == target.spec.image_input
             if not is_image and (isinstance(column, list) or column.dtype.kind == "O"):
                 values = column if isinstance(column, list) else column.ravel().tolist()
-                pixels += guard.inspect_others(values, name, self._poison_of(target))
+                found = guard.inspect_others(values, name, self._poison_of(target), np_shape(column)[1:])
+                counted = _by_row(found, len(rows))
+                pixels = [sum(each) for each in zip(pixels, counted, strict=True)] if pixels else counted
                 if name in target.spec.other_pictures:
                     rows = rows.replacing(name, [codec.unwrap_picture(value) for value in values])
         return rows, pixels
@@ -608,7 +622,7 @@ class Predictor:
             raise
         if isinstance(reply.body, bytes):
             return reply
-        return reply._replace(body=await asyncio.to_thread(reply.whole))
+        return reply._replace(body=await asyncio.to_thread(joined, reply.body))
 
     def _admit(self, request: PredictRequest, route: Route, headers: Mapping[str, str]) -> None:
         """Refuses what can be refused before the body is read."""
@@ -629,6 +643,16 @@ def _differ(answer: Answer) -> bool:
     """Whether the parts of a good answer cannot be joined, because their rows have different shapes."""
     is_good = answer.error is None and not answer.errors
     return is_good and len({piece.key for piece in answer.pieces if isinstance(piece, Rows)}) > 1
+
+
+def _by_row(values: list[int], count: int) -> list[int]:
+    """The sum of each row's values; where they are not equally many in each row, all are charged to the first."""
+    if len(values) == count or not count:
+        return values
+    each, rest = divmod(len(values), count)
+    if rest or not each:
+        return [sum(values), *[0] * (count - 1)]
+    return [sum(values[at : at + each]) for at in range(0, len(values), each)]
 
 
 def _bytes(rows: Rows) -> int:

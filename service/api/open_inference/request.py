@@ -71,7 +71,10 @@ class Infer:
         partial = request.allow_partial(target) if wants_per_image(parameters.get("on_error")) else None
         request.render = reply(_read_id(fields.get("id")), target.model, outputs, partial)
         columns = read_inputs(
-            body, target.spec, lambda texts: request.decode_pictures(target, texts, self._guard), target.remedy
+            body,
+            target.spec,
+            lambda texts, name, inner: request.decode_pictures(target, texts, self._guard, name, inner),
+            target.remedy,
         )
         request.end_stage("decode")
         self._take(request, target, columns, outputs)

@@ -50,7 +50,7 @@ class InferReply:
                 column = classify(column, classes, self.model.labels, name)
             tensor = tensors.describe(name, column)
             if is_binary:
-                buffers.append(tensors.write_binary(column))
+                buffers.append(tensors.view_binary(column))
                 tensor["parameters"] = {"binary_data_size": len(buffers[-1])}
             else:
                 tensor |= tensors.write_json(column)

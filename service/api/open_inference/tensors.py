@@ -201,13 +201,18 @@ def write_json(column: Column) -> dict[str, object]:
         return {"data": data, "parameters": {"content_type": "base64"}}
 
 
-def write_binary(column: Column) -> Buffer:
-    """The bytes of a tensor in row-major order, of a large one without a copy; for strings see the first lines here."""
+def write_binary(column: Column) -> bytes:
+    """The bytes of a tensor in row-major order; for strings see the first lines of this module."""
     if not isinstance(column, list) and column.dtype != object:
-        if column.nbytes > codec.LARGE_BYTES and column.flags.c_contiguous:
-            return column.reshape(-1).view(np.uint8).data
         return column.tobytes()
     return b"".join(chain.from_iterable((_LENGTH.pack(len(value)), value) for value in _strings(column)))
+
+
+def view_binary(column: Column) -> Buffer:
+    """As `write_binary`; of a large array, its own memory."""
+    if isinstance(column, list) or column.dtype == object or column.nbytes <= codec.LARGE_BYTES:
+        return write_binary(column)
+    return np.ascontiguousarray(column).reshape(-1).view(np.uint8).data
 
 
 @lru_cache(64)  # numpy takes 2 us to name a dtype

@@ -584,7 +584,7 @@ def test_the_pictures_in_a_tf_example_are_found(value: bytes, found: list[bytes]
 
 def test_an_example_of_too_many_fields_is_refused_only_if_it_has_a_picture() -> None:
     words = example(*[b"w"] * (PARTS_PER_SEGMENT * MAX_SEGMENTS))
-    assert ImageGuard(9, 1 << 20, 100).inspect_others([words], "x", Counter()) == 0
+    assert ImageGuard(9, 1 << 20, 100).inspect_others([words], "x", Counter()) == [0]
     with pytest.raises(BadImage, match=r"x\[1\]: a tf.Example with pictures has more than 20000 fields"):
         ImageGuard(9, 1 << 20, 100).inspect_others([b"", words + example(PLAIN)], "x", Counter())
 
@@ -610,7 +610,7 @@ def as_text(data: bytes) -> bytes:
 def test_a_picture_in_another_input_is_held_to_the_same_limits(hide: Callable[[bytes], bytes]) -> None:
     guard = ImageGuard(9, 1 << 22, 1_000)
     fine = [b"", b"text", hide(PLAIN), hide(b"RIFF....WAVEfmt "), hide(with_chunks(COSTLY["zTXt"]))]
-    assert guard.inspect_others(fine, "mask", Counter()) == 12 + WIDTH * HEIGHT
+    assert guard.inspect_others(fine, "mask", Counter()) == [0, 0, 12, 0, WIDTH * HEIGHT]
     poison: Counter[str] = Counter()
     with pytest.raises(TooLarge, match=r"mask\[1\]: 40x30 .* over --max_image_pixels=1000"):
         guard.inspect_others([hide(PLAIN), hide(WIDE)], "mask", poison)

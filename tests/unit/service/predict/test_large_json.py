@@ -17,6 +17,7 @@ from darkroom.models.spec import Numbers
 from darkroom.service.api.tensorflow_serving.response import dump_rows
 from darkroom.service.errors import CodecError, TooLarge
 from darkroom.service.predict import codec, large_json
+from darkroom.service.predict.call import joined
 
 FLOATS = st.sampled_from([0.5, -1.25, 1e300, 2.0, math.nan, math.inf])
 INTEGERS = st.integers(-(2**40), 2**40)
@@ -198,7 +199,3 @@ def test_no_piece_of_a_large_answer_is_much_longer_than_a_piece_of_its_array() -
 def test_what_has_no_form_in_json_is_refused_in_a_large_answer_too() -> None:
     with pytest.raises(TypeError):
         codec.dump_answer([codec.writable(np.zeros((2, 90_000))), object()])
-
-
-def joined(body: bytes | list[bytes | memoryview]) -> bytes:
-    return body if isinstance(body, bytes) else b"".join(body)
