@@ -167,32 +167,47 @@ def picture_and_threshold(folder: Path) -> Path:
     return _save(folder, serve, image=tf.TensorSpec([None], tf.string), threshold=tf.TensorSpec([None], tf.float32))
 
 
-def two_pictures(folder: Path, *, wires: tuple[str, str] = ("bytes", "bytes")) -> Path:
-    """The means of two pictures, `left` and `right`, and how far they are from each other; `wires` as in `pictures`."""
+def stacked(folder: Path) -> Path:
+    """The means of pictures that are decoded at their own size, stacked, then resized: of one size in each call only."""
 
-    def mean_of(wire: str) -> Any:
-        return lambda data: _mean(tf.io.decode_base64(data) if wire == "base64" else data)
+    def serve(_: Any, images: Any) -> dict[str, Any]:
+        spec = tf.TensorSpec([None, None, 3], tf.uint8)
+        stack = tf.map_fn(lambda data: tf.io.decode_jpeg(data, channels=3), images, fn_output_signature=spec)
+        return {"mean": tf.reduce_mean(tf.image.resize(tf.cast(stack, tf.float32), [SIZE, SIZE]), [1, 2, 3])}
 
-    def serve(_: Any, left: Any, right: Any) -> dict[str, Any]:
-        one, other = (
-            tf.map_fn(mean_of(wire), images, fn_output_signature=tf.float32)
-            for wire, images in zip(wires, (left, right), strict=True)
-        )
-        return {"left_mean": one, "right_mean": other, "apart": tf.abs(one - other)}
-
-    return _save(folder, serve, left=tf.TensorSpec([None], tf.string), right=tf.TensorSpec([None], tf.string))
+    return _save(folder, serve, images=tf.TensorSpec([None], tf.string))
 
 
-def views(folder: Path) -> Path:
-    """`views` [-1, 2]: two pictures a row, of which `means` are the means."""
+def several_pictures(folder: Path) -> Path:
+    """Signatures with two pictures a row, of which the answers are the means.
 
-    def one(row: Any) -> Any:
-        return tf.map_fn(_mean, row, fn_output_signature=tf.float32)
+    `left` and `right`: "pair" takes bytes, "texts" base64, "mixed" base64 and bytes. "views" has one input, [-1, 2].
+    """
 
-    def serve(_: Any, views: Any) -> dict[str, Any]:
-        return {"means": tf.map_fn(one, views, fn_output_signature=tf.TensorSpec([2], tf.float32))}
+    def means(images: Any, wire: str) -> Any:
+        strings = tf.io.decode_base64(images) if wire == "base64" else images
+        return tf.map_fn(_mean, strings, fn_output_signature=tf.float32)
 
-    return _save(folder, serve, views=tf.TensorSpec([None, 2], tf.string))
+    def two(left_wire: str, right_wire: str) -> Any:
+        def serve(left: Any, right: Any) -> dict[str, Any]:
+            return {"left_mean": means(left, left_wire), "right_mean": means(right, right_wire)}
+
+        spec = tf.TensorSpec([None], tf.string)
+        return tf.function(serve).get_concrete_function(left=spec, right=spec)
+
+    def views(views: Any) -> dict[str, Any]:
+        one = tf.TensorSpec([2], tf.float32)
+        return {"means": tf.map_fn(lambda row: means(row, "bytes"), views, fn_output_signature=one)}
+
+    signatures = {
+        "pair": two("bytes", "bytes"),
+        "texts": two("base64", "base64"),
+        "mixed": two("base64", "bytes"),
+        "views": tf.function(views).get_concrete_function(views=tf.TensorSpec([None, 2], tf.string)),
+    }
+    with deprecation.silence():
+        tf.saved_model.save(tf.Module(), str(folder), signatures)
+    return folder
 
 
 def features_of_every_parser(folder: Path) -> Path:

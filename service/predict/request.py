@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger("darkroom.service")
 _STAGES = ("parse", "decode", "inspect", "serialize")  # measured here; the batcher and the runner measure the others
 
+NOT_APART = "on_error: these inputs can't be answered apart: they are not one value a row"
 _NO_POISON: Counter[str] = Counter()  # never written
 
 # What every answer of one batch reports about it: seconds of collate, execute and split, its images, why it was closed.
@@ -270,7 +271,9 @@ class PredictRequest:
             raise CodecError(f"{target.field}: is empty, beside {len(rows)} rows of other inputs")
         inner = np_shape(column)[1:]
         kept, sizes, pixels = self._inspect(target, pictures, guard, inner)
-        if self.partial is not None and len(kept) < len(pictures) and rows.aligned:
+        if self.partial is not None and len(kept) < len(pictures):
+            if not rows.aligned:
+                raise CodecError(NOT_APART)
             cut = [rows.cut(index, index + 1) for index in self.partial.remaining]
             others = [others[index] for index in self.partial.remaining] if others else []
             rows = join(cut) if cut else rows.cut(0, 0)
@@ -300,11 +303,13 @@ class PredictRequest:
             found = guard.inspect_all(pictures, spec, field, poison, inner)
         else:
             guard.check_count(len(pictures), field)
-            each = math.prod(inner)
+            each = max(1, math.prod(inner))
 
-            def inspect(row: int, _: int) -> list[tuple[bytes, int]]:
-                places = range(row, row + each)
-                return [guard.inspect(pictures[at], spec, field, at, poison, inner=inner) for at in places]
+            def inspect(begin: int, row: int) -> list[tuple[bytes, int]]:
+                return [
+                    guard.inspect(data, spec, field, row * each + at, poison, inner=inner)
+                    for at, data in enumerate(pictures[begin : begin + each])
+                ]
 
             found = [one for row in self.partial.keep_good(range(0, len(pictures), each), inspect) for one in row]
         return [data for data, _ in found], [len(data) for data, _ in found], [pixels for _, pixels in found]
@@ -345,7 +350,7 @@ class PredictRequest:
         target, rows = self._ready()
         if self.partial is not None:
             if not rows.aligned:
-                raise CodecError("on_error: these inputs can't be answered apart: they are not one value a row")
+                raise CodecError(NOT_APART)
             self.partial.expect(len(rows))
         count = len(rows)
         if not count:

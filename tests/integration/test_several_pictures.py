@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -15,7 +16,6 @@ from darkroom.service.api.grpc.protos import message
 from darkroom.service.api.grpc.tensor_proto import write_tensor
 from tests import hostile, savedmodels
 from tests.grpc.calls import INFER, PREDICT, ask, channel
-from tests.held import wait_for
 from tests.pictures import picture, standard, url_safe
 from tests.serving import metric, running
 
@@ -25,9 +25,10 @@ if TYPE_CHECKING:
     from darkroom.service.server import Server
 
 pytestmark = pytest.mark.slow
+PREDICT_PATH, INFER_PATH = "/v1/models/default:predict", "/v2/models/default/infer"
 GREYS = [picture(seed, kind="PNG", mode="L", size=(9 + seed, 7)) for seed in (10, 200, 30, 90)]
 MEANS = [10.0, 200.0, 30.0, 90.0]
-MODELS = {
+SIGNATURES = {
     "pair": {"left": GREYS[:2], "right": GREYS[2:]},
     "texts": {"left": GREYS[:2], "right": GREYS[2:]},
     "mixed": {"left": GREYS[:2], "right": GREYS[2:]},
@@ -38,14 +39,12 @@ MODELS = {
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("models")
-    savedmodels.two_pictures(folder / "pair" / "1")
-    savedmodels.two_pictures(folder / "texts" / "1", wires=("base64", "base64"))
-    savedmodels.two_pictures(folder / "mixed" / "1", wires=("base64", "bytes"))
-    savedmodels.views(folder / "views" / "1")
-    entries = [{"name": name, "base_path": str(folder / name), "platform": "tensorflow"} for name in MODELS]
-    (folder / "models.json").write_text(json.dumps({"model_config_list": entries}))
-    with running(model_config_file=folder / "models.json", grpc_port=0) as made:
-        wait_for(lambda: httpx.get(f"{made.url}/v2/health/ready").status_code == 200)
+    savedmodels.several_pictures(folder / "1")
+    with running(model_base_path=folder, grpc_port=0) as made:
+        for _ in range(1_800):  # three minutes
+            if httpx.get(f"{made.url}/v2/health/ready").status_code == 200:
+                break
+            time.sleep(0.1)
         yield made
 
 
@@ -68,18 +67,18 @@ Send: TypeAlias = "Callable[[Server, str, Inputs], str]"
 
 def simple(server: Server, model: str, inputs: Inputs) -> str:
     data = {name: texts(values, url_safe) for name, values in inputs.items()}
-    return post(server, "/", {"model_name": model, "data": data})
+    return post(server, "/", {"signature_name": model, "data": data})
 
 
 def in_columns(server: Server, model: str, inputs: Inputs) -> str:
     columns = {name: texts(values, lambda data: {"b64": standard(data)}) for name, values in inputs.items()}
-    return post(server, f"/v1/models/{model}:predict", {"inputs": columns})
+    return post(server, PREDICT_PATH, {"signature_name": model, "inputs": columns})
 
 
 def in_rows(server: Server, model: str, inputs: Inputs) -> str:
     columns = {name: texts(values, lambda data: {"b64": standard(data)}) for name, values in inputs.items()}
     rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
-    return post(server, f"/v1/models/{model}:predict", {"instances": rows})
+    return post(server, PREDICT_PATH, {"signature_name": model, "instances": rows})
 
 
 def tensors(inputs: Inputs) -> list[dict[str, Any]]:
@@ -95,12 +94,12 @@ def packed(inputs: Inputs) -> list[bytes]:
 
 def v2(server: Server, model: str, inputs: Inputs) -> str:
     sent = [tensor | {"data": texts(flat(inputs[tensor["name"]]), standard)} for tensor in tensors(inputs)]
-    return post(server, f"/v2/models/{model}/infer", {"inputs": sent})
+    return post(server, INFER_PATH, {"inputs": sent, "parameters": {"signature_name": model}})
 
 
 def v2_nested(server: Server, model: str, inputs: Inputs) -> str:
     sent = [tensor | {"data": texts(inputs[tensor["name"]], standard)} for tensor in tensors(inputs)]
-    return post(server, f"/v2/models/{model}/infer", {"inputs": sent})
+    return post(server, INFER_PATH, {"inputs": sent, "parameters": {"signature_name": model}})
 
 
 def v2_binary(server: Server, model: str, inputs: Inputs) -> str:
@@ -108,9 +107,9 @@ def v2_binary(server: Server, model: str, inputs: Inputs) -> str:
         tensor | {"parameters": {"binary_data_size": len(data)}}
         for tensor, data in zip(tensors(inputs), packed(inputs), strict=True)
     ]
-    head = json.dumps({"inputs": sent}).encode()
+    head = json.dumps({"inputs": sent, "parameters": {"signature_name": model}}).encode()
     length = {"Inference-Header-Content-Length": str(len(head))}
-    return post(server, f"/v2/models/{model}/infer", head + b"".join(packed(inputs)), **length)
+    return post(server, INFER_PATH, head + b"".join(packed(inputs)), **length)
 
 
 def call(server: Server, path: str, asked: Any) -> str:
@@ -122,7 +121,7 @@ def call(server: Server, path: str, asked: Any) -> str:
 
 
 def tensorflow_grpc(server: Server, model: str, inputs: Inputs) -> str:
-    asked = message("tensorflow.serving.PredictRequest")(model_spec={"name": model})
+    asked = message("tensorflow.serving.PredictRequest")(model_spec={"name": "default", "signature_name": model})
     for tensor in tensors(inputs):
         values = flat(inputs[tensor["name"]])
         column = np.empty(len(values), object)
@@ -132,7 +131,8 @@ def tensorflow_grpc(server: Server, model: str, inputs: Inputs) -> str:
 
 
 def v2_grpc(server: Server, model: str, inputs: Inputs) -> str:
-    asked = message("inference.ModelInferRequest")(model_name=model)
+    asked = message("inference.ModelInferRequest")(model_name="default")
+    asked.parameters["signature_name"].string_param = model
     for tensor in tensors(inputs):
         values = flat(inputs[tensor["name"]])
         asked.inputs.add(**tensor).contents.bytes_contents.extend(values)
@@ -142,10 +142,10 @@ def v2_grpc(server: Server, model: str, inputs: Inputs) -> str:
 DIALECTS = [simple, in_rows, in_columns, v2, v2_nested, v2_binary, tensorflow_grpc, v2_grpc]
 
 
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", SIGNATURES)
 @pytest.mark.parametrize("send", DIALECTS)
 def test_all_pictures_of_a_row_arrive(server: Server, send: Send, model: str) -> None:
-    answer = send(server, model, MODELS[model])
+    answer = send(server, model, SIGNATURES[model])
     assert all(str(int(mean)) in answer for mean in MEANS), answer
     assert "error" not in answer
 
@@ -175,33 +175,36 @@ def test_a_bad_picture_is_refused_at_the_door_with_its_place(server: Server, sen
         assert words in answer, (model, answer)
 
 
-@pytest.mark.parametrize("path", ["/", "/v1/models/{}:predict", "/v2/models/{}/infer"])
+@pytest.mark.parametrize("path", ["/", PREDICT_PATH, INFER_PATH])
 @pytest.mark.parametrize(("model", "place"), [("pair", "right[1]"), ("texts", "right[1]"), ("views", "views[1][1]")])
 def test_what_is_not_base64_is_refused_with_its_place(server: Server, path: str, model: str, place: str) -> None:
-    columns = {name: texts(values, standard) for name, values in MODELS[model].items()}
+    columns = {name: texts(values, standard) for name, values in SIGNATURES[model].items()}
     last = list(columns.values())[-1]
     (last[1] if isinstance(last[1], list) else last)[1] = "not base64!"
-    shape = [2, 2] if model == "views" else [2]
-    v2 = [{"name": name, "datatype": "BYTES", "shape": shape, "data": data} for name, data in columns.items()]
-    bodies = {"/": {"model_name": model, "data": columns}, "/v2/models/{}/infer": {"inputs": v2}}
-    answer = post(server, path.format(model), bodies.get(path, {"inputs": columns}))
-    assert f"{place}: is not base64" in answer
+    named = {"signature_name": model}
+    sent = [tensor | {"data": columns[tensor["name"]]} for tensor in tensors(SIGNATURES[model])]
+    bodies: dict[str, dict[str, Any]] = {
+        "/": named | {"data": columns},
+        PREDICT_PATH: named | {"inputs": columns},
+        INFER_PATH: {"inputs": sent, "parameters": named},
+    }
+    assert f"{place}: is not base64" in post(server, path, bodies[path])
 
 
 def test_the_good_rows_are_answered_beside_one_with_a_bad_picture(server: Server) -> None:
     rows = [[standard(GREYS[0]), standard(b"bad")], [standard(GREYS[2]), standard(GREYS[3])]]
-    sent = {"instances": [{"views": row} for row in rows], "on_error": "per_image"}
-    answer = json.loads(post(server, "/v1/models/views:predict", sent))
-    assert (answer["predictions"][0], answer["predictions"][1]) == (None, [30.0, 90.0])
+    sent = {"signature_name": "views", "instances": [{"views": row} for row in rows], "on_error": "per_image"}
+    answer = json.loads(post(server, PREDICT_PATH, sent))
+    assert answer["predictions"] == [None, [30.0, 90.0]]
     assert answer["errors"][0]["error"].startswith("views[0][1]: not a JPEG")
 
 
-@pytest.mark.parametrize("model", MODELS)
-def test_rows_of_several_pictures_share_calls(server: Server, model: str) -> None:
-    signature = httpx.get(f"{server.url}/v1/models/{model}").text
-    assert '"batched":true' in signature.replace(" ", ""), signature
-    calls = metric(server.url, "darkroom_batch_images_count", model=model)
-    with ThreadPoolExecutor(16) as pool:
-        answers = list(pool.map(lambda _: simple(server, model, MODELS[model]), range(64)))
-    assert set(answers) == {answers[0]}
-    assert metric(server.url, "darkroom_batch_images_count", model=model) - calls < 64
+def test_rows_of_several_pictures_share_calls(server: Server) -> None:
+    described = httpx.get(f"{server.url}/v1/models/default").json()
+    assert [name for name, each in described["signatures"].items() if not each["batched"]] == []
+    calls = metric(server.url, "darkroom_batch_images_count")
+    for model, inputs in SIGNATURES.items():
+        with ThreadPoolExecutor(16) as pool:
+            answers = set(pool.map(lambda _, model=model, inputs=inputs: simple(server, model, inputs), range(64)))
+        assert len(answers) == 1, answers
+    assert metric(server.url, "darkroom_batch_images_count") - calls < 64 * len(SIGNATURES)
