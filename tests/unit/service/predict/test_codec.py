@@ -112,6 +112,23 @@ def test_columns_of_every_dtype_and_layout_can_be_written() -> None:
     assert json.loads(joined(codec.dump_columns({"x": np.array(3.5, np.float32)})))["x"] == 3.5
 
 
+@pytest.mark.parametrize(
+    ("start", "size", "is_packed", "is_large"),
+    [
+        (b"{", codec.LARGE_BYTES, False, False),
+        (b"{", codec.LARGE_BYTES + 1, False, True),
+        (b"\xff\xd8\xff", codec.LARGE_PICTURE_BYTES, False, False),
+        (b"\xff\xd8\xff", codec.LARGE_PICTURE_BYTES + 1, False, True),
+        (b"\x89PNG", codec.LARGE_BYTES, False, False),
+        (b"\x89PNG", codec.LARGE_BYTES + 1, False, True),  # it is inflated
+        (b"\x1f\x8b", codec.LARGE_PACKED_BYTES, True, False),
+        (b"\x1f\x8b", codec.LARGE_PACKED_BYTES + 1, True, True),
+    ],
+)
+def test_a_body_is_large_by_what_it_costs_to_read(start: bytes, size: int, is_packed: bool, is_large: bool) -> None:
+    assert codec.is_large(start.ljust(size, b"x"), is_packed=is_packed) is is_large
+
+
 def test_top_k_gives_the_largest_first_with_labels_only_where_they_fit() -> None:
     rows = Rows({"probability": np.array([[0.1, 0.7, 0.2]], np.float32), "predict": np.array([1])})
     answer = orjson.loads(codec.dump_json(codec.top_k(rows, 2, ["a", "b", "c"])))

@@ -7,6 +7,7 @@ import io
 import struct
 import zlib
 from collections import Counter
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,7 +19,7 @@ from PIL import Image, ImageCms
 from darkroom.models.engines.fakes import ECHO
 from darkroom.models.errors import InvalidInput
 from darkroom.models.rows import Rows
-from darkroom.models.spec import SignatureSpec
+from darkroom.models.spec import Numbers, SignatureSpec
 from darkroom.service.errors import BadImage, CodecError, TooLarge
 from darkroom.service.predict.image_guard import (
     FORMATS,
@@ -30,6 +31,7 @@ from darkroom.service.predict.image_guard import (
     ImageGuard,
     measure,
     pictures_inside,
+    place,
     sniff,
     trim_png,
 )
@@ -259,6 +261,22 @@ def test_numbers_are_bounded_by_rows_and_beyond_max_images_become_one_whole(shap
     assert (len(folded), folded.folded, len(folded.asking(["y"]).unfold())) == (1, 5, 5)
     with pytest.raises(TooLarge, match="x: 5 rows are over --max_rows=4"):
         ImageGuard(3, 1, 1, max_rows=4).check_rows(rows, "x")
+
+
+def test_a_list_of_too_many_numbers_is_refused_as_it_is_only_where_they_are_rows() -> None:
+    guard, lists = ImageGuard(5, 1, 1, max_rows=4), {"x": Numbers(np.zeros(5, np.int8), -1), "y": [1] * 9}
+    with pytest.raises(TooLarge, match="x: 5 rows are over --max_rows=4"):
+        guard.check_lists(lists, ECHO)
+    guard.check_lists(lists, replace(ECHO, batched=False))
+    guard.check_lists({"x": Numbers(np.zeros((4, 9), np.int8), -1)}, ECHO)
+
+
+@pytest.mark.parametrize(
+    ("index", "inner", "where"),
+    [(3, (), "x[3]"), (3, (2,), "x[1][1]"), (4, (2,), "x[2][0]"), (11, (2, 3), "x[1][1][2]"), (5, (1,), "x[5][0]")],
+)
+def test_the_place_of_a_picture_is_its_row_and_its_places_there(index: int, inner: tuple[int, ...], where: str) -> None:
+    assert place("x", index, inner) == where
 
 
 def test_pictures_as_tensors_are_images() -> None:
