@@ -180,6 +180,10 @@ class SignatureSpec:
         """Whether the strings of an input are pictures for the graph, which requests hold as bytes or base64."""
         return name == self.image_input or name in self.other_pictures
 
+    def encodes(self, name: str) -> bool:
+        """Whether the graph takes the pictures of an input as URL-safe base64."""
+        return name in self.encoded_pictures or (name == self.image_input and self.wire is Wire.BASE64)
+
     @property
     def row_bytes(self) -> int:
         """The bytes of one row of all inputs and outputs, as far as their shapes are known."""

@@ -25,7 +25,7 @@ from darkroom.models.errors import InvalidInput, quote
 from darkroom.models.rows import Rows
 from darkroom.models.runtime.session import objects
 from darkroom.models.runtime.tensorflow import deprecation, tensor_pb2, tf
-from darkroom.models.spec import SignatureSpec, Wire
+from darkroom.models.spec import SignatureSpec
 
 FILE = Path("assets.extra") / "tf_serving_warmup_requests"
 MAX_RECORDS = 1000  # precedent: TensorFlow Serving's limit
@@ -102,9 +102,9 @@ def _single_rows(inputs: dict[str, Any], spec: SignatureSpec) -> list[Rows]:
     Pictures were recorded in the form that the graph takes; `accept` takes their raw bytes.
     """
     raw: dict[str, object] = dict(inputs)
-    encoded = spec.encoded_pictures | ({spec.image_input} if spec.wire is Wire.BASE64 else set())
-    for name in encoded & inputs.keys():
-        texts = inputs[name]
+    for name, texts in inputs.items():
+        if not spec.encodes(name):
+            continue
         try:
             pictures = [urlsafe_b64decode(text + b"=" * (-len(text) % 4)) for text in texts.ravel().tolist()]
         except binascii.Error as err:

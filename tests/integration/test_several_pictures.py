@@ -25,10 +25,11 @@ if TYPE_CHECKING:
     from darkroom.service.server import Server
 
 pytestmark = pytest.mark.slow
+Inputs: TypeAlias = "dict[str, list[Any]]"
 PREDICT_PATH, INFER_PATH = "/v1/models/default:predict", "/v2/models/default/infer"
 GREYS = [picture(seed, kind="PNG", mode="L", size=(9 + seed, 7)) for seed in (10, 200, 30, 90)]
 MEANS = [10.0, 200.0, 30.0, 90.0]
-SIGNATURES = {
+SIGNATURES: dict[str, Inputs] = {
     "pair": {"left": GREYS[:2], "right": GREYS[2:]},
     "texts": {"left": GREYS[:2], "right": GREYS[2:]},
     "mixed": {"left": GREYS[:2], "right": GREYS[2:]},
@@ -61,7 +62,6 @@ def post(server: Server, path: str, sent: Any, **headers: str) -> str:
     return httpx.post(server.url + path, **body, headers=headers, timeout=60).text
 
 
-Inputs: TypeAlias = "dict[str, list[Any]]"
 Send: TypeAlias = "Callable[[Server, str, Inputs], str]"
 
 
