@@ -12,6 +12,7 @@ import logging
 import math
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from functools import lru_cache, partial
 from time import monotonic
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
@@ -24,7 +25,7 @@ from darkroom.models.spec import np_shape
 from darkroom.service.errors import ERROR_HEADER, UNKNOWN, CodecError, NotReady, describe, judge, retry_after_s
 from darkroom.service.predict import codec
 from darkroom.service.predict.call import Call, Rendered, Reply, joined
-from darkroom.service.predict.image_guard import measure
+from darkroom.service.predict.image_guard import FORMATS, measure
 from darkroom.service.predict.partial import PartialResult
 
 if TYPE_CHECKING:
@@ -317,20 +318,27 @@ class PredictRequest:
     def _inspect_others(self, target: Target, rows: Rows, guard: ImageGuard) -> tuple[Rows, list[int]]:
         """The rows, and the decoded pixels of the pictures in string inputs that are not the image input: of each row.
 
-        Where the graph decodes such an input as it is, pictures that were written as base64 become bytes.
+        Where the graph decodes such an input too, each value must be a picture, in bytes or written as base64.
         """
+        spec, poison = target.spec, self._poison_of(target)
         pixels: list[int] = []
-        if not target.spec.decodes_pictures:
+        if not spec.decodes_pictures:
             return rows, pixels
         for name, column in rows.columns.items():
-            is_image = name == target.spec.image_input
-            if not is_image and (isinstance(column, list) or column.dtype.kind == "O"):
-                values = column if isinstance(column, list) else column.ravel().tolist()
-                found = guard.inspect_others(values, name, self._poison_of(target), np_shape(column)[1:])
-                counted = _by_row(found, len(rows))
-                pixels = [sum(each) for each in zip(pixels, counted, strict=True)] if pixels else counted
-                if name in target.spec.other_pictures:
-                    rows = rows.replacing(name, [codec.unwrap_picture(value) for value in values])
+            if name == spec.image_input or not (isinstance(column, list) or column.dtype.kind == "O"):
+                continue
+            values, inner = column if isinstance(column, list) else column.ravel().tolist(), np_shape(column)[1:]
+            if name in spec.other_pictures:
+                pictures = [codec.unwrap_picture(value) for value in values]
+                found = guard.inspect_all(
+                    pictures, replace(spec, formats=FORMATS, one_frame=False), name, poison, inner
+                )
+                rows = rows.replacing(name, [data for data, _ in found])
+                counts = [count for _, count in found]
+            else:
+                counts = guard.inspect_others(values, name, poison, inner)
+            counts = _by_row(counts, len(rows))
+            pixels = [sum(each) for each in zip(pixels, counts, strict=True)] if pixels else counts
         return rows, pixels
 
     def _poison_of(self, target: Target) -> Counter[str]:
