@@ -158,9 +158,8 @@ class SignatureSpec:
     method_name: str = "tensorflow/serving/predict"
     wire: Wire = Wire.TENSOR
     image_input: str | None = None  # name of the input whose strings the graph decodes as pictures
-    other_pictures: frozenset[str] = (
-        frozenset()
-    )  # further inputs whose strings, raw bytes, the graph decodes as pictures
+    other_pictures: frozenset[str] = frozenset()  # further inputs whose strings the graph decodes as pictures
+    encoded_pictures: frozenset[str] = frozenset()  # those of them that it decodes from URL-safe base64 first
     formats: frozenset[str] = frozenset()  # picture formats that the graph decodes, such as "jpeg"
     one_frame: bool = False  # the graph refuses an animated GIF
     float_features: frozenset[str] = frozenset()  # features of tf.Examples that the graph parses as floats
@@ -176,6 +175,14 @@ class SignatureSpec:
     def required(self) -> tuple[str, ...]:
         """The inputs without a default, which no request may leave out."""
         return tuple([tensor.name for tensor in self.inputs if tensor.default is None])
+
+    def decodes(self, name: str) -> bool:
+        """Whether the strings of an input are pictures for the graph, which requests hold as bytes or base64."""
+        return name == self.image_input or name in self.other_pictures
+
+    def encodes(self, name: str) -> bool:
+        """Whether the graph takes the pictures of an input as URL-safe base64."""
+        return name in self.encoded_pictures or (name == self.image_input and self.wire is Wire.BASE64)
 
     @property
     def row_bytes(self) -> int:

@@ -167,6 +167,49 @@ def picture_and_threshold(folder: Path) -> Path:
     return _save(folder, serve, image=tf.TensorSpec([None], tf.string), threshold=tf.TensorSpec([None], tf.float32))
 
 
+def stacked(folder: Path) -> Path:
+    """The means of pictures that are decoded at their own size, stacked, then resized: of one size in each call only."""
+
+    def serve(_: Any, images: Any) -> dict[str, Any]:
+        spec = tf.TensorSpec([None, None, 3], tf.uint8)
+        stack = tf.map_fn(lambda data: tf.io.decode_jpeg(data, channels=3), images, fn_output_signature=spec)
+        return {"mean": tf.reduce_mean(tf.image.resize(tf.cast(stack, tf.float32), [SIZE, SIZE]), [1, 2, 3])}
+
+    return _save(folder, serve, images=tf.TensorSpec([None], tf.string))
+
+
+def several_pictures(folder: Path) -> Path:
+    """Signatures with two pictures a row, of which the answers are the means.
+
+    `left` and `right`: "pair" takes bytes, "texts" base64, "mixed" base64 and bytes. "views" has one input, [-1, 2].
+    """
+
+    def means(images: Any, wire: str) -> Any:
+        strings = tf.io.decode_base64(images) if wire == "base64" else images
+        return tf.map_fn(_mean, strings, fn_output_signature=tf.float32)
+
+    def two(left_wire: str, right_wire: str) -> Any:
+        def serve(left: Any, right: Any) -> dict[str, Any]:
+            return {"left_mean": means(left, left_wire), "right_mean": means(right, right_wire)}
+
+        spec = tf.TensorSpec([None], tf.string)
+        return tf.function(serve).get_concrete_function(left=spec, right=spec)
+
+    def views(views: Any) -> dict[str, Any]:
+        one = tf.TensorSpec([2], tf.float32)
+        return {"means": tf.map_fn(lambda row: means(row, "bytes"), views, fn_output_signature=one)}
+
+    signatures = {
+        "pair": two("bytes", "bytes"),
+        "texts": two("base64", "base64"),
+        "mixed": two("base64", "bytes"),
+        "views": tf.function(views).get_concrete_function(views=tf.TensorSpec([None, 2], tf.string)),
+    }
+    with deprecation.silence():
+        tf.saved_model.save(tf.Module(), str(folder), signatures)
+    return folder
+
+
 def features_of_every_parser(folder: Path) -> Path:
     """Features of floats and of integers, through each of TensorFlow's parsers of Examples; "both" is both."""
 

@@ -73,9 +73,25 @@ def running(*models: LoadedModel, **settings: Any) -> Iterator[Server]:
 class Process:
     """`darkroom serve` as a process: its address once it is ready, and all that it printed."""
 
-    def __init__(self, *flags: str, environment: dict[str, str] | None = None, cwd: Path | None = None) -> None:
+    def __init__(
+        self,
+        *flags: str,
+        environment: dict[str, str] | None = None,
+        cwd: Path | None = None,
+        prefix: tuple[str, ...] = (),
+    ) -> None:
         defaults = [f"--{name}={value}" for name, value in DEFAULTS.items()]
-        command = [sys.executable, "-m", "darkroom", "serve", "--host=127.0.0.1", "--port=0", *defaults, *flags]
+        command = [
+            *prefix,
+            sys.executable,
+            "-m",
+            "darkroom",
+            "serve",
+            "--host=127.0.0.1",
+            "--port=0",
+            *defaults,
+            *flags,
+        ]
         self.lines: list[str] = []
         self.url = ""
         self._ready = threading.Event()

@@ -35,11 +35,10 @@ class Apart:
         self.level = TOGETHER
         self._misfits = 0.0
 
-    def note_success(self, images: int, halves: Halves | None) -> None:
-        """A batch of so many rows was answered; `halves` if it was a half of a failed one."""
+    def note_success(self, halves: Halves | None) -> None:
+        """A batch of several rows was answered, or a half of a failed one, with what became of its `halves`."""
         if halves is None:
-            if images > 1:
-                self._misfits = max(0.0, self._misfits - FORGIVEN)
+            self._misfits = max(0.0, self._misfits - FORGIVEN)
             return
         halves.fine += 1
         if halves.fine == 2:

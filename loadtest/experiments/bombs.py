@@ -117,6 +117,19 @@ def _wide(body: object, path: str = f"/v1/models/{WIDE}:predict") -> Bomb:
     return Bomb(path, json.dumps(body).encode(), {"Content-Type": JSON})
 
 
+def _deep_png(side: int, size: int) -> bytes:
+    """A PNG of `size` bytes whose pixels inflate a thousandfold."""
+    packer = zlib.compressobj(9)
+    block = packer.compress(bytes(4 << 20)) + packer.flush(zlib.Z_FULL_FLUSH)
+    data = block[:2] + block[2:] * (size // len(block))  # the first two bytes are zlib's head
+    header = (side.to_bytes(4, "big") * 2) + b"\x08\x02\0\0\0"
+    chunks = ((b"IHDR", header), (b"IDAT", data), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        len(content).to_bytes(4, "big") + kind + content + zlib.crc32(kind + content).to_bytes(4, "big")
+        for kind, content in chunks
+    )
+
+
 def _many_heads() -> Bomb:
     part = b"--x\r\n" + b"".join(b"h%d: a;" % n + b"b=c;" * 100 + b"\r\n" for n in range(7))
     part += b'Content-Disposition: form-data; name="image"; filename="a"\r\n\r\n\r\n'
@@ -136,6 +149,10 @@ def _in_json(data: bytes) -> Bomb:
     return json_bomb(DIGITS, json.dumps({"instances": [{"b64": standard(data)}]}).encode())
 
 
+def _deep_pngs(count: int) -> Bomb:
+    return json_bomb(DIGITS, json.dumps({"instances": [{"b64": standard(_deep_png(28, 4_100))}] * count}).encode())
+
+
 KINDS: dict[str, Callable[[], Bomb]] = {
     "nothing: a good picture": lambda: picture_bomb(picture(size=(28, 28))),
     "PNG, 200 zTXt chunks of 7.9 MB": lambda: picture_bomb(
@@ -143,6 +160,10 @@ KINDS: dict[str, Callable[[], Bomb]] = {
     ),
     "PNG, 19 MB of small chunks": lambda: picture_bomb(_big_png()),
     "PNG, 144 MP": lambda: picture_bomb(hostile.wide_png(12_000, 12_000)),
+    "PNG, pixels of 19 MB that inflate to 19 GB": lambda: picture_bomb(_deep_png(4_000, 19 * MB)),
+    "PNG, pixels of 250 KB that inflate to 250 MB": lambda: picture_bomb(_deep_png(500, 250_000)),
+    "1,000 PNGs of 4 KB that inflate to 4 MB each": lambda: _deep_pngs(1_000),
+    "a PNG of 38 MP, flat": lambda: picture_bomb(picture(size=(7_000, 5_500))),
     "JPEG, 2,500 scans": lambda: picture_bomb(hostile.many_scans(2_500)),
     "JPEG, 19 MB of start-of-scan markers": lambda: picture_bomb(
         _padded(hostile.many_scans(1)[:-2], b"\xff\xda", 19 * MB)

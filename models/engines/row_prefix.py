@@ -21,7 +21,7 @@ from darkroom.models.rewriting.verify import difference
 from darkroom.models.rows import Rows, fill
 from darkroom.models.runtime.session import Binding, SessionEngine, clean
 
-ROW_PREFIX = "waist"  # the pass's name in metrics, metadata and logs
+ROW_PREFIX = "row_prefix"  # the pass's name in metrics, metadata and logs
 ROWS = 8  # of the call that is measured; larger ones gain more
 MIN_PROMISE = 1.03  # times as fast by the ops' times; less is not worth the second call
 MIN_GAIN = 1.0  # times as fast when tried: background load hides some of the gain, and larger calls gain more

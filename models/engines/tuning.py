@@ -90,12 +90,12 @@ class Tuning(NamedTuple):
     split: str = ""
     min_rows: int = 0
     piece_rows: int = 0
-    split_report: PassReport = PassReport("waist", applied=False)
+    split_report: PassReport = PassReport("row_prefix", applied=False)
     shard_reports: tuple[PassReport, ...] = ()
 
 
 class TuningCache:
-    """The tunings of a server's models, by `graph_key` and signature. For one thread at a time."""
+    """The tunings of a server's models, by `graph_key` and signature. Threads may share it."""
 
     def __init__(self) -> None:
         self._cached: dict[str, dict[str, Tuning]] = {}
@@ -108,7 +108,7 @@ class TuningCache:
         """Keeps the tunings of a graph. Past MAX_CACHED graphs the oldest is dropped."""
         self._cached[key] = dict(tunings)
         if len(self._cached) > MAX_CACHED:
-            del self._cached[next(iter(self._cached))]
+            self._cached.pop(next(iter(self._cached)), None)
 
 
 def graph_key(artifact: "Artifact", options: "SessionOptions") -> str:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from functools import partial
-from statistics import median
+from statistics import median, quantiles
 from typing import NamedTuple, Protocol
 
 from darkroom.models.engines.tuning import interleave
@@ -25,17 +25,25 @@ class Timed(Protocol):
 
 
 class Point(NamedTuple):
-    """One measurement: each of `inflight` calls at once, of `images` rows, took `seconds` (median of the rounds)."""
+    """One measurement: each of `inflight` calls at once, of `images` rows, took `seconds` (median of the rounds).
+
+    `spread` is how far the rounds lie apart, as a part of the median: half the distance of their quartiles.
+    """
 
     way: Way
     images: int
     inflight: int
     seconds: float
+    spread: float = 0.0
 
     @property
     def throughput(self) -> float:
         """Rows a second."""
         return self.images * self.inflight / self.seconds
+
+    def beats(self, other: "Point") -> bool:
+        """Whether its throughput is larger by more than the noise of both."""
+        return self.throughput > other.throughput * (1 + self.spread + other.spread)
 
 
 def sweep(
@@ -61,14 +69,30 @@ def sweep(
             repeats = max(1, int(MIN_TURN_S * len(ours) / once_s))
             rounds = max(MIN_ROUNDS, min(MAX_ROUNDS, int(budget_s / (once_s * repeats))))
             times = interleave([partial(trial.seconds, images, inflight, repeats) for trial in ours], rounds=rounds)
-            yield [Point(trial.way, images, inflight, median(each)) for trial, each in zip(ours, times, strict=True)]
+            yield [
+                Point(trial.way, images, inflight, median(each), spread_of(each))
+                for trial, each in zip(ours, times, strict=True)
+            ]
 
 
-def choose(points: Sequence[Point]) -> Point:
-    """The point with the quickest call among those within ENOUGH of the best throughput. Plain ways are left out."""
+def spread_of(times: Sequence[float]) -> float:
+    """Half the distance of the quartiles, as a part of the median."""
+    low, middle, high = quantiles(times, n=4)
+    return (high - low) / 2 / middle
+
+
+def choose(points: Sequence[Point], usual: Way | None = None) -> Point:
+    """The point with the quickest call among those within ENOUGH of the best throughput. Plain ways are left out.
+
+    Another way than the `usual` one is chosen only where it is better by more than the noise.
+    """
     ours = [point for point in points if not point.way.is_plain]
-    best = max(point.throughput for point in ours)
-    return min((point for point in ours if point.throughput >= ENOUGH * best), key=lambda point: point.seconds)
+    best = max(ours, key=lambda point: point.throughput)
+    kept = [point for point in ours if point.way == usual]
+    if kept and not best.beats(rival := max(kept, key=lambda point: point.throughput)):
+        ours, best = kept, rival
+    near = [point for point in ours if point.throughput >= ENOUGH * best.throughput]
+    return min(near, key=lambda point: point.seconds)
 
 
 def ways(cores: int, *, compare: bool) -> list[Way]:

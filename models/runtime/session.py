@@ -19,7 +19,7 @@ from darkroom.models.errors import InvalidInput, ModelError, OutOfMemory, Predic
 from darkroom.models.rows import Column, Rows
 from darkroom.models.runtime.memory import trimmed
 from darkroom.models.runtime.tensorflow import SessionOptions, config_pb2, tf
-from darkroom.models.spec import SignatureSpec, Wire
+from darkroom.models.spec import SignatureSpec
 
 # A client may ask for any set of outputs. Beyond this many sets all outputs are computed and the others are dropped.
 MAX_CALLABLES = 16
@@ -161,7 +161,7 @@ class SessionEngine:
         self._check = self._prefix = None
 
     def _encodes(self, name: str) -> bool:
-        return name == self.spec.image_input and self.spec.wire is Wire.BASE64 and not self._hoisted
+        return self.spec.encodes(name) and not (name == self.spec.image_input and self._hoisted)
 
     def _make(self, outputs: tuple[str, ...]) -> Any:
         """Makes a call for some outputs. TensorFlow refuses to fetch a tensor that is fed, so it is copied instead."""

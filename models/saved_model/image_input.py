@@ -29,11 +29,14 @@ def find_image_input(spec: SignatureSpec, graph_def: Any) -> SignatureSpec:
                 for node in decoders:
                     is_without_webp = node.op == "DecodeImage" and node.attr["channels"].i not in _WEBP_CHANNELS
                     formats |= PICTURE_OPS[node.op] - ({"webp"} if is_without_webp else set())
-                raw = {each.name for each in strings if Origin(each.source, False) in flow.pictures}
+                others = [each for each in strings if each.name != tensor.name]
+                raw = {each.name for each in others if Origin(each.source, False) in flow.pictures}
+                encoded = {each.name for each in others if Origin(each.source, True) in flow.pictures} - raw
                 return replace(
                     spec,
                     wire=wire,
-                    other_pictures=frozenset(raw - {tensor.name}),
+                    other_pictures=frozenset(raw | encoded),
+                    encoded_pictures=frozenset(encoded),
                     image_input=tensor.name,
                     formats=frozenset(formats),
                     one_frame=not any(node.op in ANIMATION_OPS for node in decoders),

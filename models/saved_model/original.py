@@ -22,7 +22,7 @@ from darkroom.models.runtime.tensorflow import (
 from darkroom.models.saved_model.front.insert import make_plan, wrap
 from darkroom.models.saved_model.front.preprocess import Preprocess
 from darkroom.models.saved_model.reader import SERVE, read_meta_graph
-from darkroom.models.spec import SignatureSpec, Wire
+from darkroom.models.spec import SignatureSpec
 
 LARGE_BYTES = 64 << 10  # guess: of a variable that TensorFlow's conversion does not see
 _VARIABLES = frozenset({"VarHandleOp", "Variable", "VariableV2"})
@@ -253,7 +253,7 @@ class EagerEngine:
         try:
             tensors = {
                 tensor.name: tf.constant(
-                    feed_value(rows.columns[tensor.name], self._encodes(tensor.name)), tensor.dtype
+                    feed_value(rows.columns[tensor.name], self.spec.encodes(tensor.name)), tensor.dtype
                 )
                 for tensor in self.spec.inputs
             }
@@ -266,9 +266,6 @@ class EagerEngine:
     def close(self) -> None:
         """Drops the function. A later run fails."""
         self._function = None
-
-    def _encodes(self, name: str) -> bool:
-        return name == self.spec.image_input and self.spec.wire is Wire.BASE64
 
 
 def _binding(spec: SignatureSpec) -> Binding:

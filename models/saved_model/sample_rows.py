@@ -78,7 +78,7 @@ def _resized(tensor: TensorSpec, column: Column, axes: Sequence[int], change: Ca
 
 def _columns(tensor: TensorSpec, spec: SignatureSpec, graph_def: Any, pictures: Pictures) -> Iterator[MakeColumn]:
     """Yields makers of one row of an input, most likely first."""
-    if tensor.name == spec.image_input or tensor.name in spec.other_pictures:
+    if spec.decodes(tensor.name):
         kinds = [kind for kind in ("jpeg", "png", "bmp") if kind in spec.formats]
         all_sizes = (_MIXED_SIZES, *(((side, side),) * SET_ROWS for side in _ONE_SIZE))
         # DecodeImage refuses a BMP for some numbers of channels.

@@ -25,7 +25,7 @@ from darkroom.models.errors import InvalidInput, quote
 from darkroom.models.rows import Rows
 from darkroom.models.runtime.session import objects
 from darkroom.models.runtime.tensorflow import deprecation, tensor_pb2, tf
-from darkroom.models.spec import SignatureSpec, Wire
+from darkroom.models.spec import SignatureSpec
 
 FILE = Path("assets.extra") / "tf_serving_warmup_requests"
 MAX_RECORDS = 1000  # precedent: TensorFlow Serving's limit
@@ -102,13 +102,14 @@ def _single_rows(inputs: dict[str, Any], spec: SignatureSpec) -> list[Rows]:
     Pictures were recorded in the form that the graph takes; `accept` takes their raw bytes.
     """
     raw: dict[str, object] = dict(inputs)
-    if spec.wire is Wire.BASE64 and spec.image_input in inputs:
-        texts = inputs[spec.image_input]
+    for name, texts in inputs.items():
+        if not spec.encodes(name):
+            continue
         try:
             pictures = [urlsafe_b64decode(text + b"=" * (-len(text) % 4)) for text in texts.ravel().tolist()]
         except binascii.Error as err:
-            raise InvalidInput(f"{spec.image_input} is no base64") from err
-        raw[spec.image_input] = objects(pictures).reshape(texts.shape)
+            raise InvalidInput(f"{name} is no base64") from err
+        raw[name] = objects(pictures).reshape(texts.shape)
     rows = spec.accept(raw)
     if not spec.batched:
         return [rows]

@@ -31,15 +31,22 @@ _CRASHES = frozenset({signal.SIGABRT, signal.SIGSEGV, signal.SIGFPE, signal.SIGI
 POLL_S = 0.1  # guess: between two looks whether another process has prepared the model
 
 
+class Crashed(LoadFailed):
+    """The child was ended by `signature`, which it was running."""
+
+    def __init__(self, message: str, signature: str) -> None:
+        super().__init__(message)
+        self.signature = signature
+
+
 class Loader:
-    """Loads one version after another. Each call blocks for seconds, and belongs in a thread."""
+    """Loads versions. Each call blocks for seconds, and belongs in a thread; two may run at once."""
 
     def __init__(self, cache: Cache, *, timeout_s: float) -> None:
         self._cache = cache
         self._timeout_s = timeout_s
-        self._child: subprocess.Popen[bytes] | None = None
+        self._children: set[subprocess.Popen[bytes]] = set()
         self._is_stopped = False
-        self._ended_at = ""  # the signature that the last child was running when it crashed
         self._tunings = TuningCache()
 
     def load(self, job: Job) -> "LoadedModel":
@@ -92,17 +99,17 @@ class Loader:
             with tempfile.TemporaryFile(prefix="darkroom-") as answer:
                 self._prepare(job, answer)
                 return mapped(answer)
-        except LoadFailed as err:
-            if (name := self._ended_at) in ("", *job.refused) or len(job.refused) >= MAX_CRASHES:
+        except Crashed as err:
+            if (name := err.signature) in job.refused or len(job.refused) >= MAX_CRASHES:
                 raise
             _log.warning("signature %s is refused: %s", quote(name), err)
             rest = replace(job, refused=job.refused | {name: str(err)})
         return self._prepare_mapped(rest)
 
     def stop(self) -> None:
-        """Ends the child that is working. The load in progress fails, and so does every later one."""
+        """Ends the children that are working. The loads in progress fail, and so does every later one."""
         self._is_stopped = True
-        if (child := self._child) is not None:
+        for child in list(self._children):
             child.kill()
 
     def _open(self, data: memoryview, job: Job) -> "LoadedModel":
@@ -121,11 +128,11 @@ class Loader:
             stderr=subprocess.PIPE,
             start_new_session=True,  # Ctrl-C goes to the server alone
         ) as child:
-            self._child = child
+            self._children.add(child)
             try:
                 self._wait(child, job, answer)
             finally:
-                self._child = None
+                self._children.discard(child)
                 child.kill()
 
     def _wait(self, child: subprocess.Popen[bytes], job: Job, answer: IO[bytes]) -> None:
@@ -143,7 +150,6 @@ class Loader:
             except subprocess.TimeoutExpired as err:
                 raise LoadFailed(f"it was not prepared within --load_timeout_ms={self._timeout_s * 1000:.0f}") from err
         said, names = _without_names(said)
-        self._ended_at = names[-1] if names and -child.returncode in _CRASHES else ""
         if child.returncode == 0:
             return
         if child.returncode == REFUSED:
@@ -156,7 +162,8 @@ class Loader:
         free = free_bytes()
         hint = f", maybe for want of memory: {free >> 20} MB are free" if child.returncode == -signal.SIGKILL else ""
         ended = f"the process that prepared it ended with {_status(child.returncode)}"
-        raise LoadFailed(f"{ended}{hint}{_last_words(said)}")
+        message = f"{ended}{hint}{_last_words(said)}"
+        raise Crashed(message, names[-1]) if names and -child.returncode in _CRASHES else LoadFailed(message)
 
     def _check_stopped(self) -> None:
         if self._is_stopped:

@@ -8,6 +8,7 @@ import sys
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from darkroom.models.errors import ModelError
@@ -20,20 +21,21 @@ from darkroom.service.serving.warmup import sweep_sizes
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from darkroom.models.profile.sweep import Point
     from darkroom.models.profile.trial import LoadedSignature
 
 DESCRIPTION = """\
 Times a signature with several batch sizes, numbers of calls in flight and kinds of thread pool, one process per pool,
-alternately. Prints a table and the settings to serve the model with. Run it on the machine that will serve, while
+alternately. Prints a table, and the settings that are better than the defaults by more than the noise. Run it on the machine that will serve, while
 nothing else runs there: background load distorts the figures.
 
 MODEL is a folder of numeric version folders (the newest is used), or a version folder.
 """
 
 
+NOISY = 0.1  # guess: on a quiet machine the rounds lie 1 to 5 % apart
 WORTH = 0.9  # of the chosen throughput (guess): the server itself finds the best size below its limit
 
 
@@ -93,17 +95,17 @@ def _profile(parsed: argparse.Namespace) -> None:
         # Compare first: a model that counts its calls is still at zero.
         differences = {n: plain[0].difference(n, trials[0].answer(n)) for n in sizes} if plain else {}
         points = _measure(trials, sizes, inflights, parsed.seconds)
-    chosen = choose(points)
-    flags = " ".join(f"--{name}={value}" for name, value in _settings(points, chosen).items())
+    chosen = choose(points, usual := Way(cores, -1))
+    settings = _settings(points, chosen, usual)
     print(
         f"\nchosen: {chosen.images} rows a call, {chosen.inflight} at once, {chosen.way}: "
-        f"{chosen.throughput:,.0f} rows/s, {chosen.seconds * 1000:.2f} ms a call\nserve it with: {flags}"
+        f"{chosen.throughput:,.0f} rows/s, {chosen.seconds * 1000:.2f} ms a call\n{_advice(points, settings)}"
     )
     for images, difference in differences.items():
         print(f"answers to {images} rows beside the plain signature's: {difference or 'equal'}")
     if parsed.json:
         found = {"model": name, "version": version, "cores": cores, "signature": parsed.signature}
-        found |= {"passes": [report._asdict() for report in loaded.passes], "settings": _settings(points, chosen)}
+        found |= {"passes": [report._asdict() for report in loaded.passes], "settings": settings}
         found |= {"points": [_plain(point) for point in points], "differences": differences}
         parsed.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     if parsed.png:
@@ -134,16 +136,33 @@ def _passes(loaded: LoadedSignature) -> str:
     )
 
 
-def _settings(points: Sequence[Point], chosen: Point) -> dict[str, int]:
-    """The settings to serve with: the chosen pool and calls in flight, and the largest batch that is not too slow."""
+def _settings(points: Sequence[Point], chosen: Point, usual: Way) -> dict[str, int]:
+    """The settings that are better than the defaults by more than the noise: threads, calls in flight, largest batch."""
+    settings: dict[str, int] = {}
     alike = [point for point in points if (point.way, point.inflight) == (chosen.way, chosen.inflight)]
-    worth = [point.images for point in alike if point.throughput >= WORTH * chosen.throughput]
-    return {
-        "max_batch_images": max(worth),
-        "max_inflight_batches": chosen.inflight,
-        "intra_op_threads": chosen.way.intra_op_threads,
-        "inter_op_threads": chosen.way.inter_op_threads,
-    }
+    others = [point for point in points if point.way == chosen.way and point.inflight != chosen.inflight]
+    worth = max(point.images for point in alike if point.throughput >= WORTH * chosen.throughput)
+    largest = max(alike, key=lambda point: point.images)
+    if worth < largest.images and chosen.beats(largest):
+        settings["max_batch_images"] = worth
+    if others and all(chosen.beats(point) for point in others):
+        settings["max_inflight_batches"] = chosen.inflight
+    if chosen.way != usual:
+        settings["intra_op_threads"], settings["inter_op_threads"] = (
+            chosen.way.intra_op_threads,
+            chosen.way.inter_op_threads,
+        )
+    return settings
+
+
+def _advice(points: Sequence[Point], settings: Mapping[str, int]) -> str:
+    """What to serve the model with, and what the figures are worth."""
+    flags = " ".join(f"--{name}={value}" for name, value in settings.items())
+    advice = f"serve it with: {flags}" if flags else "keep the defaults: the differences to them are within the noise"
+    noise = median(point.spread for point in points)
+    if noise > NOISY:
+        advice += f"\nthe rounds lie {noise:.0%} apart: something else runs here, so measure again when it does not"
+    return advice
 
 
 def _plain(point: Point) -> dict[str, Any]:
@@ -153,6 +172,7 @@ def _plain(point: Point) -> dict[str, Any]:
         "inflight": point.inflight,
         "seconds": point.seconds,
         "rows_per_s": point.throughput,
+        "spread": point.spread,
     }
 
 

@@ -17,7 +17,7 @@ from sanic.http.constants import Stage
 
 from darkroom.service.http.connection import Connection
 from darkroom.service.http.request_log import CLIENT_LEFT
-from darkroom.service.predict.call import Call, first_values
+from darkroom.service.predict.call import Call, body_size, first_values
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -246,14 +246,18 @@ class FastLane(Connection):
         self._lane.request_log.sign(headers, head.headers.get("x-request-id"))
         lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()]).encode()
         first = _first_lines(status, content_type, is_kept)
-        if len(body) > MAX_AHEAD_BYTES:  # not copied once more
-            transport.write(b"%b%d\r\n%b\r\n" % (first, len(body), lines))
-            transport.write(body)
-        else:
-            transport.write(b"%b%d\r\n%b\r\n%b" % (first, len(body), lines, body))
+        size = body_size(body)
+        if isinstance(body, bytes) and size <= MAX_AHEAD_BYTES:
+            transport.write(b"%b%d\r\n%b\r\n%b" % (first, size, lines, body))
+        else:  # not copied once more
+            transport.write(b"%b%d\r\n%b\r\n" % (first, size, lines))
+            if isinstance(body, bytes):
+                transport.write(body)
+            else:
+                transport.writelines(body)
         was_submitted, self._submitted = self._submitted, None
         self._head, self._is_waiting, self._time = None, False, time.monotonic()
-        self._log_end(head, status, len(body))
+        self._log_end(head, status, size)
         if not is_kept:
             self._ahead.clear()
             self.close()

@@ -18,7 +18,7 @@ from darkroom.service.http.connection import Connection
 from darkroom.service.http.request_head import MAX_HEAD_BYTES
 from darkroom.service.http.request_log import CLIENT_LEFT
 from darkroom.service.predict import codec
-from darkroom.service.predict.call import Call, first_values
+from darkroom.service.predict.call import Call, first_values, joined
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -187,7 +187,7 @@ def text_response(text: str, status: int = 200) -> HTTPResponse:
 
 def reply_response(reply: Reply) -> HTTPResponse:
     """The answer to a predict request."""
-    return HTTPResponse(reply.body, reply.status, reply.headers, reply.content_type)
+    return HTTPResponse(joined(reply.body), reply.status, reply.headers, reply.content_type)
 
 
 def call_of(request: Request) -> Call:

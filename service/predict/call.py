@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from darkroom.service.predict.form_data import File
 
+AnswerBody: TypeAlias = "bytes | list[bytes | memoryview]"  # of an answer; a large one in pieces, sent as they are
 Form: TypeAlias = "tuple[Mapping[str, Sequence[File]], Mapping[str, Sequence[str]]]"  # files and fields, by name
 
 
@@ -41,7 +42,7 @@ class Reply(NamedTuple):
     """The answer to a predict request: its status, its body, and the headers that explain it."""
 
     status: int
-    body: bytes
+    body: AnswerBody
     headers: dict[str, str]
     content_type: str = "application/json"
 
@@ -49,9 +50,19 @@ class Reply(NamedTuple):
 class Rendered(NamedTuple):
     """What a renderer returns when the body alone is not enough: it adds headers and sets the content type."""
 
-    body: bytes
+    body: AnswerBody
     headers: dict[str, str]
     content_type: str
+
+
+def joined(body: AnswerBody) -> bytes:
+    """An answer's body as one; copies one of pieces."""
+    return body if isinstance(body, bytes) else b"".join(body)
+
+
+def body_size(body: AnswerBody) -> int:
+    """The bytes of an answer's body."""
+    return len(body) if isinstance(body, bytes) else sum(map(len, body))
 
 
 def first_values(arguments: Mapping[str, Sequence[str]]) -> dict[str, str]:

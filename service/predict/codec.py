@@ -13,19 +13,20 @@ import pybase64
 from darkroom.models.errors import InvalidInput
 from darkroom.service.errors import BadImage, CodecError, quote
 from darkroom.service.predict import large_json
-from darkroom.service.predict.image_guard import measure
+from darkroom.service.predict.image_guard import Inner, measure, place
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from darkroom.models.rows import Rows
+    from darkroom.service.predict.call import AnswerBody
 
 _OPTIONS = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_SORT_KEYS | orjson.OPT_APPEND_NEWLINE
 
 # Bodies and answers that take longer to read or write on the loop than a wait for a thread: 1 to 4 ms (measured).
 LARGE_BYTES = 1 << 18
-LARGE_PICTURE_BYTES = 1 << 21  # of a body that is one picture, of which only the header is read
-LARGE_PACKED_BYTES = 1 << 14  # of a compressed body
+LARGE_PICTURE_BYTES = 1 << 21  # of a body that is one picture, of which only the header is read; not of a PNG
+LARGE_PACKED_BYTES = 1 << 8  # of a compressed body, which may inflate to LARGE_BYTES
 
 MAX_DEPTH = 254  # a tensor of TensorFlow has no more dimensions
 
@@ -41,7 +42,7 @@ def is_large(body: bytes, *, is_packed: bool) -> bool:
         return False
     if is_packed or size > LARGE_PICTURE_BYTES:
         return True
-    return size > LARGE_BYTES and not begins_as_picture(body)
+    return size > LARGE_BYTES and (not begins_as_picture(body) or body.startswith(b"\x89PNG"))
 
 
 def parse_json(body: bytes) -> Any:
@@ -88,26 +89,28 @@ def decode_base64(text: str) -> bytes:
     return data
 
 
-def decode_picture(value: object, field: str, index: int) -> bytes:
+def decode_picture(value: object, field: str, index: int, inner: Inner = ()) -> bytes:
     """The bytes of one picture, in whichever form the client wrote it: base64 text, a `data:` URI or `{"b64": text}`.
 
     `{"b64"}` around base64 text is decoded twice. TensorFlow Serving's clients send it to graphs that decode base64
     themselves. The decoded bytes show it, because no picture begins like base64 text.
 
     Raises:
-        BadImage: not a string, empty, or not base64; names `field[index]`.
+        BadImage: not a string, empty, or not base64; names its place.
     """
     text = value.get("b64") if isinstance(value, dict) and len(value) == 1 else value
     if not isinstance(text, str):
-        raise BadImage(f'{field}[{index}]: expected base64 text or {{"b64": text}}, got {type(text).__name__}')
+        raise BadImage(
+            f'{place(field, index, inner)}: expected base64 text or {{"b64": text}}, got {type(text).__name__}'
+        )
     try:
         data = decode_base64(text)
         if text is not value:
             data = unwrap_picture(data)
     except ValueError as err:
-        raise BadImage(f"{field}[{index}]: is not base64: {err}") from err
+        raise BadImage(f"{place(field, index, inner)}: is not base64: {err}") from err
     if not data:
-        raise BadImage(f"{field}[{index}]: is empty")
+        raise BadImage(f"{place(field, index, inner)}: is empty")
     return data
 
 
@@ -190,22 +193,22 @@ def _text(item: object) -> object:
 
 
 def writable(column: np.ndarray[Any, Any] | list[bytes]) -> Any:
-    """As `jsonable`; of a large array, a list of its rows, written already."""
+    """As `jsonable`; a large array is for `dump_answer` alone."""
     value = jsonable(column)
-    return large_json.write_rows(value) if isinstance(value, np.ndarray) and value.nbytes > LARGE_BYTES else value
+    return large_json.Large(value) if isinstance(value, np.ndarray) and value.nbytes > LARGE_BYTES else value
 
 
-def written(column: np.ndarray[Any, Any]) -> object:
-    """As `jsonable`; a large array is written already."""
-    value = jsonable(column)
-    if isinstance(value, np.ndarray) and value.nbytes > LARGE_BYTES:
-        return orjson.Fragment(large_json.write(value))
-    return value
-
-
-def dump_columns(columns: Mapping[str, np.ndarray[Any, Any] | list[bytes]]) -> bytes:
+def dump_columns(columns: Mapping[str, np.ndarray[Any, Any] | list[bytes]]) -> AnswerBody:
     """`{output: nested list}` with sorted keys and a trailing newline; floats in their shortest digits, NaN as null."""
-    return orjson.dumps({name: writable(column) for name, column in columns.items()}, option=_OPTIONS)
+    return dump_answer({name: writable(column) for name, column in columns.items()})
+
+
+def dump_answer(value: object) -> AnswerBody:
+    """As `dump_json`; in pieces where large arrays are in it (`writable`)."""
+    try:
+        return orjson.dumps(value, option=_OPTIONS)
+    except orjson.JSONEncodeError:  # orjson does not know them
+        return large_json.dump(value, orjson.OPT_APPEND_NEWLINE)
 
 
 def dump_json(value: object) -> bytes:

@@ -18,12 +18,12 @@ import numpy as np
 import pybase64
 
 from darkroom.models.errors import InvalidInput
-from darkroom.models.spec import np_shape
+from darkroom.models.spec import Numbers, np_shape
 from darkroom.service.errors import BadImage, TooLarge
 
 if TYPE_CHECKING:
     from collections import Counter
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from darkroom.models.rows import Rows
     from darkroom.models.spec import SignatureSpec
@@ -48,6 +48,16 @@ MIN_SCAN_PIXELS = 4_096
 
 # The longest sRGB profile that libpng knows by its checksum has 61 KB. It computes with no other profile.
 MAX_PROFILE_BYTES = 1 << 16
+
+# libpng inflates the whole data of a PNG, also what no pixel needs: 4 ns a byte, where a pixel takes 28 (measured).
+MAX_DEFLATE_RATIO = 1_032  # zlib's own figure
+PNG_BYTES_PER_PIXEL = (
+    28  # guess: a picture that may inflate so far costs a seventh of it at most, and nearly always nothing
+)
+PNG_SPARE_BYTES = 1 << 16  # what an honest picture may inflate to beside its pixels: far more than writers leave
+MAX_UNKNOWN_RATIO = 32  # guess: so what the event loop may look at, 256 KB, is 8 MB inflated: 25 ms
+MAX_UNKNOWN_BYTES = 280_000_000  # of 256 KB
+PNG_PIECE_BYTES = 1 << 10  # what one call makes of a piece with an error in it is not counted: 1 MB at most
 
 # Such chunks of a PNG outside the image input, where they are not dropped; deflate makes at most 16 MB of them.
 MAX_KEPT_CHUNK_BYTES = 1 << 14
@@ -94,6 +104,9 @@ _TO_STANDARD = bytes.maketrans(b"-_", b"+/")
 Size: TypeAlias = tuple[str, int, int, int, int]  # format, width, height, frames, scans (at most; 1 if not a JPEG)
 
 
+Inner: TypeAlias = "tuple[int, ...]"  # the sizes of one row of a column
+
+
 class ImageGuard(NamedTuple):
     """The limits of one server, each named after its flag."""
 
@@ -120,6 +133,16 @@ class ImageGuard(NamedTuple):
             raise TooLarge(f"{field}: {len(rows)} rows are over --max_rows={self.max_rows}")
         return rows.fold()
 
+    def check_lists(self, inputs: Mapping[str, object], spec: SignatureSpec) -> None:
+        """Returns if no list of numbers has more rows than a request may have: before each becomes four bytes or more.
+
+        Raises:
+            TooLarge: one has; names the flag.
+        """
+        for name, value in inputs.items():
+            if spec.batched and isinstance(value, Numbers) and len(value) > self.max_rows:
+                raise TooLarge(f"{name}: {len(value)} rows are over --max_rows={self.max_rows}")
+
     def check_count(self, count: int, field: str) -> None:
         """Returns if a request may have `count` images.
 
@@ -130,7 +153,7 @@ class ImageGuard(NamedTuple):
             raise TooLarge(f"{field}: {count} images are over --max_images={self.max_images}")
 
     def inspect_all(
-        self, pictures: Sequence[bytes], spec: SignatureSpec, field: str, poison: Counter[str]
+        self, pictures: Sequence[bytes], spec: SignatureSpec, field: str, poison: Counter[str], inner: Inner = ()
     ) -> list[tuple[bytes, int]]:
         """What `inspect` returns for each encoded image; stops at the first that is refused.
 
@@ -138,12 +161,12 @@ class ImageGuard(NamedTuple):
             TooLarge, BadImage: as `check_count` and `inspect`.
         """
         self.check_count(len(pictures), field)
-        return [self.inspect(data, spec, field, index, poison) for index, data in enumerate(pictures)]
+        return [self.inspect(data, spec, field, index, poison, inner=inner) for index, data in enumerate(pictures)]
 
     def inspect(
-        self, data: bytes, spec: SignatureSpec, field: str, index: int, poison: Counter[str]
+        self, data: bytes, spec: SignatureSpec, field: str, index: int, poison: Counter[str], *, inner: Inner = ()
     ) -> tuple[bytes, int]:
-        """One encoded image as it may be decoded, and its decoded pixels: width x height of all its frames.
+        """One encoded image, number `index` of a column of rows of `inner` sizes, as it may be decoded, and its decoded pixels: width x height of all its frames.
 
         A PNG is returned without its compressed chunks (`trim_png`). A JPEG of more than `--max_image_scans` scans
         counts as more pixels, in proportion, one of several scans as three times its pixels, and 4 bytes count as at least a pixel, because marker floods cost the
@@ -156,61 +179,62 @@ class ImageGuard(NamedTuple):
         if len(data) > self.max_image_bytes:
             poison["bytes"] += 1
             limit = self.max_image_bytes
-            raise TooLarge(f"{field}[{index}]: {len(data)} bytes are over --max_image_bytes={limit}")
+            raise TooLarge(f"{place(field, index, inner)}: {len(data)} bytes are over --max_image_bytes={limit}")
+        work = 0
         try:
             size = measure(data, self.max_image_segments)
             kind, width, height, frames, scans = size
             if kind == "png":
                 data = trim_png(data, self.max_image_segments)
-                check_png_data(data)
+                work = check_png_data(data)
         except InvalidInput as err:
             poison["format"] += 1
-            raise BadImage(f"{field}[{index}]: {err}") from err
+            raise BadImage(f"{place(field, index, inner)}: {err}") from err
         if kind not in spec.formats:
             poison["format"] += 1
             takes = ", ".join(sorted(spec.formats))
-            raise BadImage(f"{field}[{index}]: is a {kind} picture; this model decodes {takes}")
+            raise BadImage(f"{place(field, index, inner)}: is a {kind} picture; this model decodes {takes}")
         if frames > 1 and spec.one_frame:
             poison["format"] += 1
             what = f"an animation of {frames} frames"
-            raise BadImage(f"{field}[{index}]: is {what}; this model decodes single pictures")
+            raise BadImage(f"{place(field, index, inner)}: is {what}; this model decodes single pictures")
         pixels = width * height * frames
         if pixels > self.max_image_pixels or scans > self.max_image_scans:
-            pixels = self._check_pixels(size, f"{field}[{index}]", poison)
+            pixels = self._check_pixels(size, place(field, index, inner), poison)
         if scans > 1:
             pixels = max(pixels, SCANS_WEIGHT * width * height)
-        return data, max(pixels, len(data) >> 2)
+        return data, max(pixels, work, len(data) >> 2)
 
-    def inspect_others(self, values: Sequence[bytes], field: str, poison: Counter[str]) -> int:
-        """The decoded pixels of all pictures among the values of an input that is not the image input.
+    def inspect_others(self, values: Sequence[bytes], field: str, poison: Counter[str], inner: Inner = ()) -> list[int]:
+        """The decoded pixels of the pictures in each value of an input that is not the image input.
 
         A value may be a picture, base64 text of one, a tf.Example with either in it, or anything else, which passes.
 
         Raises:
             TooLarge, BadImage: a picture is over a limit, or its size cannot be read. Names `field[index]`.
         """
-        pixels = 0
+        pixels = []
         for index, value in enumerate(values):
             try:
-                inner = pictures_inside(value, PARTS_PER_SEGMENT * self.max_image_segments)
-                pixels += sum([self._inspect_other(data, f"{field}[{index}]", poison) for data in inner])
+                found = pictures_inside(value, PARTS_PER_SEGMENT * self.max_image_segments)
+                where = place(field, index, inner) if found else ""
+                pixels.append(sum([self._inspect_other(data, where, poison) for data in found]))
             except InvalidInput as err:
                 poison["format"] += 1
-                raise BadImage(f"{field}[{index}]: {err}") from err
+                raise BadImage(f"{place(field, index, inner)}: {err}") from err
         return pixels
 
     def _inspect_other(self, data: bytes, where: str, poison: Counter[str]) -> int:
         size = measure(data, self.max_image_segments)
         trimmed = trim_png(data, self.max_image_segments) if size[0] == "png" else data
-        if size[0] == "png":
-            check_png_data(trimmed)
+        work = check_png_data(trimmed) if size[0] == "png" else 0
         if len(data) - len(trimmed) > MAX_KEPT_CHUNK_BYTES:
             raise InvalidInput(
                 f"the PNG picture has more than {MAX_KEPT_CHUNK_BYTES} bytes of compressed text or long colour "
                 "profiles; save it without them"
             )
         _, width, height, _, scans = size
-        return max(self._check_pixels(size, where, poison), SCANS_WEIGHT * width * height if scans > 1 else 0)
+        return max(self._check_pixels(size, where, poison), SCANS_WEIGHT * width * height if scans > 1 else work)
 
     def _check_pixels(self, size: Size, where: str, poison: Counter[str]) -> int:
         _, width, height, frames, scans = size
@@ -245,6 +269,15 @@ class Header(NamedTuple):
     def pixels(self) -> int:
         """The pixels of all its frames."""
         return self.width * self.height * self.frames
+
+
+def place(field: str, index: int, inner: Inner) -> str:
+    """Where a client finds value `index`, in row-major order, of a column with rows of `inner` sizes: `field[row][…]`."""
+    places = ""
+    for size in reversed(inner):
+        index, at = divmod(index, max(1, size))
+        places = f"[{at}]{places}"
+    return f"{field}[{index}]{places}"
 
 
 def guard_of(settings: Settings) -> ImageGuard:
@@ -401,32 +434,60 @@ def trim_png(data: bytes, segments: int = MAX_SEGMENTS) -> bytes:
     return b"".join(kept)
 
 
-def check_png_data(data: bytes) -> None:
-    """Returns if a PNG has about as much compressed data as its pixels can need; libpng inflates all of it.
+def check_png_data(data: bytes) -> int:
+    """The pixels that the compressed data of a PNG count as, since libpng inflates all of it, however few pixels there are.
 
-    Deflate makes data that cannot be compressed up to 1/8 larger, and a flush after each row costs some bytes.
+    Deflate makes at most 1,032 bytes of one. Where that may be far more than the pixels need, the data is inflated here,
+    bit by bit, until it is over. Elsewhere it counts as much as it may be. So here at most 32 bytes are made of each.
 
     Raises:
-        InvalidInput: it has more.
+        InvalidInput: it is longer than data of such pixels can be, or inflates to more than twice what they need.
     """
     if len(data) < 29:
-        return  # cut off; the decoder says so
+        return 0  # cut off; the decoder says so
     width, height = _BE32X2.unpack_from(data, 16)
-    row = 1 + (width * data[24] * _PNG_CHANNELS.get(data[25], 4) + 7 >> 3)
-    limit = row * height * 5 // 4 + 16 * height + 1_024
-    if len(data) <= limit:
-        return
-    at, end, size = 8, len(data) - 12, 0
-    while at <= end:
-        length = int.from_bytes(data[at : at + 4], "big")
-        if data[at + 4 : at + 8] == b"IDAT":
-            size += length
-        at += 12 + length
-    if size > limit:
+    need = (1 + (width * data[24] * _PNG_CHANNELS.get(data[25], 4) + 7 >> 3)) * height
+    # Deflate makes data that cannot be compressed up to 1/8 larger, and a flush after each row costs some bytes.
+    limit = need * 5 // 4 + 16 * height + 1_024
+    if len(data) > limit and (size := sum([stop - start for start, stop in _png_data(data)])) > limit:
         raise InvalidInput(
             f"the PNG picture has {size} bytes of compressed pixels, where {width}x{height} need at most {limit}; "
             "save it again"
         )
+    most = MAX_DEFLATE_RATIO * len(data)
+    if most <= PNG_SPARE_BYTES + min(MAX_UNKNOWN_RATIO * need, max(2 * need, MAX_UNKNOWN_BYTES)):
+        return most // PNG_BYTES_PER_PIXEL if most > 2 * need else 0
+    limit = 2 * need + PNG_SPARE_BYTES
+    if _inflates_past(data, limit):
+        raise InvalidInput(
+            f"the compressed pixels of the PNG picture inflate to more than {limit} bytes, where {width}x{height} need "
+            f"{need}; save it again"
+        )
+    return 0
+
+
+def _inflates_past(data: bytes, limit: int) -> bool:
+    """Whether the compressed pixels of a PNG inflate to more bytes than `limit`. No more than 1 MB is held."""
+    packed, view = zlib.decompressobj(), memoryview(data)
+    for start, stop in _png_data(data):
+        for at in range(start, stop, PNG_PIECE_BYTES):
+            try:
+                limit -= len(packed.decompress(view[at : min(at + PNG_PIECE_BYTES, stop)]))
+            except zlib.error:
+                return False  # the decoder stops here too, and says so
+            if limit < 0 or packed.eof:
+                return limit < 0
+    return False
+
+
+def _png_data(data: bytes) -> Iterator[tuple[int, int]]:
+    """Start and end of the compressed pixels in each IDAT chunk of a PNG."""
+    at, end = 8, len(data) - 12
+    while at <= end:
+        length = int.from_bytes(data[at : at + 4], "big")
+        if data[at + 4 : at + 8] == b"IDAT":
+            yield at + 8, min(at + 8 + length, len(data))
+        at += 12 + length
 
 
 def _is_costly(data: bytes, at: int, length: int, *, is_first: bool) -> bool:

@@ -12,6 +12,7 @@ import re
 import secrets
 import struct
 from contextlib import suppress
+from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,11 +22,12 @@ from darkroom.models.spec import Numbers
 from darkroom.service.errors import CodecError, TooLarge
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
 PIECE_BYTES = 1 << 16  # measured: 0.3 to 1 ms for a piece; 16 KB and 256 KB are no quicker in all
 MIN_LIST_BYTES = 1 << 10
 MIN_TEXT_BYTES = 1 << 16
+ROWS_AT_ONCE = 256  # guess: of an answer of several outputs; an object each
 MAX_LOOKS = 100_000  # texts and lists that are looked at, about 5 us each; orjson reads all after them
 MAX_RANK = 32  # precedent: numpy's own bound until 2.0
 # Values that orjson reads in one call, which holds the lock: 30 ms and 60 MB at most.
@@ -77,23 +79,87 @@ def parse(body: bytes) -> Any:
     return put_back(fields, values)
 
 
-def write_rows(array: np.ndarray[Any, Any]) -> Any:
-    """The rows of an array as JSON, each for orjson to copy; the array itself where its rows are small."""
-    if array.ndim < 2 or array[0].nbytes < MIN_LIST_BYTES:
-        return array
-    return [orjson.Fragment(write(row)) for row in array]
+class Large:
+    """An array in a value for `dump`, which writes it in pieces; a sequence of its rows."""
+
+    __slots__ = ("array",)
+
+    def __init__(self, array: np.ndarray[Any, Any]) -> None:
+        self.array = array
+
+    def __len__(self) -> int:
+        return len(self.array)
+
+    def __getitem__(self, row: int) -> Any:
+        """A row: `Large` too, unless it is small."""
+        part = self.array[row]
+        return Large(part) if part.nbytes > MIN_LIST_BYTES else part
+
+    def pieces(self) -> Iterator[bytes | memoryview]:
+        """Its JSON."""
+        return _pieces(self.array)
 
 
-def write(array: np.ndarray[Any, Any]) -> bytes:
-    """An array as JSON, made in pieces."""
-    if array.nbytes <= PIECE_BYTES:
-        return orjson.dumps(np.ascontiguousarray(array), option=orjson.OPT_SERIALIZE_NUMPY)
-    if array.ndim < 2:
-        step = PIECE_BYTES // array.itemsize
-        pieces = [write(array[at : at + step])[1:-1] for at in range(0, len(array), step)]
-    else:
-        pieces = [write(part) for part in array]
-    return b"[%b]" % b",".join(pieces)
+class LargeRows:
+    """Rows of several outputs in a value for `dump`: an object for each row. They are made a few at a time."""
+
+    __slots__ = ("_columns", "_count")
+
+    def __init__(self, columns: Mapping[str, Any], count: int) -> None:
+        self._columns = columns
+        self._count = count
+
+    def pieces(self) -> Iterator[bytes | memoryview]:
+        """Its JSON."""
+        columns, begin = self._columns, b"["
+        for at in range(0, self._count, ROWS_AT_ONCE):
+            rows = range(at, min(at + ROWS_AT_ONCE, self._count))
+            first, *others = dump([{name: column[row] for name, column in columns.items()} for row in rows], 0)
+            yield begin + bytes(first[1:] if others else first[1:-1])
+            yield from others[:-1]
+            yield from [piece[:-1] for piece in others[-1:]]
+            begin = b","
+        yield b"]"
+
+
+def dump(value: object, option: int) -> list[bytes | memoryview]:
+    """A value with `Large` arrays and `LargeRows` as JSON, in pieces. No call holds the lock for long.
+
+    orjson writes a NUL, which no JSON has, where one stands.
+
+    Raises:
+        orjson.JSONEncodeError: something else in the value has no form in JSON.
+    """
+    found: list[Large | LargeRows] = []
+
+    def place(item: object) -> orjson.Fragment:
+        if not isinstance(item, (Large, LargeRows)):
+            raise TypeError(f"{type(item).__name__} has no form in JSON")
+        found.append(item)
+        return orjson.Fragment(b"\0")
+
+    texts = orjson.dumps(value, place, option | orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_SORT_KEYS).split(b"\0")
+    made: list[bytes | memoryview] = [texts[0]]
+    for large, text in zip(found, texts[1:], strict=True):
+        made += large.pieces()
+        made.append(text)
+    return made
+
+
+def _pieces(array: np.ndarray[Any, Any]) -> Iterator[bytes | memoryview]:
+    """An array of one dimension or more as JSON, in pieces of about `PIECE_BYTES` of the array."""
+    row_bytes = array[:1].nbytes
+    step = max(1, PIECE_BYTES // max(1, row_bytes))
+    begin = b"["
+    for at in range(0, len(array), step):
+        if array.ndim > 1 and row_bytes > PIECE_BYTES:
+            yield begin
+            yield from _pieces(array[at])
+        else:
+            part = np.ascontiguousarray(array[at : at + step])
+            yield begin + orjson.dumps(part, option=orjson.OPT_SERIALIZE_NUMPY)[1:-1]
+        begin = b","
+    yield b"]"
 
 
 def _loads(text: bytes) -> Any:
@@ -197,21 +263,23 @@ class LargeBody:
         if not stop:
             return end, None  # what begins later in this run ends nowhere either
         shape = Marks(marks).shape() if stop - start >= MIN_LIST_BYTES else ()
+        del marks  # they may be as long as the body
         return max(stop, first), self.numbers(start, stop, shape) if shape else None
 
     def extent(self, start: int) -> tuple[int, int, bytes]:
         """The run of numbers, commas and brackets at `start`: the end of its last bracket, 0 if there is none; its end; all but its numbers."""
-        body, marks = self._body, []
+        body, kept = self._body, BytesIO()  # its value is given out without a copy
         end = len(body)
         for at in range(start, len(body), PIECE_BYTES):
             piece = body[at : at + PIECE_BYTES]
-            marks.append(piece.translate(None, _NUMERIC))
+            marks = piece.translate(None, _NUMERIC)
             # The search is slow: only where there is something to find.
-            if marks[-1].translate(None, b"[],") and (foreign := _FOREIGN.search(piece)):
+            if marks.translate(None, b"[],") and (foreign := _FOREIGN.search(piece)):
                 end = at + foreign.start()
-                marks[-1] = piece[: foreign.start()].translate(None, _NUMERIC)
+                kept.write(piece[: foreign.start()].translate(None, _NUMERIC))
                 break
-        return body.rfind(b"]", start, end) + 1, end, b"".join(marks).rstrip(b",")
+            kept.write(marks)
+        return body.rfind(b"]", start, end) + 1, end, kept.getvalue().rstrip(b",")
 
     def numbers(self, start: int, stop: int, shape: tuple[int, ...]) -> Numbers | None:
         """The numbers between two places; None if that is not JSON, or one needs more than 64 bits."""

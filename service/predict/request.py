@@ -12,6 +12,7 @@ import logging
 import math
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from functools import lru_cache, partial
 from time import monotonic
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
@@ -20,10 +21,11 @@ from darkroom.batching.entry import Entry
 from darkroom.batching.errors import DeadlineExceeded
 from darkroom.models.errors import InvalidInput
 from darkroom.models.rows import Rows, join, row_bytes
+from darkroom.models.spec import np_shape
 from darkroom.service.errors import ERROR_HEADER, UNKNOWN, CodecError, NotReady, describe, judge, retry_after_s
 from darkroom.service.predict import codec
-from darkroom.service.predict.call import Call, Reply
-from darkroom.service.predict.image_guard import measure
+from darkroom.service.predict.call import Call, Rendered, Reply, joined
+from darkroom.service.predict.image_guard import FORMATS, measure
 from darkroom.service.predict.partial import PartialResult
 
 if TYPE_CHECKING:
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
 
     from darkroom.batching.entry import Answer, Reason
     from darkroom.batching.scheduler.admission import Ticket
-    from darkroom.service.predict.call import Rendered
+    from darkroom.service.predict.call import AnswerBody
     from darkroom.service.predict.compression import Compression
     from darkroom.service.predict.image_guard import ImageGuard
     from darkroom.service.predict.off_loop import OffLoop
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger("darkroom.service")
 _STAGES = ("parse", "decode", "inspect", "serialize")  # measured here; the batcher and the runner measure the others
 
+NOT_APART = "on_error: these inputs can't be answered apart: they are not one value a row"
 _NO_POISON: Counter[str] = Counter()  # never written
 
 # What every answer of one batch reports about it: seconds of collate, execute and split, its images, why it was closed.
@@ -117,7 +120,7 @@ class PredictRequest:
         self.sizes: list[int] = []
         self.pixels: list[int] = []
         self.partial: PartialResult | None = None
-        self.render: Callable[[Rows], bytes | Rendered] | None = None
+        self.render: Callable[[Rows], AnswerBody | Rendered] | None = None
         self._is_sts = is_sts
         self._has_error_code = has_error_code
         self._batch_times: BatchTimes | None = None
@@ -194,20 +197,24 @@ class PredictRequest:
                 return  # `submit` asks
             self._ticket = target.batcher.admit(images, self.deadline_s, is_bulk=self.bulk)
 
-    def decode_pictures(self, target: Target, values: Sequence[object], guard: ImageGuard) -> list[bytes]:
+    def decode_pictures(
+        self, target: Target, values: Sequence[object], guard: ImageGuard, name: str = "", inner: tuple[int, ...] = ()
+    ) -> list[bytes]:
         """The bytes of each picture, in whichever form the client wrote it (`codec.decode_picture`).
+
+        They are the column of input `name`, the image input by default, in rows of `inner` sizes.
 
         Raises:
             TooLarge: more than `--max_images`; checked before any is decoded.
             QueueFull, PredictedLate, Closed: the queue refuses so many; checked before any is decoded.
             BadImage: one cannot be decoded; names `field[index]`.
         """
-        field = target.field
+        field = name or target.field
         guard.check_count(len(values), field)
-        if self.partial is None:
-            self.refuse_early(target, len(values))
+        if self.partial is None or inner or len(target.spec.inputs) > 1:
+            self.refuse_early(target, len(values) // max(1, math.prod(inner)))
             try:
-                return [codec.decode_picture(value, field, index) for index, value in enumerate(values)]
+                return [codec.decode_picture(value, field, index, inner) for index, value in enumerate(values)]
             except CodecError:
                 self._poison_of(target)["base64"] += 1
                 raise
@@ -246,6 +253,8 @@ class PredictRequest:
             CodecError, InvalidInput: an input or a picture is refused; names the field and the index.
         """
         self.target = target
+        if self.is_reading:
+            guard.check_lists(inputs, target.spec)
         rows = target.accept(inputs, strict=strict)
         rows, others = self._inspect_others(target, rows, guard)
         self.rows = rows
@@ -261,17 +270,19 @@ class PredictRequest:
         pictures = column if isinstance(column, list) else column.ravel().tolist()
         if len(rows) and not pictures:
             raise CodecError(f"{target.field}: is empty, beside {len(rows)} rows of other inputs")
-        kept, sizes, pixels = self._inspect(target, pictures, guard)
-        if others and pixels:
-            pixels[0] += others
-        if self.partial is not None and len(kept) < len(pictures) == len(rows):
+        inner = np_shape(column)[1:]
+        kept, sizes, pixels = self._inspect(target, pictures, guard, inner)
+        if self.partial is not None and len(kept) < len(pictures):
+            if not rows.aligned:
+                raise CodecError(NOT_APART)
             cut = [rows.cut(index, index + 1) for index in self.partial.remaining]
+            others = [others[index] for index in self.partial.remaining] if others else []
             rows = join(cut) if cut else rows.cut(0, 0)
-        elif len(sizes) != len(rows):  # rows and pictures do not match: one indivisible whole, charged to its first row
-            rest = [0] * (len(rows) - 1)
-            sizes, pixels = [sum(sizes), *rest], [sum(pixels), *rest]
+        count = len(rows)
+        self.sizes, self.pixels = _by_row(sizes, count), _by_row(pixels, count)
+        if others:
+            self.pixels = [sum(each) for each in zip(self.pixels, _by_row(others, count), strict=True)]
         self.rows = rows if kept == pictures else rows.replacing(target.field, kept)
-        self.sizes, self.pixels = sizes, pixels
         self.end_stage("inspect")
 
     def select_outputs(self, outputs: Sequence[str]) -> None:
@@ -282,34 +293,52 @@ class PredictRequest:
             self.rows = rows.asking(outputs, shares=target.shares_outputs)
 
     def _inspect(
-        self, target: Target, pictures: list[bytes], guard: ImageGuard
+        self, target: Target, pictures: list[bytes], guard: ImageGuard, inner: tuple[int, ...] = ()
     ) -> tuple[list[bytes], list[int], list[int]]:
-        """The pictures that the guard lets pass, the encoded bytes of each and the decoded pixels of each."""
+        """The pictures that the guard lets pass, the encoded bytes of each and the decoded pixels of each.
+
+        Of a row of several pictures, of `inner` sizes, all pass or none.
+        """
         spec, field, poison = target.spec, target.field, self._poison_of(target)
         if self.partial is None:
-            found = guard.inspect_all(pictures, spec, field, poison)
+            found = guard.inspect_all(pictures, spec, field, poison, inner)
         else:
             guard.check_count(len(pictures), field)
-            found = self.partial.keep_good(
-                pictures, lambda data, index: guard.inspect(data, spec, field, index, poison)
-            )
+            each = max(1, math.prod(inner))
+
+            def inspect(begin: int, row: int) -> list[tuple[bytes, int]]:
+                return [
+                    guard.inspect(data, spec, field, row * each + at, poison, inner=inner)
+                    for at, data in enumerate(pictures[begin : begin + each])
+                ]
+
+            found = [one for row in self.partial.keep_good(range(0, len(pictures), each), inspect) for one in row]
         return [data for data, _ in found], [len(data) for data, _ in found], [pixels for _, pixels in found]
 
-    def _inspect_others(self, target: Target, rows: Rows, guard: ImageGuard) -> tuple[Rows, int]:
-        """The rows and the decoded pixels of the pictures in string inputs that are not the image input.
+    def _inspect_others(self, target: Target, rows: Rows, guard: ImageGuard) -> tuple[Rows, list[int]]:
+        """The rows, and the decoded pixels of the pictures in string inputs that are not the image input: of each row.
 
-        Where the graph decodes such an input as it is, pictures that were written as base64 become bytes.
+        Where the graph decodes such an input too, each value must be a picture, in bytes or written as base64.
         """
-        pixels = 0
-        if not target.spec.decodes_pictures:
-            return rows, 0
+        spec, poison = target.spec, self._poison_of(target)
+        pixels: list[int] = []
+        if not spec.decodes_pictures:
+            return rows, pixels
         for name, column in rows.columns.items():
-            is_image = name == target.spec.image_input
-            if not is_image and (isinstance(column, list) or column.dtype.kind == "O"):
-                values = column if isinstance(column, list) else column.ravel().tolist()
-                pixels += guard.inspect_others(values, name, self._poison_of(target))
-                if name in target.spec.other_pictures:
-                    rows = rows.replacing(name, [codec.unwrap_picture(value) for value in values])
+            if name == spec.image_input or not (isinstance(column, list) or column.dtype.kind == "O"):
+                continue
+            values, inner = column if isinstance(column, list) else column.ravel().tolist(), np_shape(column)[1:]
+            if name in spec.other_pictures:
+                pictures = [codec.unwrap_picture(value) for value in values]
+                found = guard.inspect_all(
+                    pictures, replace(spec, formats=FORMATS, one_frame=False), name, poison, inner
+                )
+                rows = rows.replacing(name, [data for data, _ in found])
+                counts = [count for _, count in found]
+            else:
+                counts = guard.inspect_others(values, name, poison, inner)
+            counts = _by_row(counts, len(rows))
+            pixels = [sum(each) for each in zip(pixels, counts, strict=True)] if pixels else counts
         return rows, pixels
 
     def _poison_of(self, target: Target) -> Counter[str]:
@@ -329,7 +358,7 @@ class PredictRequest:
         target, rows = self._ready()
         if self.partial is not None:
             if not rows.aligned:
-                raise CodecError("on_error: these inputs can't be answered apart: they are not one value a row")
+                raise CodecError(NOT_APART)
             self.partial.expect(len(rows))
         count = len(rows)
         if not count:
@@ -491,7 +520,9 @@ class PredictRequest:
         render = self.render
         made = codec.dump_columns(rows.columns) if render is None else render(rows)
         reply = (
-            Reply(200, made, {}) if isinstance(made, bytes) else Reply(200, made.body, made.headers, made.content_type)
+            Reply(200, made.body, made.headers, made.content_type)
+            if isinstance(made, Rendered)
+            else Reply(200, made, {})
         )
         return reply if self._pack is None else self._pack(reply)
 
@@ -594,14 +625,17 @@ class Predictor:
             return request, None
 
     async def answer(self, route: Route, call: Call) -> Reply:
-        """`begin` for a coroutine; cancelling it withdraws the request."""
+        """`begin` for a coroutine, with a body of one piece; cancelling it withdraws the request."""
         waiter: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
         request, entry = self.begin(route, call, lambda reply: None if waiter.done() else waiter.set_result(reply))
         try:
-            return await waiter
+            reply = await waiter
         except asyncio.CancelledError:
             request.withdraw(entry)
             raise
+        if isinstance(reply.body, bytes):
+            return reply
+        return reply._replace(body=await asyncio.to_thread(joined, reply.body))
 
     def _admit(self, request: PredictRequest, route: Route, headers: Mapping[str, str]) -> None:
         """Refuses what can be refused before the body is read."""
@@ -622,6 +656,16 @@ def _differ(answer: Answer) -> bool:
     """Whether the parts of a good answer cannot be joined, because their rows have different shapes."""
     is_good = answer.error is None and not answer.errors
     return is_good and len({piece.key for piece in answer.pieces if isinstance(piece, Rows)}) > 1
+
+
+def _by_row(values: list[int], count: int) -> list[int]:
+    """The sum of each row's values; where they are not equally many in each row, all are charged to the first."""
+    if len(values) == count or not count:
+        return values
+    each, rest = divmod(len(values), count)
+    if rest or not each:
+        return [sum(values), *[0] * (count - 1)]
+    return [sum(values[at : at + each]) for at in range(0, len(values), each)]
 
 
 def _bytes(rows: Rows) -> int:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from darkroom.models.errors import LoadFailed, ModelError, UnknownModel, UnknownVersion, quote
 from darkroom.models.versions.folder import GivenSource
 from darkroom.models.versions.policy import AVAILABLE, END, LOADING, START, UNLOADING, Failure, Plan, Policy, plan
+from darkroom.service.serving.load_turns import LoadTurns
 from darkroom.service.serving.registry import NO_VERSION
 from darkroom.service.serving.servable import InThread, Servable, describe_loaded
 from darkroom.service.serving.sources import Sources, policy_of
@@ -40,6 +41,8 @@ class Model:
         trouble: why the last scan of its source failed; empty if it did not.
         scanning: the scan that has not ended yet; None if there is none.
         bug: what else the last look at it raised; empty if nothing.
+        change: held while a version is loaded or unloaded.
+        follower: follows its source while the server runs.
     """
 
     def __init__(self, name: str, source: Source, policy: Policy) -> None:
@@ -50,6 +53,8 @@ class Model:
         self.inflight: dict[str, int] = {}
         self.trouble = self.bug = ""
         self.scanning: asyncio.Future[Mapping[int, Found]] | None = None
+        self.change = asyncio.Lock()
+        self.follower: asyncio.Task[Plan] | None = None
 
     async def scan(self, in_thread: InThread) -> Mapping[int, Found]:
         """The versions of the source. A scan that takes too long goes on, and later calls ask only whether it has ended.
@@ -73,14 +78,15 @@ class ModelManager:
     it ends in state END with the reason, the log has the traceback, and it is tried again as any failed load. All other
     versions and models go on.
 
-    What blocks runs in a thread. Only one version is loaded at a time: two loads at once would need twice the memory
-    and no less time. At the start the models with the smallest files come first, so that a quick one does not wait for
-    a slow one. A folder that does not answer, as of a file server that is gone, holds up its own model only.
+    What blocks runs in a thread. One version is loaded at a time, and one that is much smaller beside it (`LoadTurns`);
+    those with the smallest files come first. So a quick model does not wait for a slow one. A folder that does not
+    answer, as of a file server that is gone, holds up its own model only.
 
     Args:
         settings: name the models, unless `know` or `give` did.
         registry: takes the versions; requests read it.
         metrics: shows the time series of the registry's versions from now on.
+        turns: which versions are loaded at the same time.
         clock: in seconds.
         in_thread: runs a function that blocks.
 
@@ -94,6 +100,7 @@ class ModelManager:
         registry: Registry,
         metrics: Metrics,
         *,
+        turns: LoadTurns | None = None,
         clock: Callable[[], float] = time.monotonic,
         in_thread: InThread = asyncio.to_thread,
     ) -> None:
@@ -107,7 +114,7 @@ class ModelManager:
         self._is_serving = False  # the first load of all models is over
         self._is_stopping = False
         self.on_served: Callable[[], None] = lambda: None
-        self._change = asyncio.Lock()  # held while a version is loaded or unloaded
+        self._turns = turns or LoadTurns()
         self._unregistered: set[Servable] = set()  # being opened or freed
         self._changes: set[asyncio.Task[None]] = set()
 
@@ -154,8 +161,11 @@ class ModelManager:
         sizes = [max((each.size for each in versions.values()), default=0) for versions in found]
         ordered = [model for _, model in sorted(zip(sizes, self._models.values(), strict=True), key=itemgetter(0))]
         while True:
-            left = [(model, await self._follow(model)) for model in ordered]
-            is_left = any(todo.unsettled and not self._registry.versions(model.name) for model, todo in left)
+            left = await asyncio.gather(*map(self._follow, ordered))
+            is_left = any(
+                todo.unsettled and not self._registry.versions(model.name)
+                for model, todo in zip(ordered, left, strict=True)
+            )
             if not is_left or (self._registry.targets() and self._settings.reload_models):
                 break
             await asyncio.sleep(self._settings.reload_interval_ms / 1000)
@@ -167,11 +177,13 @@ class ModelManager:
         self._is_serving = True
 
     async def watch(self) -> None:
-        """Follows the sources forever, every `--reload_interval_ms`."""
-        while True:
-            await asyncio.sleep(self._settings.reload_interval_ms / 1000)
-            for model in self._models.values():
-                await self._follow(model)
+        """Follows the sources forever, every `--reload_interval_ms`; a model that is being loaded holds up no other."""
+        async with asyncio.TaskGroup() as group:
+            while True:
+                await asyncio.sleep(self._settings.reload_interval_ms / 1000)
+                for model in self._models.values():
+                    if model.follower is None or model.follower.done():
+                        model.follower = group.create_task(self._follow(model), name=f"follow-{model.name}")
 
     async def load(self, name: str) -> None:
         """Loads what the version policy selects: new versions, failed ones, and those whose files changed.
@@ -184,7 +196,7 @@ class ModelManager:
         """
 
         async def load_now() -> None:
-            async with self._change:
+            async with model.change:
                 model.is_wanted = True
                 for record in self._registry.records(name):
                     record.failure = None
@@ -192,7 +204,8 @@ class ModelManager:
                 for record in self._registry.records(name):
                     now = found.get(record.version)
                     if now is not None and record.servable is not None and record.stamp != now.stamp and now.is_settled:
-                        await self._load(model, record.version, now)
+                        async with self._turns.take(now.size):
+                            await self._load(model, record.version, now)
                 todo = await self._update(model)
             if self._failures(model) or todo.unsettled or not self._registry.versions(name):
                 raise LoadFailed(self._registry.story(name))
@@ -210,7 +223,7 @@ class ModelManager:
         """
 
         async def unload_now() -> None:
-            async with self._change:
+            async with model.change:
                 model.is_wanted = False
                 versions = [each.version for each in self._registry.records(name) if each.servable or each.failure]
                 await asyncio.gather(*(self._retire(model, each) for each in list(self._registry.versions(name))))
@@ -303,7 +316,7 @@ class ModelManager:
     async def _follow(self, model: Model) -> Plan:
         """`_update`, alone. Whatever it raises is this model's trouble: the other models are followed nevertheless."""
         try:
-            async with self._change:
+            async with model.change:
                 todo = await self._update(model)
         except Exception as err:  # noqa: BLE001 - a bug of ours, which only this model has met
             bug, todo = reason_of(err), Plan([], [], [])
@@ -332,7 +345,9 @@ class ModelManager:
                 for version in todo.unsettled:
                     self._note_unsettled(self._record(model, version), found[version].missing)
                 break
-            await self._load(model, todo.loads[0], found[todo.loads[0]])
+            version = todo.loads[0]
+            async with self._turns.take(found[version].size):
+                await self._load(model, version, found[version])
         return todo
 
     def _note_unsettled(self, record: VersionRecord, missing: str) -> None:

@@ -25,7 +25,7 @@ SETTLED_INTERVALS = 2  # files that did not change for so many scans are complet
 
 
 class Sources:
-    """Makes the sources. They share one cache, and one child process at a time prepares a version."""
+    """Makes the sources. They share one cache and one loader."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import zlib
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
 import httpx
@@ -77,26 +77,28 @@ def two_inputs() -> Iterator[str]:
 
 @pytest.mark.parametrize("bomb", [wide_png(), wide_jpeg(), many_scans(2_500)], ids=["png", "jpeg", "scans"])
 @pytest.mark.parametrize(
-    "place", ["images[1]", "images[3]", "masks[0]", "masks[1]", "in an example", "base64 in base64"]
+    "place", ["images[0][1]", "images[1][1]", "masks[0]", "masks[1]", "in an example", "base64 in base64"]
 )
 def test_a_bomb_is_refused_in_whichever_input_and_place_of_a_row_it_is(
     two_inputs: str, bomb: bytes, place: str
 ) -> None:
     small = picture()
-    values = {"images": [small] * 4, "masks": [small] * 2}
-    name, _, index = place.rstrip("]").partition("[")
+    values: dict[str, list[Any]] = {"images": [[small, small], [small, small]], "masks": [small] * 2}
     hidden = {
         "in an example": example(bomb),
         "base64 in base64": standard(bomb).encode(),
     }
-    if place in hidden:
-        name, index = "masks", "1"
-    values[name][int(index)] = hidden.get(place, bomb)
-    texts = {name: [{"b64": standard(value)} for value in some] for name, some in values.items()}
-    body = {"inputs": {"images": [texts["images"][:2], texts["images"][2:]], "masks": texts["masks"]}}
+    where = "masks[1]" if place in hidden else place
+    name, index, *at = where.replace("]", "").split("[")
+    (values[name][int(index)] if at else values[name])[int((at or [index])[0])] = hidden.get(place, bomb)
+
+    def text(value: Any) -> Any:
+        return {"b64": standard(value)} if isinstance(value, bytes) else [text(each) for each in value]
+
+    body = {"inputs": {name: text(some) for name, some in values.items()}}
     answer = httpx.post(two_inputs + "/v1/models/default:predict", json=body)
     assert answer.status_code == 413
-    assert f"{name}[{index}]: " in answer.json()["error"]
+    assert f"{where}: " in answer.json()["error"]
 
 
 @pytest.mark.parametrize(

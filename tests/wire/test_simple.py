@@ -232,4 +232,4 @@ def test_several_pictures_in_one_input_come_in_lists() -> None:
         flat = _post(server.url, {"data": {"images": pairs[0]}})
         assert flat.json()["error"] == "input 'images' has shape (2,), the signature wants (-1, 2)"
         bad = _post(server.url, {"data": {"images": [[standard(first), standard(b"junk")]]}})
-        assert bad.json()["error"].startswith("images[1]: ")
+        assert bad.json()["error"].startswith("images[0][1]: ")

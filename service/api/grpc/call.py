@@ -32,7 +32,7 @@ from darkroom.service.errors import (
 )
 from darkroom.service.http.auth import Access
 from darkroom.service.http.request_log import CLIENT_LEFT
-from darkroom.service.predict.call import Call
+from darkroom.service.predict.call import Call, joined
 from darkroom.service.predict.compression import inflate
 from darkroom.service.predict.request import Route
 
@@ -346,13 +346,14 @@ class Exchange:
             return  # the client left in this very turn of the loop
         self._submitted = None
         if reply.status != 200:
-            self._finish(reply.status, orjson.loads(reply.body)["error"], reply.headers)
+            self._finish(reply.status, orjson.loads(joined(reply.body))["error"], reply.headers)
             return
         headers, begin = reply.headers, BEGIN
         encoding = headers.pop("Content-Encoding", None)
         if encoding is not None:
             begin += literal("grpc-encoding", encoding)
-        body = PREFIX.pack(encoding is not None, len(reply.body)) + reply.body
+        message = joined(reply.body)
+        body = PREFIX.pack(encoding is not None, len(message)) + message
         self._http2.answer(self._stream, begin, body, self._trailers(0, headers))
         self._log(200, len(body))
 

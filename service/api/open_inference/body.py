@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from darkroom.models.rows import Column
     from darkroom.models.spec import SignatureSpec, TensorSpec
 
-    Decode = Callable[[Sequence[str]], list[bytes]]
+    Decode = Callable[[Sequence[str], str, tuple[int, ...]], list[bytes]]  # texts, input, sizes of a row → pictures
 
 LENGTH = "Inference-Header-Content-Length"
 
@@ -62,7 +62,7 @@ def parse_body(body: bytes, length: str | None) -> Body:
 def read_inputs(body: Body, spec: SignatureSpec, decode: Decode, remedy: str = "") -> dict[str, Column]:
     """The column of each input, with pictures as encoded bytes; `decode` makes them from base64 strings in JSON.
 
-    `remedy` ends the error for strings that are sent to an input of numbers.
+    It is given the name of the input and the sizes of its rows. `remedy` ends the error for strings that are sent to an input of numbers.
 
     Raises:
         CodecError, InvalidInput: not exactly the signature's inputs, each once; or the data does not match its fields.
@@ -83,7 +83,7 @@ def read_inputs(body: Body, spec: SignatureSpec, decode: Decode, remedy: str = "
         sent = Sent(item, parameters, common, where)
         chunk = _chunk(sent, body.tail, at)
         at += len(chunk or b"")
-        columns[name] = _column(sent, wanted[name], chunk, decode if name == spec.image_input else None, remedy)
+        columns[name] = _column(sent, wanted[name], chunk, decode if spec.decodes(name) else None, remedy)
     if missing := [name for name in spec.required if name not in columns]:
         raise InvalidInput(f"inputs: {missing[0]!r} is missing", input_name=missing[0])
     if at < len(body.tail or b""):
@@ -195,7 +195,7 @@ def _pictures(
     else:
         texts = tensors.texts(item["data"], name)
         tensors.check_count(len(texts), shape, name)
-        pictures = decode(texts)
+        pictures = decode(texts, name, shape[1:])
     pictures = [codec.unwrap_picture(data) for data in pictures]
     return pictures if len(shape) == 1 else tensors.shaped(pictures, shape, name)
 

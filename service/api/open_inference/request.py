@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from darkroom.models.rows import Column, Rows
     from darkroom.models.spec import SignatureSpec
-    from darkroom.service.predict.call import Call, Rendered
+    from darkroom.service.predict.call import AnswerBody, Call, Rendered
     from darkroom.service.predict.image_guard import ImageGuard
     from darkroom.service.predict.request import PredictRequest
     from darkroom.service.serving.registry import Registry
@@ -60,7 +60,7 @@ class Infer:
         *,
         name: str,
         version: str | None,
-        reply: Callable[..., Callable[[Rows], bytes | Rendered]] = InferReply,
+        reply: Callable[..., Callable[[Rows], AnswerBody | Rendered]] = InferReply,
     ) -> None:
         """`read` for a body that is cut and parsed; `reply` makes the renderer from what `InferReply` takes."""
         request.end_stage("parse")
@@ -71,7 +71,10 @@ class Infer:
         partial = request.allow_partial(target) if wants_per_image(parameters.get("on_error")) else None
         request.render = reply(_read_id(fields.get("id")), target.model, outputs, partial)
         columns = read_inputs(
-            body, target.spec, lambda texts: request.decode_pictures(target, texts, self._guard), target.remedy
+            body,
+            target.spec,
+            lambda texts, name, inner: request.decode_pictures(target, texts, self._guard, name, inner),
+            target.remedy,
         )
         request.end_stage("decode")
         self._take(request, target, columns, outputs)

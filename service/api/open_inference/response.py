@@ -11,11 +11,12 @@ from darkroom.models.errors import InvalidInput
 from darkroom.service.api.open_inference import tensors
 from darkroom.service.api.open_inference.body import LENGTH
 from darkroom.service.predict import codec
-from darkroom.service.predict.call import Rendered
+from darkroom.service.predict.call import Rendered, body_size
 
 if TYPE_CHECKING:
     from darkroom.models.rows import Column, Rows
     from darkroom.models.spec import ModelSpec
+    from darkroom.service.predict.call import AnswerBody
     from darkroom.service.predict.partial import PartialResult
 
 
@@ -39,17 +40,17 @@ class InferReply:
     outputs: tuple[Output, ...]
     partial: PartialResult | None = None
 
-    def __call__(self, rows: Rows) -> bytes | Rendered:
+    def __call__(self, rows: Rows) -> AnswerBody | Rendered:
         """The body; with the header that a binary one needs, a `Rendered`."""
         described: list[dict[str, object]] = []
-        buffers: list[bytes] = []
+        buffers: list[bytes | memoryview] = []
         for name, is_binary, classes in self.outputs:
             column = rows.columns[name]
             if classes:
                 column = classify(column, classes, self.model.labels, name)
             tensor = tensors.describe(name, column)
             if is_binary:
-                buffers.append(tensors.write_binary(column))
+                buffers.append(tensors.view_binary(column))
                 tensor["parameters"] = {"binary_data_size": len(buffers[-1])}
             else:
                 tensor |= tensors.write_json(column)
@@ -60,10 +61,13 @@ class InferReply:
             answer["id"] = self.request_id
         if self.partial is not None:
             answer["parameters"] = {"errors": self.partial.error_list()}
-        head = codec.dump_json(answer)
+        head = codec.dump_answer(answer)
         if not buffers:
             return head
-        return Rendered(b"".join([head, *buffers]), {LENGTH: str(len(head))}, "application/octet-stream")
+        pieces = [head, *buffers] if isinstance(head, bytes) else [*head, *buffers]
+        size = body_size(pieces)
+        body = b"".join(pieces) if size <= codec.LARGE_BYTES else pieces
+        return Rendered(body, {LENGTH: str(body_size(head))}, "application/octet-stream")
 
 
 def classify(column: Column, k: int, labels: tuple[str, ...], name: str) -> Column:

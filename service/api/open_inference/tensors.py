@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import pybase64
 
-from darkroom.models.spec import MAX_ELEMENTS, exact, np_shape, numpy_dtype
+from darkroom.models.spec import MAX_ELEMENTS, Numbers, exact, np_shape, numpy_dtype
 from darkroom.service.errors import CodecError, quote
 from darkroom.service.predict import codec
 
@@ -81,6 +81,8 @@ def read_json(data: object, dtype: str, shape: tuple[int, ...], name: str) -> Co
         CodecError: the number of values differs from that of `shape`.
         InvalidInput: a value has another kind or does not fit, or the lists are ragged.
     """
+    if isinstance(data, Numbers):
+        check_count(data.array.size, shape, name)
     column = exact(data, dtype, name)
     if isinstance(column, list):
         return shaped(column, shape, name)
@@ -190,7 +192,7 @@ def describe(name: str, column: Column) -> dict[str, object]:
 def write_json(column: Column) -> dict[str, object]:
     """`{"data": flat list}`; if not all strings are UTF-8, all are base64, and `parameters` say so."""
     if not isinstance(column, list) and column.dtype != object:
-        return {"data": codec.written(column.reshape(-1))}
+        return {"data": codec.writable(column.reshape(-1))}
     values = _strings(column)
     try:
         return {"data": [value.decode() for value in values]}
@@ -204,6 +206,13 @@ def write_binary(column: Column) -> bytes:
     if not isinstance(column, list) and column.dtype != object:
         return column.tobytes()
     return b"".join(chain.from_iterable((_LENGTH.pack(len(value)), value) for value in _strings(column)))
+
+
+def view_binary(column: Column) -> Buffer:
+    """As `write_binary`; of a large array, its own memory."""
+    if isinstance(column, list) or column.dtype == object or column.nbytes <= codec.LARGE_BYTES:
+        return write_binary(column)
+    return np.ascontiguousarray(column).reshape(-1).view(np.uint8).data
 
 
 @lru_cache(64)  # numpy takes 2 us to name a dtype

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from darkroom.models.rows import Rows
-    from darkroom.service.predict.call import Call
+    from darkroom.service.predict.call import AnswerBody, Call
     from darkroom.service.predict.image_guard import ImageGuard
     from darkroom.service.predict.partial import PartialResult
     from darkroom.service.predict.request import PredictRequest
@@ -157,10 +157,10 @@ def _set_answer(request: PredictRequest, target: Target, fields: Mapping[str, ob
         request.render = partial(_render, k=k, labels=target.model.labels, partial_result=partial_result)
 
 
-def _render(rows: Rows, *, k: int, labels: Sequence[str], partial_result: PartialResult | None) -> bytes:
+def _render(rows: Rows, *, k: int, labels: Sequence[str], partial_result: PartialResult | None) -> AnswerBody:
     """STS's columns, score vectors cut to their k largest; refused rows are null, with their errors under `errors`."""
     columns = codec.top_k(rows, k, labels) if k else {name: codec.writable(c) for name, c in rows.columns.items()}
-    return codec.dump_json(columns if partial_result is None else partial_result.answer(columns))
+    return codec.dump_answer(columns if partial_result is None else partial_result.answer(columns))
 
 
 def _decode_texts(value: object, name: str) -> object:

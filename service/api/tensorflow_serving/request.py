@@ -107,7 +107,7 @@ def decode_strings(columns: dict[str, Any], spec: SignatureSpec) -> dict[str, An
         if tensor.dtype == "string" and tensor.name in columns:
             name = tensor.name
             try:
-                if name == spec.image_input:
+                if spec.decodes(name):
                     columns[name] = _nested_pictures(as_list(columns[name]), name)
                 else:
                     columns[name] = codec.decode_binary(as_list(columns[name]))
@@ -182,12 +182,13 @@ def _decode_features(example: object, where: str) -> object:
         raise CodecError(f"{where}: is nested too deep") from err
 
 
-def _nested_pictures(values: object, field: str, index: int = 0, depth: int = 0) -> object:
-    """Decodes pictures in nested lists; `index` is the place in the innermost list."""
+def _nested_pictures(values: object, field: str, index: int = -1, depth: int = 0) -> object:
+    """Decodes pictures in nested lists; `index` is the place in the innermost list, and `field` says where that is."""
     if isinstance(values, list):
         codec.check_depth(depth)
-        return [_nested_pictures(value, field, at, depth + 1) for at, value in enumerate(values)]
-    return codec.decode_picture(values, field, index)
+        where = field if index < 0 else f"{field}[{index}]"
+        return [_nested_pictures(value, where, at, depth + 1) for at, value in enumerate(values)]
+    return codec.decode_picture(values, field, max(0, index))
 
 
 def _shape(value: object) -> list[int]:

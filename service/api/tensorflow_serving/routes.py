@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from darkroom.service.api.tensorflow_serving.paths import Address
     from darkroom.service.http.middleware import App
     from darkroom.service.parts import Darkroom
-    from darkroom.service.predict.call import Call
+    from darkroom.service.predict.call import AnswerBody, Call
     from darkroom.service.predict.image_guard import ImageGuard
     from darkroom.service.predict.request import PredictRequest
     from darkroom.service.serving.registry import Registry
@@ -174,7 +174,9 @@ class TensorFlowServing:
             request.select_outputs(filtered(fields["output_filter"].split(","), spec))
 
 
-def _set_answer(request: PredictRequest, target: Target, fields: Mapping[str, Any], dump: Callable[..., bytes]) -> None:
+def _set_answer(
+    request: PredictRequest, target: Target, fields: Mapping[str, Any], dump: Callable[..., AnswerBody]
+) -> None:
     """Answers by `dump`; limits the answer to the k largest scores, and to the good rows, if the fields ask for it."""
     k = codec.parse_k(fields.get("top_k"))
     partial_result = request.allow_partial(target) if wants_per_image(fields.get("on_error")) else None

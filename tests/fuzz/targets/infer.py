@@ -30,7 +30,7 @@ def check(data: bytes) -> None:
             columns = read_raw(body, spec)
         else:
             sent = parse_body(body, length or None)
-            columns = read_inputs(sent, spec, lambda texts: [codec.decode_picture(text, "x", 0) for text in texts])
+            columns = read_inputs(sent, spec, lambda texts, *_: [codec.decode_picture(text, "x", 0) for text in texts])
     except (CodecError, InvalidInput):
         return
     assert set(columns) == {tensor.name for tensor in spec.inputs}

@@ -100,11 +100,10 @@ def test_merged_calls_that_succeed_outweigh_a_few_that_do_not(successes: int, le
     apart = Apart()
     for _ in range(round(MISFITS)):
         halves = Halves()
-        apart.note_success(3, halves)
-        apart.note_success(3, halves)
+        apart.note_success(halves)
+        apart.note_success(halves)
         for _ in range(successes):
-            apart.note_success(2, None)
-        apart.note_success(1, None)
+            apart.note_success(None)
     assert apart.level == level
 
 

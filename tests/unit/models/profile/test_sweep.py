@@ -2,7 +2,9 @@
 
 from collections.abc import Callable
 
-from darkroom.models.profile.sweep import MIN_ROUNDS, Point, choose, sweep, ways
+import pytest
+
+from darkroom.models.profile.sweep import MIN_ROUNDS, Point, choose, spread_of, sweep, ways
 from darkroom.models.profile.trial import Way
 
 ONE, TWO, PLAIN = Way(1, -1), Way(2, -1), Way(is_plain=True)
@@ -60,6 +62,19 @@ def test_the_quickest_call_near_the_best_throughput_is_chosen_and_never_a_plain_
     quick = Point(ONE, 1, 1, 0.010)  # 100
     plain = Point(PLAIN, 16, 1, 0.001)
     assert choose([best, near, quick, plain]) == near
+
+
+def test_another_pool_is_chosen_only_where_it_is_better_by_more_than_the_noise() -> None:
+    usual = Point(TWO, 8, 1, 0.100, 0.05)
+    assert choose([usual, Point(ONE, 8, 1, 0.092, 0.05)], TWO) == usual
+    assert choose([usual, Point(ONE, 8, 1, 0.088, 0.05)], TWO) == Point(ONE, 8, 1, 0.088, 0.05)
+    assert choose([usual, Point(ONE, 8, 1, 0.088, 0.10)], TWO) == usual
+    assert choose([Point(ONE, 8, 1, 0.088)], TWO) == Point(ONE, 8, 1, 0.088)
+
+
+def test_rounds_that_lie_apart_are_noise() -> None:
+    assert spread_of([1.0] * 9) == 0.0
+    assert spread_of([0.8, 1.0, 1.2, 0.8, 1.0, 1.2, 1.0]) == pytest.approx(0.2)
 
 
 def test_the_thread_pools_worth_a_try_are_one_thread_and_one_a_core() -> None:

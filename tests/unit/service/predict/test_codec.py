@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from darkroom.models.rows import Rows
 from darkroom.service.errors import CodecError
 from darkroom.service.predict import codec
+from darkroom.service.predict.call import joined
 from tests.pictures import picture, standard, url_safe
 
 
@@ -100,15 +101,32 @@ def test_columns_are_written_with_sorted_keys_shortest_digits_and_a_newline() ->
 @given(st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), max_size=8))
 def test_every_float32_survives_the_round_trip(values: list[float]) -> None:
     column = np.array(values, np.float32)
-    written = orjson.loads(codec.dump_columns({"x": column}))["x"]
+    written = orjson.loads(joined(codec.dump_columns({"x": column})))["x"]
     assert np.array_equal(np.array(written, np.float32), column)
 
 
 def test_columns_of_every_dtype_and_layout_can_be_written() -> None:
     for dtype in (np.float16, np.float64, np.int8, np.uint16, np.bool_):
-        assert json.loads(codec.dump_columns({"x": np.ones((2, 2), dtype).T}))["x"] == [[1, 1], [1, 1]]
-    assert json.loads(codec.dump_columns({"x": np.array([[b"a"], [b"b"]], object)}))["x"] == [["a"], ["b"]]
-    assert json.loads(codec.dump_columns({"x": np.array(3.5, np.float32)}))["x"] == 3.5
+        assert json.loads(joined(codec.dump_columns({"x": np.ones((2, 2), dtype).T})))["x"] == [[1, 1], [1, 1]]
+    assert json.loads(joined(codec.dump_columns({"x": np.array([[b"a"], [b"b"]], object)})))["x"] == [["a"], ["b"]]
+    assert json.loads(joined(codec.dump_columns({"x": np.array(3.5, np.float32)})))["x"] == 3.5
+
+
+@pytest.mark.parametrize(
+    ("start", "size", "is_packed", "is_large"),
+    [
+        (b"{", codec.LARGE_BYTES, False, False),
+        (b"{", codec.LARGE_BYTES + 1, False, True),
+        (b"\xff\xd8\xff", codec.LARGE_PICTURE_BYTES, False, False),
+        (b"\xff\xd8\xff", codec.LARGE_PICTURE_BYTES + 1, False, True),
+        (b"\x89PNG", codec.LARGE_BYTES, False, False),
+        (b"\x89PNG", codec.LARGE_BYTES + 1, False, True),  # it is inflated
+        (b"\x1f\x8b", codec.LARGE_PACKED_BYTES, True, False),
+        (b"\x1f\x8b", codec.LARGE_PACKED_BYTES + 1, True, True),
+    ],
+)
+def test_a_body_is_large_by_what_it_costs_to_read(start: bytes, size: int, is_packed: bool, is_large: bool) -> None:
+    assert codec.is_large(start.ljust(size, b"x"), is_packed=is_packed) is is_large
 
 
 def test_top_k_gives_the_largest_first_with_labels_only_where_they_fit() -> None:

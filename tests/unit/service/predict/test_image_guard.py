@@ -7,6 +7,7 @@ import io
 import struct
 import zlib
 from collections import Counter
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,17 +19,19 @@ from PIL import Image, ImageCms
 from darkroom.models.engines.fakes import ECHO
 from darkroom.models.errors import InvalidInput
 from darkroom.models.rows import Rows
-from darkroom.models.spec import SignatureSpec
+from darkroom.models.spec import Numbers, SignatureSpec
 from darkroom.service.errors import BadImage, CodecError, TooLarge
 from darkroom.service.predict.image_guard import (
     FORMATS,
     MAX_PROFILE_BYTES,
     MAX_SEGMENTS,
     PARTS_PER_SEGMENT,
+    PNG_SPARE_BYTES,
     Header,
     ImageGuard,
     measure,
     pictures_inside,
+    place,
     sniff,
     trim_png,
 )
@@ -260,6 +263,22 @@ def test_numbers_are_bounded_by_rows_and_beyond_max_images_become_one_whole(shap
         ImageGuard(3, 1, 1, max_rows=4).check_rows(rows, "x")
 
 
+def test_a_list_of_too_many_numbers_is_refused_as_it_is_only_where_they_are_rows() -> None:
+    guard, lists = ImageGuard(5, 1, 1, max_rows=4), {"x": Numbers(np.zeros(5, np.int8), -1), "y": [1] * 9}
+    with pytest.raises(TooLarge, match="x: 5 rows are over --max_rows=4"):
+        guard.check_lists(lists, ECHO)
+    guard.check_lists(lists, replace(ECHO, batched=False))
+    guard.check_lists({"x": Numbers(np.zeros((4, 9), np.int8), -1)}, ECHO)
+
+
+@pytest.mark.parametrize(
+    ("index", "inner", "where"),
+    [(3, (), "x[3]"), (3, (2,), "x[1][1]"), (4, (2,), "x[2][0]"), (11, (2, 3), "x[1][1][2]"), (5, (1,), "x[5][0]")],
+)
+def test_the_place_of_a_picture_is_its_row_and_its_places_there(index: int, inner: tuple[int, ...], where: str) -> None:
+    assert place("x", index, inner) == where
+
+
 def test_pictures_as_tensors_are_images() -> None:
     rows = Rows({"x": np.zeros((5, 2, 2))})
     with pytest.raises(TooLarge, match="x: 5 images are over --max_images=4"):
@@ -413,6 +432,77 @@ def test_a_png_of_noise_passes_however_its_rows_are_compressed(level: int, flush
     assert ImageGuard(1, 10_000_000, 1_000).inspect(png, ECHO, "images", 0, Counter())[0] is png
 
 
+def deflated(raw_bytes: int, *, end: bytes = b"") -> bytes:
+    return zlib.compress(bytes(raw_bytes), 9) + end
+
+
+NEED = HEIGHT * (1 + 3 * WIDTH)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        deflated(2_000_000),
+        deflated(2_000_000, end=b"after the end"),
+        deflated(2_000_000)[:-4] + b"\0\0\0\0",  # its sum is wrong
+        deflated(2_000_000)[:-8],
+        zlib.compress(np.random.default_rng(1).bytes(NEED) + bytes(500_000), 9),  # good pixels first
+        zlib.compress(bytes(NEED) + np.random.default_rng(1).bytes(200) * 400, 9),
+    ],
+)
+@pytest.mark.parametrize("cuts", [1, 2, 300])
+def test_a_png_whose_data_inflates_to_far_more_than_its_pixels_need_is_refused_however_it_is_cut(
+    data: bytes, cuts: int
+) -> None:
+    step = -(-len(data) // cuts)
+    chunks = b"".join(chunk(b"IDAT", data[at : at + step]) for at in range(0, len(data), step))
+    bomb = KINDS["rgb png"][:33] + chunks + chunk(b"IEND")
+    message = f"inflate to more than {2 * NEED + PNG_SPARE_BYTES} bytes, where {WIDTH}x{HEIGHT} need {NEED}; save it"
+    with pytest.raises(BadImage, match=message):
+        ImageGuard(1, 10_000_000, 1_000).inspect(bomb, ECHO, "images", 0, Counter())
+    with pytest.raises(BadImage, match=message):
+        ImageGuard(1, 10_000_000, 1_000).inspect_others([bomb], "right", Counter())
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        zlib.compress(np.random.default_rng(1).bytes(NEED) + bytes(NEED), 9),  # some writers leave bytes behind
+        deflated(NEED) + b"no more" * 9,
+        deflated(2_000_000)[:60],  # cut off before it is much
+        b"\x78\x9c" + b"\xff" * 200,  # no such data
+        b"",
+    ],
+)
+def test_a_png_that_costs_no_more_than_its_pixels_is_left_to_the_decoder(data: bytes) -> None:
+    assert ImageGuard(1, 10_000_000, 1_000).inspect(with_pixels(data), ECHO, "images", 0, Counter())
+
+
+PASSES = [(0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)]  # of Adam7
+
+
+@pytest.mark.parametrize("interlaced", [False, True])
+@pytest.mark.parametrize("size", [(1, 5_000), (5_000, 1), (300, 300)])
+@pytest.mark.parametrize(("depth", "colour", "channels"), [(1, 0, 1), (8, 0, 1), (8, 6, 4), (16, 2, 3)])
+def test_noise_of_every_form_inflates_to_what_it_needs(
+    depth: int, colour: int, channels: int, size: tuple[int, int], interlaced: bool
+) -> None:
+    count = 0
+    for left, top, right, down in PASSES if interlaced else [(0, 0, 1, 1)]:
+        width, height = -(-(size[0] - left) // right), -(-(size[1] - top) // down)
+        count += (1 + -(-width * depth * channels // 8)) * height if width > 0 and height > 0 else 0
+    header = struct.pack(">IIBBBBB", *size, depth, colour, 0, 0, interlaced)
+    noise = zlib.compress(np.random.default_rng(1).bytes(count))
+    png = KINDS["rgb png"][:8] + chunk(b"IHDR", header) + chunk(b"IDAT", noise) + chunk(b"IEND")
+    assert ImageGuard(1, 10_000_000, 10_000_000).inspect(png, ECHO, "images", 0, Counter())[0] is png
+
+
+@pytest.mark.parametrize(("side", "counted"), [(300, 300 * 300), (4_000, 4_000 * 4_000)])
+def test_a_flat_png_counts_as_its_pixels(side: int, counted: int) -> None:
+    png = encode(Image.new("RGB", (side, side)), "PNG")
+    assert ImageGuard(1, 10_000_000, 20_000_000).inspect(png, ECHO, "images", 0, Counter()) == (png, counted)
+
+
 # The scans of a JPEG.
 
 
@@ -512,7 +602,7 @@ def test_the_pictures_in_a_tf_example_are_found(value: bytes, found: list[bytes]
 
 def test_an_example_of_too_many_fields_is_refused_only_if_it_has_a_picture() -> None:
     words = example(*[b"w"] * (PARTS_PER_SEGMENT * MAX_SEGMENTS))
-    assert ImageGuard(9, 1 << 20, 100).inspect_others([words], "x", Counter()) == 0
+    assert ImageGuard(9, 1 << 20, 100).inspect_others([words], "x", Counter()) == [0]
     with pytest.raises(BadImage, match=r"x\[1\]: a tf.Example with pictures has more than 20000 fields"):
         ImageGuard(9, 1 << 20, 100).inspect_others([b"", words + example(PLAIN)], "x", Counter())
 
@@ -538,7 +628,7 @@ def as_text(data: bytes) -> bytes:
 def test_a_picture_in_another_input_is_held_to_the_same_limits(hide: Callable[[bytes], bytes]) -> None:
     guard = ImageGuard(9, 1 << 22, 1_000)
     fine = [b"", b"text", hide(PLAIN), hide(b"RIFF....WAVEfmt "), hide(with_chunks(COSTLY["zTXt"]))]
-    assert guard.inspect_others(fine, "mask", Counter()) == 12 + WIDTH * HEIGHT
+    assert guard.inspect_others(fine, "mask", Counter()) == [0, 0, 12, 0, WIDTH * HEIGHT]
     poison: Counter[str] = Counter()
     with pytest.raises(TooLarge, match=r"mask\[1\]: 40x30 .* over --max_image_pixels=1000"):
         guard.inspect_others([hide(PLAIN), hide(WIDE)], "mask", poison)

@@ -12,9 +12,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from darkroom.models.rows import Rows
 from darkroom.models.spec import Numbers
+from darkroom.service.api.tensorflow_serving.response import dump_rows
 from darkroom.service.errors import CodecError, TooLarge
 from darkroom.service.predict import codec, large_json
+from darkroom.service.predict.call import joined
 
 FLOATS = st.sampled_from([0.5, -1.25, 1e300, 2.0, math.nan, math.inf])
 INTEGERS = st.integers(-(2**40), 2**40)
@@ -194,12 +197,31 @@ def test_texts_are_no_values_where_none_is_taken_out(monkeypatch: pytest.MonkeyP
     assert large_json.parse(orjson.dumps(fields)) == fields
 
 
-@pytest.mark.parametrize("shape", [(3, 70, 80, 5), (90_000,), (4, 1), (300, 300)])
+@pytest.mark.parametrize("shape", [(3, 70, 80, 5), (90_000,), (4, 1), (300, 300), (90_000, 1), (1, 2, 40_000, 3)])
 @pytest.mark.parametrize("dtype", ["float32", "int64", "uint8"])
 def test_a_large_array_is_written_as_orjson_writes_it(shape: tuple[int, ...], dtype: str) -> None:
     column = (np.random.default_rng(1).random(shape) * 100).astype(dtype)
     wanted = orjson.dumps({"y": column}, option=orjson.OPT_SERIALIZE_NUMPY) + b"\n"
-    assert codec.dump_columns({"y": column}) == wanted
-    assert codec.dump_json({"y": codec.written(column)}) == wanted
+    assert joined(codec.dump_columns({"y": column})) == wanted
     flipped = column[::-1].astype(column.dtype)[::-1]  # not contiguous
-    assert codec.dump_columns({"y": flipped}) == wanted
+    assert joined(codec.dump_columns({"y": flipped})) == wanted
+
+
+@pytest.mark.parametrize("rows", [large_json.ROWS_AT_ONCE, large_json.ROWS_AT_ONCE + 1, 3 * large_json.ROWS_AT_ONCE])
+@pytest.mark.parametrize("width", [1, 400])
+def test_many_rows_of_several_outputs_are_written_as_orjson_writes_them(rows: int, width: int) -> None:
+    columns: dict[str, Any] = {"b": np.random.default_rng(1).random((rows, width)), "a": [b"\0"] * rows}
+    listed = [{"a": "\0", "b": row} for row in columns["b"]]
+    wanted = orjson.dumps({"predictions": listed}, option=orjson.OPT_SERIALIZE_NUMPY) + b"\n"
+    assert joined(dump_rows(Rows(columns))) == wanted
+
+
+def test_no_piece_of_a_large_answer_is_much_longer_than_a_piece_of_its_array() -> None:
+    answer = codec.dump_answer({"y": [codec.writable(np.zeros((2, 3, 90_000, 1))), "\0"]})
+    assert isinstance(answer, list)
+    assert max(map(len, answer)) < 2 * large_json.PIECE_BYTES
+
+
+def test_what_has_no_form_in_json_is_refused_in_a_large_answer_too() -> None:
+    with pytest.raises(TypeError):
+        codec.dump_answer([codec.writable(np.zeros((2, 90_000))), object()])

@@ -14,6 +14,7 @@ from darkroom.models.versions.folder import Found
 from darkroom.models.versions.policy import FIRST_RETRY_S, Policy
 from darkroom.service.config.settings import Settings
 from darkroom.service.errors import NotReady
+from darkroom.service.serving.load_turns import LoadTurns
 from darkroom.service.serving.manager import ModelManager
 from darkroom.service.serving.registry import Registry
 from darkroom.service.telemetry.metrics import Metrics
@@ -219,6 +220,51 @@ def test_at_the_start_the_model_with_the_smallest_files_is_loaded_first() -> Non
 
     vclock.run(main())
     assert order == ["small", "m", "large"]
+
+
+def test_a_quick_model_is_available_while_a_slow_one_is_loaded() -> None:
+    """A slow load ends only when the test says so."""
+    ends = asyncio.Event()
+
+    class Sized(Disk):
+        def __init__(self, size: int) -> None:
+            super().__init__(1)
+            self.size = size
+
+        def scan(self) -> Mapping[int, Found]:
+            return {version: found._replace(size=self.size) for version, found in super().scan().items()}
+
+    slow, quick = Sized(1 << 20), Sized(1 << 10)
+
+    async def main() -> None:
+        rig = Rig(slow)
+
+        async def in_thread(function: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
+            if function == slow.load:
+                await ends.wait()
+            return function(*arguments, **named)
+
+        rig.manager._in_thread = in_thread
+        rig.manager._turns = LoadTurns(free=lambda: 1 << 60)
+        rig.manager.know("quick", quick, Policy())
+        ends.set()
+        await rig.manager.load_all()
+        ends.clear()
+        watching = asyncio.create_task(rig.manager.watch())
+        slow.stamps[2] = 0
+        await asyncio.sleep(1.5)
+        quick.stamps[2] = 0
+        await asyncio.sleep(1.5)
+        assert list(rig.registry.versions("quick")) == [1, 2]
+        assert [state.state for state in rig.registry.states("m")] == ["LOADING", "AVAILABLE"]
+        ends.set()
+        await asyncio.sleep(0)
+        await asyncio.sleep(1.5)
+        assert rig.served() == [1, 2]
+        watching.cancel()
+        rig.manager.close()
+
+    vclock.run(main())
 
 
 def test_a_version_that_fails_leaves_the_old_one_serving_says_why_and_is_tried_again_later_each_time() -> None:

@@ -47,7 +47,9 @@ def test_any_body_becomes_the_columns_of_the_signature_or_is_refused(
     head = json.dumps(fields).encode()
     length = None if offset is None else str(len(head) + offset)
     try:
-        columns = read_inputs(parse_body(head + tail, length), spec, lambda texts: [text.encode() for text in texts])
+        columns = read_inputs(
+            parse_body(head + tail, length), spec, lambda texts, *_: [text.encode() for text in texts]
+        )
     except (CodecError, InvalidInput):
         return
     assert set(columns) == {tensor.name for tensor in spec.inputs}

@@ -14,6 +14,7 @@ from hypothesis.extra import numpy as arrays
 from darkroom.models.errors import InvalidInput
 from darkroom.models.rows import Rows
 from darkroom.service.api.tensorflow_serving import response as predictions
+from darkroom.service.predict.call import joined
 
 DTYPES = st.sampled_from([np.float16, np.float32, np.float64, np.int8, np.uint16, np.int64, np.bool_])
 NUMBERS = DTYPES.flatmap(
@@ -23,19 +24,19 @@ NUMBERS = DTYPES.flatmap(
 
 @given(NUMBERS)
 def test_rows_and_columns_tell_the_same_numbers(column: np.ndarray[Any, Any]) -> None:
-    rows = orjson.loads(predictions.dump_rows(Rows({"x": column})))["predictions"]
-    assert rows == orjson.loads(predictions.dump_columns(Rows({"x": column})))["outputs"]
-    two = orjson.loads(predictions.dump_rows(Rows({"x": column, "y": column})))["predictions"]
+    rows = orjson.loads(joined(predictions.dump_rows(Rows({"x": column}))))["predictions"]
+    assert rows == orjson.loads(joined(predictions.dump_columns(Rows({"x": column}))))["outputs"]
+    two = orjson.loads(joined(predictions.dump_rows(Rows({"x": column, "y": column}))))["predictions"]
     assert two == [{"x": value, "y": value} for value in rows]
     finite = np.nan_to_num(column, nan=0, posinf=0, neginf=0) if column.dtype.kind == "f" else column
-    written = np.array(orjson.loads(predictions.dump_columns(Rows({"x": finite})))["outputs"], column.dtype)
+    written = np.array(orjson.loads(joined(predictions.dump_columns(Rows({"x": finite}))))["outputs"], column.dtype)
     assert np.array_equal(written.reshape(column.shape), finite)
 
 
 @given(st.lists(st.binary(max_size=12), min_size=1, max_size=4))
 def test_a_string_output_is_text_unless_its_name_says_bytes(values: list[bytes]) -> None:
     nested = np.array([[value] for value in values], object)
-    answer = orjson.loads(predictions.dump_columns(Rows({"a_bytes": values, "b_bytes": nested, "c": values})))[
+    answer = orjson.loads(joined(predictions.dump_columns(Rows({"a_bytes": values, "b_bytes": nested, "c": values}))))[
         "outputs"
     ]
     told = [{"b64": b64encode(value).decode()} for value in values]
@@ -67,7 +68,7 @@ def test_what_has_no_rows_can_not_be_told_in_rows() -> None:
 
 def test_top_k_replaces_score_vectors_row_by_row() -> None:
     rows = Rows({"p": np.array([[0.1, 0.9], [0.8, 0.2]], np.float32), "n": np.array([1, 0])})
-    answer = orjson.loads(predictions.dump_rows(rows, k=1, labels=("a", "b")))["predictions"]
+    answer = orjson.loads(joined(predictions.dump_rows(rows, k=1, labels=("a", "b"))))["predictions"]
     assert [(row["n"], row["p"][0]["label"], row["p"][0]["index"]) for row in answer] == [(1, "b", 1), (0, "a", 0)]
 
 
