@@ -26,6 +26,7 @@ from darkroom.service.config.model_config import (
     parse_json,
     read_model_config,
 )
+from darkroom.service.config.tls import grpc_context_of
 from darkroom.service.config.tokens import read_tokens
 
 if TYPE_CHECKING:
@@ -48,6 +49,10 @@ _KUBERNETES = tuple(
         (r"PORT_\d+_(?:TCP|UDP|SCTP)_PROTO", r"tcp|udp|sctp"),
         (r"PORT(?:_\d+_(?:TCP|UDP|SCTP))?", r"(?:tcp|udp|sctp)://\S+:\d+"),
     )
+)
+# Paths that --metrics_path can't have.
+_TAKEN = frozenset(
+    ("/", "/health", "/v1", "/v2", "/docs", "/openapi.json", "/image_inference", "/json_inference", "/generate_clients")
 )
 LIMITS = Limits()  # the defaults of one batch and one queue, with their origins, stand in batching/limits.py
 
@@ -72,7 +77,8 @@ class Settings(BaseModel):
     model_name: str = Field("default", min_length=1, description="name of the model in --model_base_path (STS)")
     model_base_path: Path = Field(Path("model"), description="folder of numeric version folders; `fake` serves a model without TensorFlow (STS)")
     model_platform: str = Field("tensorflow", description="kind of model; only tensorflow is served (STS)")
-    model_config_file: Path | None = Field(None, description="JSON file that names several models; takes precedence over --model_base_path (STS)")
+    model_config_file: Path | None = Field(None, description="file that names several models, in JSON or in TensorFlow Serving's protobuf text, see docs/models.md; takes precedence over --model_base_path (STS)")
+    model_config_poll_ms: float = Field(0.0, ge=0, description="how often --model_config_file is read again; models come and go as it says. 0: only at the start (precedent: TF Serving)")
     custom_op_paths: Paths = Field((), description="comma-separated folders; every *.so in them is loaded before any model (STS)")
     session_config: JsonObject = Field({}, description="JSON: log_device_placement, allow_soft_placement, allow_growth, per_process_gpu_memory_fraction (STS)")
     model_version_policy: VersionPolicy = Field("all", description="which versions are served: all, latest, latest:N or specific:N,M (STS served all)")
@@ -125,6 +131,7 @@ class Settings(BaseModel):
     enable_ssl: bool = Field(False, description="serve HTTPS (STS)")
     secret_pem: Path = Field(Path("secret.pem"), description="certificate for --enable_ssl (STS)")
     secret_key: Path = Field(Path("secret.key"), description="private key for --enable_ssl (STS)")
+    grpc_ssl_config_file: Path | None = Field(None, description="TLS for gRPC alone, whatever --enable_ssl says: TensorFlow Serving's SSLConfig as protobuf text, with the key and the certificates in it; client_verify asks clients for theirs (precedent: TF Serving)")
     enable_cors: bool = Field(False, description="send CORS headers, so that pages from other origins may call this server. Off by default, because any web page could then use a visitor's browser to send requests (STS: true)")
     reload_models: bool = Field(True, description="follow the version folders while the server runs (STS: true)")
     ready_when: Literal["all", "any"] = Field("all", description="when the server is ready: all: every model of the settings has been loaded or has failed; any: one model is served. Each model takes requests as soon as it is loaded, whatever this says (precedent: Triton waits for all)")
@@ -134,6 +141,7 @@ class Settings(BaseModel):
 
     log_level: LogLevel = Field("info", description="least important level that is logged: debug, info, warning, error or critical (STS)")
     log_format: Literal["auto", "text", "json"] = Field("auto", description="auto: text on a terminal, JSON lines elsewhere (precedent)")
+    metrics_path: str = Field("", pattern=r"^(/[A-Za-z0-9._~/-]+)?$", description="a third path of the metrics, beside /metrics and /monitoring/prometheus/metrics (precedent: TF Serving)")
     access_log: bool = Field(False, description="log one line per request (measured: off, the metrics cost less)")
     debug: bool = Field(False, description="same as --log_level=debug (STS)")
     # fmt: on
@@ -166,6 +174,10 @@ class Settings(BaseModel):
                 and self.grpc_port in ({self.port} - {0} if self.workers == 1 else {self.port, 0}),
                 "grpc_port: must not be --port, nor 0 with several --workers",
             ),
+            (
+                self.metrics_path.startswith(("/v1/", "/v2/", "/admin/", "/web/")) or self.metrics_path in _TAKEN,
+                "metrics_path: is a path of the server itself",
+            ),
             (self.max_queue_images < self.max_batch_images, "max_queue_images: must be at least --max_batch_images"),
             (self.enable_ssl and not self.secret_pem.is_file(), f"secret_pem: no such file: {self.secret_pem}"),
             (self.enable_ssl and not self.secret_key.is_file(), f"secret_key: no such file: {self.secret_key}"),
@@ -175,6 +187,10 @@ class Settings(BaseModel):
             _ = self.auth_tokens_file and read_tokens(self.auth_tokens_file)
         except (OSError, ValueError) as err:
             problems.append(f"auth_tokens_file: {err}")
+        try:
+            _ = self.grpc_ssl_config_file and grpc_context_of(self.grpc_ssl_config_file)
+        except (OSError, ValueError) as err:
+            problems.append(f"grpc_ssl_config_file: {err}")
         if problems:
             raise ValueError("; ".join(problems))
         return self
@@ -204,14 +220,16 @@ class Settings(BaseModel):
                 session_config=self.session_config,
                 version_labels=self.version_labels,
             )
-            return self._with_pictures((entry,))
-        return self._with_pictures(read_model_config(self.model_config_file))
-
-    def _with_pictures(self, entries: tuple[ModelEntry, ...]) -> tuple[ModelEntry, ...]:
-        """The models with what --pictures says of them; it wins over the config file."""
+            entries: tuple[ModelEntry, ...] = (entry,)
+        else:
+            entries = read_model_config(self.model_config_file)
         names = [entry.name for entry in entries]
         if unknown := sorted(self.pictures.keys() - set(names)):
             raise BadSettingsError([f"pictures: no model is called {unknown[0]!r}, only {', '.join(map(repr, names))}"])
+        return self.with_pictures(entries)
+
+    def with_pictures(self, entries: tuple[ModelEntry, ...]) -> tuple[ModelEntry, ...]:
+        """The models with what --pictures says of them; it wins over the config file."""
         said = [self.pictures.get(entry.name, entry.pictures) for entry in entries]
         return tuple(entry.model_copy(update={"pictures": each}) for entry, each in zip(entries, said, strict=True))
 
