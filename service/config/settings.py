@@ -132,6 +132,7 @@ class Settings(BaseModel):
     secret_pem: Path = Field(Path("secret.pem"), description="certificate for --enable_ssl (STS)")
     secret_key: Path = Field(Path("secret.key"), description="private key for --enable_ssl (STS)")
     grpc_ssl_config_file: Path | None = Field(None, description="TLS for gRPC alone, whatever --enable_ssl says: TensorFlow Serving's SSLConfig as protobuf text, with the key and the certificates in it; client_verify asks clients for theirs (precedent: TF Serving)")
+    grpc_tensor_content: bool = Field(False, description="the numbers in answers to TensorFlow Serving's gRPC clients stand in tensor_content, not in the field of their type (precedent: TF Serving)")
     enable_cors: bool = Field(False, description="send CORS headers, so that pages from other origins may call this server. Off by default, because any web page could then use a visitor's browser to send requests (STS: true)")
     reload_models: bool = Field(True, description="follow the version folders while the server runs (STS: true)")
     ready_when: Literal["all", "any"] = Field("all", description="when the server is ready: all: every model of the settings has been loaded or has failed; any: one model is served. Each model takes requests as soon as it is loaded, whatever this says (precedent: Triton waits for all)")
@@ -175,7 +176,8 @@ class Settings(BaseModel):
                 "grpc_port: must not be --port, nor 0 with several --workers",
             ),
             (
-                self.metrics_path.startswith(("/v1/", "/v2/", "/admin/", "/web/")) or self.metrics_path in _TAKEN,
+                self.metrics_path.lower().startswith(("/v1/", "/v2/", "/admin/", "/web/"))
+                or self.metrics_path in _TAKEN,
                 "metrics_path: is a path of the server itself",
             ),
             (self.max_queue_images < self.max_batch_images, "max_queue_images: must be at least --max_batch_images"),
@@ -210,6 +212,18 @@ class Settings(BaseModel):
         """The models to serve: those of --model_config_file, which is read once, else the one of --model_base_path.
 
         Raises:
+            BadSettingsError: as `read_models`, or --pictures names another model.
+        """
+        entries = self.read_models()
+        names = [entry.name for entry in entries]
+        if unknown := sorted(self.pictures.keys() - set(names)):
+            raise BadSettingsError([f"pictures: no model is called {unknown[0]!r}, only {', '.join(map(repr, names))}"])
+        return entries
+
+    def read_models(self) -> tuple[ModelEntry, ...]:
+        """As `models`, with --model_config_file as it is now.
+
+        Raises:
             BadSettingsError: the file can't be read, has the wrong form, or names a platform that can't be served.
         """
         if self.model_config_file is None:
@@ -220,13 +234,8 @@ class Settings(BaseModel):
                 session_config=self.session_config,
                 version_labels=self.version_labels,
             )
-            entries: tuple[ModelEntry, ...] = (entry,)
-        else:
-            entries = read_model_config(self.model_config_file)
-        names = [entry.name for entry in entries]
-        if unknown := sorted(self.pictures.keys() - set(names)):
-            raise BadSettingsError([f"pictures: no model is called {unknown[0]!r}, only {', '.join(map(repr, names))}"])
-        return self.with_pictures(entries)
+            return self.with_pictures((entry,))
+        return self.with_pictures(read_model_config(self.model_config_file))
 
     def with_pictures(self, entries: tuple[ModelEntry, ...]) -> tuple[ModelEntry, ...]:
         """The models with what --pictures says of them; it wins over the config file."""

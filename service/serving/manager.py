@@ -9,18 +9,21 @@ from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from darkroom.models.errors import LoadFailed, ModelError, UnknownModel, UnknownVersion, quote
-from darkroom.models.versions.folder import GivenSource
+from darkroom.models.versions.folder import SETTLED_SCANS, GivenSource
 from darkroom.models.versions.policy import AVAILABLE, END, LOADING, START, UNLOADING, Failure, Plan, Policy, plan
+from darkroom.service.config.model_config import BadSettingsError
+from darkroom.service.errors import NotReady
 from darkroom.service.serving.registry import NO_VERSION
 from darkroom.service.serving.servable import InThread, Servable, describe_loaded
 from darkroom.service.serving.sources import Sources, policy_of
 from darkroom.service.telemetry.metrics import ModelMetrics
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 
     from darkroom.models.engine import LoadedModel
     from darkroom.models.versions.folder import Found, Source
+    from darkroom.service.config.model_config import ModelEntry
     from darkroom.service.config.settings import Settings
     from darkroom.service.serving.registry import Registry, VersionRecord, VersionState
     from darkroom.service.serving.servable import Target
@@ -35,6 +38,7 @@ class Model:
     """One model: where its versions come from and whether they are wanted. Their records are in the registry.
 
     Attributes:
+        entry: what the settings say of it; None: they do not name it.
         is_wanted: False after it was unloaded on request.
         inflight: the calls in flight of each signature, from the version that was loaded last.
         trouble: why the last scan of its source failed; empty if it did not.
@@ -42,8 +46,9 @@ class Model:
         bug: what else the last look at it raised; empty if nothing.
     """
 
-    def __init__(self, name: str, source: Source, policy: Policy) -> None:
+    def __init__(self, name: str, source: Source, policy: Policy, entry: ModelEntry | None = None) -> None:
         self.name = name
+        self.entry = entry
         self.source = source
         self.policy = policy
         self.is_wanted = True
@@ -148,8 +153,7 @@ class ModelManager:
         """
         if not self._models:
             for entry in self._settings.models:
-                self.know(entry.name, self._sources.of(entry), policy_of(entry, self._settings))
-                self._registry.label(entry.name, entry.version_labels)
+                self._know(entry)
         found = await asyncio.gather(*(self._scan(model) for model in self._models.values()))
         sizes = [max((each.size for each in versions.values()), default=0) for versions in found]
         ordered = [model for _, model in sorted(zip(sizes, self._models.values(), strict=True), key=itemgetter(0))]
@@ -161,7 +165,7 @@ class ModelManager:
             await asyncio.sleep(self._settings.reload_interval_ms / 1000)
         if not self._registry.targets():
             # The operator reads this, who may know the folders.
-            folders = {entry.name: f" ({entry.base_path})" for entry in self._settings.models}
+            folders = {name: f" ({path})" for name, path in self.folders().items()}
             stories = [f"{name}{folders.get(name, '')}: {self._registry.story(name)}" for name in self._models]
             raise LoadFailed("; ".join(stories))
         self._is_serving = True
@@ -170,8 +174,60 @@ class ModelManager:
         """Follows the sources forever, every `--reload_interval_ms`."""
         while True:
             await asyncio.sleep(self._settings.reload_interval_ms / 1000)
-            for model in self._models.values():
+            for model in list(self._models.values()):
                 await self._follow(model)
+
+    async def watch_config(self) -> None:
+        """Follows `--model_config_file` forever, every `--model_config_poll_ms`; a file that is wrong changes nothing."""
+        known, trouble = self._settings.models, ""
+        while True:
+            await asyncio.sleep(self._settings.model_config_poll_ms / 1000)
+            try:
+                entries = await self._in_thread(self._settings.read_models)
+                if entries != known:
+                    known = entries
+                    await self.apply(entries)
+                said = ""
+            except (BadSettingsError, LoadFailed) as err:
+                said = str(err)
+            if said and said != trouble:
+                _log.error("--model_config_file can't be followed", extra={"fields": {"reason": said}})
+            trouble = said
+
+    async def apply(self, entries: Sequence[ModelEntry]) -> None:
+        """Serves these models and no others: loads new ones, unloads those left out, and changes policies and labels.
+
+        A model whose folder changed is loaded from there, and serves what it had until then. Cancelling the caller does
+        not stop it.
+
+        Raises:
+            NotReady: the first load of all models is not over.
+            LoadFailed: of a model, no version can be served; the others are as asked.
+        """
+
+        async def apply_now() -> None:
+            wanted = {entry.name: entry for entry in self._settings.with_pictures(tuple(entries))}
+            async with self._change:
+                gone = [model for name, model in self._models.items() if name not in wanted]
+                await asyncio.gather(*(self._drop(model) for model in gone))
+                moved = [entry.name for entry in wanted.values() if self._know(entry)]
+                models = [self._models[name] for name in wanted]
+            _log.info("the list of models is replaced", extra={"fields": {"models": list(wanted), "changed": moved}})
+            for model in models:
+                if model.name in moved or not model.is_wanted:
+                    await self._bring(model)
+            unserved = [model.name for model in models if not self._registry.versions(model.name)]
+            if unserved:
+                raise LoadFailed("; ".join(f"{name}: {self._registry.story(name)}" for name in unserved))
+
+        if not self._is_serving:
+            raise NotReady("the models of the start are still loading")
+        await self._complete(apply_now())
+
+    def folders(self) -> dict[str, str]:
+        """The folder of each model that the settings name."""
+        models = self._models.values()
+        return {model.name: str(model.entry.base_path) for model in models if model.entry is not None}
 
     async def load(self, name: str) -> None:
         """Loads what the version policy selects: new versions, failed ones, and those whose files changed.
@@ -185,15 +241,8 @@ class ModelManager:
 
         async def load_now() -> None:
             async with self._change:
-                model.is_wanted = True
-                for record in self._registry.records(name):
-                    record.failure = None
-                found = await self._scan(model)
-                for record in self._registry.records(name):
-                    now = found.get(record.version)
-                    if now is not None and record.servable is not None and record.stamp != now.stamp and now.is_settled:
-                        await self._load(model, record.version, now)
-                todo = await self._update(model)
+                self._check_known(model)
+                todo = await self._refresh(model)
             if self._failures(model) or todo.unsettled or not self._registry.versions(name):
                 raise LoadFailed(self._registry.story(name))
 
@@ -211,6 +260,7 @@ class ModelManager:
 
         async def unload_now() -> None:
             async with self._change:
+                self._check_known(model)
                 model.is_wanted = False
                 versions = [each.version for each in self._registry.records(name) if each.servable or each.failure]
                 await asyncio.gather(*(self._retire(model, each) for each in list(self._registry.versions(name))))
@@ -281,6 +331,63 @@ class ModelManager:
         except KeyError:
             raise UnknownModel(name, tuple(self._models)) from None
 
+    def _check_known(self, model: Model) -> None:
+        """Returns if the model was not replaced by another, or dropped, while the caller waited.
+
+        Raises:
+            UnknownModel: it was.
+        """
+        if self._find(model.name) is not model:
+            raise UnknownModel(model.name, tuple(self._models))
+
+    def _know(self, entry: ModelEntry) -> bool:
+        """Adds a model of the settings, or changes the one of this name; whether anything is new."""
+        model = self._models.get(entry.name)
+        if model is None:
+            self.know(entry.name, self._sources.of(entry), policy_of(entry, self._settings))
+            self._models[entry.name].entry = entry
+        elif model.entry == entry:
+            return False
+        else:
+            before, model.entry = model.entry, entry
+            model.policy = policy_of(entry, self._settings)
+            if before is None or _origin(before) != _origin(entry):
+                model.source, model.scanning = self._sources.of(entry), None
+                for record in self._registry.records(model.name):
+                    record.stamp = object()  # unlike any, so that it is loaded from there
+        self._registry.label(entry.name, entry.version_labels)
+        return True
+
+    async def _drop(self, model: Model) -> None:
+        """Lets a model finish what it accepted, frees it and forgets it."""
+        model.is_wanted = False
+        await asyncio.gather(*(self._retire(model, each) for each in list(self._registry.versions(model.name))))
+        self._models.pop(model.name)
+        self._registry.forget_model(model.name)
+        _log.info("model is dropped", extra={"fields": {"model": model.name}})
+
+    async def _bring(self, model: Model) -> None:
+        """Loads what the policy selects, and waits while nothing is served and the files are only known to be there."""
+        for _ in range(SETTLED_SCANS + 1):
+            todo = await self._follow(model, self._refresh)
+            if not todo.unsettled or model.name not in self._registry or self._registry.versions(model.name):
+                break
+            await asyncio.sleep(self._settings.reload_interval_ms / 1000)
+
+    async def _refresh(self, model: Model) -> Plan:
+        """Loads what the policy selects: new versions, failed ones, and those whose files changed. Returns what is left."""
+        if self._models.get(model.name) is not model:
+            return Plan([], [], [])
+        model.is_wanted = True
+        for record in self._registry.records(model.name):
+            record.failure = None
+        found = await self._scan(model)
+        for record in self._registry.records(model.name):
+            now = found.get(record.version)
+            if now is not None and record.servable is not None and record.stamp != now.stamp and now.is_settled:
+                await self._load(model, record.version, now)
+        return await self._update(model)
+
     def _failures(self, model: Model) -> dict[int, Failure]:
         records = self._registry.records(model.name)
         return {record.version: record.failure for record in records if record.failure is not None}
@@ -300,11 +407,11 @@ class ModelManager:
         task.add_done_callback(self._changes.discard)
         await asyncio.shield(task)
 
-    async def _follow(self, model: Model) -> Plan:
-        """`_update`, alone. Whatever it raises is this model's trouble: the other models are followed nevertheless."""
+    async def _follow(self, model: Model, step: Callable[[Model], Awaitable[Plan]] | None = None) -> Plan:
+        """`_update`, or another step, alone. What it raises is this model's trouble: the others are followed all the same."""
         try:
             async with self._change:
-                todo = await self._update(model)
+                todo = await (step or self._update)(model)
         except Exception as err:  # noqa: BLE001 - a bug of ours, which only this model has met
             bug, todo = reason_of(err), Plan([], [], [])
             if bug != model.bug:
@@ -443,6 +550,11 @@ class ModelManager:
 def traceable(error: Exception | None) -> Exception | None:
     """The error if its traceback helps; None for a LoadFailed without a cause, whose message says it all."""
     return None if isinstance(error, LoadFailed) and error.__cause__ is None else error
+
+
+def _origin(entry: ModelEntry) -> tuple[object, ...]:
+    """What a model's versions are loaded from and with."""
+    return entry.base_path, entry.custom_op_paths, entry.session_config, entry.pictures
 
 
 def reason_of(error: Exception) -> str:
