@@ -19,13 +19,14 @@ from darkroom.batching.limits import Limits
 from darkroom.service.cli.main import run, serve
 from darkroom.service.config.model_config import BadSettingsError
 from darkroom.service.config.settings import PREFIX, Settings, add_flags, read_settings
-from darkroom.service.telemetry.version import version_line
+from darkroom.service.telemetry.version import version_line, version_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 DESCRIPTION = """Serves models as TensorFlow Serving's command of this name does: gRPC on --port, REST on --rest_api_port.
 Takes the flags of its release 2.20, and the settings of `darkroom serve` that have other names."""
+_KINDS = {int: "a whole number", float: "a number", bool: "true or false"}
 _EMPTY: tuple[object, ...] = ("", False, 0)  # what leaves a flag as if it were not given
 
 
@@ -337,7 +338,7 @@ def _take(name: str, flag: Flag, text: str, plan: Plan) -> None:
     try:
         value = _parsed(text, flag.kind)
     except ValueError:
-        plan.problems.append(f"--{name}: is no {flag.kind.__name__} (given {text[:80]!r})")
+        plan.problems.append(f"--{name}: expected {_KINDS[flag.kind]} (given {text[:80]!r})")
     else:
         flag.act(name, value, plan)
 
@@ -382,6 +383,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = {name: value for name, value in vars(parsed).items() if name != "handles"}
     if given.get("version", "false") != "false":
         print(f"TensorFlow ModelServer: {version_line()}")
+        print(f"TensorFlow Library: {version_of('tensorflow-cpu', 'tensorflow')}")
         return 0
     return run(lambda: _serve(given, unknown, parsed.handles))
 

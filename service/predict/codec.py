@@ -25,7 +25,7 @@ _OPTIONS = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_SORT_KEYS | orjson.OPT_APPEND
 # Bodies and answers that take longer to read or write on the loop than a wait for a thread: 1 to 4 ms (measured).
 LARGE_BYTES = 1 << 18
 LARGE_PICTURE_BYTES = 1 << 21  # of a body that is one picture, of which only the header is read
-LARGE_PACKED_BYTES = 1 << 14  # of a compressed body
+LARGE_PACKED_BYTES = 1 << 14  # of a compressed body, and of the rows of an answer that is compressed
 
 MAX_DEPTH = 254  # a tensor of TensorFlow has no more dimensions
 
@@ -105,10 +105,15 @@ def decode_picture(value: object, field: str, index: int) -> bytes:
         if text is not value:
             data = unwrap_picture(data)
     except ValueError as err:
-        raise BadImage(f"{field}[{index}]: is not base64: {err}") from err
+        raise BadImage(not_base64(f"{field}[{index}]", err)) from err
     if not data:
         raise BadImage(f"{field}[{index}]: is empty")
     return data
+
+
+def not_base64(where: str, err: ValueError) -> str:
+    """The message for text that is not base64; clients of TensorFlow Serving look for its words."""
+    return f"{where}: is not base64: Unable to base64 decode: {err}"
 
 
 def begins_as_picture(data: bytes) -> bool:
