@@ -185,7 +185,7 @@ def _batching(flag: str, value: str, plan: Plan) -> None:
         "max_batch_images": batch,
         "allowed_batch_sizes": ",".join(map(str, sizes)) or None,
         "max_queue_images": queue,
-        "batch_linger_ms": None if linger is None else linger / 1000,
+        "batch_linger_ms": None if linger is None else f"{linger / 1000:g}",
     }
     plan.settings |= {name: str(made) for name, made in became.items() if made is not None}
     says = [f"--{name}={made}" for name, made in became.items() if made is not None]
@@ -221,6 +221,9 @@ FLAGS: dict[str, Flag] = {
     "enable_batching": Flag(
         bool, "no effect: requests always share batches where that is proven to be invisible", _unused
     ),
+    "allow_version_labels_for_unavailable_models": Flag(
+        bool, "no effect: a label may always name a version that is not served yet", _unused
+    ),
     "batching_parameters_file": Flag(
         str,
         "`--max_batch_images`, `--allowed_batch_sizes`, `--max_queue_images`, `--batch_linger_ms`; see below",
@@ -228,9 +231,6 @@ FLAGS: dict[str, Flag] = {
     ),
     "enable_per_model_batching_parameters": Flag(
         bool, "no effect: batching_params.pbtxt is not read; each signature's batch size is measured", _unused
-    ),
-    "allow_version_labels_for_unavailable_models": Flag(
-        bool, "no effect: a label may always name a version that is not served yet", _unused
     ),
     "model_config_file": Flag(str, "`--model_config_file`", _becomes_path("model_config_file")),
     "model_config_file_poll_wait_seconds": Flag(
@@ -253,8 +253,6 @@ FLAGS: dict[str, Flag] = {
     ),
     "flush_filesystem_caches": Flag(bool, "no effect: files are mapped or read once", _unused),
     "tensorflow_session_parallelism": Flag(int, "`--intra_op_threads`", _positive("intra_op_threads")),
-    "tensorflow_intra_op_parallelism": Flag(int, "`--intra_op_threads`", _positive("intra_op_threads")),
-    "tensorflow_inter_op_parallelism": Flag(int, "`--inter_op_threads`", _positive("inter_op_threads")),
     "tensorflow_session_config_file": Flag(
         str,
         "`--session_config` and the threads: `allow_soft_placement`, `log_device_placement`, `gpu_options` with "
@@ -262,6 +260,8 @@ FLAGS: dict[str, Flag] = {
         "`inter_op_parallelism_threads`; another field is refused",
         _session_config,
     ),
+    "tensorflow_intra_op_parallelism": Flag(int, "`--intra_op_threads`", _positive("intra_op_threads")),
+    "tensorflow_inter_op_parallelism": Flag(int, "`--inter_op_threads`", _positive("inter_op_threads")),
     "use_alts_credentials": Flag(bool, "refused: ALTS is not served; use `--ssl_config_file`", _refused),
     "ssl_config_file": Flag(
         str, "`--grpc_ssl_config_file`: gRPC speaks TLS, REST does not", _becomes_path("grpc_ssl_config_file")
