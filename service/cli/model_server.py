@@ -30,7 +30,7 @@ _KINDS = {int: "a whole number", float: "a number", bool: "true or false"}
 _EMPTY: tuple[object, ...] = ("", False, 0)  # what leaves a flag as if it were not given
 
 
-class Plan:
+class StartPlan:
     """What the flags become.
 
     Attributes:
@@ -61,62 +61,62 @@ class Flag(NamedTuple):
 
     kind: type[str | int | float | bool]
     words: str
-    act: Callable[[str, Any, Plan], None]
+    act: Callable[[str, Any, StartPlan], None]
 
 
-def _becomes(setting: str, factor: float = 1) -> Callable[[str, Any, Plan], None]:
+def _becomes(setting: str, factor: float = 1) -> Callable[[str, Any, StartPlan], None]:
     """The value is that of a setting, times `factor` if it is a number."""
 
-    def act(_: str, value: Any, plan: Plan) -> None:
+    def act(_: str, value: Any, plan: StartPlan) -> None:
         plan.settings[setting] = str(value if factor == 1 else value * factor).lower()
 
     return act
 
 
-def _becomes_path(setting: str) -> Callable[[str, Any, Plan], None]:
+def _becomes_path(setting: str) -> Callable[[str, Any, StartPlan], None]:
     """The value is a path, or empty: then the flag is as if it were not given."""
 
-    def act(_: str, value: Any, plan: Plan) -> None:
+    def act(_: str, value: Any, plan: StartPlan) -> None:
         if value:
             plan.settings[setting] = value
 
     return act
 
 
-def _positive(setting: str) -> Callable[[str, Any, Plan], None]:
+def _positive(setting: str) -> Callable[[str, Any, StartPlan], None]:
     """The value is that of a setting if it is more than 0; 0 leaves the choice to the server."""
 
-    def act(_: str, value: Any, plan: Plan) -> None:
+    def act(_: str, value: Any, plan: StartPlan) -> None:
         if value > 0:
             plan.settings[setting] = str(value)
 
     return act
 
 
-def _unused(flag: str, value: Any, plan: Plan) -> None:
+def _unused(flag: str, value: Any, plan: StartPlan) -> None:
     plan.notes[flag] = f"{str(value).lower()} has no effect: {FLAGS[flag].words.partition('no effect: ')[2]}"
 
 
-def _refused(flag: str, value: Any, plan: Plan) -> None:
+def _refused(flag: str, value: Any, plan: StartPlan) -> None:
     if value not in _EMPTY:
         plan.problems.append(f"--{flag}: {FLAGS[flag].words.partition('refused: ')[2]}")
 
 
-def _port(_: str, value: int, plan: Plan) -> None:
+def _port(_: str, value: int, plan: StartPlan) -> None:
     if value:
         plan.settings["grpc_port"] = str(value)
     else:
         plan.settings.pop("grpc_port", None)
 
 
-def _rest_port(flag: str, value: int, plan: Plan) -> None:
+def _rest_port(flag: str, value: int, plan: StartPlan) -> None:
     if value:
         plan.settings["port"] = str(value)
     else:
         plan.problems.append(f"--{flag}: 0 is refused: HTTP has the health and the metrics; choose a port")
 
 
-def _poll(flag: str, value: int, plan: Plan) -> None:
+def _poll(flag: str, value: int, plan: StartPlan) -> None:
     if value < 0:
         plan.problems.append(f"--{flag}: must be 0 or more")
     plan.settings["reload_models"] = str(value > 0).lower()
@@ -124,30 +124,30 @@ def _poll(flag: str, value: int, plan: Plan) -> None:
         plan.settings["reload_interval_ms"] = str(value * 1000)
 
 
-def _tags(flag: str, value: str, plan: Plan) -> None:
+def _tags(flag: str, value: str, plan: StartPlan) -> None:
     if value != "serve":
         plan.problems.append(f"--{flag}: only 'serve' can be served, not {value[:80]!r}")
 
 
-def _precision(flag: str, value: str, plan: Plan) -> None:
+def _precision(flag: str, value: str, plan: StartPlan) -> None:
     if value == "bfloat16":
         plan.settings["precision"] = "bf16"
     elif value:
         plan.problems.append(f"--{flag}: only 'bfloat16' can be served, not {value[:80]!r}")
 
 
-def _gpu_fraction(_: str, value: float, plan: Plan) -> None:
+def _gpu_fraction(_: str, value: float, plan: StartPlan) -> None:
     if value:
         plan.session["per_process_gpu_memory_fraction"] = value
 
 
-def _monitoring(flag: str, value: str, plan: Plan) -> None:
+def _monitoring(flag: str, value: str, plan: StartPlan) -> None:
     config = plan.read(flag, "tensorflow.serving.MonitoringConfig", value) if value else None
     if config is not None and (path := config.prometheus_config.path):
         plan.settings["metrics_path"] = path
 
 
-def _session_config(flag: str, value: str, plan: Plan) -> None:
+def _session_config(flag: str, value: str, plan: StartPlan) -> None:
     config = plan.read(flag, "tensorflow.ConfigProto", value) if value else None
     if config is None:
         return
@@ -164,7 +164,7 @@ def _session_config(flag: str, value: str, plan: Plan) -> None:
             plan.session.setdefault(field, given)
 
 
-def _batching(flag: str, value: str, plan: Plan) -> None:
+def _batching(flag: str, value: str, plan: StartPlan) -> None:
     given = plan.read(flag, "tensorflow.serving.BatchingParameters", value) if value else None
     if given is None:
         return
@@ -311,13 +311,13 @@ FLAGS: dict[str, Flag] = {
 }
 
 
-def plan_of(flags: Mapping[str, str], environment: Mapping[str, str]) -> Plan:
+def plan_of(flags: Mapping[str, str], environment: Mapping[str, str]) -> StartPlan:
     """What TensorFlow Serving's flags and the variables of its image become; `flags` are those that are given.
 
     Raises:
         BadSettingsError: a value is of the wrong kind, a flag is refused or no model is named; lists every problem.
     """
-    plan = Plan()
+    plan = StartPlan()
     plan.settings |= {"port": "8501", "grpc_port": "8500", "model_name": environment.get("MODEL_NAME") or "default"}
     if f"{PREFIX}MODEL_VERSION_POLICY" not in environment:
         plan.settings["model_version_policy"] = "latest"
@@ -333,7 +333,7 @@ def plan_of(flags: Mapping[str, str], environment: Mapping[str, str]) -> Plan:
     return plan
 
 
-def _take(name: str, flag: Flag, text: str, plan: Plan) -> None:
+def _take(name: str, flag: Flag, text: str, plan: StartPlan) -> None:
     """Makes one flag happen."""
     try:
         value = _parsed(text, flag.kind)
@@ -343,7 +343,7 @@ def _take(name: str, flag: Flag, text: str, plan: Plan) -> None:
         flag.act(name, value, plan)
 
 
-def _take_image_variables(environment: Mapping[str, str], plan: Plan) -> None:
+def _take_image_variables(environment: Mapping[str, str], plan: StartPlan) -> None:
     """Names the model as the start script of TensorFlow Serving's image does."""
     if not environment.get("MODEL_NAME"):
         plan.problems.append(
@@ -390,7 +390,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _serve(given: dict[str, str], unknown: Sequence[str], handles: str | None) -> int:
     problems = [_explain_unknown(each) for each in unknown]
-    plan = Plan()
+    plan = StartPlan()
     try:
         plan = plan_of({name: value for name, value in given.items() if name in FLAGS}, os.environ)
     except BadSettingsError as err:
