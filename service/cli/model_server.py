@@ -36,6 +36,7 @@ class StartPlan:
     Attributes:
         settings: by name, as text.
         notes: what the log says, for each flag or value that does not have the effect of its name.
+        origins: the flag that each of these settings comes from.
         problems: why the server can't be started so; empty if it can.
     """
 
@@ -43,6 +44,7 @@ class StartPlan:
         self.settings: dict[str, str] = {}
         self.session: dict[str, Any] = {}
         self.notes: dict[str, str] = {}
+        self.origins: dict[str, str] = {}
         self.problems: list[str] = []
 
     def read(self, flag: str, message: str, path: str) -> Any:
@@ -335,12 +337,14 @@ def plan_of(flags: Mapping[str, str], environment: Mapping[str, str]) -> StartPl
 
 def _take(name: str, flag: Flag, text: str, plan: StartPlan) -> None:
     """Makes one flag happen."""
+    before = dict(plan.settings)
     try:
         value = _parsed(text, flag.kind)
     except ValueError:
         plan.problems.append(f"--{name}: expected {_KINDS[flag.kind]} (given {text[:80]!r})")
     else:
         flag.act(name, value, plan)
+    plan.origins |= dict.fromkeys((key for key, made in plan.settings.items() if before.get(key) != made), name)
 
 
 def _take_image_variables(environment: Mapping[str, str], plan: StartPlan) -> None:
@@ -398,7 +402,13 @@ def _serve(given: dict[str, str], unknown: Sequence[str], handles: str | None) -
     if problems:
         raise BadSettingsError(problems)
     own = {name: value for name, value in given.items() if name not in FLAGS}
-    return serve(read_settings(plan.settings | own, os.environ), handles, notes=plan.notes)
+    try:
+        settings = read_settings(plan.settings | own, os.environ)
+    except BadSettingsError as err:
+        flags = [plan.origins.get(line.partition(":")[0]) for line in err.problems]
+        told = [f"--{flag}: {line}" if flag else line for flag, line in zip(flags, err.problems, strict=True)]
+        raise BadSettingsError(told) from err
+    return serve(settings, handles, notes=plan.notes)
 
 
 def _explain_unknown(argument: str) -> str:

@@ -209,6 +209,13 @@ def test_all_problems_are_told_at_once(capsys: pytest.CaptureFixture[str]) -> No
         assert words in told
 
 
+def test_what_no_setting_takes_is_told_with_the_flag_that_it_came_by(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--model_base_path=fake", "--rest_api_timeout_in_ms=0", "--port=8501", "--workers=0"]) == 2
+    told = capsys.readouterr().err
+    assert "--rest_api_timeout_in_ms: request_timeout_ms: Input should be greater than 0" in told
+    assert "  workers: " in told
+
+
 def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--version"]) == 0
     assert capsys.readouterr().out.startswith("TensorFlow ModelServer: ")
