@@ -378,7 +378,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     add_flags(parser)
     for name, flag in FLAGS.items():
-        switch = {"nargs": "?", "const": "true"} if flag.kind is bool else {}
+        switch: dict[str, Any] = {"nargs": "?", "const": "true"} if flag.kind is bool else {}
         parser.add_argument(
             f"--{name}", default=argparse.SUPPRESS, metavar="VALUE", help=flag.words.replace("%", "%%"), **switch
         )

@@ -226,8 +226,9 @@ class ModelManager:
 
     def folders(self) -> dict[str, str]:
         """The folder of each model that the settings name."""
-        models = self._models.values()
-        return {model.name: str(model.entry.base_path) for model in models if model.entry is not None}
+        named = {entry.name: entry for entry in self._settings.models}  # models may have been given instead
+        found = {model.name: model.entry or named.get(model.name) for model in self._models.values()}
+        return {name: str(entry.base_path) for name, entry in found.items() if entry is not None}
 
     async def load(self, name: str) -> None:
         """Loads what the version policy selects: new versions, failed ones, and those whose files changed.
