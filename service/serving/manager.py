@@ -216,7 +216,8 @@ class ModelManager:
             for model in models:
                 if model.name in moved or not model.is_wanted:
                     await self._bring(model)
-            unserved = [model.name for model in models if not self._registry.versions(model.name)]
+            here = [model.name for model in models if self._models.get(model.name) is model]  # no later list dropped it
+            unserved = [name for name in here if not self._registry.versions(name)]
             if unserved:
                 raise LoadFailed("; ".join(f"{name}: {self._registry.story(name)}" for name in unserved))
 

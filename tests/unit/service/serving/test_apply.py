@@ -128,6 +128,17 @@ def test_before_the_first_load_is_over_no_list_is_taken() -> None:
     vclock.run(main())
 
 
+def test_of_two_lists_at_once_the_later_one_is_served() -> None:
+    async def test(rig: Rig) -> None:
+        first = asyncio.create_task(rig.manager.apply([entry("b"), entry("c")]))
+        await asyncio.sleep(0)
+        await rig.manager.apply([entry("d")])
+        await first
+        assert rig.served() == {"d": [1]}
+
+    check(test)
+
+
 def test_policies_and_labels_change_with_the_list() -> None:
     async def main() -> None:
         rig = Rig()
