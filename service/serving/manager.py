@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("darkroom.service")
 SCAN_TIMEOUT_S = 10.0  # guess: a folder of a file server is listed in less
+MOVED = object()  # the stamp of a version that is to be loaded from another folder; unlike any other
 UNLOADED = "it was unloaded on request"
 
 
@@ -46,9 +47,9 @@ class Model:
         bug: what else the last look at it raised; empty if nothing.
     """
 
-    def __init__(self, name: str, source: Source, policy: Policy, entry: ModelEntry | None = None) -> None:
+    def __init__(self, name: str, source: Source, policy: Policy) -> None:
         self.name = name
-        self.entry = entry
+        self.entry: ModelEntry | None = None
         self.source = source
         self.policy = policy
         self.is_wanted = True
@@ -356,7 +357,7 @@ class ModelManager:
             if before is None or _origin(before) != _origin(entry):
                 model.source, model.scanning = self._sources.of(entry), None
                 for record in self._registry.records(model.name):
-                    record.stamp = object()  # unlike any, so that it is loaded from there
+                    record.stamp = MOVED
         self._registry.label(entry.name, entry.version_labels)
         return True
 
@@ -369,10 +370,13 @@ class ModelManager:
         _log.info("model is dropped", extra={"fields": {"model": model.name}})
 
     async def _bring(self, model: Model) -> None:
-        """Loads what the policy selects, and waits while nothing is served and the files are only known to be there."""
+        """Loads what the policy selects. While files may still be written it looks again, a few times."""
         for _ in range(SETTLED_SCANS + 1):
             todo = await self._follow(model, self._refresh)
-            if not todo.unsettled or model.name not in self._registry or self._registry.versions(model.name):
+            records = self._registry.records(model.name)
+            is_served = any(record.targets for record in records)
+            is_moving = any(record.stamp is MOVED and record.failure is None for record in records)
+            if not is_moving and (is_served or not todo.unsettled):
                 break
             await asyncio.sleep(self._settings.reload_interval_ms / 1000)
 

@@ -10,7 +10,7 @@ import pytest
 
 from darkroom.models.engines.fakes import fake_model
 from darkroom.models.errors import LoadFailed, UnknownModel
-from darkroom.models.versions.folder import GivenSource
+from darkroom.models.versions.folder import Found, GivenSource
 from darkroom.models.versions.policy import Policy
 from darkroom.service.config.model_config import ModelEntry
 from darkroom.service.config.settings import Settings
@@ -21,7 +21,7 @@ from darkroom.service.telemetry.metrics import Metrics
 from tests import vclock
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Callable, Coroutine, Mapping
     from pathlib import Path
 
 
@@ -107,6 +107,27 @@ def test_a_model_of_another_folder_is_loaded_from_there_and_serves_what_it_had_u
         assert rig.registry.find("a") is before  # the folder has no version
         await rig.manager.apply([entry("a")])
         assert rig.registry.find("a") is not before
+
+    check(test)
+
+
+def test_a_version_whose_files_were_just_copied_is_waited_for() -> None:
+    async def test(rig: Rig) -> None:
+        scans = []
+
+        class Copied(GivenSource):
+            def scan(self) -> Mapping[int, Found]:
+                scans.append(1)
+                return {1: Found("new", is_settled=len(scans) > 2)}
+
+        def source_of(_: ModelEntry) -> Copied:
+            return Copied({1: lambda: fake_model(name="a")})
+
+        before = rig.registry.find("a")
+        rig.manager._sources.of = source_of  # type: ignore[method-assign,assignment]  # a folder whose copy takes a while
+        await rig.manager.apply([entry("a", "elsewhere"), entry("b", "elsewhere")])
+        assert rig.registry.find("a") is not before
+        assert rig.served() == {"a": [1], "b": [1]}
 
     check(test)
 
