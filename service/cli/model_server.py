@@ -326,6 +326,8 @@ def plan_of(flags: Mapping[str, str], environment: Mapping[str, str]) -> StartPl
     for name, flag in FLAGS.items():
         if name in flags:
             _take(name, flag, flags[name], plan)
+    if plan.settings.get("grpc_port") == plan.settings["port"]:
+        plan.problems.append("--rest_api_port: must not be --port")
     if plan.session:
         plan.settings["session_config"] = json.dumps(plan.session)
     if "model_base_path" not in plan.settings and "model_config_file" not in plan.settings:

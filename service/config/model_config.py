@@ -73,6 +73,7 @@ Paths = Annotated[tuple[str, ...], BeforeValidator(_split_numbers)]
 JsonObject = Annotated[dict[str, Any], BeforeValidator(parse_json)]
 Labels = Annotated[dict[str, int], BeforeValidator(parse_json)]
 Pictures = Annotated[JsonObject | None, AfterValidator(_check_pictures)]
+Folder = Annotated[Path, BeforeValidator(_check_folder)]
 VersionPolicy = Annotated[str, AfterValidator(_check_policy)]
 
 
@@ -82,7 +83,7 @@ class ModelEntry(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
     name: str = Field(min_length=1)
-    base_path: Annotated[Path, BeforeValidator(_check_folder)]
+    base_path: Folder
     platform: str = "tensorflow"
     custom_op_paths: Paths = ()
     session_config: JsonObject = {}
@@ -108,8 +109,10 @@ def read_model_config(path: Path) -> tuple[ModelEntry, ...]:
     except BadSettingsError as err:
         raise BadSettingsError([f"model_config_file: {path}: {line}" for line in err.problems]) from err
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as err:
-        kind = "" if type(err) is ValueError else f"{type(err).__name__}: "  # ours say all
-        raise BadSettingsError([f"model_config_file: {path}: {kind}{err}"]) from err
+        said = f"{type(err).__name__}: {err}"
+        if isinstance(err, OSError) or type(err) is ValueError:  # the latter is ours, and says all
+            said = getattr(err, "strerror", None) or str(err)
+        raise BadSettingsError([f"model_config_file: {path}: {said}"]) from err
     if not models:
         raise BadSettingsError([f"model_config_file: {path}: model_config_list is empty"])
     return models

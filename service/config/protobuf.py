@@ -190,7 +190,7 @@ def _explain(err: text_format.ParseError, *, is_secret: bool) -> str:
     owner = re.search(r'Message type "([^"]+)"', message)
     fields = list(_POOL.FindMessageTypeByName(owner[1]).fields_by_name) if owner else []
     near = get_close_matches(found["field"], fields, 1)
-    meant = f"; is {near[0]} meant?" if near else ""
+    meant = f"; is {near[0]} meant?" if near else "."
     kind = owner[1].rpartition(".")[2] if owner else "the message"
     return f"{where}{kind} has no field {found['field'][:80]!r}{meant} There are: {', '.join(fields) or 'none'}"
 

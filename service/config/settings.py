@@ -14,6 +14,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, V
 from darkroom.batching.limits import Limits
 from darkroom.service.config.model_config import (
     BadSettingsError,
+    Folder,
     JsonObject,
     Labels,
     LogLevel,
@@ -75,7 +76,7 @@ class Settings(BaseModel):
     workers: int = Field(1, ge=1, le=64, description="number of processes behind the address. Each has its own event loop, queues and engines; limits of queues, connections and bodies apply to each process (measured: 1, unless the model is small)")
     worker_timeout_ms: float = Field(30_000.0, ge=0, description="a ready worker whose event loop does not run for this long is killed and replaced; 0: never (precedent: gunicorn)")
     model_name: str = Field("default", min_length=1, description="name of the model in --model_base_path (STS)")
-    model_base_path: Path = Field(Path("model"), description="folder of numeric version folders; `fake` serves a model without TensorFlow (STS)")
+    model_base_path: Folder = Field(Path("model"), description="folder of numeric version folders; `fake` serves a model without TensorFlow (STS)")
     model_platform: str = Field("tensorflow", description="kind of model; only tensorflow is served (STS)")
     model_config_file: Path | None = Field(None, description="file that names several models, in JSON or in TensorFlow Serving's protobuf text, see docs/models.md; takes precedence over --model_base_path (STS)")
     model_config_poll_ms: float = Field(0.0, ge=0, description="how often --model_config_file is read again; models come and go as it says. 0: only at the start (precedent: TF Serving)")

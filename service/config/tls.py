@@ -35,8 +35,16 @@ def grpc_context_of(path: Path) -> ssl.SSLContext:
         certificate, key = Path(folder, "certificate"), Path(folder, "key")
         certificate.write_text(config.server_cert, encoding="utf-8")
         key.write_text(config.server_key, encoding="utf-8")
-        context = context_of(certificate, key)
+        try:
+            context = context_of(certificate, key)
+        except ssl.SSLError:
+            raise ValueError(
+                "server_key and server_cert are no key and certificate in PEM that belong together"
+            ) from None
     if config.client_verify:
-        context.load_verify_locations(cadata=config.custom_ca)
+        try:
+            context.load_verify_locations(cadata=config.custom_ca)
+        except ssl.SSLError:
+            raise ValueError("custom_ca is no certificate in PEM") from None
         context.verify_mode = ssl.CERT_REQUIRED
     return context

@@ -109,6 +109,7 @@ def test_a_flag_becomes_settings_that_can_be_served(flags: dict[str, str], setti
 def test_grpc_is_off_without_its_port_and_rest_never_is() -> None:
     assert "grpc_port" not in plan_of(HALF | {"port": "0"}, {}).settings
     assert "health and the metrics" in refusal(HALF | {"rest_api_port": "0"})
+    assert "--rest_api_port: must not be --port" in refusal(HALF | {"rest_api_port": "8500"})
 
 
 def test_the_variables_of_the_image_name_the_model() -> None:
@@ -210,10 +211,14 @@ def test_all_problems_are_told_at_once(capsys: pytest.CaptureFixture[str]) -> No
 
 
 def test_what_no_setting_takes_is_told_with_the_flag_that_it_came_by(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--model_base_path=fake", "--rest_api_timeout_in_ms=0", "--port=8501", "--workers=0"]) == 2
+    assert (
+        main(["--model_base_path=fake", "--rest_api_timeout_in_ms=0", "--workers=0", "--model_base_path=gs://bucket"])
+        == 2
+    )
     told = capsys.readouterr().err
     assert "--rest_api_timeout_in_ms: request_timeout_ms: Input should be greater than 0" in told
     assert "  workers: " in told
+    assert "--model_base_path: model_base_path: must be a folder of this machine" in told
 
 
 def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:

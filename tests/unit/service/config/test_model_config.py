@@ -153,7 +153,8 @@ def test_grpcs_tls_comes_from_one_file_whose_secrets_are_not_told(tmp_path: Path
         (f"{text}client_verify: true", "needs custom_ca"),
         (f"server_keys: '{quoted['key']}'", "is server_key meant?"),
         (f"server_key: {quoted['key']}", "line 1: is no protobuf text"),
-        (f"server_key: '{quoted['key']}'", "grpc_ssl_config_file: "),
+        (f"server_key: '{quoted['key']}'", "are no key and certificate"),
+        (f"{text}client_verify: true custom_ca: 'x'", "custom_ca is no certificate"),
     ):
         path.write_text(wrong)
         with pytest.raises(ValueError, match="grpc_ssl_config_file") as caught:
