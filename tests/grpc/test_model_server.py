@@ -16,10 +16,9 @@ import pytest
 from darkroom.models.engines.fakes import fake_model
 from darkroom.service.api.grpc.protos import message
 from loadtest.measure.processes import free_port
-from tests import savedmodels
-from tests.grpc.calls import PREDICT, ask, channel, digests, predict, refusal, served, tensor_of
+from tests.grpc.calls import PREDICT, ask, channel, digests, predict, refusal, served
 from tests.held import wait_for
-from tests.pictures import picture
+from tests.pictures import picture, standard
 from tests.serving import Process, certificate, running
 
 if TYPE_CHECKING:
@@ -51,9 +50,8 @@ def reload(**folders: object) -> Any:
 
 @pytest.mark.slow
 def test_tensorflow_servings_command_serves_its_files_and_follows_them(tmp_path: Path) -> None:
-    savedmodels.half_plus_two(tmp_path / "half_plus_two" / "123")
     files = {
-        "models.config": config(half_plus_two=tmp_path / "half_plus_two"),
+        "models.config": config(first="fake"),
         "batching_parameters.txt": BATCHING,
         "monitoring.config": 'prometheus_config { enable: true, path: "/monitoring/mine" }',
     }
@@ -70,22 +68,20 @@ def test_tensorflow_servings_command_serves_its_files_and_follows_them(tmp_path:
     try:
         url = process.wait_ready()
         assert url.endswith(f":{rest_port}")
-        answer = httpx.post(f"{url}/v1/models/half_plus_two:predict", content=b'{"instances": [1.0, 2.0, 5.0]}')
-        assert answer.json() == {"predictions": [2.5, 3.0, 4.5]}
+        body = {"instances": [{"b64": standard(picture())}], "output_filter": ["digest"]}
+        told = httpx.post(f"{url}/v1/models/first:predict", content=json.dumps(body)).json()
         assert httpx.get(f"{url}/monitoring/mine").status_code == 200
-        sent = message("tensorflow.serving.PredictRequest")(model_spec={"name": "half_plus_two"})
-        sent.inputs["x"].CopyFrom(tensor_of("float32", [3], float_val=[1, 2, 5]))
         with channel(f"127.0.0.1:{port}") as made:
-            assert list(ask(made, PREDICT, sent).outputs["y"].float_val) == [2.5, 3.0, 4.5]
-        told = "".join(process.lines)
+            assert digests(ask(made, PREDICT, predict(picture(), model="first"))) == told["predictions"]
+        lines = "".join(process.lines)
         for words in (
             "--enable_batching true has no effect",
             "--num_load_threads 2 has no effect",
             "becomes --max_batch_images=16, --max_queue_images=16000, --batch_linger_ms=0",
         ):
-            assert told.count(words) == 1
+            assert lines.count(words) == 1
         (tmp_path / "models.config").write_text(config(other="fake"))
-        wait_for(lambda: httpx.get(f"{url}/v1/models/half_plus_two").status_code == 404)
+        wait_for(lambda: httpx.get(f"{url}/v1/models/first").status_code == 404)
         wait_for(lambda: httpx.get(f"{url}/v2/models/other/ready").status_code == 200)
     finally:
         assert process.stop() == 0
