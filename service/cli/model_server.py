@@ -77,22 +77,12 @@ def _becomes(setting: str, factor: float = 1) -> Callable[[str, Any, StartPlan],
 
 def _becomes_path(setting: str) -> Callable[[str, Any, StartPlan], None]:
     """The value is a path, or empty: then the flag is as if it were not given."""
-
-    def act(_: str, value: Any, plan: StartPlan) -> None:
-        if value:
-            plan.settings[setting] = value
-
-    return act
+    return lambda _, value, plan: plan.settings.update({setting: value} if value else {})
 
 
 def _positive(setting: str) -> Callable[[str, Any, StartPlan], None]:
     """The value is that of a setting if it is more than 0; 0 leaves the choice to the server."""
-
-    def act(_: str, value: Any, plan: StartPlan) -> None:
-        if value > 0:
-            plan.settings[setting] = str(value)
-
-    return act
+    return lambda _, value, plan: plan.settings.update({setting: str(value)} if value > 0 else {})
 
 
 def _unused(flag: str, value: Any, plan: StartPlan) -> None:

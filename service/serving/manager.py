@@ -335,11 +335,7 @@ class ModelManager:
             raise UnknownModel(name, tuple(self._models)) from None
 
     def _check_known(self, model: Model) -> None:
-        """Returns if the model was not replaced by another, or dropped, while the caller waited.
-
-        Raises:
-            UnknownModel: it was.
-        """
+        """Raises UnknownModel if the model was dropped, or replaced by another, while the caller waited."""
         if self._find(model.name) is not model:
             raise UnknownModel(model.name, tuple(self._models))
 
