@@ -114,7 +114,7 @@ faults-short: $(VENV)/dev.done model/digits/1  ## the most telling faults: under
 soak: $(VENV)/dev.done model/digits/1  ## swaps, leavers and poison for half an hour; memory, files and threads must stay (MINUTES=30)
 	@$(WITH_JEMALLOC) $(BIN)/python -m tests.faults --soak=$(MINUTES) --page
 
-docs: $(VENV)/dev.done  ## write docs/settings.md and docs/metrics.md from the code
+docs: $(VENV)/dev.done  ## write docs/settings.md, docs/metrics.md and the table of flags from the code
 	$(BIN)/python -m darkroom.service.cli.doc_tables
 
 clean:  ## remove everything that was installed and built

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import ssl
 import sys
 from contextlib import suppress
 from functools import partial
@@ -17,6 +16,7 @@ from sanic.http.constants import HTTP
 from darkroom.models.runtime.memory import free_bytes, own_bytes
 from darkroom.service.app import create_app
 from darkroom.service.config.machine import backlog_within, usable_cores
+from darkroom.service.config.tls import context_of, grpc_context_of
 from darkroom.service.http.connection import Connection
 from darkroom.service.http.fast_lane import FastLane
 from darkroom.service.serving.watchdog import EXIT_STUCK
@@ -27,6 +27,7 @@ from darkroom.service.workers.peers import Member
 
 if TYPE_CHECKING:
     import socket
+    import ssl
 
     from sanic.server.async_server import AsyncioServer
 
@@ -189,7 +190,7 @@ class Server:
         from darkroom.service.api.grpc.front import GrpcFront  # noqa: PLC0415 - only with --grpc_port
 
         listener = listen(settings.host, settings.grpc_port, is_shared=self._member is not None)
-        tls = _ssl_context(settings)
+        tls = grpc_context_of(path) if (path := settings.grpc_ssl_config_file) else _ssl_context(settings)
         if tls is not None:
             tls.set_alpn_protocols(["h2"])
         self._grpc = GrpcFront(self.darkroom)
@@ -287,9 +288,7 @@ def _ssl_context(settings: Settings) -> ssl.SSLContext | None:
     """The TLS context of --secret_pem and --secret_key; None without --enable_ssl."""
     if not settings.enable_ssl:
         return None
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.load_cert_chain(settings.secret_pem, settings.secret_key)
-    return context
+    return context_of(settings.secret_pem, settings.secret_key)
 
 
 def _hint(url: str, darkroom: Darkroom) -> str:

@@ -20,7 +20,7 @@ from darkroom.service.config.settings import Settings
 from darkroom.service.server import Server
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from darkroom.models.engine import LoadedModel
@@ -71,7 +71,7 @@ def running(*models: LoadedModel, **settings: Any) -> Iterator[Server]:
 
 
 class Process:
-    """`darkroom serve` as a process: its address once it is ready, and all that it printed."""
+    """`darkroom serve`, or another command of a server, as a process: its address once it is ready, and all it printed."""
 
     def __init__(
         self,
@@ -79,19 +79,10 @@ class Process:
         environment: dict[str, str] | None = None,
         cwd: Path | None = None,
         prefix: tuple[str, ...] = (),
+        program: Sequence[str] = ("darkroom", "serve"),
     ) -> None:
         defaults = [f"--{name}={value}" for name, value in DEFAULTS.items()]
-        command = [
-            *prefix,
-            sys.executable,
-            "-m",
-            "darkroom",
-            "serve",
-            "--host=127.0.0.1",
-            "--port=0",
-            *defaults,
-            *flags,
-        ]
+        command = [*prefix, sys.executable, "-m", *program, "--host=127.0.0.1", "--port=0", *defaults, *flags]
         self.lines: list[str] = []
         self.url = ""
         self._ready = threading.Event()

@@ -75,6 +75,11 @@ def check_operator(settings: Settings, headers: Mapping[str, str]) -> None:
         raise Forbidden("loading and unloading is off for pages of other origins")
 
 
+def check_grpc_operator(settings: Settings, metadata: Mapping[str, str]) -> None:
+    """As `check_operator`, for a gRPC call."""
+    check_operator(settings, {**metadata, "host": metadata.get(":authority", "")})
+
+
 def _labels(body: bytes) -> dict[str, int]:
     fields = codec.parse_json(body)
     if not isinstance(fields, dict):

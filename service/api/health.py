@@ -16,9 +16,11 @@ if TYPE_CHECKING:
     from darkroom.service.http.middleware import App
     from darkroom.service.parts import Darkroom
 
+TENSORFLOW_SERVING_METRICS = "/monitoring/prometheus/metrics"
+
 
 def add_health_routes(app: App, darkroom: Darkroom) -> None:
-    """Adds `/health` (STS) and the metrics under both names."""
+    """Adds `/health` (STS) and the metrics under two names, and under --metrics_path."""
     lifecycle, middleware = darkroom.lifecycle, darkroom.middleware
 
     async def healthy(_: Request) -> HTTPResponse:
@@ -35,4 +37,7 @@ def add_health_routes(app: App, darkroom: Darkroom) -> None:
 
     middleware.route(app, "GET", "/health", healthy, scope=None)
     middleware.route(app, "GET", "/metrics", metrics, scope=Scope.METRICS)
-    middleware.route(app, "GET", "/monitoring/prometheus/metrics", metrics, scope=Scope.METRICS)
+    middleware.route(app, "GET", TENSORFLOW_SERVING_METRICS, metrics, scope=Scope.METRICS)
+    own = darkroom.settings.metrics_path
+    if own not in {"", "/metrics", TENSORFLOW_SERVING_METRICS}:
+        middleware.route(app, "GET", own, metrics, scope=Scope.METRICS)

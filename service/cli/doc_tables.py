@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pydantic import SecretStr
 
+from darkroom.service.cli.model_server import FLAGS
 from darkroom.service.config.settings import PREFIX, Settings
 from darkroom.service.telemetry.metrics import Metrics
 from darkroom.service.workers.supervisor import worker_families
@@ -41,6 +42,9 @@ maximum is reported. See service/workers/merge_metrics.py.
 | name | type | labels | meaning |
 |---|---|---|---|
 """
+FLAGS_HEAD = """| flag of `tensorflow_model_server` | what happens |
+|---|---|
+"""
 
 
 def settings_page() -> str:
@@ -64,10 +68,20 @@ def metrics_page() -> str:
     return page
 
 
+def flags_table() -> str:
+    """The table of docs/from_tensorflow_serving.md: what each flag of TensorFlow Serving becomes."""
+    rows = (f"| `--{name}` | {flag.words.replace('|', '&#124;')} |\n" for name, flag in FLAGS.items())
+    return f"{FLAGS_HEAD}{''.join(rows)}"
+
+
 def main() -> int:
-    """Writes both pages."""
+    """Writes both pages, and the table of the third."""
     (DOCS / "settings.md").write_text(settings_page(), encoding="utf-8")
     (DOCS / "metrics.md").write_text(metrics_page(), encoding="utf-8")
+    page = DOCS / "from_tensorflow_serving.md"
+    before, _, rest = page.read_text(encoding="utf-8").partition(FLAGS_HEAD)
+    after = rest[rest.index("\n\n") + 1 :]
+    page.write_text(before + flags_table() + after, encoding="utf-8")
     return 0
 
 

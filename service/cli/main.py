@@ -23,7 +23,7 @@ from darkroom.service.telemetry.version import version_line
 from darkroom.service.workers.peers import WorkerHandles
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
 _log = logging.getLogger("darkroom.service")
 # How long the event loop may hold the interpreter lock while an engine's thread waits for it with an answer. CPython's
@@ -50,14 +50,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command. Returns the exit status: 0 success, 1 failure, 2 wrong settings or arguments."""
     arguments = sys.argv[1:] if arguments is None else arguments
     parsed = _parser(arguments).parse_args(arguments)
+    return run(lambda: parsed.run(parsed))
+
+
+def run(command: Callable[[], int]) -> int:
+    """The exit status of a command; wrong settings are printed, and are status 2."""
     try:
-        status: int = parsed.run(parsed)
+        return command()
     except BadSettingsError as err:
         print("darkroom: these settings can't be served:", *err.problems, sep="\n  ", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130
-    return status
 
 
 def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
@@ -68,16 +72,16 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=version_line())
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    serve = commands.add_parser(
+    serving = commands.add_parser(
         "serve",
         usage="darkroom serve [-h] [--SETTING=VALUE ...]",
         help="serve models over HTTP",
         description="Serves models over HTTP. Every flag is also an environment variable: --max_queue_images is "
         "DARKROOM_MAX_QUEUE_IMAGES; the flag wins. Ctrl-C or SIGTERM stops it after it has answered what it accepted.",
     )
-    add_flags(serve)
-    serve.add_argument("--worker", dest="handles", default=None, help=argparse.SUPPRESS)  # the supervisor sets it
-    serve.set_defaults(run=_serve)
+    add_flags(serving)
+    serving.add_argument("--worker", dest="handles", default=None, help=argparse.SUPPRESS)  # the supervisor sets it
+    serving.set_defaults(run=lambda parsed: serve(settings_from_flags(parsed), parsed.handles))
     for name, summary in OTHER_COMMANDS.items():
         command_parser = commands.add_parser(name, help=summary, formatter_class=argparse.RawDescriptionHelpFormatter)
         if name in arguments:
@@ -88,17 +92,24 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     return parser
 
 
-def _serve(parsed: argparse.Namespace) -> int:
-    """`darkroom serve`."""
+def serve(settings: Settings, given_handles: str | None, *, notes: Mapping[str, str] | None = None) -> int:
+    """Serves with these settings until it is told to stop.
+
+    Args:
+        settings: of the server.
+        given_handles: what the supervisor gave to this worker; None: this process is the server, or the supervisor.
+        notes: logged at the start, by flag.
+    """
     # Process 1 of a container has no default action, so SIGTERM would be ignored until the server handles it.
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
-    settings = settings_from_flags(parsed)
-    _ = settings.models  # a bad config file stops the start here, with all its problems
-    handles = None if parsed.handles is None else WorkerHandles.parse(parsed.handles)
+    handles = None if given_handles is None else WorkerHandles.parse(given_handles)
     never_wait_for_readers()
     set_up_logs(settings.effective_log_level, settings.log_format, sys.stderr, worker=handles and handles.number)
+    _ = settings.models  # a bad config file stops the start here, with all its problems
     open_files = raise_open_files()
     if handles is None:
+        for flag, note in (notes or {}).items():
+            _log.info(f"--{flag} {note}")
         _log.info("settings that differ from the defaults", extra={"fields": settings.changed()})
         allocator = {"allocator": "jemalloc"} if memory.is_jemalloc() else {"allocator": "system", "hint": memory.HINT}
         _log.info("memory", extra={"fields": allocator})

@@ -1,8 +1,10 @@
-"""The model config file of Simple TensorFlow Serving (STS), and the error for wrong settings."""
+"""The model config file, in JSON (STS's form) and in protobuf text (TensorFlow Serving's), and the error for wrong settings."""
 
 from __future__ import annotations
 
 import json
+import logging
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -12,7 +14,11 @@ from darkroom.models.saved_model.front.preprocess import Preprocess
 from darkroom.models.versions.policy import Policy
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
+
+_log = logging.getLogger("darkroom.service")
+# Keys of TensorFlow Serving's form, by their name in the JSON form.
+_OTHER_NAMES = {"model_platform": "platform", "model_base_path": "base_path", "model_name": "name"}
 
 
 class BadSettingsError(ValueError):
@@ -42,6 +48,13 @@ def _check_policy(text: str) -> str:
     return text
 
 
+def _check_folder(value: object) -> object:
+    """A path unchanged, unless it is an address of some storage; then it raises ValueError."""
+    if isinstance(value, str) and "://" in value:
+        raise ValueError("must be a folder of this machine; mount or copy the storage")
+    return value
+
+
 def _check_pictures(value: dict[str, Any] | None) -> dict[str, Any] | None:
     """What is said of a model's pictures unchanged, if it can be meant; else it raises ValueError."""
     if value is not None:
@@ -60,6 +73,7 @@ Paths = Annotated[tuple[str, ...], BeforeValidator(_split_numbers)]
 JsonObject = Annotated[dict[str, Any], BeforeValidator(parse_json)]
 Labels = Annotated[dict[str, int], BeforeValidator(parse_json)]
 Pictures = Annotated[JsonObject | None, AfterValidator(_check_pictures)]
+Folder = Annotated[Path, BeforeValidator(_check_folder)]
 VersionPolicy = Annotated[str, AfterValidator(_check_policy)]
 
 
@@ -69,7 +83,7 @@ class ModelEntry(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
     name: str = Field(min_length=1)
-    base_path: Path
+    base_path: Folder
     platform: str = "tensorflow"
     custom_op_paths: Paths = ()
     session_config: JsonObject = {}
@@ -81,32 +95,103 @@ class ModelEntry(BaseModel):
 
 
 def read_model_config(path: Path) -> tuple[ModelEntry, ...]:
-    """The models of an STS config file `{"model_config_list": [{"name", "base_path", …}]}`.
+    """The models of a config file, in one of two forms; a file that begins with `{` is JSON.
+
+    JSON, as STS has it: `{"model_config_list": [{"name", "base_path", …}]}`. Protobuf text, as TensorFlow Serving has it:
+    `model_config_list { config { name: "…" base_path: "…" } }`.
 
     Raises:
         BadSettingsError: the file can't be read or has the wrong form, or a model can't be served.
     """
     try:
-        entries = json.loads(path.read_text(encoding="utf-8"))["model_config_list"]
-        models = tuple(ModelEntry.model_validate(entry) for entry in entries)
-    except ValidationError as err:
-        raise BadSettingsError([f"model_config_file: {line}" for line in explain(err)]) from err
+        text = path.read_text(encoding="utf-8-sig")
+        models = _read_json(text) if text.lstrip().startswith("{") else _read_text(text)
+    except BadSettingsError as err:
+        raise BadSettingsError([f"model_config_file: {path}: {line}" for line in err.problems]) from err
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as err:
-        raise BadSettingsError([f"model_config_file: {path}: {type(err).__name__}: {err}"]) from err
+        said = f"{type(err).__name__}: {err}"
+        if isinstance(err, OSError) or type(err) is ValueError:  # the latter is ours, and says all
+            said = getattr(err, "strerror", None) or str(err)
+        raise BadSettingsError([f"model_config_file: {path}: {said}"]) from err
+    if not models:
+        raise BadSettingsError([f"model_config_file: {path}: model_config_list is empty"])
+    return models
+
+
+def entries_of(config: Any) -> tuple[ModelEntry, ...]:
+    """The models of a `tensorflow.serving.ModelServerConfig`; none of an empty one.
+
+    Raises:
+        BadSettingsError: a model can't be served; lists every problem.
+    """
+    if config.WhichOneof("config") == "custom_model_config":
+        raise BadSettingsError(["custom_model_config can't be served, only model_config_list"])
+    fields = [_fields_of(model) for model in config.model_config_list.config]
+    if logged := [each.name for each in config.model_config_list.config if each.HasField("logging_config")]:
+        message = "logging_config has no effect: --access_log logs requests"
+        _log.warning(message, extra={"fields": {"models": logged}})
+    return check_entries(fields)
+
+
+def check_entries(listed: Iterable[Any]) -> tuple[ModelEntry, ...]:
+    """The models that are listed, by their keys.
+
+    Raises:
+        BadSettingsError: one can't be served, or two have one name; lists every problem.
+    """
+    models, problems = [], []
+    for number, fields in enumerate(listed, 1):
+        try:
+            models.append(ModelEntry.model_validate(fields))
+        except ValidationError as err:
+            name = fields.get("name") if isinstance(fields, dict) else None
+            where = f"model {number}" + (f" ({name[:80]!r})" if isinstance(name, str) and name else "")
+            problems += [f"{where}: {line}" for line in explain(err)]
     names = [model.name for model in models]
-    problems = [
-        f"model_config_file: two models are called {name!r}"
-        for name in sorted({n for n in names if names.count(n) > 1})
-    ]
+    problems += [f"two models are called {name!r}" for name in sorted({n for n in names if names.count(n) > 1})]
     problems += [
-        f"model_config_file: {m.name}: platform {m.platform!r} can't be served, only 'tensorflow'"
+        f"{m.name}: platform {m.platform!r} can't be served, only 'tensorflow'"
         for m in models
         if m.platform != "tensorflow"
     ]
-    problems += [] if models else ["model_config_file: model_config_list is empty"]
     if problems:
         raise BadSettingsError(problems)
-    return models
+    return tuple(models)
+
+
+def _read_json(text: str) -> tuple[ModelEntry, ...]:
+    fields = json.loads(text)
+    if others := [key for key in fields if key != "model_config_list"]:
+        raise ValueError(f"there is no key {others[0][:80]!r}, only 'model_config_list'")
+    if "model_config_list" not in fields:
+        raise ValueError("there is no key 'model_config_list'")
+    if not isinstance(listed := fields["model_config_list"], list):
+        raise TypeError("model_config_list is no list of models")
+    return check_entries(listed)
+
+
+def _read_text(text: str) -> tuple[ModelEntry, ...]:
+    from darkroom.service.config.protobuf import parse_text  # noqa: PLC0415 - protobuf, only for this form
+
+    return entries_of(parse_text("tensorflow.serving.ModelServerConfig", text))
+
+
+def _fields_of(model: Any) -> dict[str, Any]:
+    """The keys of a ModelEntry, from a ModelConfig. A number or text that is not given is left to the default."""
+    fields: dict[str, Any] = {"name": model.name, "version_labels": dict(model.version_labels)}
+    if model.base_path:
+        fields["base_path"] = model.base_path
+    if model.model_platform or model.model_type == 2:
+        fields["platform"] = model.model_platform or "OTHER"
+    policy = model.model_version_policy
+    match policy.WhichOneof("policy_choice"):
+        case "latest":
+            fields["model_version_policy"] = f"latest:{policy.latest.num_versions or 1}"
+        case "all":
+            fields["model_version_policy"] = "all"
+        case "specific":
+            fields["model_version_policy"] = f"specific:{','.join(map(str, policy.specific.versions))}"
+    return fields
 
 
 def explain(err: ValidationError) -> list[str]:
@@ -114,7 +199,18 @@ def explain(err: ValidationError) -> list[str]:
     lines = []
     for problem in err.errors(include_url=False, include_context=False):
         where = ".".join(str(part) for part in problem["loc"])
+        if problem["type"] == "extra_forbidden":
+            lines.append(_explain_key(where))
+            continue
         message = problem["msg"].removeprefix("Value error, ")
         given = f" (given {str(problem['input'])[:80]!r})" if where and "password" not in where else ""
         lines += [f"{where}: {message}{given}"] if where else message.split("; ")
     return lines
+
+
+def _explain_key(key: str) -> str:
+    """What is said of a key that a model of the config file can't have: which one may be meant, and which there are."""
+    known = list(ModelEntry.model_fields)
+    near = [_OTHER_NAMES[key]] if key in _OTHER_NAMES else get_close_matches(key, known, 1)
+    meant = f"; is {near[0]!r} meant?" if near else "."
+    return f"there is no key {key[:80]!r}{meant} There are: {', '.join(known)}"

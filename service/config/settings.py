@@ -14,6 +14,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, V
 from darkroom.batching.limits import Limits
 from darkroom.service.config.model_config import (
     BadSettingsError,
+    Folder,
     JsonObject,
     Labels,
     LogLevel,
@@ -26,6 +27,7 @@ from darkroom.service.config.model_config import (
     parse_json,
     read_model_config,
 )
+from darkroom.service.config.tls import grpc_context_of
 from darkroom.service.config.tokens import read_tokens
 
 if TYPE_CHECKING:
@@ -50,6 +52,10 @@ _KUBERNETES = tuple(
     )
 )
 MAX_WORKERS = 64  # guess
+# Paths that --metrics_path can't have.
+_TAKEN = frozenset(
+    ("/", "/health", "/v1", "/v2", "/docs", "/openapi.json", "/image_inference", "/json_inference", "/generate_clients")
+)
 LIMITS = Limits()  # the defaults of one batch and one queue, with their origins, stand in batching/limits.py
 
 
@@ -91,9 +97,10 @@ class Settings(BaseModel):
     workers: Workers = Field("auto", description="number of processes behind the address, 1 to 64; auto: one, and after the warm-up as many as the cores can use where the event loop would be the bound, not the engine, if memory allows. Each has its own event loop, queues and engines; limits of queues, connections and bodies apply to each process (measured)")
     worker_timeout_ms: float = Field(30_000.0, ge=0, description="a ready worker whose event loop does not run for this long is killed and replaced; 0: never (precedent: gunicorn)")
     model_name: str = Field("default", min_length=1, description="name of the model in --model_base_path (STS)")
-    model_base_path: Path = Field(Path("model"), description="folder of numeric version folders; `fake` serves a model without TensorFlow (STS)")
+    model_base_path: Folder = Field(Path("model"), description="folder of numeric version folders; `fake` serves a model without TensorFlow (STS)")
     model_platform: str = Field("tensorflow", description="kind of model; only tensorflow is served (STS)")
-    model_config_file: Path | None = Field(None, description="JSON file that names several models; takes precedence over --model_base_path (STS)")
+    model_config_file: Path | None = Field(None, description="file that names several models, in JSON or in TensorFlow Serving's protobuf text, see docs/models.md; takes precedence over --model_base_path (STS)")
+    model_config_poll_ms: float = Field(0.0, ge=0, description="how often --model_config_file is read again; models come and go as it says. 0: only at the start (precedent: TF Serving)")
     custom_op_paths: Paths = Field((), description="comma-separated folders; every *.so in them is loaded before any model (STS)")
     session_config: JsonObject = Field({}, description="JSON: log_device_placement, allow_soft_placement, allow_growth, per_process_gpu_memory_fraction (STS)")
     model_version_policy: VersionPolicy = Field("all", description="which versions are served: all, latest, latest:N or specific:N,M (STS served all)")
@@ -146,6 +153,8 @@ class Settings(BaseModel):
     enable_ssl: bool = Field(False, description="serve HTTPS (STS)")
     secret_pem: Path = Field(Path("secret.pem"), description="certificate for --enable_ssl (STS)")
     secret_key: Path = Field(Path("secret.key"), description="private key for --enable_ssl (STS)")
+    grpc_ssl_config_file: Path | None = Field(None, description="TLS for gRPC alone, whatever --enable_ssl says: TensorFlow Serving's SSLConfig as protobuf text, with the key and the certificates in it; client_verify asks clients for theirs (precedent: TF Serving)")
+    grpc_tensor_content: bool = Field(False, description="the numbers in answers to TensorFlow Serving's gRPC clients stand in tensor_content, not in the field of their type (precedent: TF Serving)")
     enable_cors: bool = Field(False, description="send CORS headers, so that pages from other origins may call this server. Off by default, because any web page could then use a visitor's browser to send requests (STS: true)")
     reload_models: bool = Field(True, description="follow the version folders while the server runs (STS: true)")
     ready_when: Literal["all", "any"] = Field("all", description="when the server is ready: all: every model of the settings has been loaded or has failed; any: one model is served. Each model takes requests as soon as it is loaded, whatever this says (precedent: Triton waits for all)")
@@ -155,6 +164,7 @@ class Settings(BaseModel):
 
     log_level: LogLevel = Field("info", description="least important level that is logged: debug, info, warning, error or critical (STS)")
     log_format: Literal["auto", "text", "json"] = Field("auto", description="auto: text on a terminal, JSON lines elsewhere (precedent)")
+    metrics_path: str = Field("", pattern=r"^(/[A-Za-z0-9._~/-]+)?$", description="a third path of the metrics, beside /metrics and /monitoring/prometheus/metrics (precedent: TF Serving)")
     access_log: bool = Field(False, description="log one line per request (measured: off, the metrics cost less)")
     debug: bool = Field(False, description="same as --log_level=debug (STS)")
     # fmt: on
@@ -187,6 +197,11 @@ class Settings(BaseModel):
                 and self.grpc_port in ({self.port} - {0} if self.workers in {1, "auto"} else {self.port, 0}),
                 "grpc_port: must not be --port, nor 0 with several --workers",
             ),
+            (
+                self.metrics_path.lower().startswith(("/v1/", "/v2/", "/admin/", "/web/"))
+                or self.metrics_path in _TAKEN,
+                "metrics_path: is a path of the server itself",
+            ),
             (self.max_queue_images < self.max_batch_images, "max_queue_images: must be at least --max_batch_images"),
             (self.enable_ssl and not self.secret_pem.is_file(), f"secret_pem: no such file: {self.secret_pem}"),
             (self.enable_ssl and not self.secret_key.is_file(), f"secret_key: no such file: {self.secret_key}"),
@@ -196,6 +211,10 @@ class Settings(BaseModel):
             _ = self.auth_tokens_file and read_tokens(self.auth_tokens_file)
         except (OSError, ValueError) as err:
             problems.append(f"auth_tokens_file: {err}")
+        try:
+            _ = self.grpc_ssl_config_file and grpc_context_of(self.grpc_ssl_config_file)
+        except (OSError, ValueError) as err:
+            problems.append(f"grpc_ssl_config_file: {err}")
         if problems:
             raise ValueError("; ".join(problems))
         return self
@@ -220,6 +239,18 @@ class Settings(BaseModel):
         """The models to serve: those of --model_config_file, which is read once, else the one of --model_base_path.
 
         Raises:
+            BadSettingsError: as `read_models`, or --pictures names another model.
+        """
+        entries = self.read_models()
+        names = [entry.name for entry in entries]
+        if unknown := sorted(self.pictures.keys() - set(names)):
+            raise BadSettingsError([f"pictures: no model is called {unknown[0]!r}, only {', '.join(map(repr, names))}"])
+        return entries
+
+    def read_models(self) -> tuple[ModelEntry, ...]:
+        """As `models`, with --model_config_file as it is now.
+
+        Raises:
             BadSettingsError: the file can't be read, has the wrong form, or names a platform that can't be served.
         """
         if self.model_config_file is None:
@@ -230,14 +261,11 @@ class Settings(BaseModel):
                 session_config=self.session_config,
                 version_labels=self.version_labels,
             )
-            return self._with_pictures((entry,))
-        return self._with_pictures(read_model_config(self.model_config_file))
+            return self.with_pictures((entry,))
+        return self.with_pictures(read_model_config(self.model_config_file))
 
-    def _with_pictures(self, entries: tuple[ModelEntry, ...]) -> tuple[ModelEntry, ...]:
+    def with_pictures(self, entries: tuple[ModelEntry, ...]) -> tuple[ModelEntry, ...]:
         """The models with what --pictures says of them; it wins over the config file."""
-        names = [entry.name for entry in entries]
-        if unknown := sorted(self.pictures.keys() - set(names)):
-            raise BadSettingsError([f"pictures: no model is called {unknown[0]!r}, only {', '.join(map(repr, names))}"])
         said = [self.pictures.get(entry.name, entry.pictures) for entry in entries]
         return tuple(entry.model_copy(update={"pictures": each}) for entry, each in zip(entries, said, strict=True))
 

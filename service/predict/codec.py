@@ -27,6 +27,7 @@ _OPTIONS = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_SORT_KEYS | orjson.OPT_APPEND
 LARGE_BYTES = 1 << 18
 LARGE_PICTURE_BYTES = 1 << 21  # of a body that is one picture, of which only the header is read; not of a PNG
 LARGE_PACKED_BYTES = 1 << 8  # of a compressed body, which may inflate to LARGE_BYTES
+LARGE_TO_PACK_BYTES = 1 << 14  # of the rows of an answer that is compressed
 
 MAX_DEPTH = 254  # a tensor of TensorFlow has no more dimensions
 
@@ -108,10 +109,15 @@ def decode_picture(value: object, field: str, index: int, inner: Inner = ()) -> 
         if text is not value:
             data = unwrap_picture(data)
     except ValueError as err:
-        raise BadImage(f"{place(field, index, inner)}: is not base64: {err}") from err
+        raise BadImage(not_base64(place(field, index, inner), err)) from err
     if not data:
         raise BadImage(f"{place(field, index, inner)}: is empty")
     return data
+
+
+def not_base64(where: str, err: ValueError) -> str:
+    """The message for text that is not base64; clients of TensorFlow Serving look for its words."""
+    return f"{where}: is not base64: Unable to base64 decode: {err}"
 
 
 def begins_as_picture(data: bytes) -> bool:

@@ -462,7 +462,8 @@ class PredictRequest:
             )
         try:
             answered = self._answered(answer)
-            if self._off_loop is not None and (size := _bytes(answered)) > codec.LARGE_BYTES:
+            limit = codec.LARGE_BYTES if self._pack is None else codec.LARGE_TO_PACK_BYTES
+            if self._off_loop is not None and (size := _bytes(answered)) > limit:
                 self._write_off_loop(self._off_loop, size, answered, on_reply)
                 return
             reply = self._sign(self._write(answered))

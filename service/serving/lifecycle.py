@@ -145,6 +145,8 @@ class Lifecycle:
             self._become_ready()
             if self._settings.reload_models:
                 self.tasks.start("watch-models", self._manager.watch)
+            if self._settings.model_config_file is not None and self._settings.model_config_poll_ms:
+                self.tasks.start("watch-model-config", self._manager.watch_config)
         except Exception as err:  # noqa: BLE001 - any error must end the process with its message
             if self.state is ServerState.STARTING:  # else the stop has cancelled the load
                 self.failure = err

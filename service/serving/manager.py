@@ -9,8 +9,10 @@ from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from darkroom.models.errors import LoadFailed, ModelError, UnknownModel, UnknownVersion, quote
-from darkroom.models.versions.folder import GivenSource
+from darkroom.models.versions.folder import SETTLED_SCANS, GivenSource
 from darkroom.models.versions.policy import AVAILABLE, END, LOADING, START, UNLOADING, Failure, Plan, Policy, plan
+from darkroom.service.config.model_config import BadSettingsError
+from darkroom.service.errors import NotReady
 from darkroom.service.serving.load_turns import LoadTurns
 from darkroom.service.serving.registry import NO_VERSION
 from darkroom.service.serving.servable import InThread, Servable, describe_loaded
@@ -18,10 +20,11 @@ from darkroom.service.serving.sources import Sources, policy_of
 from darkroom.service.telemetry.metrics import ModelMetrics
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 
     from darkroom.models.engine import LoadedModel
     from darkroom.models.versions.folder import Found, Source
+    from darkroom.service.config.model_config import ModelEntry
     from darkroom.service.config.settings import Settings
     from darkroom.service.serving.registry import Registry, VersionRecord, VersionState
     from darkroom.service.serving.servable import Target
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("darkroom.service")
 SCAN_TIMEOUT_S = 10.0  # guess: a folder of a file server is listed in less
+MOVED = object()  # the stamp of a version that is to be loaded from another folder; unlike any other
 UNLOADED = "it was unloaded on request"
 
 
@@ -36,6 +40,7 @@ class Model:
     """One model: where its versions come from and whether they are wanted. Their records are in the registry.
 
     Attributes:
+        entry: what the settings say of it; None: they do not name it.
         is_wanted: False after it was unloaded on request.
         inflight: the calls in flight of each signature, from the version that was loaded last.
         trouble: why the last scan of its source failed; empty if it did not.
@@ -47,6 +52,7 @@ class Model:
 
     def __init__(self, name: str, source: Source, policy: Policy) -> None:
         self.name = name
+        self.entry: ModelEntry | None = None
         self.source = source
         self.policy = policy
         self.is_wanted = True
@@ -115,6 +121,7 @@ class ModelManager:
         self._is_stopping = False
         self.on_served: Callable[[], None] = lambda: None
         self._turns = turns or LoadTurns()
+        self._listing = asyncio.Lock()  # held while the list of models changes
         self._unregistered: set[Servable] = set()  # being opened or freed
         self._changes: set[asyncio.Task[None]] = set()
 
@@ -155,8 +162,7 @@ class ModelManager:
         """
         if not self._models:
             for entry in self._settings.models:
-                self.know(entry.name, self._sources.of(entry), policy_of(entry, self._settings))
-                self._registry.label(entry.name, entry.version_labels)
+                self._know(entry)
         found = await asyncio.gather(*(self._scan(model) for model in self._models.values()))
         sizes = [max((each.size for each in versions.values()), default=0) for versions in found]
         ordered = [model for _, model in sorted(zip(sizes, self._models.values(), strict=True), key=itemgetter(0))]
@@ -171,7 +177,7 @@ class ModelManager:
             await asyncio.sleep(self._settings.reload_interval_ms / 1000)
         if not self._registry.targets():
             # The operator reads this, who may know the folders.
-            folders = {entry.name: f" ({entry.base_path})" for entry in self._settings.models}
+            folders = {name: f" ({path})" for name, path in self.folders().items()}
             stories = [f"{name}{folders.get(name, '')}: {self._registry.story(name)}" for name in self._models]
             raise LoadFailed("; ".join(stories))
         self._is_serving = True
@@ -181,9 +187,63 @@ class ModelManager:
         async with asyncio.TaskGroup() as group:
             while True:
                 await asyncio.sleep(self._settings.reload_interval_ms / 1000)
-                for model in self._models.values():
+                for model in list(self._models.values()):
                     if model.follower is None or model.follower.done():
                         model.follower = group.create_task(self._follow(model), name=f"follow-{model.name}")
+
+    async def watch_config(self) -> None:
+        """Follows `--model_config_file` forever, every `--model_config_poll_ms`; a file that is wrong changes nothing."""
+        known, trouble = self._settings.models, ""
+        while True:
+            await asyncio.sleep(self._settings.model_config_poll_ms / 1000)
+            try:
+                entries = await self._in_thread(self._settings.read_models)
+                if entries != known:
+                    known = entries
+                    await self.apply(entries)
+                said = ""
+            except (BadSettingsError, LoadFailed) as err:
+                said = str(err)
+            if said and said != trouble:
+                _log.error("--model_config_file can't be followed", extra={"fields": {"reason": said}})
+            trouble = said
+
+    async def apply(self, entries: Sequence[ModelEntry]) -> None:
+        """Serves these models and no others: loads new ones, unloads those left out, and changes policies and labels.
+
+        A model whose folder changed is loaded from there, and serves what it had until then. Cancelling the caller does
+        not stop it.
+
+        Raises:
+            NotReady: the first load of all models is not over.
+            LoadFailed: of a model, no version can be served; the others are as asked.
+        """
+
+        async def apply_now() -> None:
+            wanted = {entry.name: entry for entry in self._settings.with_pictures(tuple(entries))}
+            async with self._listing:
+                gone = [model for name, model in self._models.items() if name not in wanted]
+                await asyncio.gather(*(self._drop(model) for model in gone))
+                moved = [entry.name for entry in wanted.values() if await self._take(entry)]
+                models = [self._models[name] for name in wanted]
+            _log.info("the list of models is replaced", extra={"fields": {"models": list(wanted), "changed": moved}})
+            for model in models:
+                if model.name in moved or not model.is_wanted:
+                    await self._bring(model)
+            here = [model.name for model in models if self._models.get(model.name) is model]  # no later list dropped it
+            unserved = [name for name in here if not self._registry.versions(name)]
+            if unserved:
+                raise LoadFailed("; ".join(f"{name}: {self._registry.story(name)}" for name in unserved))
+
+        if not self._is_serving:
+            raise NotReady("the models of the start are still loading")
+        await self._complete(apply_now())
+
+    def folders(self) -> dict[str, str]:
+        """The folder of each model that the settings name."""
+        named = {entry.name: entry for entry in self._settings.models}  # models may have been given instead
+        found = {model.name: model.entry or named.get(model.name) for model in self._models.values()}
+        return {name: str(entry.base_path) for name, entry in found.items() if entry is not None}
 
     async def load(self, name: str) -> None:
         """Loads what the version policy selects: new versions, failed ones, and those whose files changed.
@@ -197,16 +257,8 @@ class ModelManager:
 
         async def load_now() -> None:
             async with model.change:
-                model.is_wanted = True
-                for record in self._registry.records(name):
-                    record.failure = None
-                found = await self._scan(model)
-                for record in self._registry.records(name):
-                    now = found.get(record.version)
-                    if now is not None and record.servable is not None and record.stamp != now.stamp and now.is_settled:
-                        async with self._turns.take(now.size):
-                            await self._load(model, record.version, now)
-                todo = await self._update(model)
+                self._check_known(model)
+                todo = await self._refresh(model)
             if self._failures(model) or todo.unsettled or not self._registry.versions(name):
                 raise LoadFailed(self._registry.story(name))
 
@@ -224,6 +276,7 @@ class ModelManager:
 
         async def unload_now() -> None:
             async with model.change:
+                self._check_known(model)
                 model.is_wanted = False
                 versions = [each.version for each in self._registry.records(name) if each.servable or each.failure]
                 await asyncio.gather(*(self._retire(model, each) for each in list(self._registry.versions(name))))
@@ -294,6 +347,72 @@ class ModelManager:
         except KeyError:
             raise UnknownModel(name, tuple(self._models)) from None
 
+    def _check_known(self, model: Model) -> None:
+        """Raises UnknownModel if the model was dropped, or replaced by another, while the caller waited."""
+        if self._find(model.name) is not model:
+            raise UnknownModel(model.name, tuple(self._models))
+
+    async def _take(self, entry: ModelEntry) -> bool:
+        """`_know`, once nothing of this model is being loaded or unloaded."""
+        model = self._models.get(entry.name)
+        if model is None:
+            return self._know(entry)
+        async with model.change:
+            return self._know(entry)
+
+    def _know(self, entry: ModelEntry) -> bool:
+        """Adds a model of the settings, or changes the one of this name; whether anything is new."""
+        model = self._models.get(entry.name)
+        if model is None:
+            self.know(entry.name, self._sources.of(entry), policy_of(entry, self._settings))
+            self._models[entry.name].entry = entry
+        elif model.entry == entry:
+            return False
+        else:
+            before, model.entry = model.entry, entry
+            model.policy = policy_of(entry, self._settings)
+            if before is None or _origin(before) != _origin(entry):
+                model.source, model.scanning = self._sources.of(entry), None
+                for record in self._registry.records(model.name):
+                    record.stamp = MOVED
+        self._registry.label(entry.name, entry.version_labels)
+        return True
+
+    async def _drop(self, model: Model) -> None:
+        """Lets a model finish what it accepted, frees it and forgets it."""
+        async with model.change:
+            model.is_wanted = False
+            await asyncio.gather(*(self._retire(model, each) for each in list(self._registry.versions(model.name))))
+            self._models.pop(model.name)
+            self._registry.forget_model(model.name)
+        _log.info("model is dropped", extra={"fields": {"model": model.name}})
+
+    async def _bring(self, model: Model) -> None:
+        """Loads what the policy selects. While files may still be written it looks again, a few times."""
+        for _ in range(SETTLED_SCANS + 1):
+            todo = await self._follow(model, self._refresh)
+            records = self._registry.records(model.name)
+            is_served = any(record.targets for record in records)
+            is_moving = any(record.stamp is MOVED and record.failure is None for record in records)
+            if not is_moving and (is_served or not todo.unsettled):
+                break
+            await asyncio.sleep(self._settings.reload_interval_ms / 1000)
+
+    async def _refresh(self, model: Model) -> Plan:
+        """Loads what the policy selects: new versions, failed ones, and those whose files changed. Returns what is left."""
+        if self._models.get(model.name) is not model:
+            return Plan([], [], [])
+        model.is_wanted = True
+        for record in self._registry.records(model.name):
+            record.failure = None
+        found = await self._scan(model)
+        for record in self._registry.records(model.name):
+            now = found.get(record.version)
+            if now is not None and record.servable is not None and record.stamp != now.stamp and now.is_settled:
+                async with self._turns.take(now.size):
+                    await self._load(model, record.version, now)
+        return await self._update(model)
+
     def _failures(self, model: Model) -> dict[int, Failure]:
         records = self._registry.records(model.name)
         return {record.version: record.failure for record in records if record.failure is not None}
@@ -313,11 +432,11 @@ class ModelManager:
         task.add_done_callback(self._changes.discard)
         await asyncio.shield(task)
 
-    async def _follow(self, model: Model) -> Plan:
-        """`_update`, alone. Whatever it raises is this model's trouble: the other models are followed nevertheless."""
+    async def _follow(self, model: Model, step: Callable[[Model], Awaitable[Plan]] | None = None) -> Plan:
+        """`_update`, or another step, alone. What it raises is this model's trouble: the others are followed all the same."""
         try:
             async with model.change:
-                todo = await self._update(model)
+                todo = await (step or self._update)(model)
         except Exception as err:  # noqa: BLE001 - a bug of ours, which only this model has met
             bug, todo = reason_of(err), Plan([], [], [])
             if bug != model.bug:
@@ -458,6 +577,11 @@ class ModelManager:
 def traceable(error: Exception | None) -> Exception | None:
     """The error if its traceback helps; None for a LoadFailed without a cause, whose message says it all."""
     return None if isinstance(error, LoadFailed) and error.__cause__ is None else error
+
+
+def _origin(entry: ModelEntry) -> tuple[object, ...]:
+    """What a model's versions are loaded from and with."""
+    return entry.base_path, entry.custom_op_paths, entry.session_config, entry.pictures
 
 
 def reason_of(error: Exception) -> str:

@@ -77,6 +77,7 @@ class Registry:
     def __init__(self) -> None:
         self._records: dict[str, dict[int, VersionRecord]] = {}
         self._labels: dict[str, dict[str, int]] = {}
+        self._before: dict[str, dict[str, int]] = {}  # the labels that stand until the version of the new one is served
         self._served: dict[str, dict[int, dict[str, Target]]] = {}  # derived: versions in rising order
         self.sole: Target | None = None
         self.usual: Target | None = None
@@ -99,9 +100,18 @@ class Registry:
         """Deletes the record of a version that is not served, and its time series with it; the model stays known."""
         self._records.get(model, {}).pop(version, None)
 
+    def forget_model(self, model: str) -> None:
+        """Deletes a model of which no version is served, with all that is known of it."""
+        for known in (self._records, self._labels, self._before):
+            known.pop(model, None)
+        self._derive()
+
     def add(self, model: str, version: int, targets: dict[str, Target]) -> None:
         """Lets requests find a version, all signatures at once; replaces the targets that it had."""
         self.record(model, version).targets = targets
+        for label, named in self._labels.get(model, {}).items():
+            if named == version:
+                self._before.get(model, {}).pop(label, None)
         self._derive()
 
     def remove(self, model: str, version: int) -> dict[str, Target]:
@@ -129,13 +139,23 @@ class Registry:
         return [(record.metrics, record.state) for record in records if record.metrics is not None]
 
     def label(self, model: str, labels: dict[str, int]) -> None:
-        """Sets the labels of a model, label to version; replaces the labels that it had."""
+        """Sets the labels of a model, label to version; replaces the labels that it had.
+
+        One whose version is not served yet stays with the version that it had, so that it always leads somewhere.
+        """
+        self._before[model] = self.labels(model)
         self._labels[model] = dict(labels)
 
     def labels(self, model: str) -> dict[str, int]:
         """The labels of a model whose version is served."""
-        served = self._served.get(model, {})
-        return {label: version for label, version in self._labels.get(model, {}).items() if version in served}
+        served, before = self._served.get(model, {}), self._before.get(model, {})
+        found = {}
+        for label, version in self._labels.get(model, {}).items():
+            if version in served:
+                found[label] = version
+            elif before.get(label) in served:
+                found[label] = before[label]
+        return found
 
     def labelled(self, model: str, label: str) -> int:
         """The version that a label names.

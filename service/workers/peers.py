@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from darkroom.models.errors import LoadFailed, ModelError
+from darkroom.service.config.model_config import ModelEntry
 from darkroom.service.errors import NotReady
 from darkroom.service.workers.channel import Channel, ChannelClosed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from darkroom.service.serving.manager import ModelManager
     from darkroom.service.telemetry.metrics import Metrics
@@ -52,6 +53,9 @@ class Peers(Protocol):
     async def label(self, name: str, labels: Mapping[str, int]) -> None:
         """`ModelManager.label` in every process."""
 
+    async def apply(self, entries: Sequence[ModelEntry]) -> None:
+        """`ModelManager.apply` in every process."""
+
 
 class Alone:
     """The peers of a server with one process: only itself."""
@@ -80,6 +84,10 @@ class Alone:
     async def label(self, name: str, labels: Mapping[str, int]) -> None:
         """`ModelManager.label`."""
         self._manager.label(name, labels)
+
+    async def apply(self, entries: Sequence[ModelEntry]) -> None:
+        """`ModelManager.apply`."""
+        await self._manager.apply(entries)
 
 
 class WorkerHandles(NamedTuple):
@@ -187,6 +195,11 @@ class Member:
         """`ModelManager.label`, here and then in all others."""
         await self._change_all({"type": "label", "name": name, "labels": dict(labels)})
 
+    async def apply(self, entries: Sequence[ModelEntry]) -> None:
+        """`ModelManager.apply`, here and then in all others."""
+        listed = [entry.model_dump(mode="json") for entry in entries]
+        await self._change_all({"type": "apply", "name": "", "models": listed})
+
     async def _change_all(self, change: dict[str, Any]) -> None:
         """Applies a change here, which may refuse it, and then in the others. Cancelling the caller does not stop it."""
 
@@ -226,6 +239,8 @@ class Member:
             await self._apply(message)
         except ModelError as err:
             return str(err)
+        except NotReady:  # it is still loading, and gets the change again when it is ready
+            return ""
         return ""
 
     async def _apply(self, change: dict[str, Any]) -> None:
@@ -235,6 +250,8 @@ class Member:
                 await self._alone.load(name)
             case "unload":
                 await self._alone.unload(name)
+            case "apply":
+                await self._alone.apply([ModelEntry.model_validate(fields) for fields in change["models"]])
             case _:
                 await self._alone.label(name, change["labels"])
 

@@ -252,10 +252,17 @@ class Supervisor(Collector):
             case "choice":
                 self._note_choice(message["workers"], message["reason"], message["fields"])
             case change:
-                self._changes["label" if change == "label" else "load", message["name"]] = message
+                self._note_change("load" if change == "unload" else change, message)
                 others = [other.change(message) for other in self._workers.values() if other is not worker]
                 return next(filter(None, await asyncio.gather(*others)), "")
         return None
+
+    def _note_change(self, kind: str, message: dict[str, Any]) -> None:
+        """Keeps a change for new workers, in the order of the last of each; a new list of models undoes loads and unloads."""
+        if kind == "apply":
+            self._changes = {key: change for key, change in self._changes.items() if key[0] != "load"}
+        self._changes.pop((kind, message["name"]), None)
+        self._changes[kind, message["name"]] = message
 
     async def _merged_metrics(self) -> str:
         """The exposition of all workers; of one that has just ended or does not reply, the last one."""

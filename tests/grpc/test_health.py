@@ -26,7 +26,7 @@ def status(made: Any) -> Callable[[str], int]:
 
 
 def test_the_server_each_model_and_each_service_have_a_status(status: Callable[[str], int], made: Any) -> None:
-    assert {status(name) for name in ("", "default", "tensors", *SERVICES)} == {SERVING}
+    assert {status(name) for name in ("", "default", "tensors", "PredictionService", *SERVICES)} == {SERVING}
     with pytest.raises(grpc.RpcError) as refused:
         status("nosuch")
     assert refused.value.code() is grpc.StatusCode.NOT_FOUND

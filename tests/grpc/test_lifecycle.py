@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -47,7 +48,7 @@ def test_calls_in_flight_at_the_stop_are_answered_and_new_ones_refused() -> None
 @pytest.mark.slow
 def test_a_process_under_load_answers_what_it_accepted_on_sigterm() -> None:
     sent = predict(DIGIT.read_bytes())
-    process = Process("--model_base_path=model/digits", "--grpc_port=0")
+    process = Process("--model_base_path=model/digits", "--grpc_port=0", "--access_log")
     try:
         url = process.wait_ready()
         address = next(line.split()[-1] for line in process.lines if "gRPC on" in line)
@@ -68,7 +69,11 @@ def test_a_process_under_load_answers_what_it_accepted_on_sigterm() -> None:
         process.stop()
     assert status == 0
     assert codes.keys() <= {grpc.StatusCode.OK, grpc.StatusCode.UNAVAILABLE}  # the latter: it came after the signal
-    assert codes[grpc.StatusCode.OK] >= 1
+    logged = [json.loads(line) for line in process.lines if f"/{PREDICT}" in line]
+    answered = Counter(line["code"] for line in logged)
+    assert answered.keys() <= {200, 503}
+    assert answered[200] == codes[grpc.StatusCode.OK] + 1  # and the one before: each that was answered has arrived
+    assert answered[200] > 1
     assert not [line for line in process.lines if "Traceback" in line]
 
 

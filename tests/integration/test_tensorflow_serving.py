@@ -83,6 +83,17 @@ def test_half_plus_two_answers_as_it_does_there(
     ("act", "body", "words"),
     [
         ("predict", {"instances": ["x", "y"]}, "x[0]: expected a number, got str"),
+        ("predict", {"instances": [1, "y"]}, 'JSON Value: "y" Type: String is not of expected type: float; x[1]: '),
+        (
+            "predict",
+            {"instances": [[1, 2, 3], [1, 2]]},
+            "element: 1 key: x of 'instances' list. Error: Expecting tensor size: 3",
+        ),
+        (
+            "predict",
+            {"inputs": {"x": [[1, 2], [3]]}},
+            "Encountered list at unexpected size: 1 at level: 1 expected size: 2; ",
+        ),
         ("predict", {"instances": [1.0, None]}, "x[1]: expected a number, got NoneType"),
         ("predict", {"instances": [True]}, "x[0]: expected a number, got bool"),
         ("predict", {"instances": [1.7976931348623157e308]}, "out of range for float32"),
@@ -119,7 +130,7 @@ def test_half_plus_two_answers_as_it_does_there(
         (
             "regress",
             {"signature_name": "regress_x_to_y", "examples": [{"x": {"b64": "%"}}]},
-            "examples[0]: is not base64",
+            "examples[0]: is not base64: Unable to base64 decode",
         ),
     ],
 )

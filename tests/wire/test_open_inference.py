@@ -134,7 +134,8 @@ def test_json_is_answered_with_flat_tensors_and_the_id(url: str) -> None:
         "👩‍👩‍👧",
         '"\\/',
         "0",
-        "x" * 256,
+        "x" * 4096,
+        "请" * 1365,
         "\ufeffx",
     ],
 )
@@ -309,8 +310,8 @@ def _image(**fields: Any) -> dict[str, Any]:
         (_image() | {"parameters": {"binary_data_output": "yes"}}, "parameters.binary_data_output"),
         (_image() | {"parameters": {"signature_name": "x" * 1000}}, "unknown signature"),
         (_image() | {"parameters": {"signature_name": 1}}, "parameters.signature_name"),
-        (_image() | {"id": "x" * 257}, "id: "),
-        (_image() | {"id": "请" * 86}, "id: "),
+        (_image() | {"id": "x" * 4097}, "id: "),
+        (_image() | {"id": "请" * 1366}, "id: "),
         ('{"inputs": NaN, "id": "\\ud800"}', "id: "),
     ],
 )
@@ -445,3 +446,12 @@ def test_a_signature_without_the_default_name_is_asked_all_the_same() -> None:
         assert _outputs(_infer(server.url, _images(standard(picture())))) == _echo(picture())
         named = _infer(server.url, _images(standard(picture())), parameters={"signature_name": "classify"})
         assert _outputs(named) == _echo(picture())
+
+
+@pytest.mark.parametrize(("rows", "texts"), [(2, 3), (3, 1), (1, 2)])
+def test_inputs_of_independent_rows_must_have_equally_many(url: str, rows: int, texts: int) -> None:
+    numbers = {"name": "x", "shape": [rows, 2], "datatype": "FP32", "data": [1.0] * 2 * rows}
+    words = {"name": "text", "shape": [texts], "datatype": "BYTES", "data": ["a"] * texts}
+    refused = _infer(url, numbers, words, path="models/a%20b")
+    assert refused.status_code == 400
+    assert refused.json()["error"] == f"input 'text' has {texts} rows and input 'x' has {rows}: both must have as many"

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from darkroom.service.parts import Darkroom
 
 SERVICE = "/grpc.health.v1.Health/"
+TENSORFLOW_SERVING_NAMES = ("PredictionService", "ModelService")  # as it calls them here, without their package
 WATCH_S = 0.5  # guess: how often a watched status is looked at
 SERVING, NOT_SERVING, SERVICE_UNKNOWN = 1, 2, 3
 _Request = message("grpc.health.v1.HealthCheckRequest")
@@ -41,7 +42,7 @@ class HealthService:
             targets = [target for named in versions.values() for target in named.values()]
             is_served = bool(targets) and all(target.batcher.is_healthy for target in targets)
             return SERVING if is_served and self._lifecycle.is_serving else NOT_SERVING
-        if name and name not in SERVICES:
+        if name and name not in SERVICES and name not in TENSORFLOW_SERVING_NAMES:
             return SERVICE_UNKNOWN
         return SERVING if self._lifecycle.is_ready else NOT_SERVING
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from darkroom.models.errors import InvalidInput
 from darkroom.models.spec import exact
-from darkroom.service.api.admin import check_operator
+from darkroom.service.api.admin import check_grpc_operator
 from darkroom.service.api.grpc.call import Method, unary
 from darkroom.service.api.grpc.protos import message, parse
 from darkroom.service.api.open_inference import tensors
@@ -127,7 +127,7 @@ class InferenceService:
     async def load(self, body: bytes, headers: Mapping[str, str]) -> bytes:
         """Loads new, failed and changed versions; answers when they are served."""
         asked = parse(message("inference.RepositoryModelLoadRequest"), body)
-        self._check_operator(headers)
+        check_grpc_operator(self._darkroom.settings, headers)
         if asked.parameters:  # nothing from a client is written to disk
             raise InvalidInput("parameters: a model is loaded from its own folder; no file or configuration is taken")
         await self._darkroom.peers.load(asked.model_name)
@@ -136,12 +136,9 @@ class InferenceService:
     async def unload(self, body: bytes, headers: Mapping[str, str]) -> bytes:
         """Unloads the model until it is loaded again; answers when its memory is free."""
         asked = parse(message("inference.RepositoryModelUnloadRequest"), body)
-        self._check_operator(headers)
+        check_grpc_operator(self._darkroom.settings, headers)
         await self._darkroom.peers.unload(asked.model_name)
         return _answer("RepositoryModelUnloadResponse")
-
-    def _check_operator(self, headers: Mapping[str, str]) -> None:
-        check_operator(self._darkroom.settings, {**headers, "host": headers.get(":authority", "")})
 
 
 class GrpcInferReply:

@@ -1,24 +1,10 @@
 """The messages and services of the gRPC dialects, described in words of our own: names, numbers and types are facts.
 
 The file names and packages are the original ones, for clients that ask by reflection. Left out is what no request to this
-server needs. A line is one of
-
-    file NAME PACKAGE [IMPORTS]
-    message NAME FIELD=NUMBER:TYPE …      `*` before a type: repeated; `%`: an enum; `map:TYPE`: by text; `ONEOF/FIELD`: a choice
-    enum NAME VALUE=NUMBER …
-    service NAME METHOD:REQUEST>ANSWER …  `*` before a type: a stream
-
-An indented line continues the one before. A type is a scalar of protobuf, a name of the same package, or a full name with a
-leading dot.
+server needs. `service/config/protobuf.py` describes the form, and has the messages that config files share with gRPC.
 """
 
 FILES = """
-file google/protobuf/wrappers.proto google.protobuf
-message Int64Value value=1:int64
-
-file google/protobuf/any.proto google.protobuf
-message Any type_url=1:string value=2:bytes
-
 file tensorflow/core/example/feature.proto tensorflow
 message BytesList value=1:*bytes
 message FloatList value=1:*float
@@ -122,8 +108,10 @@ enum ModelVersionStatus.State UNKNOWN=0 START=10 LOADING=20 AVAILABLE=30 UNLOADI
 message GetModelStatusResponse model_version_status=1:*ModelVersionStatus
 
 file tensorflow_serving/apis/model_management.proto tensorflow.serving tensorflow_serving/apis/status.proto
-message ReloadConfigRequest metric_names=2:*string
-message ReloadConfigResponse status=1:StatusProto
+  tensorflow_serving/config/model_server_config.proto
+message ReloadConfigRequest config=1:ModelServerConfig metric_names=2:*string
+message ReloadConfigResponse status=1:StatusProto metric=2:*Metric
+message Metric name=1:string value_increase/int64_value_increase=2:int64
 
 file tensorflow_serving/apis/model_service.proto tensorflow.serving tensorflow_serving/apis/get_model_status.proto
   tensorflow_serving/apis/model_management.proto

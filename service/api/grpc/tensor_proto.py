@@ -68,8 +68,11 @@ def read_tensor(tensor: Any, name: str, max_bytes: int) -> Column:
     return column.reshape(shape)
 
 
-def write_tensor(column: Column, tensor: Any) -> None:
-    """Fills an empty TensorProto; numbers and texts stand in the field of their type, as TensorFlow Serving writes them."""
+def write_tensor(column: Column, tensor: Any, *, as_content: bool = False) -> None:
+    """Fills an empty TensorProto; numbers and texts stand in the field of their type, as TensorFlow Serving writes them.
+
+    With `as_content` numbers stand in `tensor_content`, as bytes.
+    """
     dtype = "string" if isinstance(column, list) else _name(column.dtype)
     tensor.dtype = DTYPES[dtype][0]
     dims = tensor.tensor_shape.dim
@@ -77,6 +80,8 @@ def write_tensor(column: Column, tensor: Any) -> None:
         dims.add(size=size)
     if isinstance(column, list):
         tensor.string_val.extend(column)
+    elif as_content and dtype != "string":
+        tensor.tensor_content = column.tobytes()
     elif dtype in _PACKED:
         raw = column.tobytes()
         tensor.MergeFromString(_PACKED[dtype] + varint(len(raw)) + raw)

@@ -9,6 +9,7 @@ import numpy as np
 from google.protobuf.json_format import ParseDict
 
 from darkroom.models.errors import InvalidInput, quote
+from darkroom.service.api.admin import check_grpc_operator
 from darkroom.service.api.grpc.call import Method, unary
 from darkroom.service.api.grpc.protos import message, parse
 from darkroom.service.api.grpc.tensor_proto import read_tensor, write_tensor
@@ -17,16 +18,18 @@ from darkroom.service.api.tensorflow_serving.paths import Address
 from darkroom.service.api.tensorflow_serving.response import classes_of, regressions_of
 from darkroom.service.api.tensorflow_serving.routes import MISSING_METHOD, TensorFlowServing, filtered, outputs_of
 from darkroom.service.api.tensorflow_serving.status import describe_signatures, states_of
+from darkroom.service.config.model_config import BadSettingsError, entries_of
 from darkroom.service.config.tokens import Scope
 from darkroom.service.errors import CodecError, Unimplemented
 from darkroom.service.predict import codec
 from darkroom.service.predict.request import Route
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from darkroom.models.rows import Column, Rows
     from darkroom.models.spec import SignatureSpec
+    from darkroom.service.config.model_config import ModelEntry
     from darkroom.service.parts import Darkroom
     from darkroom.service.predict.call import Call
     from darkroom.service.predict.request import PredictRequest
@@ -37,6 +40,8 @@ _PredictRequest = message("tensorflow.serving.PredictRequest")
 _PredictResponse = message("tensorflow.serving.PredictResponse")
 _StatusRequest = message("tensorflow.serving.GetModelStatusRequest")
 _StatusResponse = message("tensorflow.serving.GetModelStatusResponse")
+_ReloadRequest = message("tensorflow.serving.ReloadConfigRequest")
+_ReloadResponse = message("tensorflow.serving.ReloadConfigResponse")
 _MetadataRequest = message("tensorflow.serving.GetModelMetadataRequest")
 _MetadataResponse = message("tensorflow.serving.GetModelMetadataResponse")
 _SignatureDefMap = message("tensorflow.serving.SignatureDefMap")
@@ -56,6 +61,8 @@ class PredictionService:
         self._guard = darkroom.image_guard
         self._dialect = TensorFlowServing(darkroom.registry, darkroom.image_guard)
         self._max_bytes = darkroom.settings.max_body_bytes
+        self._as_content = darkroom.settings.grpc_tensor_content
+        self._darkroom = darkroom
 
     def methods(self) -> dict[str, Method]:
         """The method of each path."""
@@ -93,7 +100,7 @@ class PredictionService:
         self._take(request, target, columns)
         if body.output_filter:
             request.select_outputs(filtered(list(body.output_filter), spec))
-        request.render = partial(dump_outputs, target)
+        request.render = partial(dump_outputs, target, as_content=self._as_content)
 
     def read_examples(self, act: str, request: PredictRequest, call: Call) -> None:
         """Fills `request` from a ClassificationRequest or a RegressionRequest, with tf.Examples.
@@ -153,12 +160,39 @@ class PredictionService:
             answer.model_version_status.add(version=state.version, state=state.state, status=status)
         return bytes(answer.SerializeToString())
 
-    async def reload_config(self, body: bytes, _: Mapping[str, str]) -> bytes:  # noqa: ARG002 - a handler
-        """Not served."""
-        raise Unimplemented(
-            "HandleReloadConfigRequest is not served: the models are those of the start. Versions are followed in their "
-            "folders; POST /admin/models/NAME/load, /unload and PUT /admin/models/NAME/labels change them now"
-        )
+    async def reload_config(self, body: bytes, headers: Mapping[str, str]) -> bytes:
+        """Replaces the list of models; answers when a version of each new one is served."""
+        asked = parse(_ReloadRequest, body)
+        check_grpc_operator(self._darkroom.settings, headers)
+        if asked.config.WhichOneof("config") != "model_config_list":
+            raise CodecError(
+                "ServerModelConfig type not supported by HandleReloadConfigRequest. Only ModelConfigList is currently supported"
+            )
+        try:
+            entries = entries_of(asked.config)
+        except BadSettingsError as err:
+            raise CodecError("; ".join(err.problems)) from err
+        await self._darkroom.peers.apply(entries)
+        self._check_labels(entries)
+        answer = _ReloadResponse(status={})
+        for name in asked.metric_names:  # none of TensorFlow Serving's own
+            answer.metric.add(name=name, int64_value_increase=0)
+        return bytes(answer.SerializeToString())
+
+    def _check_labels(self, entries: Sequence[ModelEntry]) -> None:
+        """Returns if each label leads to the version that it names.
+
+        Raises:
+            InvalidInput: one does not, because its version is not served; the message is TensorFlow Serving's.
+        """
+        for entry in entries:
+            labels = self._registry.labels(entry.name)
+            for label, version in entry.version_labels.items():
+                if labels.get(label) != version:
+                    raise InvalidInput(
+                        f"Request to assign label to version {version} of model {entry.name}, which is not currently "
+                        f"available for inference; label {label!r} is assigned as soon as it is"
+                    )
 
     def _take(self, request: PredictRequest, target: Target, columns: dict[str, Column]) -> None:
         """Makes the columns the rows of `request`; pictures may be raw, or base64 text as for other servers' graphs."""
@@ -206,13 +240,13 @@ def check_names(inputs: Any, spec: SignatureSpec) -> None:
             raise InvalidInput(f"input {name!r} is missing. {expected}", input_name=name)
 
 
-def dump_outputs(target: Target, rows: Rows) -> bytes:
-    """A PredictResponse."""
+def dump_outputs(target: Target, rows: Rows, *, as_content: bool = False) -> bytes:
+    """A PredictResponse; with `as_content` numbers stand in `tensor_content`."""
     answer = _PredictResponse()
     _describe(answer.model_spec, target)
     outputs = answer.outputs
     for name, column in rows.columns.items():
-        write_tensor(column, outputs[name])
+        write_tensor(column, outputs[name], as_content=as_content)
     return bytes(answer.SerializeToString())
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from darkroom.models.errors import UnknownVersion
+from darkroom.models.errors import InvalidInput, UnknownVersion
+from darkroom.models.spec import np_shape
 from darkroom.service.api.open_inference.body import (
     LENGTH,
     Body,
@@ -16,7 +17,7 @@ from darkroom.service.api.open_inference.body import (
     read_raw,
 )
 from darkroom.service.api.open_inference.response import InferReply, Output
-from darkroom.service.errors import MAX_QUOTED_BYTES, CodecError, quote
+from darkroom.service.errors import CodecError, quote
 from darkroom.service.predict import codec
 from darkroom.service.predict.partial import wants_per_image
 from darkroom.service.serving.registry import DEFAULT_SIGNATURE
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from darkroom.service.predict.request import PredictRequest
     from darkroom.service.serving.registry import Registry
     from darkroom.service.serving.servable import Target
+
+MAX_ID_BYTES = 4096  # guess: of the text that is echoed; a traceparent has 55
 
 
 class Infer:
@@ -95,6 +98,7 @@ class Infer:
         if target.spec.image_input is not None and len(columns) == 1 and isinstance(pictures, list):
             request.take_pictures(target, pictures, self._guard)
         else:
+            _check_same_count(target.spec, columns)
             request.take_inputs(target, columns, self._guard, strict=True)
         if request.rows is not None and len(outputs) < len(target.spec.outputs):
             names = [output.name for output in outputs]
@@ -122,6 +126,28 @@ def find(registry: Registry, name: str, version: str | None, signature: object =
     if not isinstance(signature, str):
         raise CodecError(f"parameters.signature_name: expected text, got {quote(signature)}")
     return registry.find(name, number, signature)
+
+
+def _check_same_count(spec: SignatureSpec, columns: Mapping[str, Column]) -> None:
+    """Returns if the inputs of a signature whose rows are independent have equally many; the protocol wants that.
+
+    Raises:
+        InvalidInput: two have not.
+    """
+    if not spec.batched or len(columns) < 2:
+        return
+    first, wanted = "", 0
+    for tensor in spec.inputs:
+        shape = np_shape(columns[tensor.name]) if tensor.name in columns else ()
+        if not shape or not tensor.has_batch_dimension or (shape[0] == 1 and tensor.name in spec.one_row):
+            continue
+        if not first:
+            first, wanted = tensor.name, shape[0]
+        elif shape[0] != wanted:
+            message = (
+                f"input {tensor.name!r} has {shape[0]} rows and input {first!r} has {wanted}: both must have as many"
+            )
+            raise InvalidInput(message, input_name=tensor.name)
 
 
 def _read_outputs(asked: object, spec: SignatureSpec, *, is_binary: bool) -> tuple[Output, ...]:
@@ -160,11 +186,11 @@ def _read_id(value: object) -> str | None:
     if value is None or value == "":
         return None
     text = str(value) if type(value) is int else value
-    if isinstance(text, str) and len(text) <= MAX_QUOTED_BYTES:
+    if isinstance(text, str) and len(text) <= MAX_ID_BYTES:
         with suppress(UnicodeEncodeError):  # half a surrogate pair, which no JSON answer can carry
-            if len(text.encode()) <= MAX_QUOTED_BYTES:
+            if len(text.encode()) <= MAX_ID_BYTES:
                 return text
-    raise CodecError(f"id: expected at most {MAX_QUOTED_BYTES} bytes of Unicode text, got {quote(value)}")
+    raise CodecError(f"id: expected at most {MAX_ID_BYTES} bytes of Unicode text, got {quote(value)}")
 
 
 def _flag(parameters: Mapping[str, Any], name: str, where: str = "", *, default: bool = False) -> bool:

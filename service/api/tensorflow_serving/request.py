@@ -114,7 +114,7 @@ def decode_strings(columns: dict[str, Any], spec: SignatureSpec) -> dict[str, An
             except CodecError:
                 raise
             except ValueError as err:
-                raise CodecError(f"{name}: is not base64: {err}") from err
+                raise CodecError(codec.not_base64(name, err)) from err
             except RecursionError as err:
                 raise CodecError(f"{name}: is nested too deep") from err
     return columns
@@ -128,21 +128,6 @@ def as_list(value: object, *, wraps: bool = False) -> object:
     if isinstance(value, Numbers):
         return value.sample()
     return [value] if wraps else value
-
-
-def odd_row(columns: dict[str, Any]) -> str:
-    """The error, in TensorFlow Serving's words, for the first row whose shape differs from row 0; empty if none does."""
-    for name, rows in columns.items():
-        if isinstance(rows, Numbers):
-            continue  # a rectangle
-        first = _shape(rows[0])
-        for index, row in enumerate(rows):
-            if (shape := _shape(row)) != first:
-                return (
-                    f"Failed to process element: {index} key: {name} of 'instances' list. "
-                    f"Error: Expecting shape {first} but got: {shape}"
-                )
-    return ""
 
 
 def _is_named(value: object) -> bool:
@@ -177,7 +162,7 @@ def _decode_features(example: object, where: str) -> object:
             for name, value in example.items()
         }
     except ValueError as err:
-        raise CodecError(f"{where}: is not base64: {err}") from err
+        raise CodecError(codec.not_base64(where, err)) from err
     except RecursionError as err:
         raise CodecError(f"{where}: is nested too deep") from err
 
@@ -189,12 +174,3 @@ def _nested_pictures(values: object, field: str, index: int = -1, depth: int = 0
         where = field if index < 0 else f"{field}[{index}]"
         return [_nested_pictures(value, where, at, depth + 1) for at, value in enumerate(values)]
     return codec.decode_picture(values, field, max(0, index))
-
-
-def _shape(value: object) -> list[int]:
-    """The sizes of the first list at each level; none for a bare value."""
-    shape = []
-    while isinstance(value, list):
-        shape.append(len(value))
-        value = value[0] if value else None
-    return shape

@@ -11,12 +11,12 @@ from darkroom.service.api.tensorflow_serving.request import (
     as_list,
     decode_strings,
     inputs_to_columns,
-    odd_row,
     parse_examples,
     parse_object,
     rows_to_columns,
 )
 from darkroom.service.api.tensorflow_serving.response import dump_classes, dump_columns, dump_regressions, dump_rows
+from darkroom.service.api.tensorflow_serving.wording import explain
 from darkroom.service.errors import CodecError
 from darkroom.service.http.middleware import call_of, reply_response
 from darkroom.service.predict import codec
@@ -155,8 +155,8 @@ class TensorFlowServing:
         try:
             request.take_inputs(target, columns, self._guard, strict=True)
         except InvalidInput as err:
-            if is_row and (odd := odd_row(columns)):
-                raise InvalidInput(odd, input_name=err.input_name, index=err.index) from err
+            if words := explain(columns, spec, is_row=is_row):
+                raise InvalidInput(f"{words}; {err}", input_name=err.input_name, index=err.index) from err
             raise
 
     def _take_raw(

@@ -30,12 +30,14 @@ if TYPE_CHECKING:
 def add_status_routes(app: App, darkroom: Darkroom) -> None:
     """Adds the GETs of `paths.ROUTES`."""
     registry = darkroom.registry
-    folders: dict[str, str] = {}  # the path of each model; only clients with credentials may know it
-    if not darkroom.auth.allows(None):
-        folders = {entry.name: str(entry.base_path) for entry in darkroom.settings.models}
+    is_open = darkroom.auth.allows(None)  # the path of a model; only clients with credentials may know it
+
+    def folders() -> dict[str, str]:
+        return {} if is_open else darkroom.manager.folders()
+
     answers: dict[str, Callable[[Address], HTTPResponse]] = {
-        "models": lambda _: json_response([describe_model(registry, name, folders) for name in registry.models()]),
-        "status": lambda address: json_response(_status(registry, address, folders)),
+        "models": lambda _: json_response([describe_model(registry, name, folders()) for name in registry.models()]),
+        "status": lambda address: json_response(_status(registry, address, folders())),
         "metadata": lambda address: _metadata(paths.lookup(registry, address)),
         "labels": lambda address: json_response(_labels(registry, address.model)),
     }

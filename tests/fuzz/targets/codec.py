@@ -10,6 +10,7 @@ from typing import Any
 
 from darkroom.models.spec import SignatureSpec, TensorSpec
 from darkroom.service.api.tensorflow_serving import request as serving
+from darkroom.service.api.tensorflow_serving.wording import explain
 from darkroom.service.errors import CodecError
 from darkroom.service.predict import codec
 
@@ -47,10 +48,11 @@ def _check_serving(data: bytes) -> None:
         for names in ([], ["a"], ["a", "b"]):
             with suppress(CodecError):
                 columns = serving.rows_to_columns(fields.get("instances"), names, names)
-                serving.odd_row(columns)
+                explain(columns, SPEC, is_row=True)
                 assert list(columns) == names
             with suppress(CodecError):
                 inputs = serving.inputs_to_columns(fields.get("inputs"), names, names)
+                explain(inputs, SPEC, is_row=False)
                 if len(names) == 2:
                     serving.decode_strings(inputs, SPEC)
         serving.parse_examples(fields)

@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 import zipfile
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -84,6 +85,16 @@ def test_the_image_is_compiled() -> None:
 
 def test_a_build_that_names_no_target_makes_the_server() -> None:
     assert list(STAGES)[-1] == "server"
+
+
+def test_one_target_is_the_server_that_starts_as_tensorflow_servings_image_does() -> None:
+    serving = STAGES["tensorflow-model-server"][1]
+    assert folders("tensorflow-model-server") == folders("server")
+    assert 'ENTRYPOINT ["tensorflow_model_server"]\nCMD []\n' in serving
+    for words in ("MODEL_NAME=model ", "MODEL_BASE_PATH=/models ", "DARKROOM_PORT=8501\n", "EXPOSE 8501\n"):
+        assert words in serving
+    commands = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["scripts"]
+    assert commands["tensorflow_model_server"] == "darkroom.service.cli.model_server:main"
 
 
 def test_both_images_differ_in_their_packages_alone() -> None:

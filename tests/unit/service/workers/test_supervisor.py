@@ -326,6 +326,26 @@ def test_a_change_reaches_all_others_and_a_replacement_gets_it_before_it_counts_
     vclock.run(run())
 
 
+def test_a_replacement_gets_changes_in_their_order_and_a_new_list_of_models_undoes_loads() -> None:
+    async def run() -> None:
+        async with _supervised() as rig:
+            for change in (
+                {"type": "unload", "name": "m"},
+                {"type": "label", "name": "m", "labels": {"stable": 1}},
+                {"type": "apply", "name": "", "models": []},
+                {"type": "load", "name": "m"},
+                {"type": "label", "name": "m", "labels": {"stable": 2}},
+            ):
+                assert await rig.made[0].tells(change) == ""
+            rig.made[0].end(1)
+            await asyncio.sleep(FIRST_BACKOFF_S + 0.1)
+            await rig.made[-1].becomes_ready()
+            kept = [(change["type"], change.get("labels")) for change in rig.made[-1].changes]
+            assert kept == [("apply", None), ("load", None), ("label", {"stable": 2})]
+
+    vclock.run(run())
+
+
 def test_a_stop_tells_every_worker_once_waits_for_all_and_replaces_none() -> None:
     async def run() -> None:
         rig = Rig()

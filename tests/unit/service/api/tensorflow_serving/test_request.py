@@ -85,11 +85,3 @@ def test_values_nested_too_deep_are_refused() -> None:
             instances.decode_strings({"image": [], "number": [], "text": []} | {name: deep}, SPEC)
     with pytest.raises(CodecError, match=r"examples\[0\]: is nested too deep"):
         instances.parse_examples({"examples": [{"x": deep}]})
-
-
-def test_the_row_of_another_shape_is_named() -> None:
-    columns: dict[str, list[Any]] = {"a": [[1, 2], [3, 4]], "b": [[[1]], [[2]], [[3, 4]]]}
-    assert instances.odd_row(columns) == (
-        "Failed to process element: 2 key: b of 'instances' list. Error: Expecting shape [1, 1] but got: [1, 2]"
-    )
-    assert instances.odd_row({"a": [1, 2], "b": [[], []]}) == ""
