@@ -226,17 +226,23 @@ class Member:
 
     async def _handle(self, message: dict[str, Any]) -> str | list[Second]:
         """Replies to the supervisor: what it asks for, nothing to a ping, or why a change failed (empty: it did not)."""
-        if message["type"] == "metrics":
-            return (await self._alone.render())[0].decode()
-        if message["type"] == "recent":
-            return await self._alone.recent(message["second"])
-        if message["type"] == "ping":
-            return ""
-        if message["type"] == "let_go":
-            self._on_let_go(message["count"])
-            return ""
+        match message["type"]:
+            case "metrics":
+                return (await self._alone.render())[0].decode()
+            case "recent":
+                return await self._alone.recent(message["second"])
+            case "let_go":
+                self._on_let_go(message["count"])
+            case "ping":
+                pass
+            case _:
+                return await self._change(message)
+        return ""
+
+    async def _change(self, change: dict[str, Any]) -> str:
+        """Makes a change that every worker makes; why it failed, empty if it did not."""
         try:
-            await self._apply(message)
+            await self._apply(change)
         except ModelError as err:
             return str(err)
         except NotReady:  # it is still loading, and gets the change again when it is ready

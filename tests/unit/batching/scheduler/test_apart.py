@@ -112,7 +112,7 @@ def test_so_many_misfits_raise_the_level_by_one_until_rows_are_alone(successes: 
     apart = Apart()
     levels = [apart.level]
     for _ in range(successes):
-        apart.note_success(2, None)
+        apart.note_success(None)
     for _ in range(3 * int(MISFITS)):
         _misfit(apart)
         levels.append(apart.level)
@@ -121,7 +121,7 @@ def test_so_many_misfits_raise_the_level_by_one_until_rows_are_alone(successes: 
 
 def _misfit(apart: Apart) -> None:
     for halves in [Halves()] * 2:
-        apart.note_success(1, halves)
+        apart.note_success(halves)
 
 
 def test_a_pair_that_is_answered_counts_for_sharing_and_a_single_row_does_not() -> None:
