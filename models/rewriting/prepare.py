@@ -26,12 +26,14 @@ from darkroom.models.rewriting.verify import first_accepted
 from darkroom.models.rows import Rows
 from darkroom.models.runtime.session import clean
 from darkroom.models.runtime.tensorflow import SessionOptions
+from darkroom.models.saved_model.activations import with_activations
 from darkroom.models.saved_model.demands import with_demands
-from darkroom.models.saved_model.front.insert import read_with_front
-from darkroom.models.saved_model.front.preprocess import Preprocess
+from darkroom.models.saved_model.front.geometry import read_fit
+from darkroom.models.saved_model.front.insert import add_front, make_plan
+from darkroom.models.saved_model.front.preprocess import DEFAULT, Preprocess
 from darkroom.models.saved_model.image_input import check_batching, find_image_input
 from darkroom.models.saved_model.original import OnDemand, open_original
-from darkroom.models.saved_model.reader import describe_signatures, read_labels, read_signatures
+from darkroom.models.saved_model.reader import describe_signatures, read_labels, read_meta_graph, read_signatures
 from darkroom.models.saved_model.sample_rows import PictureMaker, candidates
 from darkroom.models.saved_model.tf_example import float_features
 from darkroom.models.saved_model.warmup_requests import recorded_rows
@@ -58,7 +60,9 @@ def prepare(
         LoadFailed: the SavedModel cannot be read, or none of its signatures can be served.
     """
     options = replace(options, uses_gpus=False)
-    meta_graph = read_with_front(path, pictures)
+    meta_graph = read_meta_graph(path)
+    front = read_fit(path) if pictures is None else make_plan(meta_graph, pictures).fit()
+    meta_graph = meta_graph if pictures is None else add_front(meta_graph, pictures)
     specs, refused = read_signatures(meta_graph)
     refused |= known
     graph_def = meta_graph.graph_def
@@ -70,7 +74,11 @@ def prepare(
         raise LoadFailed(f"this TensorFlow has no op {', '.join(missing)}: give its library with --custom_op_paths")
     floats = float_features(graph_def)
     specs = {
-        key: replace(check_batching(find_image_input(spec, graph_def), traits[key]), float_features=floats)
+        key: replace(
+            check_batching(find_image_input(spec, graph_def), traits[key]),
+            float_features=floats,
+            front=front if key == DEFAULT else None,
+        )
         for key, spec in specs.items()
     }
     specs = {key: with_demands(spec, graph_def) for key, spec in specs.items()}
@@ -84,14 +92,17 @@ def prepare(
         recorded = recorded_rows(path, stateless)
         samples = dict.fromkeys(specs, ()) | _find_samples(rewriter, stateless, graph_def, options, recorded)
         rewriter.apply_passes(samples)
-        specs = {key: rewriter.prove_row_wise(spec, samples[key], graph_def) for key, spec in specs.items()}
-        for each in specs.values():
-            rewriter.add_screen(each, samples[each.name])
+        specs = {key: _prove(rewriter, spec, samples[key], graph_def) for key, spec in specs.items()}
         if options.bf16:
             try_bf16(rewriter, specs, samples, options)
         for key, other in same.items():  # the same function, whose tensors have other names in the graph
-            inputs, outputs = every[key].inputs, every[key].outputs
-            specs[key] = replace(specs[other], name=key, inputs=inputs, outputs=outputs, same_as=other)
+            outputs = [
+                replace(one, source=own.source)
+                for one, own in zip(specs[other].outputs, every[key].outputs, strict=True)
+            ]
+            specs[key] = replace(
+                specs[other], name=key, inputs=every[key].inputs, outputs=tuple(outputs), same_as=other
+            )
         specs = {key: specs[key] for key in every}
         unserved = describe_signatures(meta_graph, meta_graph.signature_def.keys() - specs.keys())
         spec = ModelSpec(name, version, specs, labels=read_labels(path), refused=refused, unserved=unserved)
@@ -99,6 +110,13 @@ def prepare(
     finally:
         rewriter.close()
         original.close()
+
+
+def _prove(rewriter: Rewriter, spec: SignatureSpec, samples: Sequence[Rows], graph_def: Any) -> SignatureSpec:
+    """Returns the spec with what is proven of its rows, and what its outputs are; gives the signature its screen."""
+    proven = rewriter.prove_row_wise(spec, samples, graph_def)
+    rewriter.add_screen(proven, samples)
+    return with_activations(proven, graph_def, rewriter.engine(spec.name), samples)
 
 
 def _examine(graph_def: Any, specs: Mapping[str, SignatureSpec], refused: dict[str, str]) -> dict[str, GraphTraits]:

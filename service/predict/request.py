@@ -71,6 +71,7 @@ class PredictRequest:
         partial: the refused rows, if the others are answered nevertheless; else None.
         render: makes the body of the answer from the rows that the model returned.
         is_reading: whether a thread reads the body now. It must not touch the batcher.
+        large_bytes: an answer of more bytes, as the model returned it, is written in a thread.
     """
 
     __slots__ = (
@@ -88,6 +89,7 @@ class PredictRequest:
         "deadline_s",
         "images",
         "is_reading",
+        "large_bytes",
         "partial",
         "pixels",
         "render",
@@ -126,6 +128,7 @@ class PredictRequest:
         self._off_loop = off_loop
         self._pack = pack
         self.is_reading = self._is_gone = False
+        self.large_bytes = codec.LARGE_BYTES
         self._poison: Counter[str] = _NO_POISON  # found by a thread, which writes no metrics
 
     # Read by the dialect.
@@ -276,10 +279,22 @@ class PredictRequest:
 
     def select_outputs(self, outputs: Sequence[str]) -> None:
         """Has only these outputs of the signature computed and answered."""
-        target, rows = self._ready()
+        target, rows = self.ready()
         # Rows that want every output share batches with those that name none.
         if set(outputs) != {tensor.name for tensor in target.spec.outputs}:
             self.rows = rows.asking(outputs)
+        elif rows.asked:
+            self.rows = rows.asking(())
+
+    def answered_pictures(self) -> list[bytes]:
+        """The encoded pictures of the image input that are answered, in their order."""
+        target, rows = self.ready()
+        column = rows.columns[target.field]
+        pictures = column if isinstance(column, list) else column.ravel().tolist()
+        if self.partial is None:
+            return pictures
+        refused = self.partial.errors
+        return [data for index, data in zip(self.partial.remaining, pictures, strict=True) if index not in refused]
 
     def _inspect(
         self, target: Target, pictures: list[bytes], guard: ImageGuard
@@ -326,7 +341,7 @@ class PredictRequest:
         Raises:
             QueueFull, PredictedLate, Closed: refused at once; `on_reply` is not called.
         """
-        target, rows = self._ready()
+        target, rows = self.ready()
         if self.partial is not None:
             if not rows.aligned:
                 raise CodecError("on_error: these inputs can't be answered apart: they are not one value a row")
@@ -433,7 +448,7 @@ class PredictRequest:
             )
         try:
             answered = self._answered(answer)
-            if self._off_loop is not None and (size := _bytes(answered)) > codec.LARGE_BYTES:
+            if self._off_loop is not None and (size := _bytes(answered)) > self.large_bytes:
                 self._write_off_loop(self._off_loop, size, answered, on_reply)
                 return
             reply = self._sign(self._write(answered))
@@ -443,7 +458,7 @@ class PredictRequest:
 
     def _answered(self, answer: Answer) -> Rows:
         """The rows that the model returned; raises the error of an answer that has none."""
-        target, rows = self._ready()
+        target, rows = self.ready()
         if self.partial is not None:
             self.partial.refuse(answer.errors, target.field)
         elif answer.errors:
@@ -502,7 +517,8 @@ class PredictRequest:
         reply.headers["Server-Timing"] = self.timing()
         return reply
 
-    def _ready(self) -> tuple[Target, Rows]:
+    def ready(self) -> tuple[Target, Rows]:
+        """The target and the rows of a request that was read; raises NotReady of any other."""
         if self.target is None or self.rows is None:
             raise NotReady("the request was submitted before it was read")
         return self.target, self.rows

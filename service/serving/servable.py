@@ -17,11 +17,12 @@ import numpy as np
 from darkroom.batching.batcher import Batcher
 from darkroom.batching.limits import Limits
 from darkroom.models.engines.runner import CLOSE_TIMEOUT_S, Runner
-from darkroom.models.errors import InvalidInput, LoadFailed, OutOfMemory
+from darkroom.models.errors import InvalidInput, LoadFailed, OutOfMemory, quote
 from darkroom.models.rows import Rows
 from darkroom.models.runtime.gpu_memory import device_memory
 from darkroom.models.runtime.memory import free_bytes, give_back
 from darkroom.models.saved_model.front.preprocess import pixels_of
+from darkroom.models.saved_model.output_kinds import NUMBERS, kinds_of, read_said
 from darkroom.service.config.machine import cores_each
 from darkroom.service.serving.warmup import REST, affordable, run_sizes_once, sweep_sizes, warm_up, warm_up_gently
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 
     from darkroom.models.engine import Engine, LoadedModel
+    from darkroom.models.saved_model.output_kinds import OutputKind, OutputSaid
     from darkroom.models.spec import ModelSpec, SignatureSpec
     from darkroom.service.config.settings import Settings
     from darkroom.service.serving.warmup import Findings
@@ -54,6 +56,8 @@ class Target:
         samples: single rows that the signature accepted during warm-up.
         field: the input that messages name: the one that takes images, else the first; empty if there is no input.
         remedy: what would make a signature that takes images of one that takes them as tensors; empty for any other.
+        kinds: what each output is, by name.
+        forms: by output, the form that `POST /` and `:predict` answer where nothing is asked; without plain numbers.
     """
 
     model: ModelSpec
@@ -62,8 +66,11 @@ class Target:
     metrics: ModelMetrics
     passes: list[dict[str, Any]]
     samples: Sequence[Rows] = ()
+    said: Mapping[str, OutputSaid] = field(default_factory=dict)  # what the operator says of outputs
 
     remedy: str = field(init=False)
+    kinds: Mapping[str, OutputKind] = field(init=False)
+    forms: Mapping[str, str] = field(init=False)
     field: str = field(init=False)
 
     def __post_init__(self) -> None:
@@ -71,6 +78,10 @@ class Target:
         object.__setattr__(self, "remedy", _REMEDY.format(json.dumps(self.model.name)) if is_tensor else "")
         first = next((tensor.name for tensor in self.spec.inputs), "")
         object.__setattr__(self, "field", self.spec.image_input or first)
+        kinds = kinds_of(self.spec, self.model.labels, self.said)
+        forms = {name: kind.default for name, kind in kinds.items() if kind.default != NUMBERS}
+        object.__setattr__(self, "kinds", kinds)
+        object.__setattr__(self, "forms", forms)
 
     def accept(self, inputs: Mapping[str, object], *, strict: bool) -> Rows:
         """The rows of one request; see `SignatureSpec.accept`.
@@ -119,6 +130,8 @@ class Servable:
         self.inflight: dict[str, int] = {}
         self._settings = settings
         self._metrics = metrics
+        entry = next((each for each in settings.models if each.name == loaded.spec.name), None)
+        self._said = read_said(entry.outputs if entry is not None else {})
         self._runners: list[Runner] = []
         self._is_opening = False
 
@@ -143,6 +156,7 @@ class Servable:
     async def _open_all(self, serving_inflight: Mapping[str, int] | None) -> None:
         loaded = self._loaded
         assert loaded is not None  # noqa: S101 - it is opened before it is closed
+        _check_said(loaded.spec, self._said)
         same = {name: spec for name, spec in loaded.spec.signatures.items() if spec.same_as}
         for name, engine in loaded.engines.items():
             if name not in same:
@@ -189,7 +203,7 @@ class Servable:
         self._metrics.wire = spec.wire.value
         self._metrics.passes |= {report.name: report.applied for report in engine.passes}
         passes = [report._asdict() for report in engine.passes]
-        return Target(model, spec, batcher, self._metrics, passes, loaded.samples.get(spec.name, ()))
+        return Target(model, spec, batcher, self._metrics, passes, loaded.samples.get(spec.name, ()), self._said)
 
     async def _warm_up(
         self, loaded: LoadedModel, engine: Engine, serving_inflight: Mapping[str, int] | None
@@ -280,6 +294,20 @@ class Servable:
                 last_first.callback(free, loaded)
             for runner in runners:
                 last_first.callback(end, runner)
+
+
+def _check_said(model: ModelSpec, said: Mapping[str, OutputSaid]) -> None:
+    """Returns if what the operator says of outputs can be meant.
+
+    Raises:
+        LoadFailed: an output does not exist, or is not of that kind.
+    """
+    known = {tensor.name for spec in model.signatures.values() for tensor in spec.outputs}
+    for name in said:
+        if name not in known:
+            raise LoadFailed(f"--outputs: there is no output {quote(name)!r}; there are: {', '.join(sorted(known))}")
+    for spec in model.signatures.values():
+        kinds_of(spec, model.labels, said)
 
 
 def describe_loaded(loaded: LoadedModel) -> dict[str, object]:

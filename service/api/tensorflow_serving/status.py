@@ -171,6 +171,8 @@ def _describe_signature(target: Target) -> dict[str, Any]:
         "formats": sorted(spec.formats),
         "batched": spec.batched,
         "unbatched_reason": spec.unbatched_reason,
+        "kinds": {name: kind.describe() for name, kind in target.kinds.items()},
+        "front": None if spec.front is None else spec.front._asdict(),
         "passes": target.passes,
     }
 
