@@ -221,7 +221,7 @@ def kinds_of(
                 there = ", ".join(kinds)
                 raise LoadFailed(f"--outputs: output {boxes.name!r}: there is no output {member!r}, only {there}")
             if member not in said or not said[member].kind:
-                kinds[member] = replace(kinds[member], kind="detection", boxes=boxes.name)
+                kinds[member] = replace(kinds[member], kind="detection", boxes=boxes.name, has_labels=False)
     return kinds
 
 
@@ -252,7 +252,8 @@ def _guess(tensor: TensorSpec, outputs: Mapping[str, TensorSpec], labels: Sequen
     if any(tensor.name == names[0] and names[1] in outputs for names in _DETECTIONS) and is_float and _is_boxes(shape):
         return "boxes"
     classes = shape[-1] if shape else None
-    if len(shape) == 4 and (is_float or tensor.dtype == "uint8") and classes in {1, 3, 4} and classes != len(labels):
+    is_image = (is_float and classes != len(labels)) or tensor.dtype == "uint8"
+    if len(shape) == 4 and is_image and classes in {1, 3, 4}:
         return "image"
     if is_float and len(shape) == 4:
         is_layer = any(side is not None and side < _MIN_MASK_SIDE for side in shape[1:3])

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from darkroom.models.saved_model.output_kinds import Detection
 
 Array: TypeAlias = "np.ndarray[Any, np.dtype[Any]]"
+_DECIMALS = 3  # of a pixel
 _TURNED = 5  # the first of the EXIF orientations that exchange width and height
 
 
@@ -37,13 +38,13 @@ def placements(pictures: Sequence[bytes], fit: Fit | None) -> list[Placement]:
 
 
 def to_pixels(boxes: Array, detection: Detection, placement: Placement) -> Array:
-    """Boxes `[k, 4]` of one picture in its own pixels, cut at its edges, as float32 in the same order of numbers."""
+    """Boxes `[k, 4]` of one picture in its own pixels, cut at its edges, as float32 in the same order."""
     found = edges(boxes.astype(np.float32), detection.order)
     if detection.unit == "pixels" and detection.fit is not None:
         found = found / np.tile(np.asarray(detection.fit.size, np.float32), 2)
     found = found * np.tile(placement.scales, 2) + np.tile(placement.offsets, 2)
     found = np.clip(found, 0.0, np.tile([placement.height, placement.width], 2))
-    return _in_order(found, detection.order).astype(np.float32)
+    return _in_order(found.round(_DECIMALS), detection.order).astype(np.float32)
 
 
 def objects_in(

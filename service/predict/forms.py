@@ -273,7 +273,7 @@ def to_png(column: Column, kind: OutputKind, form: str) -> list[Binary]:
     made = []
     for each in pictures:
         classes = _class_map(each, kind)
-        pixels = PALETTE[classes % len(PALETTE)] if form == COLOURS else classes[..., np.newaxis]
+        pixels = PALETTE[classes & 0xFF] if form == COLOURS else classes[..., np.newaxis]
         made.append(Binary(encode_png(pixels)))
     return made
 
