@@ -155,7 +155,7 @@ class TensorSpec:
         return np.empty((0, *(size or 0 for size in shape[1:])), dtype=numpy_dtype(self.dtype))
 
 
-class Fit(NamedTuple):
+class PictureFit(NamedTuple):
     """How a decode front lays a picture into the model's input: `size` is its height and width, `fit` as in `Recipe`."""
 
     size: tuple[int, int] = (1, 1)
@@ -185,7 +185,7 @@ class SignatureSpec:
     any_shape: bool = False  # every op works element by element, so the graph takes other shapes than it declares
     same_rows: tuple[str, ...] = ()  # inputs that the graph takes with equal first dimensions only,
     one_row: tuple[str, ...] = ()  # except for those with a first dimension of 1
-    front: Fit | None = None  # of its image input, where Darkroom put the decoding before it
+    front: PictureFit | None = None  # of its image input, where Darkroom put the decoding before it
     same_as: str = ""  # name of the signature that is the same function, whose engine and batcher this one shares
 
     @property

@@ -24,7 +24,7 @@ from darkroom.models.export.errors import ExportFailed
 from darkroom.models.runtime.tensorflow import tf
 from darkroom.models.saved_model.front.decode import model_input
 from darkroom.models.saved_model.front.geometry import FRONT_FILE, write_fit
-from darkroom.models.spec import Fit
+from darkroom.models.spec import PictureFit
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -77,7 +77,7 @@ def export_image_model(
         tf.saved_model.save(root, str(folder), signatures={"serving_default": signature})
         # The fingerprint has a random id, the only difference between two builds. Loaders do not need it.
         (folder / "fingerprint.pb").unlink(missing_ok=True)
-        fit = Fit(recipe.size, recipe.fit, recipe.orient)
+        fit = PictureFit(recipe.size, recipe.fit, recipe.orient)
         write_extras(folder, labels, {**(extras or {}), FRONT_FILE: write_fit(fit)})
     return base_path / str(version)
 

@@ -14,13 +14,13 @@ _PASSES: Final = frozenset(
 _STEPS: Final = 1_000  # guess: renames and nested calls between the output and the op
 
 
-class _Scope(NamedTuple):
+class _Called(NamedTuple):
     """The nodes of the graph or of a function that is called, and from where it is called."""
 
     nodes: Mapping[str, Any]
     arguments: Mapping[str, int]  # of the function: name → place
     call: Any = None
-    caller: _Scope | None = None
+    caller: _Called | None = None
 
 
 def last_op(graph_def: Any, tensor: str) -> str:
@@ -29,7 +29,7 @@ def last_op(graph_def: Any, tensor: str) -> str:
     Calls of functions are followed, loops and branches are not.
     """
     functions = {function.signature.name: function for function in graph_def.library.function}
-    scope: _Scope | None = _Scope({node.name: node for node in graph_def.node}, {})
+    scope: _Called | None = _Called({node.name: node for node in graph_def.node}, {})
     for _ in range(_STEPS):
         assert scope is not None  # noqa: S101 - an argument has a caller
         name, index = node_name(tensor), int(last) if (last := tensor.rpartition(":")[2]).isdigit() else 0
@@ -45,7 +45,7 @@ def last_op(graph_def: Any, tensor: str) -> str:
             arguments = {arg.name: place for place, arg in enumerate(function.signature.input_arg)}
             inner = {each.name: each for each in function.node_def}
             tensor = function.ret[function.signature.output_arg[_flat(node, tensor, index, functions)].name]
-            scope = _Scope(inner, arguments, node, scope)
+            scope = _Called(inner, arguments, node, scope)
         elif node.op in _PASSES or node.op == "IdentityN":
             tensor = node.input[index if node.op == "IdentityN" else 0]
         else:

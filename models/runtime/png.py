@@ -24,8 +24,7 @@ def encode_png(pixels: np.ndarray[Any, np.dtype[Any]]) -> bytes:
 @cache
 def _encoders() -> dict[str, Callable[[Any], Any]]:
     """An encoder for each dtype."""
-    graph = tf.Graph()
-    with graph.as_default():
+    with tf.Graph().as_default() as graph:
         pixels = {name: tf.compat.v1.placeholder(name, [None, None, None]) for name in ("uint8", "uint16")}
         files = {name: tf.io.encode_png(each) for name, each in pixels.items()}
     session = tf.compat.v1.Session(graph=graph, config=_OPTIONS.proto())

@@ -48,7 +48,9 @@ def _seen(columns: Sequence[Column]) -> str:
     arrays = [np.asarray(column, np.float32) for column in columns if not isinstance(column, list) and column.size]
     if any(float(np.min(array)) < 0 or float(np.max(array)) > 1 for array in arrays):
         return LINEAR
-    if not arrays or any(array.ndim < 1 or array.shape[-1] < 2 for array in arrays):
-        return ""
-    is_whole = all(bool(np.all(np.abs(array.sum(-1) - 1) < _SUM_ERROR)) for array in arrays)
-    return SOFTMAX if is_whole else ""
+    return SOFTMAX if arrays and all(_sums_to_1(array) for array in arrays) else ""
+
+
+def _sums_to_1(array: np.ndarray[Any, Any]) -> bool:
+    """Whether each vector along the last dimension, of two values or more, does."""
+    return array.ndim > 0 and array.shape[-1] > 1 and bool(np.all(np.abs(array.sum(-1) - 1) < _SUM_ERROR))

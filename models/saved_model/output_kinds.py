@@ -15,7 +15,7 @@ from darkroom.models.saved_model.front.geometry import fit_of
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from darkroom.models.spec import Fit, SignatureSpec, TensorSpec
+    from darkroom.models.spec import PictureFit, SignatureSpec, TensorSpec
 
 NUMBERS, BASE64, SOFTMAX, PIXELS, OBJECTS, PNG, COLOURS = (
     "numbers", "base64", "softmax", "pixels", "objects", "png", "colours",
@@ -89,7 +89,7 @@ class OutputSaid:
             raise ValueError(f"range: {list(self.range)} isn't [black, white], rising")
         self.laid()
 
-    def laid(self) -> Fit | None:
+    def laid(self) -> PictureFit | None:
         """How pictures are laid into the model's input; None where that is not said."""
         said = {"size": self.size, "fit": self.fit or None, "orient": self.orient}
         given = {name: value for name, value in said.items() if value is not None}
@@ -133,7 +133,7 @@ class Detection:
     order: str = "yxyx"
     unit: str = "normalised"
     first_class: int = 0  # the number of the class that has the first label
-    fit: Fit | None = None  # how pictures are laid into the model's input; None: they are stretched
+    fit: PictureFit | None = None  # how pictures are laid into the model's input; None: they are stretched
     takes_pictures: bool = True
 
     @property

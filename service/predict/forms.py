@@ -116,16 +116,21 @@ def _has(kind: OutputKind, form: object) -> str:
 def _threshold(value: object, forms: Mapping[str, str], target: Target, field: str = "threshold") -> float | None:
     if value is None:
         return None
-    try:
-        threshold = float(value) if isinstance(value, (int, float, str)) else math.nan
-    except (ValueError, OverflowError):
-        threshold = math.nan
-    if isinstance(value, bool) or not math.isfinite(threshold):
+    threshold = _number(value)
+    if not math.isfinite(threshold):
         raise CodecError(f"{field}: expected a number, got {quote(value)}")
     asked = [target.kinds[name].detection for name, form in forms.items() if form == OBJECTS]
     if not any(detection is not None and detection.scores for detection in asked):
         raise CodecError(f"{field}: is for boxes with scores that are asked for as {OBJECTS!r}")
     return threshold
+
+
+def _number(value: object) -> float:
+    """A number, or the text of one; NaN for anything else."""
+    try:
+        return float(value) if isinstance(value, (int, float, str)) and not isinstance(value, bool) else math.nan
+    except (ValueError, OverflowError):
+        return math.nan
 
 
 def _one_file(forms: Mapping[str, str], asked: Mapping[str, str], target: Target) -> dict[str, str]:
@@ -241,13 +246,10 @@ def softmax(column: Array) -> Array:
 
 def to_base64(column: Column, kind: OutputKind) -> Any:
     """The bytes of each picture's values, little-endian, in row-major order; of strings: each string."""
-    if isinstance(column, list) or column.dtype == object:
-        flat = [Binary(value) for value in (column if isinstance(column, list) else column.ravel().tolist())]
-        if isinstance(column, list):
-            return flat
-        array = np.empty(len(flat), object)
-        array[:] = flat
-        return array.reshape(column.shape)
+    if isinstance(column, list):
+        return [Binary(value) for value in column]
+    if column.dtype == object:
+        return np.vectorize(Binary, otypes=[object])(column) if column.size else column
     values = column.astype(np.float32) if column.dtype.kind == "V" else column
     values = np.ascontiguousarray(values, values.dtype.newbyteorder("<"))
     return [Binary(row.tobytes()) for row in (values if kind.is_rows and values.ndim else [values])]
@@ -268,14 +270,15 @@ def to_png(column: Column, kind: OutputKind, form: str) -> list[Binary]:
 
     rank = 3 if kind.kind == "image" or column.ndim == 4 or kind.classes is not None else 2
     pictures = column if column.ndim > rank else column[np.newaxis]
+    return [Binary(encode_png(_pixels(each, kind, form))) for each in pictures]
+
+
+def _pixels(picture: Array, kind: OutputKind, form: str) -> Array:
+    """The pixels of the PNG of one picture."""
     if kind.kind == "image":
-        return [Binary(encode_png(_grey_levels(each, kind))) for each in pictures]
-    made = []
-    for each in pictures:
-        classes = _class_map(each, kind)
-        pixels = PALETTE[classes & 0xFF] if form == COLOURS else classes[..., np.newaxis]
-        made.append(Binary(encode_png(pixels)))
-    return made
+        return _grey_levels(picture, kind)
+    classes = _class_map(picture, kind)
+    return np.asarray(PALETTE[classes & 0xFF] if form == COLOURS else classes[..., np.newaxis])
 
 
 def _grey_levels(picture: Array, kind: OutputKind) -> Array:
@@ -289,10 +292,8 @@ def _grey_levels(picture: Array, kind: OutputKind) -> Array:
 
 def _class_map(mask: Array, kind: OutputKind) -> Array:
     """The number of the class of each pixel, `uint8` or `uint16` of `[height, width]`."""
-    if mask.ndim == 3 and mask.shape[-1] > 1:
-        mask = mask.argmax(-1)
-    elif mask.ndim == 3:
-        mask = mask[..., 0]
+    if mask.ndim == 3:
+        mask = mask.argmax(-1) if mask.shape[-1] > 1 else mask[..., 0]
     if mask.dtype.kind not in "iub":  # one value a pixel: whether it is the object
         mask = mask.astype(np.float32) > (0.0 if kind.values == "logits" else 0.5)
     low, high = (int(mask.min()), int(mask.max())) if mask.size else (0, 0)

@@ -15,7 +15,7 @@ from PIL import Image
 from darkroom.models.engine import LoadedModel, PassReport
 from darkroom.models.engines.fakes import ECHO
 from darkroom.models.rows import Rows
-from darkroom.models.spec import Fit, ModelSpec, SignatureSpec, TensorSpec
+from darkroom.models.spec import ModelSpec, PictureFit, SignatureSpec, TensorSpec
 from tests.pictures import picture, standard, url_safe
 from tests.serving import running
 
@@ -53,7 +53,7 @@ SPEC = SignatureSpec(
     wire=ECHO.wire,
     image_input="images",
     formats=ECHO.formats,
-    front=Fit((10, 10), "pad"),
+    front=PictureFit((10, 10), "pad"),
 )
 SAID = {
     "boxes": {"kind": "boxes", "scores": "scores", "classes": "classes", "count": "count"},

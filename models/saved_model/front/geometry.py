@@ -10,7 +10,7 @@ import numpy as np
 
 from darkroom.models.errors import LoadFailed, quote
 from darkroom.models.saved_model.front.recipe import FITS
-from darkroom.models.spec import Fit
+from darkroom.models.spec import PictureFit
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -34,7 +34,7 @@ class Placement(NamedTuple):
     offsets: tuple[float, float]
 
 
-def place(fit: Fit, width: int, height: int) -> Placement:
+def place(fit: PictureFit, width: int, height: int) -> Placement:
     """Returns where the model's input lies in an upright picture of so many pixels; see `decode._fit`."""
     rows, columns = fit.size
     if fit.fit == "crop":
@@ -82,14 +82,14 @@ def orientation_of(data: bytes) -> int:
     return found if 1 <= found <= 8 else 1
 
 
-def fit_of(values: Mapping[str, Any]) -> Fit:
-    """Reads `{"size": [height, width], "fit", "orient"}`; what is left out is as in `Fit`.
+def fit_of(values: Mapping[str, Any]) -> PictureFit:
+    """Reads `{"size": [height, width], "fit", "orient"}`; what is left out is as in `PictureFit`.
 
     Raises:
         ValueError: a value is not allowed.
     """
     made: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
-    fit = Fit(**made)
+    fit = PictureFit(**made)
     if len(fit.size) != 2 or any(type(side) is not int or side < 1 for side in fit.size):
         raise ValueError(f"size: {quote(str(values.get('size')))} isn't [height, width] of at least 1 pixel")
     if fit.fit not in FITS:
@@ -99,12 +99,12 @@ def fit_of(values: Mapping[str, Any]) -> Fit:
     return fit
 
 
-def write_fit(fit: Fit) -> str:
+def write_fit(fit: PictureFit) -> str:
     """Returns the text of FRONT_FILE."""
     return json.dumps(fit._asdict()) + "\n"
 
 
-def read_fit(path: Path) -> Fit | None:
+def read_fit(path: Path) -> PictureFit | None:
     """Returns how the front of a version folder lays pictures, as its export wrote it; None where nothing says it.
 
     Raises:

@@ -8,13 +8,15 @@ import pytest
 
 from darkroom.models.errors import LoadFailed
 from darkroom.models.saved_model.output_kinds import OutputSaid, kinds_of, read_said
-from darkroom.models.spec import Fit, SignatureSpec, TensorSpec
+from darkroom.models.spec import PictureFit, SignatureSpec, TensorSpec
 
 LABELS = tuple("abcde")
 PICTURES = (TensorSpec("images", "string", (None,)),)
 
 
-def signature(*outputs: TensorSpec, image_input: str | None = "images", front: Fit | None = None) -> SignatureSpec:
+def signature(
+    *outputs: TensorSpec, image_input: str | None = "images", front: PictureFit | None = None
+) -> SignatureSpec:
     return SignatureSpec("serving_default", PICTURES, outputs, image_input=image_input, front=front)
 
 
@@ -72,7 +74,7 @@ DETECTION = (
 
 
 def test_a_detection_is_known_by_the_names_of_tensorflow_s_object_detection() -> None:
-    kinds = kinds_of(signature(*DETECTION, front=Fit((3, 4), "pad")), LABELS)
+    kinds = kinds_of(signature(*DETECTION, front=PictureFit((3, 4), "pad")), LABELS)
     assert kinds["detection_boxes"].describe() == {
         "kind": "boxes",
         "as": ["numbers", "base64", "pixels", "objects"],
@@ -88,7 +90,7 @@ def test_a_detection_is_known_by_the_names_of_tensorflow_s_object_detection() ->
     assert kinds["detection_scores"].describe()["boxes"] == "detection_boxes"
     detection = kinds["detection_boxes"].detection
     assert detection is not None
-    assert detection.fit == Fit((3, 4), "pad")
+    assert detection.fit == PictureFit((3, 4), "pad")
 
 
 def test_labels_that_begin_with_a_background_begin_at_class_0() -> None:
@@ -129,7 +131,7 @@ def test_what_the_operator_says_wins() -> None:
         "b": ("boxes", "objects"), "s": ("detection", "numbers"), "m": ("mask", "png"), "f": ("image", "numbers"),
     }  # fmt: skip
     assert kinds["b"].detection is not None
-    assert kinds["b"].detection.fit == Fit((320, 320), "pad")
+    assert kinds["b"].detection.fit == PictureFit((320, 320), "pad")
     assert "png" in kinds["f"].forms
 
 
