@@ -74,13 +74,10 @@ def prepare(
         raise LoadFailed(f"this TensorFlow has no op {', '.join(missing)}: give its library with --custom_op_paths")
     floats = float_features(graph_def)
     specs = {
-        key: replace(
-            check_batching(find_image_input(spec, graph_def), traits[key]),
-            float_features=floats,
-            front=front if key == DEFAULT else None,
-        )
+        key: replace(check_batching(find_image_input(spec, graph_def), traits[key]), float_features=floats)
         for key, spec in specs.items()
     }
+    specs |= {key: replace(spec, front=front) for key, spec in specs.items() if key == DEFAULT}
     specs = {key: with_demands(spec, graph_def) for key, spec in specs.items()}
     every, same = specs, find_same_functions(graph_def, {key: specs[key] for key in specs if not traits[key].stateful})
     specs = {key: spec for key, spec in every.items() if key not in same}
@@ -95,21 +92,19 @@ def prepare(
         specs = {key: _prove(rewriter, spec, samples[key], graph_def) for key, spec in specs.items()}
         if options.bf16:
             try_bf16(rewriter, specs, samples, options)
-        for key, other in same.items():  # the same function, whose tensors have other names in the graph
-            outputs = [
-                replace(one, source=own.source)
-                for one, own in zip(specs[other].outputs, every[key].outputs, strict=True)
-            ]
-            specs[key] = replace(
-                specs[other], name=key, inputs=every[key].inputs, outputs=tuple(outputs), same_as=other
-            )
-        specs = {key: specs[key] for key in every}
+        specs = {key: _same(each, specs[same[key]]) if key in same else specs[key] for key, each in every.items()}
         unserved = describe_signatures(meta_graph, meta_graph.signature_def.keys() - specs.keys())
         spec = ModelSpec(name, version, specs, labels=read_labels(path), refused=refused, unserved=unserved)
         return Artifact(spec, path, rewriter.serialized(), rewriter.bindings, rewriter.reports(), samples, pictures)
     finally:
         rewriter.close()
         original.close()
+
+
+def _same(spec: SignatureSpec, other: SignatureSpec) -> SignatureSpec:
+    """Returns `other` under the name of `spec`: the same function, whose tensors have other names in the graph."""
+    outputs = [replace(one, source=own.source) for one, own in zip(other.outputs, spec.outputs, strict=True)]
+    return replace(other, name=spec.name, inputs=spec.inputs, outputs=tuple(outputs), same_as=other.name)
 
 
 def _prove(rewriter: Rewriter, spec: SignatureSpec, samples: Sequence[Rows], graph_def: Any) -> SignatureSpec:

@@ -55,10 +55,14 @@ SPEC = SignatureSpec(
     formats=ECHO.formats,
     front=PictureFit((10, 10), "pad"),
 )
-SAID = {
+SAID: dict[str, Any] = {
     "boxes": {"kind": "boxes", "scores": "scores", "classes": "classes", "count": "count"},
     "light": {"kind": "image", "range": [-1, 1]},
 }
+
+
+def floats(values: Any) -> Any:
+    return np.array(values, np.float32)
 
 
 class Seer:
@@ -72,15 +76,15 @@ class Seer:
         mask = np.zeros((8, 9, 3), np.float32)
         mask[2:5, 3:6, 2] = 1.0
         values: dict[str, Any] = {
-            "boxes": np.float32(BOX),
-            "classes": np.float32([2, 1, 1]),
-            "count": np.float32(2),
-            "embedding": np.float32([0, 1, 2, 3]),
-            "light": np.float32([[[-1], [0]], [[1], [9]]]),
-            "logits": np.float32([0, 1, -1]),
+            "boxes": floats(BOX),
+            "classes": floats([2, 1, 1]),
+            "count": floats(2),
+            "embedding": floats([0, 1, 2, 3]),
+            "light": floats([[[-1], [0]], [[1], [9]]]),
+            "logits": floats([0, 1, -1]),
             "mask": mask,
             "negative": np.arange(12, dtype=np.uint8).reshape(2, 2, 3),
-            "scores": np.float32([0.75, 0.5, 0]),
+            "scores": floats([0.75, 0.5, 0]),
         }
         columns: dict[str, Any] = {name: np.stack([value] * n) for name, value in values.items()}
         columns["file"] = list(rows.columns["images"])
@@ -118,7 +122,7 @@ def rows(client: httpx.Client, *pictures: bytes, **fields: Any) -> httpx.Respons
     return client.post(PREDICT, json={"instances": [{"b64": standard(each)} for each in pictures or [WIDE]]} | fields)
 
 
-def infer(client: httpx.Client, outputs: list[dict[str, Any]] | None = None, **parameters: Any) -> httpx.Response:
+def infer(client: httpx.Client, outputs: Any = None, **parameters: Any) -> httpx.Response:
     images = {"name": "images", "datatype": "BYTES", "shape": [1], "data": [standard(WIDE)]}
     body = {"inputs": [images], "parameters": parameters} | ({"outputs": outputs} if outputs else {})
     return client.post(INFER, json=body)
@@ -212,7 +216,7 @@ def test_accept_answers_with_the_file_itself(client: httpx.Client) -> None:
 
 
 def test_base64_is_the_bytes_of_each_row(client: httpx.Client) -> None:
-    expected = np.float32([0, 1, 2, 3]).tobytes()
+    expected = floats([0, 1, 2, 3]).tobytes()
     told = good(simple(client, WIDE, WIDE, **{"as": {"embedding": "base64", "file": "base64"}}))
     assert told["embedding"] == [{"b64": standard(expected)}] * 2
     assert told["file"] == [{"b64": standard(WIDE)}] * 2
@@ -225,7 +229,7 @@ def test_base64_is_the_bytes_of_each_row(client: httpx.Client) -> None:
 
 
 def test_logits_become_a_softmax_and_its_largest_with_their_labels(client: httpx.Client) -> None:
-    powers = np.exp(np.float32([0, 1, -1]))
+    powers = np.exp(floats([0, 1, -1]))
     told = good(simple(client, **{"as": "softmax", "top_k": 2}))
     assert [each["label"] for each in told["logits"][0]] == ["cat", "background"]
     np.testing.assert_allclose([each["value"] for each in told["logits"][0]], powers[[1, 0]] / powers.sum(), rtol=1e-6)
