@@ -15,7 +15,7 @@ from darkroom.models.saved_model.front.geometry import fit_of
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from darkroom.models.spec import PictureFit, SignatureSpec, TensorSpec
+    from darkroom.models.spec import ModelSpec, PictureFit, SignatureSpec, TensorSpec
 
 NUMBERS, BASE64, SOFTMAX, PIXELS, OBJECTS, PNG, COLOURS = (
     "numbers", "base64", "softmax", "pixels", "objects", "png", "colours",
@@ -213,7 +213,7 @@ def kinds_of(
         try:
             kinds[name] = _kind(tensor, kind, each, spec, labels)
         except ValueError as err:
-            raise LoadFailed(f"--outputs: output {name!r}: {err}") from err
+            raise LoadFailed(f"--outputs: output {name!r}: {err}") from None
     for boxes in [each for each in kinds.values() if each.detection is not None]:
         assert boxes.detection is not None  # noqa: S101 - see above
         for member in boxes.detection.members:
@@ -223,6 +223,20 @@ def kinds_of(
             if member not in said or not said[member].kind:
                 kinds[member] = replace(kinds[member], kind="detection", boxes=boxes.name, has_labels=False)
     return kinds
+
+
+def check_said(model: ModelSpec, said: Mapping[str, OutputSaid]) -> None:
+    """Returns if what the operator says of a model's outputs can be meant.
+
+    Raises:
+        LoadFailed: an output does not exist, or is not of that kind.
+    """
+    known = {tensor.name for spec in model.signatures.values() for tensor in spec.outputs}
+    if unknown := sorted(said.keys() - known):
+        there = ", ".join(sorted(known))
+        raise LoadFailed(f"--outputs: there is no output {quote(unknown[0])!r}; there are: {there}")
+    for spec in model.signatures.values():
+        kinds_of(spec, model.labels, said)
 
 
 def read_said(said: Mapping[str, object]) -> dict[str, OutputSaid]:
@@ -305,7 +319,7 @@ def _kind(tensor: TensorSpec, kind: str, said: OutputSaid, spec: SignatureSpec, 
         range=_range(tensor, said) if kind == "image" else None,
     )
     if made.default not in made.forms:
-        has = f"a {kind} output has {', '.join(made.forms)}, not {made.default!r}"
+        has = f"an output of the kind {kind!r} has {', '.join(made.forms)}, not {made.default!r}"
         raise ValueError(": ".join(filter(None, (f"as: {has}", made.why_not(made.default)))))
     return made
 

@@ -50,8 +50,8 @@ def shape_answer(request: PredictRequest, fields: Mapping[str, object], accept: 
     shaped = Shaped(request, forms, _threshold(fields.get("threshold"), forms, target))
     if not is_file:
         shaped.leave_out(asked if isinstance(fields.get("as"), dict) else {})
-    elif len(rows) != 1:
-        raise CodecError(f"Accept: {ACCEPT} is for one picture, and there are {len(rows)}; ask for JSON with as")
+    elif len(rows) != 1 or request.partial is not None:
+        raise CodecError(f"Accept: {ACCEPT} is for one picture, without on_error; there are {len(rows)}: ask for JSON")
     shaped.install(_render_file if is_file else request.render or _render)
 
 
@@ -88,14 +88,13 @@ def read_forms(value: object, kinds: Mapping[str, OutputKind], field: str = "as"
     Raises:
         CodecError: an output has not that form, or none has it; says what is possible.
     """
-    if isinstance(value, str) and value.startswith("{"):
-        value = codec.parse_json(value.encode("utf-8", "surrogatepass"))
     if isinstance(value, str) and value in FORMS:
         found = {name: value for name, kind in kinds.items() if value in kind.forms}
         if not found:
             has = "; ".join(_has(kind, value) for kind in kinds.values())
             raise CodecError(f"{field}: no output has the form {value!r}: {has}")
         return found
+    value = _read_object(value, field)
     if not isinstance(value, dict):
         forms = ", ".join(FORMS)
         raise CodecError(f"{field}: expected one of {forms}, or an object of them by output, got {quote(value)}")
@@ -105,6 +104,15 @@ def read_forms(value: object, kinds: Mapping[str, OutputKind], field: str = "as"
         if form not in kinds[name].forms:
             raise CodecError(f"{field}: {_has(kinds[name], form)}, not {quote(form)}")
     return value
+
+
+def _read_object(value: object, field: str) -> object:
+    """The object in JSON text; any other value unchanged."""
+    try:
+        is_text = isinstance(value, str) and value.startswith("{")
+        return codec.parse_json(str(value).encode("utf-8", "surrogatepass")) if is_text else value
+    except CodecError as err:
+        raise CodecError(f"{field}: {err}") from err
 
 
 def _has(kind: OutputKind, form: object) -> str:

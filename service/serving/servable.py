@@ -17,7 +17,7 @@ import numpy as np
 from darkroom.batching.batcher import Batcher
 from darkroom.batching.limits import Limits
 from darkroom.models.engines.runner import CLOSE_TIMEOUT_S, Runner
-from darkroom.models.errors import InvalidInput, LoadFailed, OutOfMemory, quote
+from darkroom.models.errors import InvalidInput, LoadFailed, OutOfMemory
 from darkroom.models.rows import Rows
 from darkroom.models.runtime.gpu_memory import device_memory
 from darkroom.models.runtime.memory import free_bytes, give_back
@@ -156,7 +156,6 @@ class Servable:
     async def _open_all(self, serving_inflight: Mapping[str, int] | None) -> None:
         loaded = self._loaded
         assert loaded is not None  # noqa: S101 - it is opened before it is closed
-        _check_said(loaded.spec, self._said)
         same = {name: spec for name, spec in loaded.spec.signatures.items() if spec.same_as}
         for name, engine in loaded.engines.items():
             if name not in same:
@@ -294,20 +293,6 @@ class Servable:
                 last_first.callback(free, loaded)
             for runner in runners:
                 last_first.callback(end, runner)
-
-
-def _check_said(model: ModelSpec, said: Mapping[str, OutputSaid]) -> None:
-    """Returns if what the operator says of outputs can be meant.
-
-    Raises:
-        LoadFailed: an output does not exist, or is not of that kind.
-    """
-    known = {tensor.name for spec in model.signatures.values() for tensor in spec.outputs}
-    for name in said:
-        if name not in known:
-            raise LoadFailed(f"--outputs: there is no output {quote(name)!r}; there are: {', '.join(sorted(known))}")
-    for spec in model.signatures.values():
-        kinds_of(spec, model.labels, said)
 
 
 def describe_loaded(loaded: LoadedModel) -> dict[str, object]:

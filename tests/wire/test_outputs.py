@@ -212,7 +212,9 @@ def test_accept_answers_with_the_file_itself(client: httpx.Client) -> None:
         np.testing.assert_array_equal(pixels(answer.content), np.arange(12).reshape(2, 2, 3))
     assert "several outputs could be the answer" in refusal(client.post("/", content=WIDE, headers=accept))
     body = {"data": {"images": [url_safe(WIDE)] * 2}, "as": {"mask": "png"}}
-    assert "for one picture, and there are 2" in refusal(client.post("/", json=body, headers={"Accept": "image/png"}))
+    assert "is for one picture, without on_error; there are 2" in refusal(
+        client.post("/", json=body, headers={"Accept": "image/png"})
+    )
 
 
 def test_base64_is_the_bytes_of_each_row(client: httpx.Client) -> None:
@@ -251,7 +253,7 @@ def test_a_file_in_a_string_can_be_had_back_without_asking(client: httpx.Client)
     [
         ({"as": "jpeg"}, "as: expected one of numbers, base64, softmax, pixels, objects, png, colours"),
         ({"as": 7}, "as: expected one of "),
-        ({"as": "{"}, "Invalid json data"),
+        ({"as": "{"}, "as: Invalid json data"),
         ({"as": {"mosk": "png"}}, "as: 'mosk' is no output; there are: boxes, classes, "),
         ({"as": {"mask": "objects"}}, "as: output 'mask' (mask) has numbers, base64, png, colours, not 'objects'"),
         ({"as": {"embedding": ["png"]}}, "as: output 'embedding' (embedding) has numbers, base64, not "),

@@ -15,6 +15,7 @@ from darkroom.models.export.wrap import wrap_saved_model
 from darkroom.models.rewriting.job import Job
 from darkroom.models.rows import Rows
 from darkroom.models.runtime.tensorflow import tf
+from darkroom.models.saved_model.front.geometry import read_fit
 from darkroom.models.saved_model.front.preprocess import Preprocess
 from darkroom.models.spec import PictureFit, Wire
 from tests import savedmodels

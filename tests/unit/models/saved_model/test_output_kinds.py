@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from darkroom.models.errors import LoadFailed
-from darkroom.models.saved_model.output_kinds import OutputSaid, kinds_of, read_said
-from darkroom.models.spec import PictureFit, SignatureSpec, TensorSpec
+from darkroom.models.saved_model.output_kinds import OutputSaid, check_said, kinds_of, read_said
+from darkroom.models.spec import ModelSpec, PictureFit, SignatureSpec, TensorSpec
 
 LABELS = tuple("abcde")
 PICTURES = (TensorSpec("images", "string", (None,)),)
@@ -145,6 +145,14 @@ def test_an_image_without_a_range_has_no_png_and_says_how_it_gets_one() -> None:
     assert "png" in wide[""].forms
 
 
+def test_an_output_that_no_signature_has_fails_the_load() -> None:
+    specs = {"one": signature(output("y", None, 5)), "two": signature(output("z", None, 5))}
+    model = ModelSpec("m", 1, specs)
+    check_said(model, said(z={"kind": "embedding"}))
+    with pytest.raises(LoadFailed, match="there is no output 'x'; there are: y, z"):
+        check_said(model, said(x={}))
+
+
 @pytest.mark.parametrize(
     ("told", "words"),
     [
@@ -172,7 +180,7 @@ def test_what_cannot_be_meant_is_refused_with_the_output_and_the_key(told: Any, 
     ("told", "words"),
     [
         ({"kind": "boxes"}, r"float32\[-1, 5\] is no boxes"),
-        ({"as": "png"}, "as: a scores output has numbers, base64, softmax, not 'png'"),
+        ({"as": "png"}, "as: an output of the kind 'scores' has numbers, base64, softmax, not 'png'"),
         ({"kind": "image"}, r"float32\[-1, 5\] is no image"),
         ({"kind": "text"}, r"float32\[-1, 5\] is no text"),
     ],
