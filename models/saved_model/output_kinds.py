@@ -229,14 +229,19 @@ def check_said(model: ModelSpec, said: Mapping[str, OutputSaid]) -> None:
     """Returns if what the operator says of a model's outputs can be meant.
 
     Raises:
-        LoadFailed: an output does not exist, or is not of that kind.
+        LoadFailed: an output does not exist, or is not of that kind, or has that form in no signature.
     """
     known = {tensor.name for spec in model.signatures.values() for tensor in spec.outputs}
     if unknown := sorted(said.keys() - known):
         there = ", ".join(sorted(known))
         raise LoadFailed(f"--outputs: there is no output {quote(unknown[0])!r}; there are: {there}")
-    for spec in model.signatures.values():
-        kinds_of(spec, model.labels, said)
+    every = [kinds_of(spec, model.labels, said) for spec in model.signatures.values()]
+    for name, each in said.items():
+        found = [kinds[name] for kinds in every if name in kinds]
+        if each.as_ and all(kind.default != each.as_ for kind in found):
+            has = f"an output of the kind {found[0].kind!r} has {', '.join(found[0].forms)}, not {each.as_!r}"
+            why = found[0].why_not(each.as_)
+            raise LoadFailed(f"--outputs: output {name!r}: as: {has}" + (f": {why}" if why else ""))
 
 
 def read_said(said: Mapping[str, object]) -> dict[str, OutputSaid]:
@@ -318,10 +323,7 @@ def _kind(tensor: TensorSpec, kind: str, said: OutputSaid, spec: SignatureSpec, 
         detection=_detection(tensor, said, spec, labels) if kind == "boxes" else None,
         range=_range(tensor, said) if kind == "image" else None,
     )
-    if made.default not in made.forms:
-        has = f"an output of the kind {kind!r} has {', '.join(made.forms)}, not {made.default!r}"
-        raise ValueError(": ".join(filter(None, (f"as: {has}", made.why_not(made.default)))))
-    return made
+    return made if made.default in made.forms else replace(made, default=NUMBERS)
 
 
 def _detection(tensor: TensorSpec, said: OutputSaid, spec: SignatureSpec, labels: Sequence[str]) -> Detection:

@@ -19,7 +19,7 @@ from darkroom.service.predict.boxes import objects_in, placements, rows_of, to_p
 from darkroom.service.predict.call import Rendered
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from darkroom.models.rows import Column
     from darkroom.models.saved_model.output_kinds import OutputKind
@@ -45,11 +45,11 @@ def shape_answer(request: PredictRequest, fields: Mapping[str, object], accept: 
     is_file = accept.startswith(ACCEPT)
     forms = {**target.forms, **asked}
     if is_file:
-        forms = _one_file(forms, asked, target)
+        forms = _one_file(asked, target, rows.asked)
         request.select_outputs(list(forms))
     shaped = Shaped(request, forms, _threshold(fields.get("threshold"), forms, target))
     if not is_file:
-        shaped.leave_out(asked if isinstance(fields.get("as"), dict) else {})
+        shaped.leave_out({} if fields.get("as") in FORMS else asked)
     elif len(rows) != 1 or request.partial is not None:
         raise CodecError(f"Accept: {ACCEPT} is for one picture, without on_error; there are {len(rows)}: ask for JSON")
     shaped.install(_render_file if is_file else request.render or _render)
@@ -141,11 +141,11 @@ def _number(value: object) -> float:
         return math.nan
 
 
-def _one_file(forms: Mapping[str, str], asked: Mapping[str, str], target: Target) -> dict[str, str]:
-    """The one output that is answered as a file: the one that is asked for as one, else the only one that can be."""
-    files = {name: form for name, form in forms.items() if form in _FILES}
-    if len(files) != 1 and not any(form in _FILES for form in asked.values()):
-        files = {name: PNG for name, kind in target.kinds.items() if PNG in kind.forms}
+def _one_file(asked: Mapping[str, str], target: Target, wanted: Sequence[str]) -> dict[str, str]:
+    """The one of the `wanted` outputs that is answered as a file: asked for as one, the operator's, or the only one that can be."""
+    able = {name: PNG for name, kind in target.kinds.items() if PNG in kind.forms}
+    named = ({name: form for name, form in forms.items() if form in _FILES} for forms in (asked, target.forms))
+    files = {name: form for name, form in next(filter(None, named), able).items() if not wanted or name in wanted}
     if len(files) != 1:
         has = "; ".join(_has(kind, PNG) for kind in target.kinds.values())
         what = "several outputs could be" if files else "no output can be"

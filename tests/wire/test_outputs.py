@@ -162,7 +162,9 @@ def test_a_detection_is_asked_for_as_objects_in_every_way_to_send_a_picture(clie
         json.loads(good(infer(client, [{"name": "boxes"}], **{"as": "objects", "threshold": "0.6"}))["outputs"][0]["data"][0]),
     ]  # fmt: skip
     assert answers == [[square]] * len(answers)
-    assert good(simple(client, **{"as": named}))["scores"] == [[0.75, 0.5, 0.0]]
+    by_form = client.post("/", data={"as": json.dumps(named)}, files={"image": WIDE})
+    for answer in (simple(client, **{"as": named}), by_form):
+        assert good(answer)["scores"] == [[0.75, 0.5, 0.0]]
 
 
 def test_boxes_in_pixels_are_a_tensor_in_every_dialect(client: httpx.Client) -> None:
@@ -210,7 +212,11 @@ def test_accept_answers_with_the_file_itself(client: httpx.Client) -> None:
         answer = client.post(f'{path}?as={{"negative":"png"}}', content=WIDE, headers=accept)
         assert (answer.status_code, answer.headers["content-type"]) == (200, "image/png")
         np.testing.assert_array_equal(pixels(answer.content), np.arange(12).reshape(2, 2, 3))
+    only = client.post(f"{PREDICT}?output_filter=light", content=WIDE, headers=accept)
+    np.testing.assert_array_equal(pixels(only.content), [[0, 128], [255, 255]])
     assert "several outputs could be the answer" in refusal(client.post("/", content=WIDE, headers=accept))
+    none = client.post(f"{PREDICT}?output_filter=logits", content=WIDE, headers=accept)
+    assert "no output can be the answer" in refusal(none)
     body = {"data": {"images": [url_safe(WIDE)] * 2}, "as": {"mask": "png"}}
     assert "is for one picture, without on_error; there are 2" in refusal(
         client.post("/", json=body, headers={"Accept": "image/png"})
@@ -282,6 +288,10 @@ def test_what_the_operator_says_is_the_answer_where_nothing_is_asked() -> None:
         assert [each["label"] for each in answer["boxes"][0]] == ["dog", "cat"]
         assert pixels(good(rows(client))["predictions"][0]["mask"]).shape == (8, 9)
         assert good(simple(client, **{"as": {"mask": "numbers"}}))["mask"][0][0][0] == [0, 0, 0]
+        accept = RAW | {"Accept": PNG}
+        assert pixels(client.post("/", content=WIDE, headers=accept).content).shape == (8, 9)
+        light = client.post("/?as=%7B%22light%22:%22png%22%7D", content=WIDE, headers=accept)
+        assert pixels(light.content).shape == (2, 2)
         outputs = {each["name"]: each["datatype"] for each in good(infer(client))["outputs"]}
         assert outputs["mask"] == outputs["boxes"] == "FP32", "as the metadata says"
         kinds = good(client.get("/v1/models/default"))["signatures"]["serving_default"]
