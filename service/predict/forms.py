@@ -241,7 +241,7 @@ class Shaped:
             )
             for index, each in enumerate(boxes)
         ]
-        return [codec.dump_json(each).strip() for each in found] if self._as_text else found
+        return [codec.dump_json(each).strip() for each in found] if self._as_text else _objects(found)
 
 
 def softmax(column: Array) -> Array:
@@ -321,6 +321,14 @@ def _voc_colours() -> Array:
 
 
 PALETTE = _voc_colours()
+
+
+def _objects(values: Sequence[object]) -> Array:
+    """An array of these objects: in a list compiled code expects bytes."""
+    array = np.empty(len(values), object)
+    for index, value in enumerate(values):
+        array[index] = value
+    return array
 
 
 def _render(rows: Rows) -> bytes:
