@@ -13,7 +13,6 @@ from darkroom.service.predict.image_guard import measure
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from darkroom.models.rows import Column
     from darkroom.models.saved_model.front.geometry import Placement
     from darkroom.models.saved_model.output_kinds import Detection
 
@@ -113,11 +112,3 @@ def _in_order(found: Array, order: str) -> Array:
     size = found[:, 2:] - found[:, :2]
     start = found[:, :2] + (size / 2 if order == "cxcywh" else 0)
     return np.concatenate([start, size], -1)[:, [1, 0, 3, 2]]
-
-
-def rows_of(column: Column, count: int, rank: int) -> list[Array]:
-    """The values of each picture, of `rank` dimensions each: an output of one picture may leave out the first one."""
-    array = np.asarray(column)
-    if count == 1 and array.ndim == rank:
-        array = array[np.newaxis]
-    return list(array)

@@ -15,7 +15,7 @@ from darkroom.models.saved_model.output_kinds import BASE64, COLOURS, FORMS, NUM
 from darkroom.models.spec import Binary
 from darkroom.service.errors import CodecError, quote
 from darkroom.service.predict import codec
-from darkroom.service.predict.boxes import objects_in, placements, rows_of, to_pixels
+from darkroom.service.predict.boxes import objects_in, placements, to_pixels
 from darkroom.service.predict.call import Rendered
 
 if TYPE_CHECKING:
@@ -218,15 +218,13 @@ class Shaped:
         detection = kind.detection
         assert detection is not None  # noqa: S101 - only boxes have these forms
         placed = placements(self._request.answered_pictures(), detection.fit)
-        boxes = rows_of(column, len(placed), 2)
-        if len(boxes) != len(placed):
-            raise CodecError(f"as: output {kind.name!r} has {len(boxes)} rows for {len(placed)} pictures")
+        is_single = column.ndim == 2  # a graph of one picture, without a first dimension
+        boxes = _rows_of(kind.name, column, len(placed), is_single=is_single)
         if not is_objects:
             pixels = [to_pixels(each, detection, where) for each, where in zip(boxes, placed, strict=True)]
             return np.stack(pixels).reshape(column.shape) if pixels else column
-        ranks = {detection.scores: 1, detection.classes: 1, detection.count: 0}
         members = {
-            name: rows_of(rows.columns[name], len(placed), ranks[name])
+            name: _rows_of(name, rows.columns[name], len(placed), is_single=is_single)
             for name in detection.members
             if name in rows.columns
         }
@@ -254,11 +252,10 @@ def softmax(column: Array) -> Array:
 
 def to_base64(column: Column, kind: OutputKind) -> Any:
     """The bytes of each picture's values, little-endian, in row-major order; of strings: each string."""
-    if isinstance(column, list):
-        return [Binary(value) for value in column]
-    if column.dtype == object:
-        return np.vectorize(Binary, otypes=[object])(column) if column.size else column
-    values = column.astype(np.float32) if column.dtype.kind == "V" else column
+    values: Any = np.asarray(column, object) if isinstance(column, list) else column
+    if values.dtype == object:
+        return np.vectorize(Binary, otypes=[object])(values) if values.size else values
+    values = values.astype(np.float32) if values.dtype.kind == "V" else values
     values = np.ascontiguousarray(values, values.dtype.newbyteorder("<"))
     return [Binary(row.tobytes()) for row in (values if kind.is_rows and values.ndim else [values])]
 
@@ -321,6 +318,14 @@ def _voc_colours() -> Array:
 
 
 PALETTE = _voc_colours()
+
+
+def _rows_of(name: str, column: Column, count: int, *, is_single: bool) -> Array:
+    """The values of each of `count` pictures; raises CodecError where the output has another number of rows."""
+    array = np.asarray(column)[np.newaxis] if is_single else np.atleast_1d(column)
+    if len(array) != count:
+        raise CodecError(f"as: output {name!r} has {len(array)} rows for {count} pictures")
+    return array
 
 
 def _objects(values: Sequence[object]) -> Array:
