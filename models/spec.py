@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from itertools import chain
 from math import prod
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -69,6 +69,12 @@ class Numbers:
         return self.array[(slice(0, 1),) * self.array.ndim].tolist()
 
 
+class Binary(bytes):
+    """A value of an output that JSON writes as `{"b64": text}`, whatever its bytes are."""
+
+    __slots__ = ()
+
+
 class Wire(StrEnum):
     """The form of picture that the graph's image input takes."""
 
@@ -89,6 +95,7 @@ class TensorSpec:
     shape: tuple[int | None, ...] | None
     source: str = ""  # the tensor's name in the graph, for metadata
     is_ref: bool = False  # exported by TF1 as a reference type
+    activation: str = ""  # of an output: softmax, sigmoid, tanh, linear (any numbers) or, not known, empty
     ranks: tuple[int, ...] = ()  # those that the graph takes, where the signature leaves the rank open; empty: any
     default: Any = None  # of an input, as lists: what is fed where a request leaves it out; None: none may
 
@@ -148,6 +155,14 @@ class TensorSpec:
         return np.empty((0, *(size or 0 for size in shape[1:])), dtype=numpy_dtype(self.dtype))
 
 
+class PictureFit(NamedTuple):
+    """How a decode front lays a picture into the model's input: `size` is its height and width, `fit` as in `Recipe`."""
+
+    size: tuple[int, int] = (1, 1)
+    fit: str = "stretch"
+    orient: bool = False  # the picture is turned first as its EXIF orientation says
+
+
 @dataclass(frozen=True, slots=True)
 class SignatureSpec:
     """One signature: its tensors, its image input, and whether requests may share a call of it."""
@@ -169,6 +184,7 @@ class SignatureSpec:
     any_shape: bool = False  # every op works element by element, so the graph takes other shapes than it declares
     same_rows: tuple[str, ...] = ()  # inputs that the graph takes with equal first dimensions only,
     one_row: tuple[str, ...] = ()  # except for those with a first dimension of 1
+    front: PictureFit | None = None  # of its image input, where Darkroom put the decoding before it
     same_as: str = ""  # name of the signature that is the same function, whose engine and batcher this one shares
 
     @property

@@ -23,6 +23,8 @@ from typing import TYPE_CHECKING, Any, Final
 from darkroom.models.export.errors import ExportFailed
 from darkroom.models.runtime.tensorflow import tf
 from darkroom.models.saved_model.front.decode import model_input
+from darkroom.models.saved_model.front.geometry import FRONT_FILE, write_fit
+from darkroom.models.spec import PictureFit
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -75,7 +77,8 @@ def export_image_model(
         tf.saved_model.save(root, str(folder), signatures={"serving_default": signature})
         # The fingerprint has a random id, the only difference between two builds. Loaders do not need it.
         (folder / "fingerprint.pb").unlink(missing_ok=True)
-        write_extras(folder, labels, extras or {})
+        fit = PictureFit(recipe.size, recipe.fit, recipe.orient)
+        write_extras(folder, labels, {**(extras or {}), FRONT_FILE: write_fit(fit)})
     return base_path / str(version)
 
 

@@ -14,6 +14,7 @@ from darkroom.models.export.export import version_folder, write_extras
 from darkroom.models.runtime.session import clean
 from darkroom.models.runtime.tensorflow import saved_model_pb2, tf
 from darkroom.models.saved_model import FILE_NAME
+from darkroom.models.saved_model.front.geometry import FRONT_FILE, write_fit
 from darkroom.models.saved_model.front.insert import add_front, make_plan, wrap
 from darkroom.models.saved_model.reader import SERVE, read_meta_graph
 
@@ -65,7 +66,8 @@ def wrap_saved_model(
         if (source / _EXTRAS).is_dir():
             shutil.copytree(source / _EXTRAS, folder / _EXTRAS, dirs_exist_ok=True)
         (folder / _EXTRAS / _WARMUP).unlink(missing_ok=True)
-        write_extras(folder, labels, {})
+        fit = made.fit()
+        write_extras(folder, labels, {FRONT_FILE: write_fit(fit)} if fit else {})
     return base_path / str(version), made
 
 

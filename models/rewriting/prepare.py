@@ -26,12 +26,14 @@ from darkroom.models.rewriting.verify import first_accepted
 from darkroom.models.rows import Rows
 from darkroom.models.runtime.session import clean
 from darkroom.models.runtime.tensorflow import SessionOptions
+from darkroom.models.saved_model.activations import with_activations
 from darkroom.models.saved_model.demands import with_demands
-from darkroom.models.saved_model.front.insert import read_with_front
-from darkroom.models.saved_model.front.preprocess import Preprocess
+from darkroom.models.saved_model.front.geometry import read_fit
+from darkroom.models.saved_model.front.insert import add_front, make_plan
+from darkroom.models.saved_model.front.preprocess import DEFAULT, Preprocess
 from darkroom.models.saved_model.image_input import check_batching, find_image_input
 from darkroom.models.saved_model.original import OnDemand, open_original
-from darkroom.models.saved_model.reader import describe_signatures, read_labels, read_signatures
+from darkroom.models.saved_model.reader import describe_signatures, read_labels, read_meta_graph, read_signatures
 from darkroom.models.saved_model.sample_rows import PictureMaker, candidates
 from darkroom.models.saved_model.tf_example import float_features
 from darkroom.models.saved_model.warmup_requests import recorded_rows
@@ -58,7 +60,9 @@ def prepare(
         LoadFailed: the SavedModel cannot be read, or none of its signatures can be served.
     """
     options = replace(options, uses_gpus=False)
-    meta_graph = read_with_front(path, pictures)
+    meta_graph = read_meta_graph(path)
+    front = read_fit(path) if pictures is None else make_plan(meta_graph, pictures).fit()
+    meta_graph = meta_graph if pictures is None else add_front(meta_graph, pictures)
     specs, refused = read_signatures(meta_graph)
     refused |= known
     graph_def = meta_graph.graph_def
@@ -73,6 +77,7 @@ def prepare(
         key: replace(check_batching(find_image_input(spec, graph_def), traits[key]), float_features=floats)
         for key, spec in specs.items()
     }
+    specs |= {key: replace(spec, front=front) for key, spec in specs.items() if key == DEFAULT}
     specs = {key: with_demands(spec, graph_def) for key, spec in specs.items()}
     every, same = specs, find_same_functions(graph_def, {key: specs[key] for key in specs if not traits[key].stateful})
     specs = {key: spec for key, spec in every.items() if key not in same}
@@ -84,21 +89,29 @@ def prepare(
         recorded = recorded_rows(path, stateless)
         samples = dict.fromkeys(specs, ()) | _find_samples(rewriter, stateless, graph_def, options, recorded)
         rewriter.apply_passes(samples)
-        specs = {key: rewriter.prove_row_wise(spec, samples[key], graph_def) for key, spec in specs.items()}
-        for each in specs.values():
-            rewriter.add_screen(each, samples[each.name])
+        specs = {key: _prove(rewriter, spec, samples[key], graph_def) for key, spec in specs.items()}
         if options.bf16:
             try_bf16(rewriter, specs, samples, options)
-        for key, other in same.items():  # the same function, whose tensors have other names in the graph
-            inputs, outputs = every[key].inputs, every[key].outputs
-            specs[key] = replace(specs[other], name=key, inputs=inputs, outputs=outputs, same_as=other)
-        specs = {key: specs[key] for key in every}
+        specs = {key: _same(each, specs[same[key]]) if key in same else specs[key] for key, each in every.items()}
         unserved = describe_signatures(meta_graph, meta_graph.signature_def.keys() - specs.keys())
         spec = ModelSpec(name, version, specs, labels=read_labels(path), refused=refused, unserved=unserved)
         return Artifact(spec, path, rewriter.serialized(), rewriter.bindings, rewriter.reports(), samples, pictures)
     finally:
         rewriter.close()
         original.close()
+
+
+def _same(spec: SignatureSpec, other: SignatureSpec) -> SignatureSpec:
+    """Returns `other` under the name of `spec`: the same function, whose tensors have other names in the graph."""
+    outputs = [replace(one, source=own.source) for one, own in zip(other.outputs, spec.outputs, strict=True)]
+    return replace(other, name=spec.name, inputs=spec.inputs, outputs=tuple(outputs), same_as=other.name)
+
+
+def _prove(rewriter: Rewriter, spec: SignatureSpec, samples: Sequence[Rows], graph_def: Any) -> SignatureSpec:
+    """Returns the spec with what is proven of its rows, and what its outputs are; gives the signature its screen."""
+    proven = rewriter.prove_row_wise(spec, samples, graph_def)
+    rewriter.add_screen(proven, samples)
+    return with_activations(proven, graph_def, rewriter.engine(spec.name), samples)
 
 
 def _examine(graph_def: Any, specs: Mapping[str, SignatureSpec], refused: dict[str, str]) -> dict[str, GraphTraits]:

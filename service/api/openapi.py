@@ -9,6 +9,7 @@ from __future__ import annotations
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from darkroom.models.saved_model.output_kinds import FORMS
 from darkroom.service.api.web.clients import example_json
 from darkroom.service.config.tokens import Scope
 from darkroom.service.errors import ERROR_HEADER, HTTP_CODES, TABLE
@@ -57,8 +58,9 @@ class Operation(NamedTuple):
 
 
 _TFS_MODEL = "/v1/models/{name}"
+_SHAPE = ("top_k", "as", "threshold", "on_error")  # of the answer to a raw picture
 OPERATIONS = (
-    Operation("post", "/", STS, "Predict: JSON, form-data or one raw picture", "data", query=("top_k", "on_error")),
+    Operation("post", "/", STS, "Predict: JSON, form-data or one raw picture", "data", query=_SHAPE),
     Operation("get", "/v1/models/{name}/gen_json", STS, "A body of POST / that works", query=("signature_name",)),
     Operation(
         "get",
@@ -74,7 +76,7 @@ OPERATIONS = (
         operation
         for of in (f"{_TFS_MODEL}{which}" for which in ("", "/versions/{version}", "/labels/{label}"))
         for operation in (
-            Operation("post", f"{of}:predict", TFS, "Predict, by row or by column", "instances"),
+            Operation("post", f"{of}:predict", TFS, "Predict, by row or by column", "instances", query=_SHAPE),
             Operation("post", f"{of}:classify", TFS, "Scores with their labels, for tf.Examples", "examples"),
             Operation("post", f"{of}:regress", TFS, "One value each, for tf.Examples", "examples"),
             Operation("get", of, TFS, "The state of the versions"),
@@ -228,6 +230,10 @@ _CODE: dict[str, Any] = {"enum": sorted({verdict.code for verdict in TABLE.value
 _FILE: dict[str, Any] = {"type": "string", "contentMediaType": "application/octet-stream"}
 _ON_ERROR: dict[str, Any] = {"enum": ["fail", "per_image"]}
 _TOP_K: dict[str, Any] = {"type": "integer", "minimum": 1, "maximum": 999_999}
+_FORMS: dict[str, Any] = {
+    "as": {"oneOf": [{"enum": list(FORMS)}, {"type": "object", "additionalProperties": {"enum": list(FORMS)}}]},
+    "threshold": {"type": "number"},
+}
 _DATA = _object(
     ("data",),
     data={"type": "object"},
@@ -237,10 +243,18 @@ _DATA = _object(
     top_k=_TOP_K,
     on_error=_ON_ERROR,
     base64_decode={"type": "boolean"},
+    **_FORMS,
 )
-_FORM = _object((), image=_FILE, images={"type": "array", "items": _FILE}, top_k=_TEXT, on_error=_ON_ERROR)
+_FORM = _object(
+    (),
+    image=_FILE,
+    images={"type": "array", "items": _FILE},
+    top_k=_TEXT,
+    on_error=_ON_ERROR,
+    **{"as": _TEXT, "threshold": _TEXT},
+)
 _RAW: dict[str, Any] = {"image/*": {"schema": _FILE}, "application/octet-stream": {"schema": _FILE}}
-_INSTANCES = _object((), signature_name=_TEXT, instances={"type": "array"}, inputs={})
+_INSTANCES = _object((), signature_name=_TEXT, instances={"type": "array"}, inputs={}, **_FORMS)
 _EXAMPLES = _object(("examples",), signature_name=_TEXT, examples={"type": "array"}, context={"type": "object"})
 _TENSOR = _object(("name", "shape", "datatype"), name=_TEXT, shape={"type": "array"}, datatype=_TEXT, data={})
 _TENSORS = _object(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from darkroom.models.saved_model.front.preprocess import Preprocess
+from darkroom.models.saved_model.output_kinds import read_said
 from darkroom.models.versions.policy import Policy
 
 if TYPE_CHECKING:
@@ -62,6 +63,12 @@ def _check_pictures(value: dict[str, Any] | None) -> dict[str, Any] | None:
     return value
 
 
+def _check_outputs(value: dict[str, Any]) -> dict[str, Any]:
+    """What is said of a model's outputs unchanged, if it can be meant; else it raises ValueError."""
+    read_said(value)
+    return value
+
+
 def _lower(value: object) -> object:
     """A word in lower case, since STS accepted both."""
     return value.lower() if isinstance(value, str) else value
@@ -74,6 +81,7 @@ JsonObject = Annotated[dict[str, Any], BeforeValidator(parse_json)]
 Labels = Annotated[dict[str, int], BeforeValidator(parse_json)]
 Pictures = Annotated[JsonObject | None, AfterValidator(_check_pictures)]
 Folder = Annotated[Path, BeforeValidator(_check_folder)]
+Outputs = Annotated[JsonObject, AfterValidator(_check_outputs)]
 VersionPolicy = Annotated[str, AfterValidator(_check_policy)]
 
 
@@ -88,10 +96,11 @@ class ModelEntry(BaseModel):
     custom_op_paths: Paths = ()
     session_config: JsonObject = {}
     model_version_policy: VersionPolicy | None = (
-        None  # None: the server's policy. STS does not have this key, nor the next two
+        None  # None: the server's policy. STS does not have this key, nor the next three
     )
     version_labels: Labels = {}
     pictures: Pictures = None  # how pictures become the input of a model that takes tensors
+    outputs: Outputs = {}  # what its outputs are, and the form in which they are answered
 
 
 def read_model_config(path: Path) -> tuple[ModelEntry, ...]:

@@ -20,6 +20,7 @@ from darkroom.service.config.model_config import (
     LogLevel,
     ModelEntry,
     Numbers,
+    Outputs,
     Paths,
     Pictures,
     VersionPolicy,
@@ -106,6 +107,7 @@ class Settings(BaseModel):
     model_version_policy: VersionPolicy = Field("all", description="which versions are served: all, latest, latest:N or specific:N,M (STS served all)")
     version_labels: Labels = Field({}, description='JSON: names for versions, for example {"stable": 1, "canary": 2} (precedent: TF Serving)')
     pictures: Annotated[dict[str, Pictures], BeforeValidator(parse_json)] = Field({}, description='JSON: how pictures become the input of models that take tensors, for example {"default": {"size": [224, 224], "preprocess": "torch"}}; see docs/models.md (precedent: none)')
+    outputs: Annotated[dict[str, Outputs], BeforeValidator(parse_json)] = Field({}, description='JSON: what the outputs of models are, and the form in which they are answered, for example {"default": {"mask": {"kind": "mask", "as": "png"}}}; see docs/models.md (precedent: none)')
     cache_dir: Path | None = Field(None, description="folder for prepared models; only this user may have access. Default: darkroom in $XDG_CACHE_HOME or ~/.cache (precedent)")
     max_cache_bytes: int = Field(4 << 30, ge=0, description="size limit of --cache_dir; the least recently used models are deleted first (guess)")
     load_timeout_ms: float = Field(600_000.0, gt=0, description="time limit for the process that prepares a version (guess)")
@@ -243,8 +245,10 @@ class Settings(BaseModel):
         """
         entries = self.read_models()
         names = [entry.name for entry in entries]
-        if unknown := sorted(self.pictures.keys() - set(names)):
-            raise BadSettingsError([f"pictures: no model is called {unknown[0]!r}, only {', '.join(map(repr, names))}"])
+        for flag, said in (("pictures", self.pictures), ("outputs", self.outputs)):
+            if unknown := sorted(said.keys() - set(names)):
+                there = ", ".join(map(repr, names))
+                raise BadSettingsError([f"{flag}: no model is called {unknown[0]!r}, only {there}"])
         return entries
 
     def read_models(self) -> tuple[ModelEntry, ...]:
@@ -261,13 +265,22 @@ class Settings(BaseModel):
                 session_config=self.session_config,
                 version_labels=self.version_labels,
             )
-            return self.with_pictures((entry,))
-        return self.with_pictures(read_model_config(self.model_config_file))
+            found: tuple[ModelEntry, ...] = (entry,)
+        else:
+            found = read_model_config(self.model_config_file)
+        return self.with_said(found)
 
-    def with_pictures(self, entries: tuple[ModelEntry, ...]) -> tuple[ModelEntry, ...]:
-        """The models with what --pictures says of them; it wins over the config file."""
-        said = [self.pictures.get(entry.name, entry.pictures) for entry in entries]
-        return tuple(entry.model_copy(update={"pictures": each}) for entry, each in zip(entries, said, strict=True))
+    def with_said(self, entries: tuple[ModelEntry, ...]) -> tuple[ModelEntry, ...]:
+        """The models with what --pictures and --outputs say of them; both win over the config file."""
+        return tuple(
+            entry.model_copy(
+                update={
+                    "pictures": self.pictures.get(entry.name, entry.pictures),
+                    "outputs": self.outputs.get(entry.name, entry.outputs),
+                }
+            )
+            for entry in entries
+        )
 
     def changed(self) -> dict[str, Any]:
         """The settings that were given, as JSON-ready values with secrets as stars. Printed at the start."""

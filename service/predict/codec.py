@@ -11,6 +11,7 @@ import orjson
 import pybase64
 
 from darkroom.models.errors import InvalidInput
+from darkroom.models.spec import Binary
 from darkroom.service.errors import BadImage, CodecError, quote
 from darkroom.service.predict import large_json
 from darkroom.service.predict.image_guard import Inner, measure, place
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from darkroom.models.rows import Rows
+    from darkroom.models.saved_model.output_kinds import OutputKind
     from darkroom.service.predict.call import AnswerBody
 
 _OPTIONS = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_SORT_KEYS | orjson.OPT_APPEND_NEWLINE
@@ -176,16 +178,25 @@ def decode_base64_strings(value: object, depth: int = 0) -> object:
 
 
 def jsonable(column: np.ndarray[Any, Any] | list[bytes]) -> object:
-    """A column as orjson takes it: arrays unchanged, bytes as text, bfloat16 as float32.
+    """A column as orjson takes it: arrays unchanged, strings as text, bfloat16 as float32.
+
+    Where a string is not UTF-8, such as a picture, every string of the column becomes `{"b64": text}`.
 
     Raises:
         CodecError: the column is complex.
     """
     if isinstance(column, list):
-        return [_text(item) for item in column]
+        try:
+            return [_text(item) for item in column]
+        except UnicodeDecodeError:
+            return [encode_binary(item) for item in column]
     kind = column.dtype.kind
     if kind == "O":
-        return np.vectorize(_text, otypes=[object])(column).tolist() if column.size else column.tolist()
+        values = column.tolist()
+        try:
+            return _texts(values)
+        except UnicodeDecodeError:
+            return encode_binary(values)
     if kind == "V":  # bfloat16 and float8 are extension types of numpy that orjson does not know
         column = column.astype(np.float32)
     if kind == "c":
@@ -193,9 +204,27 @@ def jsonable(column: np.ndarray[Any, Any] | list[bytes]) -> object:
     return np.ascontiguousarray(column) if column.ndim else column[()]  # .item() would print a float32 as a double
 
 
+def _texts(values: object) -> object:
+    """Strings in lists of any depth as `_text` writes them."""
+    return [_texts(value) for value in values] if isinstance(values, list) else _text(values)
+
+
 def _text(item: object) -> object:
-    """Bytes as text; bytes that are not UTF-8 are escaped, so that one of them cannot break a reply."""
-    return item.decode("utf-8", "backslashreplace") if isinstance(item, bytes) else item
+    """Bytes as text, `Binary` as `{"b64": text}`; anything else unchanged.
+
+    Raises:
+        UnicodeDecodeError: bytes that are not UTF-8.
+    """
+    if not isinstance(item, bytes):
+        return item
+    return encode_binary(item) if isinstance(item, Binary) else item.decode()
+
+
+def encode_binary(values: object) -> object:
+    """Bytes, in lists of any depth, as `{"b64": text}`, which `decode_binary` reads."""
+    if isinstance(values, list):
+        return [encode_binary(value) for value in values]
+    return {"b64": pybase64.b64encode(values).decode()} if isinstance(values, bytes) else values
 
 
 def writable(column: np.ndarray[Any, Any] | list[bytes]) -> Any:
@@ -222,8 +251,13 @@ def dump_json(value: object) -> bytes:
     return orjson.dumps(value, option=_OPTIONS)
 
 
-def top_k(rows: Rows, k: int, labels: Sequence[str]) -> dict[str, object]:
-    """The columns of an answer, with each score vector (float, rank 2) replaced by its k largest scores, largest first.
+def top_k(
+    rows: Rows, k: int, labels: Sequence[str], kinds: Mapping[str, OutputKind] | None = None
+) -> dict[str, object]:
+    """The columns of an answer, with each score vector (floats) replaced by its k largest scores, largest first.
+
+    Score vectors are outputs of the kind `scores`, along their last dimension, and `numbers` of rank 2. Without `kinds`
+    every output is `numbers`.
 
     Returns:
         `{output: [[{"index": i, "label": text, "value": score}, …], …]}`, one list for each row. Equal scores are in the
@@ -231,21 +265,23 @@ def top_k(rows: Rows, k: int, labels: Sequence[str]) -> dict[str, object]:
     """
     answer: dict[str, object] = {}
     for name, column in rows.columns.items():
-        if isinstance(column, np.ndarray) and column.ndim == 2 and column.dtype.kind == "f":
-            listed: list[list[dict[str, object]]] = []
-            for scores in column:
-                order = np.argsort(-scores, kind="stable")[:k]
-                is_labelled = len(labels) == len(scores)
-                listed.append(
-                    [
-                        {"index": int(i), "value": scores[i]} | ({"label": labels[i]} if is_labelled else {})
-                        for i in order
-                    ]
-                )
-            answer[name] = listed
-        else:
-            answer[name] = writable(column)
+        kind = kinds[name].kind if kinds else "numbers"
+        answer[name] = (
+            _largest(column, k, labels if len(labels) == column.shape[-1] else ())
+            if isinstance(column, np.ndarray)
+            and column.dtype.kind == "f"
+            and (column.ndim == 2 if kind == "numbers" else kind == "scores" and column.ndim > 0)
+            else writable(column)
+        )
     return answer
+
+
+def _largest(scores: np.ndarray[Any, Any], k: int, labels: Sequence[str]) -> list[Any]:
+    """The k largest of a vector of scores; of an array of more dimensions, those of each vector in it."""
+    if scores.ndim > 1:
+        return [_largest(each, k, labels) for each in scores]
+    order = np.argsort(-scores, kind="stable")[:k]
+    return [{"index": int(i), "value": scores[i]} | ({"label": labels[i]} if labels else {}) for i in order]
 
 
 def parse_k(value: object, field: str = "top_k") -> int:

@@ -74,6 +74,7 @@ class PredictRequest:
         partial: the refused rows, if the others are answered nevertheless; else None.
         render: makes the body of the answer from the rows that the model returned.
         is_reading: whether a thread reads the body now. It must not touch the batcher.
+        large_bytes: an answer of more bytes, as the model returned it, is written in a thread.
     """
 
     __slots__ = (
@@ -91,6 +92,7 @@ class PredictRequest:
         "deadline_s",
         "images",
         "is_reading",
+        "large_bytes",
         "partial",
         "pixels",
         "render",
@@ -129,6 +131,7 @@ class PredictRequest:
         self._off_loop = off_loop
         self._pack = pack
         self.is_reading = self._is_gone = False
+        self.large_bytes = codec.LARGE_BYTES
         self._poison: Counter[str] = _NO_POISON  # found by a thread, which writes no metrics
 
     # Read by the dialect.
@@ -287,10 +290,22 @@ class PredictRequest:
 
     def select_outputs(self, outputs: Sequence[str]) -> None:
         """Has only these outputs of the signature computed and answered."""
-        target, rows = self._ready()
+        target, rows = self.ready()
         # Rows that want every output share batches with those that name none.
         if set(outputs) != {tensor.name for tensor in target.spec.outputs}:
             self.rows = rows.asking(outputs, shares=target.shares_outputs)
+        elif rows.asked:
+            self.rows = rows.asking(())
+
+    def answered_pictures(self) -> list[bytes]:
+        """The encoded pictures of the image input that are answered, in their order."""
+        target, rows = self.ready()
+        column = rows.columns[target.field]
+        pictures = column if isinstance(column, list) else column.ravel().tolist()
+        if self.partial is None:
+            return pictures
+        refused = self.partial.errors
+        return [data for index, data in zip(self.partial.remaining, pictures, strict=True) if index not in refused]
 
     def _inspect(
         self, target: Target, pictures: list[bytes], guard: ImageGuard, inner: tuple[int, ...] = ()
@@ -355,7 +370,7 @@ class PredictRequest:
         Raises:
             QueueFull, PredictedLate, Closed: refused at once; `on_reply` is not called.
         """
-        target, rows = self._ready()
+        target, rows = self.ready()
         if self.partial is not None:
             if not rows.aligned:
                 raise CodecError(NOT_APART)
@@ -462,7 +477,7 @@ class PredictRequest:
             )
         try:
             answered = self._answered(answer)
-            limit = codec.LARGE_BYTES if self._pack is None else codec.LARGE_TO_PACK_BYTES
+            limit = self.large_bytes if self._pack is None else min(self.large_bytes, codec.LARGE_TO_PACK_BYTES)
             if self._off_loop is not None and (size := _bytes(answered)) > limit:
                 self._write_off_loop(self._off_loop, size, answered, on_reply)
                 return
@@ -473,7 +488,7 @@ class PredictRequest:
 
     def _answered(self, answer: Answer) -> Rows:
         """The rows that the model returned; raises the error of an answer that has none."""
-        target, rows = self._ready()
+        target, rows = self.ready()
         if self.partial is not None:
             self.partial.refuse(answer.errors, target.field)
         elif answer.errors:
@@ -534,7 +549,8 @@ class PredictRequest:
         reply.headers["Server-Timing"] = self.timing()
         return reply
 
-    def _ready(self) -> tuple[Target, Rows]:
+    def ready(self) -> tuple[Target, Rows]:
+        """The target and the rows of a request that was read; raises NotReady of any other."""
         if self.target is None or self.rows is None:
             raise NotReady("the request was submitted before it was read")
         return self.target, self.rows

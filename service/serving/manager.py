@@ -220,7 +220,7 @@ class ModelManager:
         """
 
         async def apply_now() -> None:
-            wanted = {entry.name: entry for entry in self._settings.with_pictures(tuple(entries))}
+            wanted = {entry.name: entry for entry in self._settings.with_said(tuple(entries))}
             async with self._listing:
                 gone = [model for name, model in self._models.items() if name not in wanted]
                 await asyncio.gather(*(self._drop(model) for model in gone))
@@ -241,8 +241,7 @@ class ModelManager:
 
     def folders(self) -> dict[str, str]:
         """The folder of each model that the settings name."""
-        named = {entry.name: entry for entry in self._settings.models}  # models may have been given instead
-        found = {model.name: model.entry or named.get(model.name) for model in self._models.values()}
+        found = {model.name: self._entry(model) for model in self._models.values()}
         return {name: str(entry.base_path) for name, entry in found.items() if entry is not None}
 
     async def load(self, name: str) -> None:
@@ -346,6 +345,10 @@ class ModelManager:
             return self._models[name]
         except KeyError:
             raise UnknownModel(name, tuple(self._models)) from None
+
+    def _entry(self, model: Model) -> ModelEntry | None:
+        """What the settings say of a model, also of one that was given instead."""
+        return model.entry or next((each for each in self._settings.models if each.name == model.name), None)
 
     def _check_known(self, model: Model) -> None:
         """Raises UnknownModel if the model was dropped, or replaced by another, while the caller waited."""
@@ -526,7 +529,9 @@ class ModelManager:
         metrics = record.metrics
         assert metrics is not None  # noqa: S101 - `_record` gave it some
         metrics.load_s.observe(load_s)
-        servable = Servable(loaded, self._settings, metrics, in_thread=self._in_thread)
+        entry = self._entry(model)
+        outputs = {} if entry is None else entry.outputs
+        servable = Servable(loaded, self._settings, metrics, outputs=outputs, in_thread=self._in_thread)
         self._unregistered.add(servable)  # so that `close` finds it
         is_starting = not self._is_serving and self._settings.ready_when == "all"  # nobody is sent here yet
         is_alone = is_starting or not self._registry.targets()
@@ -581,7 +586,7 @@ def traceable(error: Exception | None) -> Exception | None:
 
 def _origin(entry: ModelEntry) -> tuple[object, ...]:
     """What a model's versions are loaded from and with."""
-    return entry.base_path, entry.custom_op_paths, entry.session_config, entry.pictures
+    return entry.base_path, entry.custom_op_paths, entry.session_config, entry.pictures, entry.outputs
 
 
 def reason_of(error: Exception) -> str:

@@ -10,6 +10,7 @@ import time
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -22,6 +23,7 @@ from darkroom.models.rows import Rows
 from darkroom.models.runtime.gpu_memory import device_memory
 from darkroom.models.runtime.memory import free_bytes, give_back
 from darkroom.models.saved_model.front.preprocess import pixels_of
+from darkroom.models.saved_model.output_kinds import NUMBERS, kinds_of, read_said
 from darkroom.service.config.machine import cores_each
 from darkroom.service.serving.warmup import (
     REST,
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 
     from darkroom.models.engine import Engine, LoadedModel
+    from darkroom.models.saved_model.output_kinds import OutputKind, OutputSaid
     from darkroom.models.spec import ModelSpec, SignatureSpec
     from darkroom.service.config.settings import Settings
     from darkroom.service.serving.warmup import Findings
@@ -65,6 +68,8 @@ class Target:
         row_s: the seconds of a core that the warm-up found for a small row in a good batch; infinite: it did not look.
         field: the input that messages name: the one that takes images, else the first; empty if there is no input.
         remedy: what would make a signature that takes images of one that takes them as tensors; empty for any other.
+        kinds: what each output is, by name.
+        forms: by output, the form that `POST /` and `:predict` answer where nothing is asked; without plain numbers.
     """
 
     model: ModelSpec
@@ -75,8 +80,11 @@ class Target:
     samples: Sequence[Rows] = ()
     shares_outputs: bool = False
     row_s: float = math.inf
+    said: Mapping[str, OutputSaid] = field(default_factory=dict)  # what the operator says of outputs
 
     remedy: str = field(init=False)
+    kinds: Mapping[str, OutputKind] = field(init=False)
+    forms: Mapping[str, str] = field(init=False)
     field: str = field(init=False)
 
     def __post_init__(self) -> None:
@@ -84,6 +92,10 @@ class Target:
         object.__setattr__(self, "remedy", _REMEDY.format(json.dumps(self.model.name)) if is_tensor else "")
         first = next((tensor.name for tensor in self.spec.inputs), "")
         object.__setattr__(self, "field", self.spec.image_input or first)
+        kinds = kinds_of(self.spec, self.model.labels, self.said)
+        forms = {name: kind.default for name, kind in kinds.items() if kind.default != NUMBERS}
+        object.__setattr__(self, "kinds", kinds)
+        object.__setattr__(self, "forms", forms)
 
     def accept(self, inputs: Mapping[str, object], *, strict: bool) -> Rows:
         """The rows of one request; see `SignatureSpec.accept`.
@@ -116,7 +128,7 @@ class Target:
 class Servable:
     """One loaded version. Its methods run on the event loop; `in_thread` runs what blocks.
 
-    It owns `loaded`, and frees it at the end.
+    It owns `loaded`, and frees it at the end. `outputs` is what the operator says of the model's outputs.
 
     Attributes:
         targets: by signature; filled by `open`.
@@ -124,7 +136,13 @@ class Servable:
     """
 
     def __init__(
-        self, loaded: LoadedModel, settings: Settings, metrics: ModelMetrics, *, in_thread: InThread = asyncio.to_thread
+        self,
+        loaded: LoadedModel,
+        settings: Settings,
+        metrics: ModelMetrics,
+        *,
+        outputs: Mapping[str, Any] = MappingProxyType({}),
+        in_thread: InThread = asyncio.to_thread,
     ) -> None:
         self._loaded: LoadedModel | None = loaded
         self._in_thread = in_thread
@@ -132,6 +150,7 @@ class Servable:
         self.inflight: dict[str, int] = {}
         self._settings = settings
         self._metrics = metrics
+        self._said = read_said(outputs)
         self._runners: list[Runner] = []
         self._is_opening = False
 
@@ -212,6 +231,7 @@ class Servable:
             samples,
             shares_outputs=findings.shares_outputs,
             row_s=findings.row_s,
+            said=self._said,
         )
 
     async def _warm_up(

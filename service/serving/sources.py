@@ -7,7 +7,9 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from darkroom.models.errors import LoadFailed
 from darkroom.models.rewriting.job import Job
+from darkroom.models.saved_model.output_kinds import check_said, read_said
 from darkroom.models.versions.cache import Cache
 from darkroom.models.versions.folder import FolderSource, GivenSource
 from darkroom.models.versions.loader import Loader
@@ -46,7 +48,14 @@ class Sources:
             return GivenSource({1: lambda: fake_model(name=entry.name)})
 
         def load(path: Path, version: int) -> LoadedModel:
-            return self._loader.load(self._job(entry, path, version))
+            loaded = self._loader.load(self._job(entry, path, version))
+            try:
+                if entry.outputs:
+                    check_said(loaded.spec, read_said(entry.outputs))
+            except LoadFailed:
+                loaded.close()
+                raise
+            return loaded
 
         return FolderSource(
             entry.base_path, load, settle_s=SETTLED_INTERVALS * self._settings.reload_interval_ms / 1000

@@ -103,6 +103,20 @@ def test_a_bad_call_is_refused_in_words(made: Any) -> None:
     check(sent, "out of range for int8")
 
 
+@pytest.mark.parametrize("is_raw", [True, False])
+def test_an_output_is_answered_in_the_form_that_its_parameters_ask_for(made: Any, is_raw: bool) -> None:
+    sent = infer(picture(1), is_raw=is_raw)
+    sent.outputs.add(name="digest").parameters["as"].string_param = "base64"
+    answer = ask(made, INFER, sent)
+    assert (answer.outputs[0].datatype, list(answer.outputs[0].shape)) == ("BYTES", [1])
+    value = answer.raw_output_contents[0][4:] if is_raw else answer.outputs[0].contents.bytes_contents[0]
+    assert value == crc32(picture(1)).to_bytes(8, "little")
+    sent.outputs[0].parameters["as"].string_param = "png"
+    status, words = refusal(made, INFER, sent)
+    assert status is StatusCode.INVALID_ARGUMENT
+    assert "outputs[0].parameters.as: output 'digest' (numbers) has numbers, base64, not 'png'" in words
+
+
 def test_the_server_and_its_models_are_described(server: Server, made: Any) -> None:
     assert call(made, "ServerLive").live
     assert call(made, "ServerReady").ready

@@ -19,6 +19,7 @@ _APP1, _EXIF = 0xE1, 0x45786966
 
 def orientation(data: Any) -> Any:
     """Returns the orientation of one encoded picture, 1 to 8; 1 where it says none: `string[]` → `int32[]`."""
+    # `==` of tensors is the identity of Python objects in a tf.Graph of a session, so everything here is tf.equal.
     # At least one byte, or there would be nothing to gather.
     head = tf.io.decode_raw(tf.strings.join([tf.strings.substr(data, 0, _HEAD_BYTES), b"\0"]), tf.uint8)
     last = tf.size(head) - 1
@@ -31,8 +32,8 @@ def orientation(data: Any) -> Any:
         return tf.reduce_sum(tf.where(little, found[..., ::-1], found) * powers, -1)
 
     def is_before_exif(start: Any) -> Any:
-        is_segment = tf.logical_and(number(start, 1) == 0xFF, number(start + 1, 1) >= 0xE0)
-        is_exif = tf.logical_and(number(start + 1, 1) == _APP1, number(start + 4, 4) == _EXIF)
+        is_segment = tf.logical_and(tf.equal(number(start, 1), 0xFF), number(start + 1, 1) >= 0xE0)
+        is_exif = tf.logical_and(tf.equal(number(start + 1, 1), _APP1), tf.equal(number(start + 4, 4), _EXIF))
         return tf.logical_and(start < last, tf.logical_and(is_segment, tf.logical_not(is_exif)))
 
     (start,) = tf.while_loop(
@@ -41,15 +42,17 @@ def orientation(data: Any) -> Any:
         (tf.constant(2),),
         maximum_iterations=_SEGMENTS,
     )
-    has_exif = tf.logical_and(number(start + 1, 1) == _APP1, number(start + 4, 4) == _EXIF)
-    is_jpeg = number(tf.constant(0), 2) == 0xFFD8
+    has_exif = tf.logical_and(tf.equal(number(start + 1, 1), _APP1), tf.equal(number(start + 4, 4), _EXIF))
+    is_jpeg = tf.equal(number(tf.constant(0), 2), 0xFFD8)
     tiff = start + 10
-    little = number(tiff, 1) == 0x49
+    little = tf.equal(number(tiff, 1), 0x49)
     directory = tiff + number(tiff + 4, 4, little=little)
     entries = directory + 2 + 12 * tf.range(_ENTRIES)
-    is_wanted = (number(entries, 2, little=little) == _TAG) & (tf.range(_ENTRIES) < number(directory, 2, little=little))
+    is_tag = tf.equal(number(entries, 2, little=little), _TAG)
+    is_wanted = tf.logical_and(is_tag, tf.range(_ENTRIES) < number(directory, 2, little=little))
     found = tf.reduce_max(tf.where(is_wanted, number(entries + 8, 2, little=little), 0))
-    return tf.where(is_jpeg & has_exif & (found >= 1) & (found <= 8), found, 1)
+    is_known = tf.logical_and(found >= 1, found <= 8)
+    return tf.where(tf.logical_and(tf.logical_and(is_jpeg, has_exif), is_known), found, 1)
 
 
 def upright(pixels: Any, oriented: Any) -> Any:

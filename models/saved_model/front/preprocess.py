@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
 
 from darkroom.models.errors import LoadFailed, quote
 from darkroom.models.saved_model.front.recipe import Recipe
+from darkroom.models.spec import PictureFit
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -223,6 +224,14 @@ class FrontPlan(NamedTuple):
     images: dict[str, str]
     renamed: dict[str, str]
     others: tuple[str, ...] = ()
+
+    def fit(self, image: str = "") -> PictureFit | None:
+        """How the pictures of the input `image` of the new signature are laid; of the first where none is named."""
+        laid = {
+            self.images[name]: PictureFit(recipe.size, recipe.fit, recipe.orient)
+            for name, recipe in self.recipes.items()
+        }
+        return laid.get(image) if image else next(iter(laid.values()), None)
 
     def describe(self) -> list[str]:
         """What was done, for people."""

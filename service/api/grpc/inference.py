@@ -165,10 +165,10 @@ class GrpcInferReply:
         """A ModelInferResponse."""
         model = self._model
         answer = _InferResponse(model_name=model.name, model_version=str(model.version), id=self._request_id or "")
-        for name, _, classes in self._outputs:
+        for name, _, classes, labels, _ in self._outputs:
             column = rows.columns[name]
             if classes:
-                column = classify(column, classes, model.labels, name)
+                column = classify(column, classes, labels, name)
             described: dict[str, Any] = tensors.describe(name, column)
             output = answer.outputs.add(**described)
             field = CONTENTS.get(tensors.DTYPES[described["datatype"]])

@@ -19,6 +19,7 @@ from darkroom.service.api.open_inference.body import (
 from darkroom.service.api.open_inference.response import InferReply, Output
 from darkroom.service.errors import CodecError, quote
 from darkroom.service.predict import codec
+from darkroom.service.predict.forms import shape_tensors
 from darkroom.service.predict.partial import wants_per_image
 from darkroom.service.serving.registry import DEFAULT_SIGNATURE
 
@@ -70,7 +71,7 @@ class Infer:
         fields, parameters = body.fields, as_object(body.fields.get("parameters"), "parameters")
         request.target = target = find(self._registry, name, version, parameters.get("signature_name"))
         _set_schedule(request, parameters)
-        outputs = _read_outputs(fields.get("outputs"), target.spec, is_binary=_flag(parameters, "binary_data_output"))
+        outputs = _read_outputs(fields.get("outputs"), target, is_binary=_flag(parameters, "binary_data_output"))
         partial = request.allow_partial(target) if wants_per_image(parameters.get("on_error")) else None
         request.render = reply(_read_id(fields.get("id")), target.model, outputs, partial)
         columns = read_inputs(
@@ -81,10 +82,12 @@ class Infer:
         )
         request.end_stage("decode")
         self._take(request, target, columns, outputs)
+        if "as" in parameters or fields.get("outputs"):
+            shape_tensors(request, parameters, {output.name: output.parameters for output in outputs})
 
     def _read_raw(self, request: PredictRequest, body: bytes, name: str, version: str | None) -> None:
         request.target = target = find(self._registry, name, version)
-        outputs = _read_outputs(None, target.spec, is_binary=True)
+        outputs = _read_outputs(None, target, is_binary=True)
         request.render = InferReply(None, target.model, outputs)
         columns = read_raw(body, target.spec)
         request.end_stage("decode")
@@ -150,8 +153,9 @@ def _check_same_count(spec: SignatureSpec, columns: Mapping[str, Column]) -> Non
             raise InvalidInput(message, input_name=tensor.name)
 
 
-def _read_outputs(asked: object, spec: SignatureSpec, *, is_binary: bool) -> tuple[Output, ...]:
+def _read_outputs(asked: object, target: Target, *, is_binary: bool) -> tuple[Output, ...]:
     """The outputs that a request wants, in its order; all if it names none. `is_binary` is the default of each output."""
+    spec = target.spec
     if not asked:
         return tuple(Output(tensor.name, is_binary) for tensor in spec.outputs)
     if not isinstance(asked, list):
@@ -165,7 +169,8 @@ def _read_outputs(asked: object, spec: SignatureSpec, *, is_binary: bool) -> tup
             raise CodecError(f"{where}: {name!r} is asked for twice")
         classes = codec.parse_k(parameters.get("classification"), f"{where}.parameters.classification")
         is_one_binary = _flag(parameters, "binary_data", f"{where}.", default=is_binary)
-        outputs[name] = Output(name, is_one_binary, classes)
+        labels = target.model.labels if target.kinds[name].kind in {"scores", "numbers"} else ()
+        outputs[name] = Output(name, is_one_binary, classes, labels, parameters)
     return tuple(outputs.values())
 
 

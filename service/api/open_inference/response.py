@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -26,6 +28,8 @@ class Output(NamedTuple):
     name: str
     is_binary: bool
     classes: int = 0
+    labels: tuple[str, ...] = ()  # of its classes
+    parameters: Mapping[str, Any] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +48,10 @@ class InferReply:
         """The body; with the header that a binary one needs, a `Rendered`."""
         described: list[dict[str, object]] = []
         buffers: list[bytes | memoryview] = []
-        for name, is_binary, classes in self.outputs:
+        for name, is_binary, classes, labels, _ in self.outputs:
             column = rows.columns[name]
             if classes:
-                column = classify(column, classes, self.model.labels, name)
+                column = classify(column, classes, labels, name)
             tensor = tensors.describe(name, column)
             if is_binary:
                 buffers.append(tensors.view_binary(column))

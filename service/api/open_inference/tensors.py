@@ -6,6 +6,7 @@ its bytes. A size that a client names is compared with the received bytes before
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import lru_cache
 from itertools import chain
 from math import prod
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import pybase64
 
-from darkroom.models.spec import MAX_ELEMENTS, Numbers, exact, np_shape, numpy_dtype
+from darkroom.models.spec import MAX_ELEMENTS, Binary, Numbers, exact, np_shape, numpy_dtype
 from darkroom.service.errors import CodecError, quote
 from darkroom.service.predict import codec
 
@@ -190,15 +191,15 @@ def describe(name: str, column: Column) -> dict[str, object]:
 
 
 def write_json(column: Column) -> dict[str, object]:
-    """`{"data": flat list}`; if not all strings are UTF-8, all are base64, and `parameters` say so."""
+    """`{"data": flat list}`; if not all strings are UTF-8, or they are `Binary`, all are base64, and `parameters` say so."""
     if not isinstance(column, list) and column.dtype != object:
         return {"data": codec.writable(column.reshape(-1))}
     values = _strings(column)
-    try:
-        return {"data": [value.decode() for value in values]}
-    except UnicodeDecodeError:
-        data = [pybase64.b64encode(value).decode() for value in values]
-        return {"data": data, "parameters": {"content_type": "base64"}}
+    if not (values and isinstance(values[0], Binary)):
+        with suppress(UnicodeDecodeError):
+            return {"data": [value.decode() for value in values]}
+    data = [pybase64.b64encode(value).decode() for value in values]
+    return {"data": data, "parameters": {"content_type": "base64"}}
 
 
 def write_binary(column: Column) -> bytes:

@@ -10,11 +10,12 @@ from darkroom.service.api.tensorflow_serving.request import as_list, decode_stri
 from darkroom.service.errors import MAX_QUOTED_BYTES, CodecError, NotFound, UnsupportedContent, quote
 from darkroom.service.predict import codec
 from darkroom.service.predict.call import first_values
+from darkroom.service.predict.forms import ACCEPT, shape_answer
 from darkroom.service.predict.partial import wants_per_image
 from darkroom.service.serving.registry import DEFAULT_MODEL, DEFAULT_SIGNATURE
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     from darkroom.models.rows import Rows
     from darkroom.service.predict.call import AnswerBody, Call
@@ -43,8 +44,9 @@ class Simple:
         content_type = call.headers.get("content-type", "")
         # The first test is a short cut: nearly every client sends exactly this.
         kind = "json" if content_type == "application/json" else content_kind(content_type)
+        fields: Mapping[str, object]
         if kind == "json":
-            self.read_json(request, call.body)
+            fields = self.read_json(request, call.body)
         elif kind == "form":
             # The first file `image`, then every file `images`, in their order.
             files, values = call.form()
@@ -55,10 +57,17 @@ class Simple:
                 raise CodecError("form-data: no file called 'image' or 'images'")
             self._take_pictures(request, target, pictures, fields)
         else:  # what a form has as fields stands in the query
-            self._take_pictures(request, self._find(request, call.query), [call.body], call.query)
+            fields = call.query
+            self._take_pictures(request, self._find(request, fields), [call.body], fields)
+        accept = call.headers.get("accept", "")
+        if "as" in fields or (request.target is not None and request.target.forms) or accept.startswith(ACCEPT):
+            shape_answer(request, fields, accept)
 
-    def read_json(self, request: PredictRequest, body: bytes) -> None:
+    def read_json(self, request: PredictRequest, body: bytes) -> dict[str, object]:
         """Fills `request` from `{"data": {input: nested list}, "model_name", "model_version", "signature_name", …}`.
+
+        Returns:
+            The fields of the body.
 
         Raises:
             CodecError, InvalidInput, UnknownVersion: the call cannot be served; the message says why.
@@ -79,6 +88,7 @@ class Simple:
         if "top_k" in fields or "on_error" in fields:
             _set_answer(request, target, fields)
         self._take_data(request, target, data, is_base64=fields.get("base64_decode") is True)
+        return fields
 
     def _take_data(self, request: PredictRequest, target: Target, data: object, *, is_base64: bool) -> None:
         """Reads the inputs of the signature from STS's `data`."""
@@ -154,12 +164,15 @@ def _set_answer(request: PredictRequest, target: Target, fields: Mapping[str, ob
     k = codec.parse_k(fields.get("top_k"))
     partial_result = request.allow_partial(target) if wants_per_image(fields.get("on_error")) else None
     if k or partial_result is not None:
-        request.render = partial(_render, k=k, labels=target.model.labels, partial_result=partial_result)
+        request.render = partial(_render, k=k, target=target, partial_result=partial_result)
 
 
-def _render(rows: Rows, *, k: int, labels: Sequence[str], partial_result: PartialResult | None) -> AnswerBody:
+def _render(rows: Rows, *, k: int, target: Target, partial_result: PartialResult | None) -> AnswerBody:
     """STS's columns, score vectors cut to their k largest; refused rows are null, with their errors under `errors`."""
-    columns = codec.top_k(rows, k, labels) if k else {name: codec.writable(c) for name, c in rows.columns.items()}
+    if k:
+        columns = codec.top_k(rows, k, target.model.labels, target.kinds)
+    else:
+        columns = {name: codec.writable(column) for name, column in rows.columns.items()}
     return codec.dump_answer(columns if partial_result is None else partial_result.answer(columns))
 
 

@@ -5,16 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pybase64
 
 from darkroom.models.errors import InvalidInput
 from darkroom.service.predict import codec
 from darkroom.service.predict.large_json import ROWS_AT_ONCE, LargeRows
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from darkroom.models.rows import Column, Rows
+    from darkroom.models.saved_model.output_kinds import OutputKind
     from darkroom.service.predict.call import AnswerBody
     from darkroom.service.predict.partial import PartialResult
 
@@ -22,7 +22,12 @@ BYTES_SUFFIX = "_bytes"  # as in TensorFlow Serving, only its name tells that a 
 
 
 def dump_rows(
-    rows: Rows, *, k: int = 0, labels: Sequence[str] = (), partial: PartialResult | None = None
+    rows: Rows,
+    *,
+    k: int = 0,
+    labels: Sequence[str] = (),
+    kinds: Mapping[str, OutputKind] | None = None,
+    partial: PartialResult | None = None,
 ) -> AnswerBody:
     """`{"predictions": […]}`, one for each row: the bare value of a single output, or an object of several.
 
@@ -42,7 +47,7 @@ def dump_rows(
                 "ask in columnar form, with 'inputs'"
             )
         count = len(column)
-    values = _values(rows, k, labels)
+    values = _values(rows, k, labels, kinds)
     told: Any
     if len(values) == 1:
         told = next(iter(values.values()))
@@ -57,10 +62,15 @@ def dump_rows(
 
 
 def dump_columns(
-    rows: Rows, *, k: int = 0, labels: Sequence[str] = (), partial: PartialResult | None = None
+    rows: Rows,
+    *,
+    k: int = 0,
+    labels: Sequence[str] = (),
+    kinds: Mapping[str, OutputKind] | None = None,
+    partial: PartialResult | None = None,
 ) -> AnswerBody:
-    """`{"outputs": …}`: the single output, or an object of several; `k`, `labels` and `partial` as in `dump_rows`."""
-    values = _values(rows, k, labels)
+    """`{"outputs": …}`: the single output, or an object of several; `k`, `labels`, `kinds` and `partial` as in `dump_rows`."""
+    values = _values(rows, k, labels, kinds)
     if partial is not None:
         values = {name: partial.fill(column) for name, column in values.items()}
     told = {"outputs": next(iter(values.values())) if len(values) == 1 else values}
@@ -86,7 +96,7 @@ def classes_of(rows: Rows, *, count: int) -> list[list[Any]]:
         found = " and ".join(map(str, sorted(shapes))) or "neither"
         raise InvalidInput(f"Tensors class and score should match in dim_size(1). Got {found}")
     shape = shapes.pop()
-    labels: Any = np.full(shape, "", object).tolist() if named is None else codec.jsonable(named)
+    labels: Any = np.full(shape, "", object).tolist() if named is None else _labels(named)
     scores: Any = np.zeros(shape, np.float32) if scored is None else codec.jsonable(scored)
     return [list(zip(*row, strict=True)) for row in zip(labels, scores, strict=True)]
 
@@ -121,22 +131,20 @@ def _matrix_shape(column: Column, count: int) -> tuple[int, int]:
     return shape[0], shape[1]
 
 
-def _values(rows: Rows, k: int, labels: Sequence[str]) -> dict[str, Any]:
+def _labels(column: Any) -> Any:
+    """Labels as text, also where they are not UTF-8, or numbers."""
+    if column.dtype != object:
+        return codec.jsonable(column)
+    return [[label.decode("utf-8", "backslashreplace") for label in row] for row in column.tolist()]
+
+
+def _values(rows: Rows, k: int, labels: Sequence[str], kinds: Mapping[str, OutputKind] | None) -> dict[str, Any]:
     """The outputs by name, as orjson takes them."""
-    values = codec.top_k(rows, k, labels) if k else {}
+    values = codec.top_k(rows, k, labels, kinds) if k else {}
     for name, column in rows.columns.items():
         is_string = isinstance(column, list) or column.dtype.kind == "O"
         if is_string and name.endswith(BYTES_SUFFIX):
-            values[name] = _encode(column)
+            values[name] = codec.encode_binary(column if isinstance(column, list) else column.tolist())
         elif name not in values:
             values[name] = codec.writable(column)
     return values
-
-
-def _encode(values: Any) -> Any:
-    """Bytes, in lists and arrays of any depth, as `{"b64": text}`."""
-    if isinstance(values, np.ndarray):
-        values = values.tolist()
-    if isinstance(values, list):
-        return [_encode(value) for value in values]
-    return {"b64": pybase64.b64encode(values).decode()}

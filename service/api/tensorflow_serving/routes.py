@@ -21,6 +21,7 @@ from darkroom.service.errors import CodecError
 from darkroom.service.http.middleware import call_of, reply_response
 from darkroom.service.predict import codec
 from darkroom.service.predict.call import first_values
+from darkroom.service.predict.forms import ACCEPT, shape_answer
 from darkroom.service.predict.partial import wants_per_image
 from darkroom.service.predict.request import Route
 from darkroom.service.serving.registry import DEFAULT_SIGNATURE
@@ -71,10 +72,10 @@ class TensorFlowServing:
                 pictures = [file.body for file in (*files.get("image", ())[:1], *files.get("images", ()))]
                 if not pictures:
                     raise CodecError("form-data: no file called 'image' or 'images'")
-                self._take_raw(address, request, pictures, first_values(values))
+                self._take_raw(address, request, pictures, call, first_values(values))
                 return
             if kind.startswith("image/") or codec.begins_as_picture(body):
-                self._take_raw(address, request, [body], call.query)
+                self._take_raw(address, request, [body], call, call.query)
                 return
         fields = parse_object(body)
         request.end_stage("parse")
@@ -82,6 +83,9 @@ class TensorFlowServing:
         self._take_json(request, target, fields)
         if "output_filter" in fields:
             request.select_outputs(filtered(fields["output_filter"], target.spec))
+        accept = call.headers.get("accept", "")
+        if "as" in fields or target.forms or accept.startswith(ACCEPT):
+            shape_answer(request, fields, accept)
 
     def read_examples(self, address: Address, request: PredictRequest, call: Call) -> None:
         """Fills `request` from the JSON of `:classify` and `:regress`, with serialized tf.Examples.
@@ -160,7 +164,7 @@ class TensorFlowServing:
             raise
 
     def _take_raw(
-        self, address: Address, request: PredictRequest, pictures: list[bytes], fields: Mapping[str, str]
+        self, address: Address, request: PredictRequest, pictures: list[bytes], call: Call, fields: Mapping[str, str]
     ) -> None:
         """Gives encoded pictures to the one string input of the signature; the answer is in row form."""
         request.end_stage("parse")
@@ -172,6 +176,9 @@ class TensorFlowServing:
         request.take_pictures(target, pictures, self._guard)
         if "output_filter" in fields:
             request.select_outputs(filtered(fields["output_filter"].split(","), spec))
+        accept = call.headers.get("accept", "")
+        if "as" in fields or target.forms or accept.startswith(ACCEPT):
+            shape_answer(request, fields, accept)
 
 
 def _set_answer(
@@ -181,7 +188,9 @@ def _set_answer(
     k = codec.parse_k(fields.get("top_k"))
     partial_result = request.allow_partial(target) if wants_per_image(fields.get("on_error")) else None
     is_plain = not k and partial_result is None
-    request.render = dump if is_plain else partial(dump, k=k, labels=target.model.labels, partial=partial_result)
+    request.render = (
+        dump if is_plain else partial(dump, k=k, labels=target.model.labels, kinds=target.kinds, partial=partial_result)
+    )
 
 
 def filtered(outputs: object, spec: SignatureSpec) -> Sequence[str]:

@@ -181,6 +181,8 @@ def _describe_signature(target: Target) -> dict[str, Any]:
         "batched": spec.batched,
         "unbatched_reason": spec.unbatched_reason,
         "call_ms": {str(rows): round(1000 * s, 3) for rows, s in target.batcher.curve.expected_below(sys.maxsize)},
+        "kinds": {name: kind.describe() for name, kind in target.kinds.items()},
+        "front": None if spec.front is None else spec.front._asdict(),
         "passes": target.passes,
     }
 

@@ -15,8 +15,9 @@ from darkroom.models.export.wrap import wrap_saved_model
 from darkroom.models.rewriting.job import Job
 from darkroom.models.rows import Rows
 from darkroom.models.runtime.tensorflow import tf
+from darkroom.models.saved_model.front.geometry import read_fit
 from darkroom.models.saved_model.front.preprocess import Preprocess
-from darkroom.models.spec import Wire
+from darkroom.models.spec import PictureFit, Wire
 from tests import savedmodels
 from tests.pictures import photograph, picture
 
@@ -142,7 +143,8 @@ def test_labels_and_extra_files_are_kept_and_recorded_tensors_are_not(tmp_path: 
     (extra / "labels.txt").write_text("a\nb\n")
     (extra / "tf_serving_warmup_requests").write_bytes(b"")
     written, _ = wrap_saved_model(extra.parent, tmp_path / "m", Preprocess(preprocess="unit"))
-    assert [each.name for each in (written / "assets.extra").iterdir()] == ["labels.txt"]
+    assert {each.name for each in (written / "assets.extra").iterdir()} == {"labels.txt", "front.json"}
+    assert read_fit(written) == PictureFit((savedmodels.SIZE, savedmodels.SIZE))
     again, made = wrap_saved_model(written, tmp_path / "again", Preprocess(preprocess="raw"), labels=["c"])
     assert (again / "assets.extra" / "labels.txt").read_text() == "c\n"
     assert made.signature == "serving_tensors"

@@ -11,6 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from darkroom.models.rows import Rows
+from darkroom.models.saved_model.output_kinds import OutputKind
+from darkroom.models.spec import Binary
 from darkroom.service.errors import CodecError
 from darkroom.service.predict import codec
 from darkroom.service.predict.call import joined
@@ -93,9 +95,23 @@ def test_columns_are_written_with_sorted_keys_shortest_digits_and_a_newline() ->
     columns: dict[str, np.ndarray | list[bytes]] = {
         "softmax": np.array([[0.1, 1.0]], np.float32),
         "prediction": np.array([6]),
-        "name": [b"caf\xc3\xa9", b"\xff"],
+        "name": [b"caf\xc3\xa9", b""],
     }
-    assert codec.dump_columns(columns) == b'{"name":["caf\xc3\xa9","\\\\xff"],"prediction":[6],"softmax":[[0.1,1.0]]}\n'
+    assert codec.dump_columns(columns) == b'{"name":["caf\xc3\xa9",""],"prediction":[6],"softmax":[[0.1,1.0]]}\n'
+
+
+@pytest.mark.parametrize("is_list", [True, False])
+def test_strings_of_which_one_is_not_utf8_are_all_written_as_base64(is_list: bool) -> None:
+    values = [b"\x89PNG", b"text"]
+    column = values if is_list else np.array([values, [b"", b"a"]], object)
+    body = codec.dump_columns({"x": column})
+    assert isinstance(body, bytes)
+    written = orjson.loads(body)["x"]
+    assert codec.decode_binary(written) == (values if is_list else [values, [b"", b"a"]])
+
+
+def test_binary_values_are_base64_whatever_they_are() -> None:
+    assert codec.dump_columns({"x": [Binary(b"ab")]}) == b'{"x":[{"b64":"YWI="}]}\n'
 
 
 @given(st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), max_size=8))
@@ -135,6 +151,17 @@ def test_top_k_gives_the_largest_first_with_labels_only_where_they_fit() -> None
     assert answer["predict"] == [1]
     assert [(s["index"], s["label"]) for s in answer["probability"][0]] == [(1, "b"), (2, "c")]
     assert "label" not in codec.top_k(rows, 5, ["a"])["probability"][0][0]  # type: ignore[index] # a list of lists of dicts
+
+
+def test_top_k_ranks_scores_of_any_rank_and_nothing_else() -> None:
+    vector = np.array([0.1, 0.7, 0.2], np.float32)
+    rows = Rows({"scores": np.stack([[vector], [vector]]), "one": vector, "embedding": vector[np.newaxis]}, count=2)
+    kinds = {
+        name: OutputKind(name=name, kind="embedding" if name == "embedding" else "scores") for name in rows.columns
+    }
+    answer = orjson.loads(codec.dump_json(codec.top_k(rows, 1, ["a", "b", "c"], kinds)))
+    best = [{"index": 1, "label": "b", "value": 0.7}]
+    assert answer == {"scores": [[best], [best]], "one": best, "embedding": [[0.1, 0.7, 0.2]]}
 
 
 @pytest.mark.parametrize("value", [0, -1, "0", "x", True, 1.5, "٣", "9" * 30])
