@@ -6,14 +6,15 @@ import asyncio
 import logging
 import time
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from darkroom.models.errors import LoadFailed, ModelError, UnknownModel, UnknownVersion, quote
 from darkroom.models.versions.folder import GivenSource
 from darkroom.models.versions.policy import AVAILABLE, END, LOADING, START, UNLOADING, Failure, Plan, Policy, plan
+from darkroom.service.config.model_config import ModelEntry
 from darkroom.service.serving.registry import NO_VERSION
 from darkroom.service.serving.servable import InThread, Servable, describe_loaded
-from darkroom.service.serving.sources import Sources, policy_of
+from darkroom.service.serving.sources import Sources, policy_of, settings_of
 from darkroom.service.telemetry.metrics import ModelMetrics
 
 if TYPE_CHECKING:
@@ -23,47 +24,74 @@ if TYPE_CHECKING:
     from darkroom.models.versions.folder import Found, Source
     from darkroom.service.config.settings import Settings
     from darkroom.service.serving.registry import Registry, VersionRecord, VersionState
+    from darkroom.service.serving.repository import Wanted
     from darkroom.service.serving.servable import Target
     from darkroom.service.telemetry.metrics import Metrics
 
 _log = logging.getLogger("darkroom.service")
 SCAN_TIMEOUT_S = 10.0  # guess: a folder of a file server is listed in less
+MODEL_FOLDER = "the model's folder"  # in messages
+T = TypeVar("T")
 UNLOADED = "it was unloaded on request"
+
+
+class Scan(Generic[T]):
+    """A look at a folder, in a thread; `folder` is its name in messages. One that takes too long goes on."""
+
+    def __init__(self, folder: str) -> None:
+        self._folder = folder
+        self._running: asyncio.Future[T] | None = None
+
+    async def result(self, in_thread: InThread, look: Callable[[], T]) -> T:
+        """What `look` returns. While an earlier look has not ended, a call asks only whether it has, and gets its result.
+
+        Raises:
+            LoadFailed: it takes too long.
+        """
+        is_late = self._running is not None
+        running = self._running = self._running or asyncio.ensure_future(in_thread(look))
+        await asyncio.wait([running], timeout=0 if is_late else SCAN_TIMEOUT_S)
+        if not running.done():
+            raise LoadFailed(f"{self._folder} does not answer within {SCAN_TIMEOUT_S:.0f} s")
+        self._running = None
+        return running.result()
 
 
 class Model:
     """One model: where its versions come from and whether they are wanted. Their records are in the registry.
 
     Attributes:
+        settings: those of the server, with what is different for this model.
+        entry: what it was made of; None if its source was given.
+        is_missing: the last look at the folder of models did not find it.
         is_wanted: False after it was unloaded on request.
         inflight: the calls in flight of each signature, from the version that was loaded last.
         trouble: why the last scan of its source failed; empty if it did not.
-        scanning: the scan that has not ended yet; None if there is none.
+        scanning: the scan of its source.
         bug: what else the last look at it raised; empty if nothing.
     """
 
-    def __init__(self, name: str, source: Source, policy: Policy) -> None:
+    def __init__(
+        self, name: str, source: Source, policy: Policy, settings: Settings, entry: Wanted | None = None
+    ) -> None:
         self.name = name
         self.source = source
         self.policy = policy
+        self.settings = settings
+        self.entry = entry
+        self.is_missing = False
         self.is_wanted = True
         self.inflight: dict[str, int] = {}
         self.trouble = self.bug = ""
-        self.scanning: asyncio.Future[Mapping[int, Found]] | None = None
+        self.scanning: Scan[Mapping[int, Found]] = Scan(MODEL_FOLDER)
 
     async def scan(self, in_thread: InThread) -> Mapping[int, Found]:
-        """The versions of the source. A scan that takes too long goes on, and later calls ask only whether it has ended.
+        """The versions of the source; see `Scan.result`.
 
         Raises:
             LoadFailed: it takes too long.
         """
-        is_late = self.scanning is not None
-        scan = self.scanning = self.scanning or asyncio.ensure_future(in_thread(self.source.scan))
-        await asyncio.wait([scan], timeout=0 if is_late else SCAN_TIMEOUT_S)
-        if not scan.done():
-            raise LoadFailed(f"the model's folder does not answer within {SCAN_TIMEOUT_S:.0f} s")
-        self.scanning = None
-        return scan.result()
+        return await self.scanning.result(in_thread, self.source.scan)
 
 
 class ModelManager:
@@ -103,6 +131,10 @@ class ModelManager:
         self._clock = clock
         self._in_thread = in_thread
         self._sources = Sources(settings)
+        self._repository = self._sources.repository()
+        self._looking: Scan[dict[str, Wanted]] = Scan("--model_repository")
+        self._look_turn = asyncio.Lock()  # held during a look at the repository
+        self._trouble = ""  # why the last look at the repository changed nothing; empty if it did not fail
         self._models: dict[str, Model] = {}
         self._is_serving = False  # the first load of all models is over
         self._is_stopping = False
@@ -127,8 +159,21 @@ class ModelManager:
 
     def know(self, name: str, source: Source, policy: Policy) -> None:
         """Adds a model, in place of those of the settings. `load_all` loads it."""
-        self._models[name] = Model(name, source, policy)
+        self._models[name] = Model(name, source, policy, self._settings)
         self._registry.know(name)
+
+    def _add(self, name: str, entry: Wanted) -> None:
+        """Adds the model of an entry; the next look at its versions loads it."""
+        source, policy = self._sources.of(entry), policy_of(entry, self._settings)
+        self._models[name] = Model(name, source, policy, settings_of(entry, self._settings), entry)
+        self._registry.know(name)
+        if not isinstance(entry, str):
+            self._registry.label(name, entry.version_labels)
+
+    @property
+    def entries(self) -> dict[str, ModelEntry]:
+        """What each model was made of, by name; without those whose source was given, or whose entry is broken."""
+        return {name: each.entry for name, each in self._models.items() if isinstance(each.entry, ModelEntry)}
 
     def give(self, models: Sequence[LoadedModel]) -> None:
         """Adds models that are loaded already; see `know`."""
@@ -148,8 +193,8 @@ class ModelManager:
         """
         if not self._models:
             for entry in self._settings.models:
-                self.know(entry.name, self._sources.of(entry), policy_of(entry, self._settings))
-                self._registry.label(entry.name, entry.version_labels)
+                self._add(entry.name, entry)
+            await self._look_until_found()
         found = await asyncio.gather(*(self._scan(model) for model in self._models.values()))
         sizes = [max((each.size for each in versions.values()), default=0) for versions in found]
         ordered = [model for _, model in sorted(zip(sizes, self._models.values(), strict=True), key=itemgetter(0))]
@@ -161,7 +206,7 @@ class ModelManager:
             await asyncio.sleep(self._settings.reload_interval_ms / 1000)
         if not self._registry.targets():
             # The operator reads this, who may know the folders.
-            folders = {entry.name: f" ({entry.base_path})" for entry in self._settings.models}
+            folders = {name: f" ({entry.base_path})" for name, entry in self.entries.items()}
             stories = [f"{name}{folders.get(name, '')}: {self._registry.story(name)}" for name in self._models]
             raise LoadFailed("; ".join(stories))
         self._is_serving = True
@@ -170,8 +215,94 @@ class ModelManager:
         """Follows the sources forever, every `--reload_interval_ms`."""
         while True:
             await asyncio.sleep(self._settings.reload_interval_ms / 1000)
-            for model in self._models.values():
-                await self._follow(model)
+            await self._look()
+            for model in list(self._models.values()):
+                if not model.is_missing:
+                    await self._follow(model)
+
+    async def _look_until_found(self) -> None:
+        """Looks for the models of the repository until there is one; only once if nobody watches.
+
+        Raises:
+            LoadFailed: the repository can't be read, or has no model and is not watched.
+        """
+        if self._repository is None:
+            return
+        await self._look()
+        if not self._models and not self._trouble and self._settings.reload_models:
+            _log.warning("the folder of --model_repository has no model yet; the server waits for one")
+        while not self._models and not self._trouble and self._settings.reload_models:
+            await asyncio.sleep(self._settings.reload_interval_ms / 1000)
+            await self._look()
+        if not self._models:
+            raise LoadFailed(self._trouble or "the folder of --model_repository has no model")
+
+    async def _look(self) -> None:
+        """Follows the repository: adds models that came, changes those whose config did, removes those that went.
+
+        A model is removed when two looks did not find it; while none at all is found, none is: the folder of a file
+        server that is gone looks the same.
+        """
+        async with self._look_turn:
+            if self._repository is None or self._is_stopping or (found := await self._find_models()) is None:
+                return
+            for name, entry in found.items():
+                if (model := self._models.get(name)) is None:
+                    self._add(name, entry)
+                elif model.entry != entry:
+                    await self._change_entry(model, entry)
+            for model in list(self._models.values()):
+                was_missing, model.is_missing = model.is_missing, model.name not in found
+                if was_missing and model.is_missing:
+                    await self._remove(model)
+
+    async def _find_models(self) -> dict[str, Wanted] | None:
+        """The models of the repository; None if it can't be read, or if it has lost all its models."""
+        assert self._repository is not None  # noqa: S101 - `_look` asks first
+        before, self._trouble = self._trouble, ""
+        failure: Exception | None = None
+        found: dict[str, Wanted] | None = None
+        try:
+            found = await self._looking.result(self._in_thread, self._repository.scan)
+            if not found and self._registry.targets():
+                self._trouble, found = "the folder of --model_repository is empty; its models are served on", None
+        except Exception as err:  # noqa: BLE001 - whatever the folder raises; all that is served goes on
+            failure, self._trouble = err, reason_of(err)
+        if self._trouble and self._trouble != before:
+            fields = {"reason": self._trouble}
+            _log.error("models can't be looked for", extra={"fields": fields}, exc_info=traceable(failure))
+        return found
+
+    async def _change_entry(self, model: Model, entry: Wanted) -> None:
+        """Gives a model another entry. What it serves is loaded again by it, and replaced without a pause.
+
+        Of an entry that is broken the next look at the versions says so; what is served stays.
+        """
+        async with self._change:
+            model.entry, model.source = entry, self._sources.of(entry)
+            model.policy, model.settings = policy_of(entry, self._settings), settings_of(entry, self._settings)
+            model.scanning = Scan(MODEL_FOLDER)
+            if isinstance(entry, str):
+                for record in self._registry.records(model.name):
+                    if record.servable is not None:
+                        record.note(AVAILABLE, f"its new configuration can't be served: {entry}")
+            if isinstance(entry, str) or not model.is_wanted:
+                return
+            _log.info("the configuration of a model changed", extra={"fields": {"model": model.name}})
+            for record in self._registry.records(model.name):
+                record.failure = None
+            found = await self._scan(model)
+            wanted = model.policy.pick(found)
+            for version in [each for each in self._registry.versions(model.name) if each in wanted]:
+                await self._load(model, version, found[version])
+
+    async def _remove(self, model: Model) -> None:
+        """Answers what the model accepted, frees it and forgets it: its folder is gone."""
+        async with self._change:
+            await asyncio.gather(*(self._retire(model, each) for each in list(self._registry.versions(model.name))))
+            del self._models[model.name]
+            self._registry.forget_model(model.name)
+        _log.info("a model is removed: its folder is gone", extra={"fields": {"model": model.name}})
 
     async def load(self, name: str) -> None:
         """Loads what the version policy selects: new versions, failed ones, and those whose files changed.
@@ -185,6 +316,7 @@ class ModelManager:
 
         async def load_now() -> None:
             async with self._change:
+                model = self._find(name)
                 model.is_wanted = True
                 for record in self._registry.records(name):
                     record.failure = None
@@ -194,10 +326,12 @@ class ModelManager:
                     if now is not None and record.servable is not None and record.stamp != now.stamp and now.is_settled:
                         await self._load(model, record.version, now)
                 todo = await self._update(model)
-            if self._failures(model) or todo.unsettled or not self._registry.versions(name):
+                is_whole = not self._failures(model) and not todo.unsettled and bool(self._registry.versions(name))
+            if not is_whole:
                 raise LoadFailed(self._registry.story(name))
 
-        model = self._find(name)
+        await self._look()  # its folder may just have come, or its config.pbtxt have changed
+        self._find(name)
         await self._complete(load_now())
 
     async def unload(self, name: str) -> None:
@@ -211,6 +345,7 @@ class ModelManager:
 
         async def unload_now() -> None:
             async with self._change:
+                model = self._find(name)
                 model.is_wanted = False
                 versions = [each.version for each in self._registry.records(name) if each.servable or each.failure]
                 await asyncio.gather(*(self._retire(model, each) for each in list(self._registry.versions(name))))
@@ -220,7 +355,7 @@ class ModelManager:
                     record.note(END, UNLOADED)
             _log.info("model is unloaded on request", extra={"fields": {"model": name}})
 
-        model = self._find(name)
+        self._find(name)
         await self._complete(unload_now())
 
     def index(self) -> tuple[VersionState, ...]:
@@ -289,7 +424,7 @@ class ModelManager:
         """The record of a version, which `/metrics` shows from now on."""
         record = self._registry.record(model.name, version)
         if record.metrics is None:
-            slo_s, images = self._settings.slo_ms / 1000, self._settings.max_batch_images
+            slo_s, images = model.settings.slo_ms / 1000, model.settings.max_batch_images
             record.metrics = ModelMetrics(model.name, version, slo_s=slo_s, max_batch_images=images)
         return record
 
@@ -319,7 +454,7 @@ class ModelManager:
     async def _update(self, model: Model) -> Plan:
         """Loads and unloads until the served versions are those that the policy selects. Returns what is left."""
         todo = Plan([], [], [])
-        if not model.is_wanted or self._is_stopping:
+        if not model.is_wanted or self._is_stopping or self._models.get(model.name) is not model:
             return todo
         while found := await self._scan(model):
             served = self._registry.versions(model.name)
@@ -355,7 +490,10 @@ class ModelManager:
         served = self._registry.versions(model.name)
         if trouble and trouble != model.trouble:
             fields = {"model": model.name, "reason": trouble, "still_served": sorted(served)}
-            _log.error("a model's versions can't be looked for", extra={"fields": fields}, exc_info=traceable(failure))
+            what = (
+                "a model can't be served" if isinstance(model.entry, str) else "a model's versions can't be looked for"
+            )
+            _log.error(what, extra={"fields": fields}, exc_info=traceable(failure))
         if trouble and not served:
             self._record(model, NO_VERSION).note(END, trouble)
         model.trouble = trouble
@@ -392,7 +530,7 @@ class ModelManager:
         metrics = record.metrics
         assert metrics is not None  # noqa: S101 - `_record` gave it some
         metrics.load_s.observe(load_s)
-        servable = Servable(loaded, self._settings, metrics, in_thread=self._in_thread)
+        servable = Servable(loaded, model.settings, metrics, in_thread=self._in_thread)
         self._unregistered.add(servable)  # so that `close` finds it
         is_starting = not self._is_serving and self._settings.ready_when == "all"  # nobody is sent here yet
         is_alone = is_starting or not self._registry.targets()

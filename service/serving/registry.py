@@ -99,6 +99,12 @@ class Registry:
         """Deletes the record of a version that is not served, and its time series with it; the model stays known."""
         self._records.get(model, {}).pop(version, None)
 
+    def forget_model(self, model: str) -> None:
+        """Deletes a model of which no version is served; requests get that there is no such model."""
+        for known in (self._records, self._labels, self._served):
+            known.pop(model, None)
+        self._derive()
+
     def add(self, model: str, version: int, targets: dict[str, Target]) -> None:
         """Lets requests find a version, all signatures at once; replaces the targets that it had."""
         self.record(model, version).targets = targets

@@ -12,6 +12,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from darkroom.models.errors import LoadFailed, ModelError
 from darkroom.service.errors import NotReady
+from darkroom.service.telemetry.statistics import describe_statistics, merge_statistics
 from darkroom.service.workers.channel import Channel, ChannelClosed
 
 if TYPE_CHECKING:
@@ -30,6 +31,13 @@ class Peers(Protocol):
 
     async def render(self) -> tuple[bytes, str]:
         """The merged text exposition of all processes, and its content type.
+
+        Raises:
+            NotReady: the supervisor is gone.
+        """
+
+    async def statistics(self) -> list[dict[str, Any]]:
+        """The statistics of every version, summed over all processes; see `describe_statistics`.
 
         Raises:
             NotReady: the supervisor is gone.
@@ -55,6 +63,10 @@ class Alone:
     async def render(self) -> tuple[bytes, str]:
         """The text exposition and its content type."""
         return self._metrics.render()
+
+    async def statistics(self) -> list[dict[str, Any]]:
+        """The statistics of every version."""
+        return [describe_statistics(model) for model in self._metrics.models()]
 
     async def load(self, name: str) -> None:
         """`ModelManager.load`."""
@@ -153,6 +165,10 @@ class Member:
         text: str = await self._request({"type": "metrics"})
         return text.encode(), CONTENT_TYPE_LATEST
 
+    async def statistics(self) -> list[dict[str, Any]]:
+        """The statistics of every version, summed over the workers that run now."""
+        return merge_statistics(await self._request({"type": "statistics"}))
+
     async def load(self, name: str) -> None:
         """`ModelManager.load`, here and then in all others."""
         await self._change_all({"type": "load", "name": name})
@@ -189,10 +205,12 @@ class Member:
         except ChannelClosed:
             raise NotReady("the server is stopping") from None
 
-    async def _handle(self, message: dict[str, Any]) -> str:
-        """Replies to the supervisor: the exposition, nothing to a ping, or why a change failed (empty: it did not)."""
+    async def _handle(self, message: dict[str, Any]) -> Any:
+        """Replies to the supervisor: what it asks for, nothing to a ping, or why a change failed (empty: it did not)."""
         if message["type"] == "metrics":
             return (await self._alone.render())[0].decode()
+        if message["type"] == "statistics":
+            return await self._alone.statistics()
         if message["type"] == "ping":
             return ""
         try:

@@ -206,6 +206,8 @@ class Supervisor(Collector):
         match message["type"]:
             case "metrics":
                 return await self._merged_metrics()
+            case "statistics":
+                return await asyncio.gather(*(each.statistics() for each in self._workers.values()))
             case "readiness":
                 await self._note_readiness(worker, is_ready=message["is_ready"])
             case "hint":

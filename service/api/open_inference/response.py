@@ -14,6 +14,8 @@ from darkroom.service.predict import codec
 from darkroom.service.predict.call import Rendered
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from darkroom.models.rows import Column, Rows
     from darkroom.models.spec import ModelSpec
     from darkroom.service.predict.partial import PartialResult
@@ -46,7 +48,7 @@ class InferReply:
         for name, is_binary, classes in self.outputs:
             column = rows.columns[name]
             if classes:
-                column = classify(column, classes, self.model.labels, name)
+                column = classify(column, classes, self.model, name)
             tensor = tensors.describe(name, column)
             if is_binary:
                 buffers.append(tensors.write_binary(column))
@@ -66,22 +68,28 @@ class InferReply:
         return Rendered(b"".join([head, *buffers]), {LENGTH: str(len(head))}, "application/octet-stream")
 
 
-def classify(column: Column, k: int, labels: tuple[str, ...], name: str) -> Column:
+def classify(column: Column, k: int, model: ModelSpec, name: str) -> Column:
     """The `k` largest values of each row, written as in Triton's classification extension: `value:index[:label]`.
 
     Returns:
-        Object array, bytes[n, k or fewer]; a label only if there are as many labels as values.
+        Object array, bytes[n, k or fewer]; a label if the output `name` has labels of its own and one for the index, or
+        if the model has as many labels as there are values.
 
     Raises:
         InvalidInput: the output is not one vector of numbers for each row.
     """
     if isinstance(column, list) or column.ndim < 2 or column.dtype.kind not in "iufV":
         raise InvalidInput(f"classification: output {name!r} holds no vector of numbers a row")
-    scores = column.reshape(len(column), -1).astype(np.float64)
-    named = [f":{label}" for label in labels] if len(labels) == scores.shape[1] else [""] * scores.shape[1]
+    values = column.reshape(len(column), -1)
+    scores = values.astype(np.float64)
+    labels: Sequence[str] = model.labels if len(model.labels) == scores.shape[1] else ()
+    labels = model.output_labels.get(name, labels)
+    form = "d" if column.dtype.kind in "iu" else "f"
     order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
     best = np.empty(order.shape, dtype=object)
     for row, column_of in np.ndindex(order.shape):
         index = order[row, column_of]
-        best[row, column_of] = f"{scores[row, index]:f}:{index}{named[index]}".encode()
+        label = f":{labels[index]}" if index < len(labels) else ""
+        value = values[row, index] if form == "d" else scores[row, index]
+        best[row, column_of] = f"{value:{form}}:{index}{label}".encode()
     return best

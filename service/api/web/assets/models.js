@@ -13,10 +13,16 @@ export function fill(menu, pairs) {
   if (pairs.some(([, value]) => value === before)) menu.value = before;
 }
 
-export async function fetchModels() {
-  const answer = await fetch("/v1/models");
+async function fetchJson(path) {
+  const answer = await fetch(path);
   if (!answer.ok) throw new Error(`${answer.status} ${await answer.text()}`);
-  const models = await answer.json();
+  return answer.json();
+}
+
+export async function fetchModels() {
+  const listed = await fetchJson("/v1/models");  // the descriptions; of a server of --model_repository, {"models": names}
+  const describe = (name) => fetchJson(`/v1/models/${encodeURIComponent(name)}`);
+  const models = Array.isArray(listed) ? listed : await Promise.all(listed.models.map(describe));
   return models.filter((model) => model.model_signature);
 }
 
