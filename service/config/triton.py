@@ -205,13 +205,10 @@ def _problems(name: str, config: Any) -> list[str]:
 
 def _policy(policy: Any) -> str:
     """The version policy in the words of `--model_version_policy`."""
-    match policy.WhichOneof("policy_choice"):
-        case "all":
-            return "all"
-        case "specific":
-            return f"specific:{','.join(map(str, policy.specific.versions)) or '0'}"
-        case _:
-            return f"latest:{policy.latest.num_versions or 1}"
+    kind = policy.WhichOneof("policy_choice")
+    if kind == "specific":
+        return f"specific:{','.join(map(str, policy.specific.versions)) or '0'}"
+    return "all" if kind == "all" else f"latest:{policy.latest.num_versions or 1}"
 
 
 def _batching(config: Any) -> dict[str, Any]:

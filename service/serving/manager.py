@@ -216,9 +216,8 @@ class ModelManager:
         while True:
             await asyncio.sleep(self._settings.reload_interval_ms / 1000)
             await self._look()
-            for model in list(self._models.values()):
-                if not model.is_missing:
-                    await self._follow(model)
+            for model in [each for each in self._models.values() if not each.is_missing]:
+                await self._follow(model)
 
     async def _look_until_found(self) -> None:
         """Looks for the models of the repository until there is one; only once if nobody watches.

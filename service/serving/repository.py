@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -22,7 +23,7 @@ Wanted: TypeAlias = "ModelEntry | str"  # a model, or why it can't be served
 class Repository:
     """The models of one folder. A model is a folder with a config.pbtxt, or with a folder that is named by a number.
 
-    Folders whose name begins with a dot are no models, nor are those whose name is no Unicode text.
+    Folders whose name begins with a dot are no models, nor are those whose name can't be printed.
     """
 
     def __init__(self, settings: Settings, folder: Path) -> None:
@@ -55,11 +56,9 @@ class Repository:
 
 
 def _is_model(folder: Path) -> bool:
-    try:
-        if folder.name.startswith(".") or not folder.name.encode() or not folder.is_dir():
-            return False
-        return (folder / FILE).exists() or any(each.name.isdecimal() for each in folder.iterdir())
-    except UnicodeEncodeError:
+    if folder.name.startswith(".") or not folder.name.isprintable():
         return False
-    except OSError:  # it can't be entered: the scan of its versions says so
-        return True
+    try:
+        return (folder / FILE).exists() or any(each.name.isdecimal() for each in folder.iterdir())
+    except OSError as err:  # of one that can't be entered the scan of its versions says so
+        return err.errno != errno.ENOTDIR

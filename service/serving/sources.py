@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from darkroom.models.errors import LoadFailed
 from darkroom.models.rewriting.job import Job
 from darkroom.models.versions.cache import Cache
-from darkroom.models.versions.folder import FolderSource, GivenSource
+from darkroom.models.versions.folder import MODEL_FOLDER, FolderSource, GivenSource
 from darkroom.models.versions.loader import Loader
 from darkroom.models.versions.policy import Policy
 from darkroom.service.config.machine import cores_each
@@ -84,9 +84,9 @@ class Sources:
 
             return apply_config(loaded, entry)
 
-        folder = {"model_folder": entry.model_folder} if isinstance(entry, RepositoryEntry) else {}
+        inner = entry.model_folder if isinstance(entry, RepositoryEntry) else MODEL_FOLDER
         settle_s = SETTLED_INTERVALS * self._settings.reload_interval_ms / 1000
-        return FolderSource(entry.base_path, load, settle_s=settle_s, **folder)
+        return FolderSource(entry.base_path, load, settle_s=settle_s, model_folder=inner)
 
     def stop(self) -> None:
         """Ends the preparation that is running; later ones fail."""

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 DATA_TYPES = {
     name: name.upper() for name in ("bool", "uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64")
 } | {"float16": "FP16", "float32": "FP32", "float64": "FP64", "bfloat16": "BF16", "string": "STRING"}
-DTYPES = {name: dtype for dtype, name in DATA_TYPES.items()}
 MAX_FILE_BYTES = 64 << 20  # guess: of a file of labels, and of the data of one warm-up input
 MAX_WARM_BYTES = 256 << 20  # guess: of one warm-up sample
 MAX_RUNS = 1000  # guess: of one warm-up sample
@@ -75,7 +74,7 @@ def check_tensors(config: Any, spec: SignatureSpec) -> None:
             if tensor is None:
                 raise LoadFailed(f"config.pbtxt: {kind} {each.name!r}: the signature has only {', '.join(known)}")
             wanted = f"TYPE_{DATA_TYPES[tensor.dtype]}"
-            given = type(config).DESCRIPTOR.file.enum_types_by_name["DataType"].values_by_number[each.data_type].name
+            given = _kind(each)
             if each.data_type and given != wanted:
                 raise LoadFailed(
                     f"config.pbtxt: {kind} {each.name!r}: data_type is {given}, the signature has {wanted}"
@@ -147,31 +146,42 @@ def _sample(sample: Any, folder: Path, field: str, spec: SignatureSpec) -> Rows:
 
 
 def _column(described: Any, folder: Path, field: str, tensor: TensorSpec, count: int) -> Column:
-    """The values of one input: zeros, random numbers, or what a file has; the same in each of `count` rows."""
-    kind = type(described).DESCRIPTOR.fields_by_name["data_type"].enum_type.values_by_number[described.data_type].name
-    dtype = DTYPES.get(kind.removeprefix("TYPE_"), tensor.dtype)
+    """The values of one input, the same in each of `count` rows."""
+    kind = _kind(described)
+    if described.data_type and kind != f"TYPE_{DATA_TYPES[tensor.dtype]}":
+        wanted = DATA_TYPES[tensor.dtype]
+        raise LoadFailed(f"config.pbtxt: {field}: data_type is {kind}, the signature has TYPE_{wanted}")
     shape = tuple(described.dims)
-    size, target = prod(shape), numpy_dtype(dtype)
-    if any(dim < 0 for dim in shape) or size * max(count, 1) * target.itemsize > MAX_WARM_BYTES:
-        raise LoadFailed(
-            f"config.pbtxt: {field}: dims {list(shape)}, {count} times, are no sample of at most {MAX_WARM_BYTES} bytes"
-        )
-    source = described.WhichOneof("input_data_type")
-    if source == "input_data_file":
-        row = _from_file(_read(folder / "warmup", described.input_data_file, field), dtype, shape, field)
-    elif dtype == "string":
-        row = np.full(shape, b"", dtype=object)
-    elif source == "random_data":
-        row = _random(target, shape)
-    else:
-        row = np.zeros(shape, target)
+    size = prod(shape)
+    if any(dim < 0 for dim in shape) or size * max(count, 1) * numpy_dtype(tensor.dtype).itemsize > MAX_WARM_BYTES:
+        what = f"dims {list(shape)}, {count} times"
+        raise LoadFailed(f"config.pbtxt: {field}: {what}, are no sample of at most {MAX_WARM_BYTES} bytes")
+    row = _row(described, folder, field, tensor.dtype)
     if tensor.shape is None or len(tensor.shape) > len(shape):  # the batch is not in `dims`
         row = np.stack([row] * count) if shape else np.array([row.item()] * count, dtype=row.dtype)
     elif len(tensor.shape) < len(shape) and size == 1:
         row = np.array([row.item()] * count, dtype=row.dtype)  # Triton's way to write one string a row: dims: [1]
     elif tensor.has_batch_dimension and shape[:1] == (1,) and count > 1:
         row = np.concatenate([row] * count)
-    return row.tolist() if dtype == "string" and row.ndim == 1 else row
+    return row.tolist() if tensor.dtype == "string" and row.ndim == 1 else row
+
+
+def _kind(described: Any) -> str:
+    """The name of a data type, such as `TYPE_FP32`."""
+    values = type(described).DESCRIPTOR.fields_by_name["data_type"].enum_type.values_by_number
+    return str(values[described.data_type].name) if described.data_type in values else str(described.data_type)
+
+
+def _row(described: Any, folder: Path, field: str, dtype: str) -> np.ndarray[Any, Any]:
+    """The values of a warm-up input, in the shape of its `dims`: from a file, random numbers, or zeros."""
+    shape = tuple(described.dims)
+    source = described.WhichOneof("input_data_type")
+    if source == "input_data_file":
+        return _from_file(_read(folder / "warmup", described.input_data_file, field), dtype, shape, field)
+    if dtype == "string":
+        return np.full(shape, b"", dtype=object)
+    target = numpy_dtype(dtype)
+    return _random(target, shape) if source == "random_data" else np.zeros(shape, target)
 
 
 def _random(dtype: np.dtype[Any], shape: tuple[int, ...]) -> np.ndarray[Any, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -51,10 +52,9 @@ def describe_statistics(model: ModelMetrics) -> dict[str, Any]:
 def merge_statistics(processes: Iterable[Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
     """One list for all processes: counts and times are summed, of `last_inference` it is the latest."""
     merged: dict[tuple[str, str], dict[str, Any]] = {}
-    for each in processes:
-        for model in each:
-            key = model["name"], model["version"]
-            merged[key] = _add(merged[key], model) if key in merged else dict(model)
+    for model in chain.from_iterable(processes):
+        key = model["name"], model["version"]
+        merged[key] = _add(merged[key], model) if key in merged else dict(model)
     return list(merged.values())
 
 

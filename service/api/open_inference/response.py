@@ -88,7 +88,7 @@ def classify(column: Column, k: int, model: ModelSpec, name: str) -> Column:
     order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
     best = np.empty(order.shape, dtype=object)
     for row, column_of in np.ndindex(order.shape):
-        index = order[row, column_of]
+        index = int(order[row, column_of])
         label = f":{labels[index]}" if index < len(labels) else ""
         value = values[row, index] if form == "d" else scores[row, index]
         best[row, column_of] = f"{value:{form}}:{index}{label}".encode()

@@ -165,7 +165,7 @@ def test_any_text_is_an_entry_or_a_refusal(data: bytes) -> None:
 @given(st.sets(st.sampled_from(["name", "platform", "max_batch_size", "input", "model_warmup", "dynamic_batching"])))
 def test_only_fields_that_are_set_are_used(chosen: set[str]) -> None:
     config = ModelConfig()
-    values = {
+    values: dict[str, dict[str, Any]] = {
         "name": {"name": "cats"},
         "platform": {"platform": "x"},
         "max_batch_size": {"max_batch_size": 3},
