@@ -175,6 +175,11 @@ class ModelManager:
         """What each model was made of, by name; without those whose source was given, or whose entry is broken."""
         return {name: each.entry for name, each in self._models.items() if isinstance(each.entry, ModelEntry)}
 
+    def folders(self) -> dict[str, str]:
+        """The folder of each model that the settings or the repository name."""
+        entries = {entry.name: entry for entry in self._settings.models} | self.entries
+        return {name: str(entry.base_path) for name, entry in entries.items()}
+
     def give(self, models: Sequence[LoadedModel]) -> None:
         """Adds models that are loaded already; see `know`."""
         for name in dict.fromkeys(loaded.spec.name for loaded in models):
@@ -206,7 +211,7 @@ class ModelManager:
             await asyncio.sleep(self._settings.reload_interval_ms / 1000)
         if not self._registry.targets():
             # The operator reads this, who may know the folders.
-            folders = {name: f" ({entry.base_path})" for name, entry in self.entries.items()}
+            folders = {name: f" ({path})" for name, path in self.folders().items()}
             stories = [f"{name}{folders.get(name, '')}: {self._registry.story(name)}" for name in self._models]
             raise LoadFailed("; ".join(stories))
         self._is_serving = True
@@ -253,7 +258,7 @@ class ModelManager:
             for model in list(self._models.values()):
                 was_missing, model.is_missing = model.is_missing, model.name not in found
                 if was_missing and model.is_missing:
-                    await self._remove(model)
+                    await self._drop(model)
 
     async def _find_models(self) -> dict[str, Wanted] | None:
         """The models of the repository; None if it can't be read, or if it has lost all its models."""
@@ -295,7 +300,7 @@ class ModelManager:
             for version in [each for each in self._registry.versions(model.name) if each in wanted]:
                 await self._load(model, version, found[version])
 
-    async def _remove(self, model: Model) -> None:
+    async def _drop(self, model: Model) -> None:
         """Answers what the model accepted, frees it and forgets it: its folder is gone."""
         async with self._change:
             await asyncio.gather(*(self._retire(model, each) for each in list(self._registry.versions(model.name))))

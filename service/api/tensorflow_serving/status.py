@@ -29,13 +29,10 @@ if TYPE_CHECKING:
 def add_status_routes(app: App, darkroom: Darkroom) -> None:
     """Adds the GETs of `paths.ROUTES`."""
     registry = darkroom.registry
+    is_open = darkroom.auth.allows(None)  # the path of a model; only clients with credentials may know it
 
     def folders() -> dict[str, str]:
-        """The path of each model; only clients with credentials may know it."""
-        if darkroom.auth.allows(None):
-            return {}
-        entries = {entry.name: entry for entry in darkroom.settings.models} | darkroom.manager.entries
-        return {name: str(entry.base_path) for name, entry in entries.items()}
+        return {} if is_open else darkroom.manager.folders()
 
     def describe_all() -> list[dict[str, Any]] | dict[str, list[str]]:
         """STS's list of descriptions; KServe's object of names on a server of --model_repository, which STS's never is."""
