@@ -305,6 +305,7 @@ class ModelSpec:
     signatures: dict[str, SignatureSpec]
     labels: tuple[str, ...] = ()
     refused: dict[str, str] = field(default_factory=dict)  # signature → why it cannot be served
+    output_labels: dict[str, tuple[str, ...]] = field(default_factory=dict)  # output → its own labels, if it has some
     # The signatures that are not served, refused or internal ones, as TensorFlow Serving's metadata prints a SignatureDef.
     unserved: dict[str, dict[str, Any]] = field(default_factory=dict)
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from darkroom.models.engine import LoadedModel
 
+MODEL_FOLDER = "model.savedmodel"  # in a version folder of Triton's repositories
 MAX_VERSION = (1 << 63) - 1  # precedent: TensorFlow Serving's versions are int64
 _NO_FILE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})  # of a link that leads nowhere, and of a stray file
 SETTLED_SCANS = 2  # guess: a copy that pauses for longer than a scan's interval is rare, and the load notices it
@@ -89,9 +90,11 @@ class FolderSource:
         load: Callable[[Path, int], LoadedModel],
         *,
         settle_s: float,
+        model_folder: str = MODEL_FOLDER,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._base_path = base_path
+        self._model_folder = model_folder
         self._load = load
         self._settle_s = settle_s
         self._clock = clock
@@ -101,7 +104,7 @@ class FolderSource:
         """See Source."""
         seen: dict[int, tuple[Hashable, int]] = {}
         found = {}
-        for version, folder in versions(self._base_path).items():
+        for version, folder in versions(self._base_path, self._model_folder).items():
             try:
                 files = _files(folder)
             except (FileNotFoundError, NotADirectoryError):  # it is being deleted
@@ -123,7 +126,7 @@ class FolderSource:
 
     def load(self, version: int) -> LoadedModel:
         """See Source."""
-        folder = versions(self._base_path).get(version)
+        folder = versions(self._base_path, self._model_folder).get(version)
         if folder is None:
             raise LoadFailed("its folder is gone")
         return self._load(folder, version)
@@ -180,9 +183,10 @@ def incomplete(sizes: Mapping[str, int]) -> str:
     return f"{min(lacks)} of the variables.data files are missing" if shards and min(lacks) else ""
 
 
-def versions(base_path: Path) -> dict[int, Path]:
-    """The version folders in `base_path`, oldest first: named by a number, with saved_model.pb in them, or half of it.
+def versions(base_path: Path, model_folder: str = MODEL_FOLDER) -> dict[int, Path]:
+    """The SavedModel of each version in `base_path`, oldest version first.
 
+    It is a folder named by a number that has a saved_model.pb, or half of one, or the `model_folder` in such a folder.
     `00000123` is version 123. Where `1` and `01` both exist, the shorter name wins. A folder that cannot be entered is a
     version too: its load says so. Everything else is ignored.
 
@@ -191,12 +195,17 @@ def versions(base_path: Path) -> dict[int, Path]:
     """
     try:
         folders = sorted(base_path.iterdir(), key=lambda folder: (len(folder.name), folder.name), reverse=True)
-        found = {int(folder.name): folder for folder in folders if _is_number(folder.name) and _is_version(folder)}
+        found = {
+            int(folder.name): inner
+            for folder in folders
+            if _is_number(folder.name) and (inner := _saved_model_in(folder, model_folder)) is not None
+        }
     except OSError as err:
         raise LoadFailed(f"the model's folder cannot be listed: {err.strerror}") from err
     if not found:
         hint = "; it is a SavedModel itself: give the folder above" if (base_path / FILE_NAME).is_file() else ""
-        raise LoadFailed(f"the model's folder has no version: a folder named by a number, with {FILE_NAME} in it{hint}")
+        where = f"{FILE_NAME} or {model_folder}/{FILE_NAME}"
+        raise LoadFailed(f"the model's folder has no version: a folder named by a number, with {where} in it{hint}")
     return dict(sorted(found.items()))
 
 
@@ -209,6 +218,9 @@ def locate(path: Path) -> tuple[Path, str, int]:
     Raises:
         LoadFailed: it is neither.
     """
+    if _is_number(path.resolve().name) and (path / MODEL_FOLDER / FILE_NAME).is_file():
+        whole = path.resolve()
+        return path / MODEL_FOLDER, whole.parent.name, int(whole.name)
     if (path / FILE_NAME).is_file():
         whole = path.resolve()
         return (path, whole.parent.name, int(whole.name)) if _is_number(whole.name) else (path, whole.name, 1)
@@ -218,6 +230,11 @@ def locate(path: Path) -> tuple[Path, str, int]:
 
 def _is_number(name: str) -> bool:
     return name.isascii() and name.isdecimal() and int(name) <= MAX_VERSION
+
+
+def _saved_model_in(folder: Path, model_folder: str) -> Path | None:
+    """The SavedModel of a version folder: the folder itself, or the one in it that Triton's repositories have."""
+    return next((each for each in (folder, folder / model_folder) if _is_version(each)), None)
 
 
 def _is_version(folder: Path) -> bool:

@@ -91,9 +91,12 @@ OPERATIONS = (
         for operation in (
             Operation("get", of, OIP, "Versions, inputs and outputs"),
             Operation("get", f"{of}/ready", OIP, "Whether the model can be asked"),
+            Operation("get", f"{of}/config", OIP, "The configuration, as Triton has it"),
+            Operation("get", f"{of}/stats", OIP, "Counts and times, as Triton has them"),
             Operation("post", f"{of}/infer", OIP, "Predict: JSON, binary tensors, or one raw tensor", "tensors"),
         )
     ),
+    Operation("get", "/v2/models/stats", OIP, "Counts and times of all models, as Triton has them"),
     Operation("post", "/v2/repository/index", OIP, "Every version that is known, with its state", "any"),
     Operation("get", "/health", HEALTH, "healthy, once requests are answered", "", TEXT, scope=None),
     Operation("get", "/v2/health/live", HEALTH, "The process answers", scope=None),

@@ -1,9 +1,10 @@
-"""Protobuf messages from descriptions in words of our own, and the files of TensorFlow Serving that are their text form.
+"""Protobuf messages from descriptions in words of our own, and the config files that are their text form.
 
 A description has the original names, numbers and types, which are facts. A line is one of
 
     file NAME PACKAGE [IMPORTS]
-    message NAME FIELD=NUMBER:TYPE …      `*` before a type: repeated; `%`: an enum; `map:TYPE`: by text; `ONEOF/FIELD`: a choice
+    message NAME FIELD=NUMBER:TYPE …      `*` before a type: repeated; `%`: an enum; `map:TYPE`: by text, `map64:TYPE`: by
+                                          uint64; `ONEOF/FIELD`: a choice
     enum NAME VALUE=NUMBER …
     service NAME METHOD:REQUEST>ANSWER …  `*` before a type: a stream
 
@@ -21,6 +22,8 @@ from google.protobuf import text_format
 from google.protobuf.descriptor_pb2 import DescriptorProto, FieldDescriptorProto, FileDescriptorProto
 from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message_factory import GetMessageClass
+
+from darkroom.service.config.triton_schema import MODEL_CONFIG
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -83,6 +86,7 @@ message ConfigProto intra_op_parallelism_threads=2:int32 inter_op_parallelism_th
   allow_soft_placement=7:bool log_device_placement=8:bool
 """
 _SCALARS = {name.removeprefix("TYPE_").lower(): number for name, number in FieldDescriptorProto.Type.items()}
+_MAP_KEYS = {"map": "string", "map64": "uint64"}
 _NO_FIELD = re.compile(r'no field named "(?P<field>[^"]*)"')
 
 
@@ -126,10 +130,11 @@ def _add_field(made: DescriptorProto, package: str, owner: str, word: str) -> No
     path, number = key.split("=")
     choice, _, name = path.rpartition("/")
     field = made.field.add(name=name, number=int(number), label=FieldDescriptorProto.LABEL_OPTIONAL)
-    if kind.startswith("map:"):
+    kind_of_map, _, value = kind.partition(":")
+    if kind_of_map in _MAP_KEYS:
         entry = made.nested_type.add(name=f"{name.title().replace('_', '')}Entry")
         entry.options.map_entry = True
-        for part in ("key=1:string", f"value=2:{kind[4:]}"):
+        for part in (f"key=1:{_MAP_KEYS[kind_of_map]}", f"value=2:{value}"):
             _add_field(entry, package, "", part)
         kind = f"*{owner}.{entry.name}"
     if kind.startswith("*"):
@@ -163,7 +168,7 @@ def _add_service(file: FileDescriptorProto, name: str, words: list[str]) -> None
 
 
 def parse_text(name: str, text: str, *, is_secret: bool = False) -> Any:
-    """The message of this full name, one of CONFIG_FILES, that protobuf text describes.
+    """The message of this full name, one of a config file, that protobuf text describes.
 
     Raises:
         ValueError: the text is no such message; names the line, and the fields that there are. What `is_secret` is not
@@ -196,5 +201,5 @@ def _explain(err: text_format.ParseError, *, is_secret: bool) -> str:
 
 
 _POOL = DescriptorPool()
-for _file in read_schema(CONFIG_FILES):
+for _file in (*read_schema(CONFIG_FILES), *read_schema(MODEL_CONFIG)):
     _POOL.Add(_file)

@@ -102,6 +102,7 @@ class Settings(BaseModel):
     model_platform: str = Field("tensorflow", description="kind of model; only tensorflow is served (STS)")
     model_config_file: Path | None = Field(None, description="file that names several models, in JSON or in TensorFlow Serving's protobuf text, see docs/models.md; takes precedence over --model_base_path (STS)")
     model_config_poll_ms: float = Field(0.0, ge=0, description="how often --model_config_file is read again; models come and go as it says. 0: only at the start (precedent: TF Serving)")
+    model_repository: Path | None = Field(None, description="folder of models, each in a folder of its own: in Triton's layout (config.pbtxt, N/model.savedmodel) or TensorFlow Serving's (N/saved_model.pb). Models come and go while the server runs; takes precedence over --model_base_path (precedent: Triton)")
     custom_op_paths: Paths = Field((), description="comma-separated folders; every *.so in them is loaded before any model (STS)")
     session_config: JsonObject = Field({}, description="JSON: log_device_placement, allow_soft_placement, allow_growth, per_process_gpu_memory_fraction (STS)")
     model_version_policy: VersionPolicy = Field("all", description="which versions are served: all, latest, latest:N or specific:N,M (STS served all)")
@@ -205,6 +206,10 @@ class Settings(BaseModel):
                 "metrics_path: is a path of the server itself",
             ),
             (self.max_queue_images < self.max_batch_images, "max_queue_images: must be at least --max_batch_images"),
+            (
+                self.model_repository is not None and self.model_config_file is not None,
+                "model_repository: give it or --model_config_file, not both",
+            ),
             (self.enable_ssl and not self.secret_pem.is_file(), f"secret_pem: no such file: {self.secret_pem}"),
             (self.enable_ssl and not self.secret_key.is_file(), f"secret_key: no such file: {self.secret_key}"),
         ]
@@ -240,6 +245,8 @@ class Settings(BaseModel):
     def models(self) -> tuple[ModelEntry, ...]:
         """The models to serve: those of --model_config_file, which is read once, else the one of --model_base_path.
 
+        None with --model_repository, whose models come and go.
+
         Raises:
             BadSettingsError: as `read_models`, or --pictures names another model.
         """
@@ -257,6 +264,8 @@ class Settings(BaseModel):
         Raises:
             BadSettingsError: the file can't be read, has the wrong form, or names a platform that can't be served.
         """
+        if self.model_repository is not None:
+            return ()
         if self.model_config_file is None:
             entry = ModelEntry(
                 name=self.model_name,

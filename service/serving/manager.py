@@ -6,17 +6,17 @@ import asyncio
 import logging
 import time
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from darkroom.models.errors import LoadFailed, ModelError, UnknownModel, UnknownVersion, quote
 from darkroom.models.versions.folder import SETTLED_SCANS, GivenSource
 from darkroom.models.versions.policy import AVAILABLE, END, LOADING, START, UNLOADING, Failure, Plan, Policy, plan
-from darkroom.service.config.model_config import BadSettingsError
-from darkroom.service.errors import NotReady
+from darkroom.service.config.model_config import BadSettingsError, ModelEntry
+from darkroom.service.errors import NotReady, Unimplemented
 from darkroom.service.serving.load_turns import LoadTurns
 from darkroom.service.serving.registry import NO_VERSION
 from darkroom.service.serving.servable import InThread, Servable, describe_loaded
-from darkroom.service.serving.sources import Sources, policy_of
+from darkroom.service.serving.sources import Sources, policy_of, settings_of
 from darkroom.service.telemetry.metrics import ModelMetrics
 
 if TYPE_CHECKING:
@@ -27,54 +27,79 @@ if TYPE_CHECKING:
     from darkroom.service.config.model_config import ModelEntry
     from darkroom.service.config.settings import Settings
     from darkroom.service.serving.registry import Registry, VersionRecord, VersionState
+    from darkroom.service.serving.repository import Wanted
     from darkroom.service.serving.servable import Target
     from darkroom.service.telemetry.metrics import Metrics
 
 _log = logging.getLogger("darkroom.service")
 SCAN_TIMEOUT_S = 10.0  # guess: a folder of a file server is listed in less
 MOVED = object()  # the stamp of a version that is to be loaded from another folder; unlike any other
+MODEL_FOLDER = "the model's folder"  # in messages
+T = TypeVar("T")
 UNLOADED = "it was unloaded on request"
+
+
+class Scan(Generic[T]):
+    """A look at a folder, in a thread; `folder` is its name in messages. One that takes too long goes on."""
+
+    def __init__(self, folder: str) -> None:
+        self._folder = folder
+        self._running: asyncio.Future[T] | None = None
+
+    async def result(self, in_thread: InThread, look: Callable[[], T]) -> T:
+        """What `look` returns. While an earlier look has not ended, a call asks only whether it has, and gets its result.
+
+        Raises:
+            LoadFailed: it takes too long.
+        """
+        is_late = self._running is not None
+        running = self._running = self._running or asyncio.ensure_future(in_thread(look))
+        await asyncio.wait([running], timeout=0 if is_late else SCAN_TIMEOUT_S)
+        if not running.done():
+            raise LoadFailed(f"{self._folder} does not answer within {SCAN_TIMEOUT_S:.0f} s")
+        self._running = None
+        return running.result()
 
 
 class Model:
     """One model: where its versions come from and whether they are wanted. Their records are in the registry.
 
     Attributes:
-        entry: what the settings say of it; None: they do not name it.
+        settings: those of the server, with what is different for this model.
+        entry: what it was made of, or why it can't be served; None: its source was given.
+        is_missing: the last look at the folder of models did not find it.
         is_wanted: False after it was unloaded on request.
         inflight: the calls in flight of each signature, from the version that was loaded last.
         trouble: why the last scan of its source failed; empty if it did not.
-        scanning: the scan that has not ended yet; None if there is none.
+        scanning: the scan of its source.
         bug: what else the last look at it raised; empty if nothing.
         change: held while a version is loaded or unloaded.
         follower: follows its source while the server runs.
     """
 
-    def __init__(self, name: str, source: Source, policy: Policy) -> None:
+    def __init__(
+        self, name: str, source: Source, policy: Policy, settings: Settings, entry: Wanted | None = None
+    ) -> None:
         self.name = name
-        self.entry: ModelEntry | None = None
         self.source = source
         self.policy = policy
+        self.settings = settings
+        self.entry = entry
+        self.is_missing = False
         self.is_wanted = True
         self.inflight: dict[str, int] = {}
         self.trouble = self.bug = ""
-        self.scanning: asyncio.Future[Mapping[int, Found]] | None = None
+        self.scanning: Scan[Mapping[int, Found]] = Scan(MODEL_FOLDER)
         self.change = asyncio.Lock()
         self.follower: asyncio.Task[Plan] | None = None
 
     async def scan(self, in_thread: InThread) -> Mapping[int, Found]:
-        """The versions of the source. A scan that takes too long goes on, and later calls ask only whether it has ended.
+        """The versions of the source; see `Scan.result`.
 
         Raises:
             LoadFailed: it takes too long.
         """
-        is_late = self.scanning is not None
-        scan = self.scanning = self.scanning or asyncio.ensure_future(in_thread(self.source.scan))
-        await asyncio.wait([scan], timeout=0 if is_late else SCAN_TIMEOUT_S)
-        if not scan.done():
-            raise LoadFailed(f"the model's folder does not answer within {SCAN_TIMEOUT_S:.0f} s")
-        self.scanning = None
-        return scan.result()
+        return await self.scanning.result(in_thread, self.source.scan)
 
 
 class ModelManager:
@@ -116,6 +141,10 @@ class ModelManager:
         self._clock = clock
         self._in_thread = in_thread
         self._sources = Sources(settings)
+        self._repository = self._sources.repository()
+        self._looking: Scan[dict[str, Wanted]] = Scan("--model_repository")
+        self._look_turn = asyncio.Lock()  # held during a look at the repository
+        self._trouble = ""  # why the last look at the repository changed nothing; empty if it did not fail
         self._models: dict[str, Model] = {}
         self._is_serving = False  # the first load of all models is over
         self._is_stopping = False
@@ -141,8 +170,26 @@ class ModelManager:
 
     def know(self, name: str, source: Source, policy: Policy) -> None:
         """Adds a model, in place of those of the settings. `load_all` loads it."""
-        self._models[name] = Model(name, source, policy)
+        self._models[name] = Model(name, source, policy, self._settings)
         self._registry.know(name)
+
+    def _add(self, name: str, entry: Wanted) -> None:
+        """Adds the model of an entry; the next look at its versions loads it."""
+        source, policy = self._sources.of(entry), policy_of(entry, self._settings)
+        self._models[name] = Model(name, source, policy, settings_of(entry, self._settings), entry)
+        self._registry.know(name)
+        if not isinstance(entry, str):
+            self._registry.label(name, entry.version_labels)
+
+    @property
+    def entries(self) -> dict[str, ModelEntry]:
+        """What the settings or the repository say of each model, by name; without those whose entry is broken."""
+        found = {name: self._entry(model) for name, model in self._models.items()}
+        return {name: entry for name, entry in found.items() if entry is not None}
+
+    def folders(self) -> dict[str, str]:
+        """The folder of each model that the settings or the repository name."""
+        return {name: str(entry.base_path) for name, entry in self.entries.items()}
 
     def give(self, models: Sequence[LoadedModel]) -> None:
         """Adds models that are loaded already; see `know`."""
@@ -162,7 +209,8 @@ class ModelManager:
         """
         if not self._models:
             for entry in self._settings.models:
-                self._know(entry)
+                self._add(entry.name, entry)
+            await self._look_until_found()
         found = await asyncio.gather(*(self._scan(model) for model in self._models.values()))
         sizes = [max((each.size for each in versions.values()), default=0) for versions in found]
         ordered = [model for _, model in sorted(zip(sizes, self._models.values(), strict=True), key=itemgetter(0))]
@@ -187,9 +235,11 @@ class ModelManager:
         async with asyncio.TaskGroup() as group:
             while True:
                 await asyncio.sleep(self._settings.reload_interval_ms / 1000)
-                for model in list(self._models.values()):
+                await self._look()
+                for model in [each for each in self._models.values() if not each.is_missing]:
                     if model.follower is None or model.follower.done():
-                        model.follower = group.create_task(self._follow(model), name=f"follow-{model.name}")
+                        step = self._refresh if model.is_wanted and self._is_moved(model) else self._update
+                        model.follower = group.create_task(self._follow(model, step), name=f"follow-{model.name}")
 
     async def watch_config(self) -> None:
         """Follows `--model_config_file` forever, every `--model_config_poll_ms`; a file that is wrong changes nothing."""
@@ -215,6 +265,7 @@ class ModelManager:
         not stop it.
 
         Raises:
+            Unimplemented: the models are those of `--model_repository`.
             NotReady: the first load of all models is not over.
             LoadFailed: of a model, no version can be served; the others are as asked.
         """
@@ -235,14 +286,66 @@ class ModelManager:
             if unserved:
                 raise LoadFailed("; ".join(f"{name}: {self._registry.story(name)}" for name in unserved))
 
+        if self._repository is not None:
+            raise Unimplemented("the models are those of --model_repository: change its folders")
         if not self._is_serving:
             raise NotReady("the models of the start are still loading")
         await self._complete(apply_now())
 
-    def folders(self) -> dict[str, str]:
-        """The folder of each model that the settings name."""
-        found = {model.name: self._entry(model) for model in self._models.values()}
-        return {name: str(entry.base_path) for name, entry in found.items() if entry is not None}
+    async def _look_until_found(self) -> None:
+        """Looks for the models of the repository until there is one; only once if nobody watches.
+
+        Raises:
+            LoadFailed: the repository can't be read, or has no model and is not watched.
+        """
+        if self._repository is None:
+            return
+        await self._look()
+        if not self._models and not self._trouble and self._settings.reload_models:
+            _log.warning("the folder of --model_repository has no model yet; the server waits for one")
+        while not self._models and not self._trouble and self._settings.reload_models:
+            await asyncio.sleep(self._settings.reload_interval_ms / 1000)
+            await self._look()
+        if not self._models:
+            raise LoadFailed(self._trouble or "the folder of --model_repository has no model")
+
+    async def _look(self) -> None:
+        """Follows the repository: adds models that came, changes those whose config did, removes those that went.
+
+        A model is removed when two looks did not find it; while none at all is found, none is: the folder of a file
+        server that is gone looks the same.
+        """
+        async with self._look_turn:
+            if self._repository is None or self._is_stopping or (found := await self._find_models()) is None:
+                return
+            for name, entry in found.items():
+                if (model := self._models.get(name)) is None:
+                    self._add(name, entry)
+                elif model.entry != entry:
+                    async with model.change:
+                        self._change_entry(model, entry)
+                    _log.info("the configuration of a model changed", extra={"fields": {"model": name}})
+            for model in list(self._models.values()):
+                was_missing, model.is_missing = model.is_missing, model.name not in found
+                if was_missing and model.is_missing:
+                    await self._drop(model)
+
+    async def _find_models(self) -> dict[str, Wanted] | None:
+        """The models of the repository; None if it can't be read, or if it has lost all its models."""
+        assert self._repository is not None  # noqa: S101 - `_look` asks first
+        before, self._trouble = self._trouble, ""
+        failure: Exception | None = None
+        found: dict[str, Wanted] | None = None
+        try:
+            found = await self._looking.result(self._in_thread, self._repository.scan)
+            if not found and self._registry.targets():
+                self._trouble, found = "the folder of --model_repository is empty; its models are served on", None
+        except Exception as err:  # noqa: BLE001 - whatever the folder raises; all that is served goes on
+            failure, self._trouble = err, reason_of(err)
+        if self._trouble and self._trouble != before:
+            fields = {"reason": self._trouble}
+            _log.error("models can't be looked for", extra={"fields": fields}, exc_info=traceable(failure))
+        return found
 
     async def load(self, name: str) -> None:
         """Loads what the version policy selects: new versions, failed ones, and those whose files changed.
@@ -258,9 +361,11 @@ class ModelManager:
             async with model.change:
                 self._check_known(model)
                 todo = await self._refresh(model)
-            if self._failures(model) or todo.unsettled or not self._registry.versions(name):
+                is_whole = not self._failures(model) and not todo.unsettled and bool(self._registry.versions(name))
+            if not is_whole:
                 raise LoadFailed(self._registry.story(name))
 
+        await self._look()  # its folder may just have come, or its config.pbtxt have changed
         model = self._find(name)
         await self._complete(load_now())
 
@@ -347,8 +452,10 @@ class ModelManager:
             raise UnknownModel(name, tuple(self._models)) from None
 
     def _entry(self, model: Model) -> ModelEntry | None:
-        """What the settings say of a model, also of one that was given instead."""
-        return model.entry or next((each for each in self._settings.models if each.name == model.name), None)
+        """What the settings or the repository say of a model, also of one that was given instead; None: nothing, or nonsense."""
+        if model.entry is not None:
+            return model.entry if isinstance(model.entry, ModelEntry) else None
+        return next((each for each in self._settings.models if each.name == model.name), None)
 
     def _check_known(self, model: Model) -> None:
         """Raises UnknownModel if the model was dropped, or replaced by another, while the caller waited."""
@@ -367,19 +474,34 @@ class ModelManager:
         """Adds a model of the settings, or changes the one of this name; whether anything is new."""
         model = self._models.get(entry.name)
         if model is None:
-            self.know(entry.name, self._sources.of(entry), policy_of(entry, self._settings))
-            self._models[entry.name].entry = entry
-        elif model.entry == entry:
+            self._add(entry.name, entry)
+            return True
+        if model.entry == entry:
             return False
-        else:
-            before, model.entry = model.entry, entry
-            model.policy = policy_of(entry, self._settings)
-            if before is None or _origin(before) != _origin(entry):
-                model.source, model.scanning = self._sources.of(entry), None
-                for record in self._registry.records(model.name):
-                    record.stamp = MOVED
+        self._change_entry(model, entry)
         self._registry.label(entry.name, entry.version_labels)
         return True
+
+    def _change_entry(self, model: Model, entry: Wanted) -> None:
+        """Gives a model another entry. What it serves is loaded again by it where it changes what is loaded.
+
+        Of an entry that is broken the next look at the versions says so; what is served stays.
+        """
+        before, model.entry = model.entry, entry
+        model.policy, model.settings = policy_of(entry, self._settings), settings_of(entry, self._settings)
+        if _origin(before) == _origin(entry):
+            return
+        model.source, model.scanning = self._sources.of(entry), Scan(MODEL_FOLDER)
+        for record in self._registry.records(model.name):
+            if not isinstance(entry, str):
+                record.stamp, record.failure = MOVED, None
+            elif record.servable is not None:
+                record.note(AVAILABLE, f"its new configuration can't be served: {entry}")
+
+    def _is_moved(self, model: Model) -> bool:
+        """Whether a version that is served is to be loaded from another folder, or with another configuration."""
+        records = self._registry.records(model.name)
+        return any(each.stamp is MOVED and each.failure is None and each.servable is not None for each in records)
 
     async def _drop(self, model: Model) -> None:
         """Lets a model finish what it accepted, frees it and forgets it."""
@@ -424,7 +546,7 @@ class ModelManager:
         """The record of a version, which `/metrics` shows from now on."""
         record = self._registry.record(model.name, version)
         if record.metrics is None:
-            slo_s, images = self._settings.slo_ms / 1000, self._settings.max_batch_images
+            slo_s, images = model.settings.slo_ms / 1000, model.settings.max_batch_images
             record.metrics = ModelMetrics(model.name, version, slo_s=slo_s, max_batch_images=images)
         return record
 
@@ -454,7 +576,7 @@ class ModelManager:
     async def _update(self, model: Model) -> Plan:
         """Loads and unloads until the served versions are those that the policy selects. Returns what is left."""
         todo = Plan([], [], [])
-        if not model.is_wanted or self._is_stopping:
+        if not model.is_wanted or self._is_stopping or self._models.get(model.name) is not model:
             return todo
         while found := await self._scan(model):
             served = self._registry.versions(model.name)
@@ -492,7 +614,10 @@ class ModelManager:
         served = self._registry.versions(model.name)
         if trouble and trouble != model.trouble:
             fields = {"model": model.name, "reason": trouble, "still_served": sorted(served)}
-            _log.error("a model's versions can't be looked for", extra={"fields": fields}, exc_info=traceable(failure))
+            what = (
+                "a model can't be served" if isinstance(model.entry, str) else "a model's versions can't be looked for"
+            )
+            _log.error(what, extra={"fields": fields}, exc_info=traceable(failure))
         if trouble and not served:
             self._record(model, NO_VERSION).note(END, trouble)
         model.trouble = trouble
@@ -531,7 +656,7 @@ class ModelManager:
         metrics.load_s.observe(load_s)
         entry = self._entry(model)
         outputs = {} if entry is None else entry.outputs
-        servable = Servable(loaded, self._settings, metrics, outputs=outputs, in_thread=self._in_thread)
+        servable = Servable(loaded, model.settings, metrics, outputs=outputs, in_thread=self._in_thread)
         self._unregistered.add(servable)  # so that `close` finds it
         is_starting = not self._is_serving and self._settings.ready_when == "all"  # nobody is sent here yet
         is_alone = is_starting or not self._registry.targets()
@@ -584,8 +709,10 @@ def traceable(error: Exception | None) -> Exception | None:
     return None if isinstance(error, LoadFailed) and error.__cause__ is None else error
 
 
-def _origin(entry: ModelEntry) -> tuple[object, ...]:
+def _origin(entry: Wanted | None) -> object:
     """What a model's versions are loaded from and with."""
+    if type(entry) is not ModelEntry:  # of a repository everything counts
+        return entry
     return entry.base_path, entry.custom_op_paths, entry.session_config, entry.pictures, entry.outputs
 
 

@@ -11,19 +11,38 @@ from darkroom.models.errors import LoadFailed
 from darkroom.models.rewriting.job import Job
 from darkroom.models.saved_model.output_kinds import check_said, read_said
 from darkroom.models.versions.cache import Cache
-from darkroom.models.versions.folder import FolderSource, GivenSource
+from darkroom.models.versions.folder import MODEL_FOLDER, FolderSource, GivenSource
 from darkroom.models.versions.loader import Loader
 from darkroom.models.versions.policy import Policy
 from darkroom.service.config.machine import cores_each
+from darkroom.service.config.repository import RepositoryEntry
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from darkroom.models.engine import LoadedModel
-    from darkroom.models.versions.folder import Source
+    from darkroom.models.versions.folder import Found, Source
     from darkroom.service.config.model_config import ModelEntry
     from darkroom.service.config.settings import Settings
+    from darkroom.service.serving.repository import Repository, Wanted
 
 FAKE = "fake"  # --model_base_path=fake serves a model without TensorFlow
 SETTLED_INTERVALS = 2  # files that did not change for so many scans are complete
+
+
+class BrokenSource:
+    """The source of a model that can't be served whatever its versions are: every scan says why."""
+
+    def __init__(self, reason: str) -> None:
+        self._reason = reason
+
+    def scan(self) -> Mapping[int, Found]:
+        """Raises LoadFailed."""
+        raise LoadFailed(self._reason)
+
+    def load(self, version: int) -> LoadedModel:  # noqa: ARG002 - a Source
+        """Raises LoadFailed."""
+        raise LoadFailed(self._reason)
 
 
 class Sources:
@@ -40,8 +59,19 @@ class Sources:
         cache = Cache(folder, max_bytes=settings.max_cache_bytes)
         self._loader = Loader(cache, timeout_s=settings.load_timeout_ms / 1000)
 
-    def of(self, entry: ModelEntry) -> Source:
+    def repository(self) -> Repository | None:
+        """The folder of models that is followed; None without --model_repository."""
+        folder = self._settings.model_repository
+        if folder is None:
+            return None
+        from darkroom.service.serving.repository import Repository  # noqa: PLC0415 - protobuf, only for a repository
+
+        return Repository(self._settings, folder)
+
+    def of(self, entry: Wanted) -> Source:
         """The source of a model: its folder, or the fake model, which needs no folder and no TensorFlow."""
+        if isinstance(entry, str):
+            return BrokenSource(entry)
         if str(entry.base_path) == FAKE:
             from darkroom.models.engines.fakes import fake_model  # noqa: PLC0415 - rarely used
 
@@ -55,11 +85,15 @@ class Sources:
             except LoadFailed:
                 loaded.close()
                 raise
-            return loaded
+            if not isinstance(entry, RepositoryEntry):
+                return loaded
+            from darkroom.service.serving.triton import apply_config  # noqa: PLC0415 - as above
 
-        return FolderSource(
-            entry.base_path, load, settle_s=SETTLED_INTERVALS * self._settings.reload_interval_ms / 1000
-        )
+            return apply_config(loaded, entry)
+
+        inner = entry.model_folder if isinstance(entry, RepositoryEntry) else MODEL_FOLDER
+        settle_s = SETTLED_INTERVALS * self._settings.reload_interval_ms / 1000
+        return FolderSource(entry.base_path, load, settle_s=settle_s, model_folder=inner)
 
     def stop(self) -> None:
         """Ends the preparation that is running; later ones fail."""
@@ -76,10 +110,23 @@ class Sources:
             custom_op_paths=tuple(map(Path, entry.custom_op_paths)),
             max_drift=self._settings.max_drift if self._settings.precision == "bf16" else None,
             pictures=entry.pictures,
-            device=self._settings.device,
+            device=settings_of(entry, self._settings).device,
         )
 
 
-def policy_of(entry: ModelEntry, settings: Settings) -> Policy:
+def policy_of(entry: Wanted, settings: Settings) -> Policy:
     """The version policy of a model: its own, else the server's."""
-    return Policy.parse(entry.model_version_policy or settings.model_version_policy)
+    own = None if isinstance(entry, str) else entry.model_version_policy
+    return Policy.parse(own or settings.model_version_policy)
+
+
+def settings_of(entry: Wanted, settings: Settings) -> Settings:
+    """The settings of a model: its own, else the server's. Limits that depend on its own ones are moved with them."""
+    if not isinstance(entry, RepositoryEntry) or not entry.overrides:
+        return settings
+    update = dict(entry.overrides)
+    if most := update.get("max_batch_images"):
+        update["max_queue_images"] = max(settings.max_queue_images, most)
+        sizes = [size for size in settings.allowed_batch_sizes if size < most]
+        update["allowed_batch_sizes"] = (*sizes, most) if settings.allowed_batch_sizes else ()
+    return settings.model_copy(update=update)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import platform
+import time
 from collections import Counter
 from operator import attrgetter
 from typing import TYPE_CHECKING
@@ -81,6 +82,9 @@ class ModelMetrics(Observer):
         self.padding_images = 0
         self.batch_retries = 0
         self.load_failures = 0
+        self.ok_s = 0.0  # of the requests that succeeded, from their arrival to their answer
+        self.last_call_s = 0.0  # when the last engine call succeeded, since the epoch
+        self.batch_sizes: dict[int, list[float]] = {}  # images → calls, and their seconds to join, run and split
         self.duration = Histogram(latency)
         self.queue_wait = Histogram(latency)
         self.execution = Histogram(latency)
@@ -101,6 +105,8 @@ class ModelMetrics(Observer):
         self.requests[outcome] += 1
         self.images[outcome] += images
         self.duration.observe(duration_s)
+        if outcome == "ok":
+            self.ok_s += duration_s
 
     def ended(self, rows: int, outcome: Outcome, timing: Timing, error: BaseException | None) -> None:  # noqa: ARG002 - the observer's signature
         """Observes how long an entry waited for the engine; one that its client left tells nothing of that."""
@@ -113,7 +119,7 @@ class ModelMetrics(Observer):
         self.batch_images.observe(batch.images)
         self.padding_images += batch.padding
 
-    def ran(self, batch: Batch, report: BatchReport) -> None:  # noqa: ARG002 - the observer's signature
+    def ran(self, batch: Batch, report: BatchReport) -> None:
         """Observes the times of one engine call, and counts it for its device."""
         if device := getattr(report, "device", ""):  # the scheduler knows of no devices
             self.device_batches[device] += 1
@@ -122,6 +128,13 @@ class ModelMetrics(Observer):
         stages["collate"].observe(report.collate_s)
         stages["execute"].observe(report.execute_s)
         stages["split"].observe(report.split_s)
+        if report.error is None:
+            self.last_call_s = time.time()
+            totals = self.batch_sizes.setdefault(batch.images, [0.0, 0.0, 0.0, 0.0])
+            totals[0] += 1
+            totals[1] += report.collate_s
+            totals[2] += report.execute_s
+            totals[3] += report.split_s
 
     def kept_apart(self, is_alone: bool) -> None:  # noqa: FBT001 - the observer's signature
         """Logs that batches are smaller from now on."""
@@ -176,6 +189,10 @@ class Metrics(Collector):
         metrics.duration.observe(duration_s)
         metrics.request_size.observe(request_bytes)
         metrics.response_size.observe(response_bytes)
+
+    def models(self) -> list[ModelMetrics]:
+        """The series of each model version that is shown."""
+        return [model for model, _ in self._versions()]
 
     def fold(self) -> None:
         """Counts the observations that the histograms noted; to be called a few times a second."""

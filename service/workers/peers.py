@@ -13,6 +13,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from darkroom.models.errors import LoadFailed, ModelError
 from darkroom.service.config.model_config import ModelEntry
 from darkroom.service.errors import NotReady
+from darkroom.service.telemetry.statistics import describe_statistics, merge_statistics
 from darkroom.service.workers.channel import Channel, ChannelClosed
 
 if TYPE_CHECKING:
@@ -39,6 +40,13 @@ class Peers(Protocol):
 
     async def recent(self, second: int) -> list[Second]:
         """The last seconds of all processes, added up, from `second` on.
+
+        Raises:
+            NotReady: the supervisor is gone.
+        """
+
+    async def statistics(self) -> list[dict[str, Any]]:
+        """The statistics of every version, summed over all processes; see `describe_statistics`.
 
         Raises:
             NotReady: the supervisor is gone.
@@ -72,6 +80,10 @@ class Alone:
     async def recent(self, second: int) -> list[Second]:
         """The last seconds of this process."""
         return self._recent.since(second)
+
+    async def statistics(self) -> list[dict[str, Any]]:
+        """The statistics of every version."""
+        return [describe_statistics(model) for model in self._metrics.models()]
 
     async def load(self, name: str) -> None:
         """`ModelManager.load`."""
@@ -183,6 +195,10 @@ class Member:
         found: list[Second] = await self._request({"type": "recent", "second": second})
         return found
 
+    async def statistics(self) -> list[dict[str, Any]]:
+        """The statistics of every version, summed over the workers that run now."""
+        return merge_statistics(await self._request({"type": "statistics"}))
+
     async def load(self, name: str) -> None:
         """`ModelManager.load`, here and then in all others."""
         await self._change_all({"type": "load", "name": name})
@@ -224,13 +240,15 @@ class Member:
         except ChannelClosed:
             raise NotReady("the server is stopping") from None
 
-    async def _handle(self, message: dict[str, Any]) -> str | list[Second]:
+    async def _handle(self, message: dict[str, Any]) -> Any:
         """Replies to the supervisor: what it asks for, nothing to a ping, or why a change failed (empty: it did not)."""
         match message["type"]:
             case "metrics":
                 return (await self._alone.render())[0].decode()
             case "recent":
                 return await self._alone.recent(message["second"])
+            case "statistics":
+                return await self._alone.statistics()
             case "let_go":
                 self._on_let_go(message["count"])
             case "ping":

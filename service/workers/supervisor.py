@@ -243,6 +243,8 @@ class Supervisor(Collector):
                 return await self._merged_metrics()
             case "recent":
                 return await self._recent(message["second"])
+            case "statistics":
+                return await asyncio.gather(*(each.statistics() for each in self._workers.values()))
             case "readiness":
                 await self._note_readiness(worker, is_ready=message["is_ready"])
             case "hint":

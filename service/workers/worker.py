@@ -109,6 +109,13 @@ class Worker:
             return found
         return []
 
+    async def statistics(self) -> list[dict[str, Any]]:
+        """Its statistics of every version; none if it does not reply in time."""
+        with suppress(ChannelClosed, RequestFailed, TimeoutError):
+            found: list[dict[str, Any]] = await self._channel.request({"type": "statistics"}, SCRAPE_S)
+            return found
+        return []
+
     async def replies(self, within_s: float) -> bool:
         """Whether its event loop is running: it replies to a ping in time, or has ended."""
         try:

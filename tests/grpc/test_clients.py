@@ -26,6 +26,8 @@ from tests.grpc.calls import served
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from darkroom.service.server import Server
+
 ROOT = Path(__file__).parents[2]
 PICTURE = ROOT / "tests/images/rocket.jpg"
 API = ROOT / ".bench/tensorflow-serving-api"
@@ -36,17 +38,22 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     half = load_model(
         savedmodels.half_plus_two(tmp_path_factory.mktemp("model") / "1"), name="half_plus_two", version=1
     )
     with served(fake_model(name="default"), fake_model(TensorEcho(), name="tensors"), half) as (server, _):
-        yield server.grpc_address
+        yield server
 
 
-def told(python: str | Path, script: str, address: str, **environment: str) -> Any:
+@pytest.fixture
+def address(running: Server) -> str:
+    return running.grpc_address
+
+
+def told(python: str | Path, script: str, address: str, *more: str, **environment: str) -> Any:
     """What a client's program printed."""
-    command = [python, Path(__file__).parent / "scripts" / script, address, PICTURE]
+    command = [python, Path(__file__).parent / "scripts" / script, address, PICTURE, *more]
     done = subprocess.run(command, capture_output=True, text=True, timeout=240, env=os.environ | environment)  # noqa: PLW1510 - below
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
@@ -72,7 +79,11 @@ def test_tritons_clients_work_as_they_are(address: str) -> None:
         "inputs": ["x", "text"],
         "index": ["default", "half_plus_two", "tensors"],
         "digest": [DIGEST],
-        "many": [DIGEST],
+        "many": [DIGEST, "default", 32, [True]],
+        "config": ["tensorflow_savedmodel", "tensorflow", [["x", [-1]], ["text", []]]],
+        "classes": ["300000000549775575777803994281145270272.000000:2", "0.100000:0"],
+        "statistics": ["default", "half_plus_two", "tensors"],
+        "succeeded": [True],
         "length": [PICTURE.stat().st_size],
         "no digest": True,
         "same": True,
@@ -82,8 +93,10 @@ def test_tritons_clients_work_as_they_are(address: str) -> None:
 
 
 @pytest.mark.skipif(not KSERVE.exists(), reason="KServe's SDK is not installed; `make .bench/kserve.done` does it")
-def test_kserves_client_works_as_it_is(address: str) -> None:
-    assert told(KSERVE, "kserve_client.py", address) == {
+def test_kserves_client_works_as_it_is(running: Server) -> None:
+    assert told(KSERVE, "kserve_client.py", running.grpc_address, running.url) == {
+        "v1": [True, [DIGEST]],
+        "v2": [True, True, True, [DIGEST]],
         "ready": [True, True, True],
         "id": "7",
         "digest": [DIGEST],

@@ -116,6 +116,53 @@ def test_it_gets_the_names_of_the_largest_values(client: Any) -> None:
     assert answer.as_numpy("x").tolist() == [[b"5.000000:1", b"3.000000:2"]]
 
 
+def test_it_reads_the_configuration_that_the_server_decided(client: Any) -> None:
+    config = client.get_model_config("a b", model_version="1")
+    assert (config["name"], config["platform"], config["backend"]) == ("a b", "tensorflow_savedmodel", "tensorflow")
+    assert config["max_batch_size"] == 32
+    assert config["version_policy"] == {"all": {}}
+    assert [(each["name"], each["data_type"], each["dims"]) for each in config["input"]] == [
+        ("x", "TYPE_FP32", [-1]),
+        ("text", "TYPE_STRING", []),
+    ]
+    assert [each["kind"] for each in config["instance_group"]] == ["KIND_CPU"]
+    assert "dynamic_batching" in config
+    assert {"model_configuration", "statistics"} <= set(client.get_server_metadata()["extensions"])
+    for wrong in ({"model_name": "nosuch"}, {"model_name": "default", "model_version": "9"}):
+        with pytest.raises(utils.InferenceServerException) as caught:
+            client.get_model_config(**wrong)
+        assert caught.value.status() == "404"
+
+
+def test_it_reads_counts_and_times_of_one_version_one_model_and_all(client: Any) -> None:
+    def counts(before: Any, after: Any, *path: str) -> int:
+        for key in path:
+            before, after = before[key], after[key]
+        return int(after - before)
+
+    (before,) = client.get_inference_statistics("default", "1")["model_stats"]
+    client.infer("default", _pictures(picture(1), picture(2)))
+    with pytest.raises(utils.InferenceServerException):
+        client.infer("default", _pictures(b"junk"))
+    (after,) = client.get_inference_statistics("default")["model_stats"]
+    assert (after["name"], after["version"]) == ("default", "1")
+    assert counts(before, after, "inference_count") == 2
+    assert counts(before, after, "execution_count") == 1
+    assert counts(before, after, "inference_stats", "success", "count") == 1
+    assert counts(before, after, "inference_stats", "fail", "count") == 1
+    assert counts(before, after, "inference_stats", "compute_infer", "ns") > 0
+    assert counts(before, after, "inference_stats", "success", "ns") >= counts(
+        before, after, "inference_stats", "compute_infer", "ns"
+    )
+    assert [each["batch_size"] for each in after["batch_stats"]].count(2) == 1
+    assert after["last_inference"] > 1_600_000_000_000
+    assert [each["name"] for each in client.get_inference_statistics()["model_stats"]] == ["default", "a b"]
+    for wrong in ({"model_name": "nosuch"}, {"model_name": "default", "model_version": "9"}):
+        with pytest.raises(utils.InferenceServerException) as caught:
+            client.get_inference_statistics(**wrong)
+        assert caught.value.status() == "404"
+
+
 @pytest.mark.parametrize(
     ("model", "pictures", "status", "words"),
     [

@@ -11,6 +11,7 @@ from darkroom.service.api.grpc.call import Method, unary
 from darkroom.service.api.grpc.protos import message, parse
 from darkroom.service.api.open_inference import tensors
 from darkroom.service.api.open_inference.body import Body
+from darkroom.service.api.open_inference.extensions import describe_config, statistics_of
 from darkroom.service.api.open_inference.request import Infer, find
 from darkroom.service.api.open_inference.response import classify
 from darkroom.service.api.open_inference.routes import EXTENSIONS, describe_model, describe_state
@@ -63,6 +64,8 @@ class InferenceService:
             "ModelReady": (self.model_ready, Scope.PREDICT),
             "ServerMetadata": (self.server, Scope.PREDICT),
             "ModelMetadata": (self.model, Scope.PREDICT),
+            "ModelConfig": (self.config, Scope.PREDICT),
+            "ModelStatistics": (self.statistics, Scope.PREDICT),
             "RepositoryIndex": (self.index, Scope.PREDICT),
             "RepositoryModelLoad": (self.load, Scope.ADMIN),
             "RepositoryModelUnload": (self.unload, Scope.ADMIN),
@@ -117,6 +120,20 @@ class InferenceService:
             "ModelMetadataResponse", **describe_model(self._darkroom.registry, asked.name, asked.version or None)
         )
 
+    async def config(self, body: bytes, _: Mapping[str, str]) -> bytes:
+        """The configuration of a model, as Triton's extension has it."""
+        asked = parse(message("inference.ModelConfigRequest"), body)
+        config = describe_config(self._darkroom, asked.name, asked.version or None)
+        answer = message("inference.ModelConfigResponse")()
+        answer.config.ParseFromString(config.SerializeToString())  # their classes are in different pools
+        return bytes(answer.SerializeToString())
+
+    async def statistics(self, body: bytes, _: Mapping[str, str]) -> bytes:
+        """Counts and times of one version, of one model's versions, or of all, as Triton's extension has them."""
+        asked = parse(message("inference.ModelStatisticsRequest"), body)
+        found = await statistics_of(self._darkroom, asked.name or None, asked.version or None)
+        return _answer("ModelStatisticsResponse", model_stats=found)
+
     async def index(self, body: bytes, _: Mapping[str, str]) -> bytes:
         """Every known version with its state; with `ready`, only those that are served."""
         only_ready = parse(message("inference.RepositoryIndexRequest"), body).ready
@@ -168,7 +185,7 @@ class GrpcInferReply:
         for name, _, classes, labels, _ in self._outputs:
             column = rows.columns[name]
             if classes:
-                column = classify(column, classes, labels, name)
+                column = classify(column, classes, labels, name, own=model.output_labels.get(name))
             described: dict[str, Any] = tensors.describe(name, column)
             output = answer.outputs.add(**described)
             field = CONTENTS.get(tensors.DTYPES[described["datatype"]])

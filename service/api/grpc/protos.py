@@ -14,6 +14,7 @@ from google.protobuf.message_factory import GetMessageClass
 
 from darkroom.service.api.grpc.schema import FILES, REFLECTION
 from darkroom.service.config.protobuf import CONFIG_FILES, read_schema
+from darkroom.service.config.triton_schema import MODEL_CONFIG
 from darkroom.service.errors import CodecError
 
 VERSIONS = ("v1", "v1alpha")  # of the reflection protocol
@@ -38,7 +39,7 @@ def parse(cls: Any, body: bytes) -> Any:
 
 POOL = DescriptorPool()
 SERVICES: list[str] = []  # the full name of each
-for _text in (CONFIG_FILES, FILES, *(REFLECTION.format(version=version) for version in VERSIONS)):
+for _text in (CONFIG_FILES, MODEL_CONFIG, FILES, *(REFLECTION.format(version=version) for version in VERSIONS)):
     for _file in read_schema(_text):
         POOL.Add(_file)
         SERVICES += [f"{_file.package}.{each.name}" for each in _file.service]

@@ -118,7 +118,7 @@ file tensorflow_serving/apis/model_service.proto tensorflow.serving tensorflow_s
 service ModelService GetModelStatus:GetModelStatusRequest>GetModelStatusResponse
   HandleReloadConfigRequest:ReloadConfigRequest>ReloadConfigResponse
 
-file grpc_service.proto inference
+file grpc_service.proto inference model_config.proto
 message ServerLiveRequest
 message ServerLiveResponse live=1:bool
 message ServerReadyRequest
@@ -148,6 +148,18 @@ message ModelInferResponse.InferOutputTensor name=1:string datatype=2:string sha
 message ModelStreamInferResponse error_message=1:string infer_response=2:ModelInferResponse
 message ModelRepositoryParameter parameter_choice/bool_param=1:bool parameter_choice/int64_param=2:int64
   parameter_choice/string_param=3:string parameter_choice/bytes_param=4:bytes
+message ModelConfigRequest name=1:string version=2:string
+message ModelConfigResponse config=1:ModelConfig
+message ModelStatisticsRequest name=1:string version=2:string
+message ModelStatisticsResponse model_stats=1:*ModelStatistics
+message StatisticDuration count=1:uint64 ns=2:uint64
+message InferStatistics success=1:StatisticDuration fail=2:StatisticDuration queue=3:StatisticDuration
+  compute_input=4:StatisticDuration compute_infer=5:StatisticDuration compute_output=6:StatisticDuration
+  cache_hit=7:StatisticDuration cache_miss=8:StatisticDuration
+message InferBatchStatistics batch_size=1:uint64 compute_input=2:StatisticDuration compute_infer=3:StatisticDuration
+  compute_output=4:StatisticDuration
+message ModelStatistics name=1:string version=2:string last_inference=3:uint64 inference_count=4:uint64
+  execution_count=5:uint64 inference_stats=6:InferStatistics batch_stats=7:*InferBatchStatistics
 message RepositoryIndexRequest repository_name=1:string ready=2:bool
 message RepositoryIndexResponse models=1:*RepositoryIndexResponse.ModelIndex
 message RepositoryIndexResponse.ModelIndex name=1:string version=2:string state=3:string reason=4:string
@@ -158,7 +170,8 @@ message RepositoryModelUnloadResponse
 service GRPCInferenceService ServerLive:ServerLiveRequest>ServerLiveResponse ServerReady:ServerReadyRequest>ServerReadyResponse
   ModelReady:ModelReadyRequest>ModelReadyResponse ServerMetadata:ServerMetadataRequest>ServerMetadataResponse
   ModelMetadata:ModelMetadataRequest>ModelMetadataResponse ModelInfer:ModelInferRequest>ModelInferResponse
-  ModelStreamInfer:*ModelInferRequest>*ModelStreamInferResponse
+  ModelStreamInfer:*ModelInferRequest>*ModelStreamInferResponse ModelConfig:ModelConfigRequest>ModelConfigResponse
+  ModelStatistics:ModelStatisticsRequest>ModelStatisticsResponse
   RepositoryIndex:RepositoryIndexRequest>RepositoryIndexResponse
   RepositoryModelLoad:RepositoryModelLoadRequest>RepositoryModelLoadResponse
   RepositoryModelUnload:RepositoryModelUnloadRequest>RepositoryModelUnloadResponse

@@ -16,6 +16,8 @@ from darkroom.service.predict import codec
 from darkroom.service.predict.call import Rendered, body_size
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from darkroom.models.rows import Column, Rows
     from darkroom.models.spec import ModelSpec
     from darkroom.service.predict.call import AnswerBody
@@ -51,7 +53,7 @@ class InferReply:
         for name, is_binary, classes, labels, _ in self.outputs:
             column = rows.columns[name]
             if classes:
-                column = classify(column, classes, labels, name)
+                column = classify(column, classes, labels, name, own=self.model.output_labels.get(name))
             tensor = tensors.describe(name, column)
             if is_binary:
                 buffers.append(tensors.view_binary(column))
@@ -74,22 +76,34 @@ class InferReply:
         return Rendered(body, {LENGTH: str(body_size(head))}, "application/octet-stream")
 
 
-def classify(column: Column, k: int, labels: tuple[str, ...], name: str) -> Column:
+def classify(column: Column, k: int, labels: Sequence[str], name: str, *, own: Sequence[str] | None = None) -> Column:
     """The `k` largest values of each row, written as in Triton's classification extension: `value:index[:label]`.
 
+    Args:
+        column: one vector of numbers for each row.
+        k: how many values.
+        labels: of the model, in class order; used if there are as many as values.
+        name: of the output, for messages.
+        own: the labels of this output, if it has some; values without one have no label.
+
     Returns:
-        Object array, bytes[n, k or fewer]; a label only if there are as many labels as values.
+        Object array, bytes[n, k or fewer].
 
     Raises:
         InvalidInput: the output is not one vector of numbers for each row.
     """
     if isinstance(column, list) or column.ndim < 2 or column.dtype.kind not in "iufV":
         raise InvalidInput(f"classification: output {name!r} holds no vector of numbers a row")
-    scores = column.reshape(len(column), -1).astype(np.float64)
-    named = [f":{label}" for label in labels] if len(labels) == scores.shape[1] else [""] * scores.shape[1]
+    values = column.reshape(len(column), -1)
+    scores = values.astype(np.float64)
+    if own is not None or len(labels) != scores.shape[1]:
+        labels = own or ()
+    form = "d" if column.dtype.kind in "iu" else "f"
     order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
     best = np.empty(order.shape, dtype=object)
     for row, column_of in np.ndindex(order.shape):
-        index = order[row, column_of]
-        best[row, column_of] = f"{scores[row, index]:f}:{index}{named[index]}".encode()
+        index = int(order[row, column_of])
+        label = f":{labels[index]}" if index < len(labels) else ""
+        value = values[row, index] if form == "d" else scores[row, index]
+        best[row, column_of] = f"{value:{form}}:{index}{label}".encode()
     return best

@@ -10,6 +10,7 @@ from darkroom.models.errors import InvalidInput
 from darkroom.models.versions.policy import AVAILABLE, LOADING, UNLOADING
 from darkroom.service.api.admin import check_operator
 from darkroom.service.api.open_inference.body import as_object
+from darkroom.service.api.open_inference.extensions import as_json, describe_config, statistics_of
 from darkroom.service.api.open_inference.request import Infer, find
 from darkroom.service.api.open_inference.tensors import DATATYPES
 from darkroom.service.config.tokens import Scope
@@ -33,7 +34,10 @@ if TYPE_CHECKING:
 NAME = "/v2/models/<name:str>"
 VERSION = "/v2/models/<name:str>/versions/<version:str>"
 # The protocol's extensions by Triton's names.
-EXTENSIONS = ("binary_tensor_data", "classification", "model_repository", "parameters", "schedule_policy")
+EXTENSIONS = (
+    "binary_tensor_data", "classification", "model_configuration", "model_repository", "parameters", "schedule_policy",
+    "statistics",
+)  # fmt: skip
 STATES = {AVAILABLE: "READY", LOADING: "LOADING", UNLOADING: "UNLOADING"}  # all others: UNAVAILABLE
 MAX_ROUTES = 256  # guess: models and versions in use at the same time; a scanner cannot fill more
 
@@ -121,8 +125,20 @@ def _install_models(app: App, darkroom: Darkroom) -> None:
             raise NotReady(f"model {target.model.name!r} is not ready")
         return json_response({"name": target.model.name, "ready": True})
 
+    async def config(_: Request, name: str, version: str | None = None) -> HTTPResponse:
+        """The configuration of a model, as Triton's extension has it."""
+        return json_response(as_json(describe_config(darkroom, unquote(name), version and unquote(version))))
+
+    async def stats(_: Request, name: str | None = None, version: str | None = None) -> HTTPResponse:
+        """Counts and times of one version, of one model's versions, or of all, as Triton's extension has them."""
+        found = await statistics_of(darkroom, name and unquote(name), version and unquote(version))
+        return json_response({"model_stats": found})
+
     middleware.route(app, "GET", "/v2", server)
+    middleware.route(app, "GET", "/v2/models/stats", stats)
     for path in (NAME, VERSION):
+        middleware.route(app, "GET", f"{path}/config", config)
+        middleware.route(app, "GET", f"{path}/stats", stats)
         middleware.route(app, "GET", path, model)
         middleware.route(app, "GET", f"{path}/ready", model_ready)
 

@@ -35,8 +35,15 @@ def add_status_routes(app: App, darkroom: Darkroom) -> None:
     def folders() -> dict[str, str]:
         return {} if is_open else darkroom.manager.folders()
 
+    def describe_all() -> list[dict[str, Any]] | dict[str, list[str]]:
+        """STS's list of descriptions; KServe's object of names on a server of --model_repository, which STS's never is."""
+        if darkroom.settings.model_repository is not None:
+            return {"models": list(registry.models())}
+        known = folders()
+        return [describe_model(registry, name, known) for name in registry.models()]
+
     answers: dict[str, Callable[[Address], HTTPResponse]] = {
-        "models": lambda _: json_response([describe_model(registry, name, folders()) for name in registry.models()]),
+        "models": lambda _: json_response(describe_all()),
         "status": lambda address: json_response(_status(registry, address, folders())),
         "metadata": lambda address: _metadata(paths.lookup(registry, address)),
         "labels": lambda address: json_response(_labels(registry, address.model)),
@@ -132,6 +139,8 @@ def _tensor_infos(tensors: Iterable[TensorSpec]) -> dict[str, Any]:
 def describe_model(registry: Registry, name: str, folders: Mapping[str, str]) -> dict[str, Any]:
     """STS's description of a model, and what STS did not have: state, formats, batching and passes of each signature.
 
+    `name` and `ready` are KServe's, which asks by its V1 protocol whether a model is ready.
+
     `folders` has the path of each model if the client may know it; otherwise the model's name takes its place.
 
     Raises:
@@ -142,6 +151,8 @@ def describe_model(registry: Registry, name: str, folders: Mapping[str, str]) ->
     targets = versions[max(versions)] if versions else {}
     first = targets.get(DEFAULT_SIGNATURE) or next(iter(targets.values()), None)
     return {
+        "name": name,
+        "ready": any(target.batcher.is_healthy for target in targets.values()),
         "model_name": name,
         "model_base_path": folders.get(name, name),
         "model_version_list": [str(version) for version in versions],

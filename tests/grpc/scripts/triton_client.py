@@ -18,10 +18,13 @@ def pictures(data: bytes) -> list[Any]:
 
 
 async def infer_many(address: str, data: bytes) -> list[Any]:
-    """64 calls at the same time by the asyncio client."""
+    """64 calls at the same time by the asyncio client; then what its extensions say."""
     async with awaiting.InferenceServerClient(address) as client:
         answers = await asyncio.gather(*(client.infer("default", pictures(data)) for _ in range(64)))
-        return sorted({int(answer.as_numpy("digest")[0]) for answer in answers})
+        digests = sorted({int(answer.as_numpy("digest")[0]) for answer in answers})
+        config = (await client.get_model_config("default")).config
+        stats = (await client.get_inference_statistics("default")).model_stats
+        return [*digests, config.name, config.max_batch_size, [each.inference_count >= 64 for each in stats]]
 
 
 def main(address: str, picture: str) -> None:
@@ -36,7 +39,16 @@ def main(address: str, picture: str) -> None:
     back = client.infer("tensors", sent, request_id="7")
     asked = [blocking.InferRequestedOutput("length")]
     only = client.infer("default", pictures(data), outputs=asked, client_timeout=60, headers={"x-request-id": "mine"})
+    config = client.get_model_config("tensors", "1").config
+    classes = client.infer("tensors", sent, outputs=[blocking.InferRequestedOutput("x", class_count=2)])
+    statistics = client.get_inference_statistics()
     told = {
+        "config": [config.platform, config.backend, [[each.name, list(each.dims)] for each in config.input]],
+        "classes": [each.decode() for each in classes.as_numpy("x").ravel().tolist()],
+        "statistics": sorted(each.name for each in statistics.model_stats),
+        "succeeded": [
+            each.inference_stats.success.count > 0 for each in statistics.model_stats if each.name == "tensors"
+        ],
         "live": [client.is_server_live(), client.is_server_ready(), client.is_model_ready("default")],
         "name": client.get_server_metadata().name,
         "inputs": [tensor.name for tensor in client.get_model_metadata("tensors").inputs],

@@ -10,10 +10,16 @@ export function shapeText(tensor) {
   return tensor.shape === null ? "any shape" : `[${tensor.shape.map((size, at) => (size < 0 ? (at ? "?" : "n") : size)).join(", ")}]`;
 }
 
-export async function fetchModels() {
-  const answer = await fetch("/v1/models");
+async function fetchJson(path) {
+  const answer = await fetch(path);
   if (!answer.ok) throw new Error(`${answer.status} ${await answer.text()}`);
   return answer.json();
+}
+
+export async function fetchModels() {
+  const listed = await fetchJson("/v1/models"); // the descriptions; of a server of --model_repository, {"models": names}
+  const describe = (name) => fetchJson(`/v1/models/${encodeURIComponent(name)}`);
+  return Array.isArray(listed) ? listed : Promise.all(listed.models.map(describe));
 }
 
 export const isServed = (model) => model.model_signature !== null;

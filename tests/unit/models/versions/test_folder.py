@@ -50,6 +50,16 @@ def test_the_plainer_name_of_a_version_wins(tmp_path: Path) -> None:
     assert versions(make(tmp_path, "01", "1", "001"))[1].name == "1"
 
 
+def test_a_version_may_have_its_saved_model_one_folder_deeper_as_in_triton_s_repositories(tmp_path: Path) -> None:
+    make(tmp_path, "1/model.savedmodel", "2", "3/other", "04/model.savedmodel", "4")
+    found = {version: str(path.relative_to(tmp_path)) for version, path in versions(tmp_path).items()}
+    assert found == {1: "1/model.savedmodel", 2: "2", 4: "4"}
+    assert list(versions(tmp_path, "other")) == [2, 3, 4]
+    assert locate(tmp_path / "1") == (tmp_path / "1" / "model.savedmodel", tmp_path.name, 1)
+    with pytest.raises(LoadFailed, match=r"with saved_model\.pb or model\.savedmodel/saved_model\.pb in it"):
+        versions(tmp_path / "3")
+
+
 def test_a_folder_without_versions_says_what_a_version_is(tmp_path: Path) -> None:
     with pytest.raises(LoadFailed, match="a folder named by a number"):
         versions(tmp_path)

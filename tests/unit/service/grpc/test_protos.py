@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ast
+from pathlib import Path
 from typing import Any
 
 import pytest
+import tritonclient
 from google.protobuf import descriptor_pb2
 
 from darkroom.service.api.grpc.protos import POOL, SERVICES, VERSIONS, message, parse
@@ -54,6 +57,23 @@ def test_tensorflows_messages_are_those_of_tensorflow() -> None:
     enum = POOL.FindEnumTypeByName("tensorflow.DataType").values_by_name
     theirs = meta_graph_pb2.DESCRIPTOR.pool.FindEnumTypeByName("tensorflow.DataType").values_by_name
     assert {name: enum[name].number for name in enum} == {name: theirs[name].number for name in enum}
+
+
+def test_triton_s_messages_are_those_of_its_client() -> None:
+    """Of its generated modules, which need another protobuf, only the description is read."""
+    (folder,) = tritonclient.__path__
+    for name in ("model_config", "service"):
+        tree = ast.parse(Path(folder, "grpc", f"{name}_pb2.py").read_text(encoding="utf-8"))
+        texts = [node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and type(node.value) is bytes]
+        theirs = descriptor_pb2.FileDescriptorProto.FromString(max(texts, key=len))
+        ours = described(POOL.FindFileByName(theirs.name))
+        facts, found = fields(theirs.message_type), fields(ours.message_type)
+        assert {field: facts.get(field) for field in found if "bytes_param" not in field} == {
+            field: fact for field, fact in found.items() if "bytes_param" not in field
+        }
+        if name == "model_config":
+            assert found.keys() == facts.keys()
+            assert ours.enum_type[0].SerializeToString() == theirs.enum_type[0].SerializeToString()
 
 
 def test_health_and_reflection_are_those_of_grpc() -> None:

@@ -1,4 +1,4 @@
-"""One picture by all eleven ways of the three dialects: one batch, and in it one answer to the bit."""
+"""One picture by all fourteen ways, eleven over HTTP and three over gRPC: one batch, and in it one answer to the bit."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ import httpx
 import numpy as np
 import pytest
 
+from darkroom.service.api.grpc.tensor_proto import read_tensor
+from tests.grpc.calls import INFER, PREDICT, ask, channel, infer, predict
 from tests.held import Held
 from tests.pictures import photograph, picture, standard, url_safe
 from tests.serving import metric, running
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from darkroom.models.engine import LoadedModel
+    from darkroom.service.server import Server
 
 BUILT = Path(__file__).parents[2] / "model"
 LENGTH = "Inference-Header-Content-Length"
@@ -76,8 +79,30 @@ def _bits(row: dict[str, Any], types: dict[str, str]) -> Answer:
     return {name: np.array(value, types[name]).tobytes() for name, value in row.items()}
 
 
-def _ways(url: str, types: dict[str, str], data: bytes) -> dict[str, Callable[[], Answer]]:
-    """The eleven ways to ask about one picture."""
+def _predict_grpc(address: str, types: dict[str, str], data: bytes) -> Answer:
+    """TensorFlow Serving over gRPC."""
+    with channel(address) as made:
+        answer = ask(made, PREDICT, predict(data))
+    return {
+        name: np.asarray(read_tensor(tensor, name, 1 << 20), types[name]).tobytes()
+        for name, tensor in answer.outputs.items()
+    }
+
+
+def _infer_grpc(address: str, types: dict[str, str], data: bytes, *, is_raw: bool) -> Answer:
+    """The Open Inference Protocol over gRPC, in raw contents or in typed ones."""
+    with channel(address) as made:
+        answer = ask(made, INFER, infer(data, is_raw=is_raw))
+    if is_raw:
+        return {output.name: raw for output, raw in zip(answer.outputs, answer.raw_output_contents, strict=True)}
+    contents = {"int64": "int64_contents", "int32": "int_contents", "float32": "fp32_contents"}
+    row = {output.name: list(getattr(output.contents, contents[types[output.name]])) for output in answer.outputs}
+    return _bits(row, types)
+
+
+def _ways(server: Server, types: dict[str, str], data: bytes) -> dict[str, Callable[[], Answer]]:
+    """The fourteen ways to ask about one picture."""
+    url, address = server.url, server.grpc_address
 
     def simple(text: str) -> Callable[[], Answer]:
         return partial(_simple, url, types, json={"data": {"images": [text]}})
@@ -95,6 +120,9 @@ def _ways(url: str, types: dict[str, str], data: bytes) -> dict[str, Callable[[]
         "TFS b64": partial(_rows, url, types, {"b64": standard(data)}),
         "V2 JSON": partial(_infer_json, url, types, standard(data)),
         "V2 binary": partial(_infer_binary, url, types, data),
+        "TFS gRPC": partial(_predict_grpc, address, types, data),
+        "V2 gRPC raw": partial(_infer_grpc, address, types, data, is_raw=True),
+        "V2 gRPC typed": partial(_infer_grpc, address, types, data, is_raw=False),
     }
 
 
@@ -102,16 +130,16 @@ def _types(model: LoadedModel) -> dict[str, str]:
     return {tensor.name: tensor.dtype for tensor in model.spec.signatures["serving_default"].outputs}
 
 
-def test_eleven_connections_ride_in_one_batch_and_get_the_same_answer() -> None:
+def test_fourteen_connections_ride_in_one_batch_and_get_the_same_answer() -> None:
     held = Held()
-    with running(held.model, max_inflight_batches=1) as server:
-        ways = _ways(server.url, _types(held.model), photograph("chelsea"))
-        plug = _ways(server.url, _types(held.model), picture())["STS raw"]
+    with running(held.model, max_inflight_batches=1, grpc_port=0) as server:
+        ways = _ways(server, _types(held.model), photograph("chelsea"))
+        plug = _ways(server, _types(held.model), picture())["STS raw"]
         answers = held.ride(server.url, plug, list(ways.values()))
-        assert answers == [answers[0]] * 11
+        assert answers == [answers[0]] * 14
         assert answers[0] != plug()
         assert metric(server.url, "darkroom_batches_total", reason="idle") >= 1
-        assert metric(server.url, "darkroom_batch_images_sum") == 1 + 11 + 1
+        assert metric(server.url, "darkroom_batch_images_sum") == 1 + 14 + 1
         assert metric(server.url, "darkroom_batch_images_count") == 3
 
 
@@ -121,13 +149,13 @@ def test_a_real_model_answers_the_same_to_the_bit_in_one_batch_and_to_rounding_a
 
     data = (Path(__file__).parents[2] / "loadtest" / "traffic" / "payloads" / "digits" / "digit_7.jpg").read_bytes()
     held = Held(load_model(BUILT / "digits" / "1", name="default", version=1))
-    with running(held.model, max_inflight_batches=1) as server:
-        ways = _ways(server.url, _types(held.model), data)
-        plug = _ways(server.url, _types(held.model), picture())["STS raw"]
+    with running(held.model, max_inflight_batches=1, grpc_port=0) as server:
+        ways = _ways(server, _types(held.model), data)
+        plug = _ways(server, _types(held.model), picture())["STS raw"]
         together = held.ride(server.url, plug, list(ways.values()))
         apart = {name: ask() for name, ask in ways.items()}
-        assert metric(server.url, "darkroom_batch_images_count") == 2 + 11
-    assert together == [together[0]] * 11
+        assert metric(server.url, "darkroom_batch_images_count") == 2 + 14
+    assert together == [together[0]] * 14
     probability = np.frombuffer(together[0]["probability"], np.float32)
     for answer in apart.values():  # the same call twice may differ in the last bits: threads add up in another order
         assert answer["predict"] == together[0]["predict"]
