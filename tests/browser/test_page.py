@@ -227,28 +227,25 @@ def test_the_page_of_the_api_unfolds_an_operation_with_a_body_for_this_model(
     expect(page.locator("#status")).to_be_hidden()
 
 
+@pytest.mark.parametrize("path", PAGES)
 def test_no_page_keeps_anybody_out_or_is_wider_than_its_screen(
-    url: str, visit: Callable[..., Page], find_barriers: Callable[..., list[str]]
+    path: str, url: str, visit: Callable[..., Page], find_barriers: Callable[..., list[str]]
 ) -> None:
-    for path in PAGES:
-        page = visit(f"{url}/{path}")
-        if path == "image_inference":
-            page.set_input_files(
-                "#file", [_file("coffee.jpg", (IMAGES / "coffee.jpg").read_bytes()), _file("a.jpg", b"no picture")]
-            )
-            expect(page.locator("#status")).to_have_text("2 pictures: 1 answer, 1 error.")
-        expect(page.locator("#status")).not_to_have_text(re.compile("Asking|Connecting"))
-        page.evaluate(
-            "[...document.querySelectorAll('main details')].slice(0, 6).forEach((fold) => { fold.open = true; })"
-        )
-        for width in (360, 390, 1280, 1920):
-            page.set_viewport_size({"width": width, "height": 900})
-            assert page.evaluate("document.documentElement.scrollWidth") <= width, (path, width)
-            if width in {390, 1280}:
-                assert find_barriers(page) == [], (path, width)
-                page.emulate_media(color_scheme="dark")
-                assert find_barriers(page, "color-contrast") == [], (path, width)
-                page.emulate_media(color_scheme="light")
+    page = visit(f"{url}/{path}")
+    if path == "image_inference":
+        coffee = _file("coffee.jpg", (IMAGES / "coffee.jpg").read_bytes())
+        page.set_input_files("#file", [coffee, _file("a.jpg", b"no picture")])
+        expect(page.locator("#status")).to_have_text("2 pictures: 1 answer, 1 error.")
+    expect(page.locator("#status")).not_to_have_text(re.compile("Asking|Connecting"))
+    page.evaluate("[...document.querySelectorAll('main details')].slice(0, 6).forEach((fold) => { fold.open = true; })")
+    for width in (360, 390, 1280, 1920):
+        page.set_viewport_size({"width": width, "height": 900})
+        assert page.evaluate("document.documentElement.scrollWidth") <= width, width
+        if width in {390, 1280}:
+            page.emulate_media(color_scheme="light")
+            assert find_barriers(page) == [], width
+            page.emulate_media(color_scheme="dark")
+            assert find_barriers(page, "color-contrast") == [], width
 
 
 def test_the_page_of_pictures_works_by_keyboard_alone(page: Page) -> None:

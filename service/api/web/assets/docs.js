@@ -17,7 +17,7 @@ function describe(method, path, operation) {
   const content = operation.requestBody?.content ?? {};
   if (Object.keys(content).length) parts.push(make("p", `Takes: ${Object.keys(content).join(", ")}`));
   for (const [name, example] of Object.entries(content["application/json"]?.examples ?? {})) {
-    parts.push(make("p", `For ${name}:`), make("pre", JSON.stringify(example.value, null, 2)));
+    parts.push(make("p", `For ${name}:`), Object.assign(make("pre", JSON.stringify(example.value, null, 2)), { tabIndex: 0 }));
   }
   const answers = Object.entries(operation.responses).map(([code, answer]) => `${code} ${answer.description}`);
   parts.push(make("p", `Answers: ${answers.join("; ")}`));
