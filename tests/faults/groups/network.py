@@ -45,9 +45,9 @@ time.sleep(600)
 """
 
 
-@GROUP.fault(needs=(namespaces,))
+@GROUP.fault(needs=(namespaces,), may_refuse={408})
 def slow_and_lossy(stage: Stage) -> None:
-    """For 5 s, 256 kbit/s each way, and what does not fit into 3 KB is dropped: everybody is answered, later."""
+    """For 5 s, 256 kbit/s each way, and what does not fit into 3 KB is dropped: answered later, or 408 after the 3 s to send."""
     shape = ("root", "tbf", "rate", "256kbit", "burst", "2kb", "limit", "3kb")
     stage.command("tc", "qdisc", "add", "dev", LINK, *shape)
     stage.command("tc", "-n", SPACE, "qdisc", "add", "dev", f"{LINK}s", *shape)
