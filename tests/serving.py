@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 START_TIMEOUT_S = 120
 _CACHE = tempfile.TemporaryDirectory(prefix="darkroom-cache-")  # of this run of the tests; a model is prepared once
 DEFAULTS: dict[str, Any] = {
-    "cache_dir": _CACHE.name
+    "workers": 1,  # who tests several, or how many are chosen, says so
+    "cache_dir": _CACHE.name,
 }  # settings of every server that a test starts and does not set itself
 
 
@@ -72,25 +73,9 @@ def running(*models: LoadedModel, **settings: Any) -> Iterator[Server]:
 class Process:
     """`darkroom serve` as a process: its address once it is ready, and all that it printed."""
 
-    def __init__(
-        self,
-        *flags: str,
-        environment: dict[str, str] | None = None,
-        cwd: Path | None = None,
-        prefix: tuple[str, ...] = (),
-    ) -> None:
+    def __init__(self, *flags: str, environment: dict[str, str] | None = None, cwd: Path | None = None) -> None:
         defaults = [f"--{name}={value}" for name, value in DEFAULTS.items()]
-        command = [
-            *prefix,
-            sys.executable,
-            "-m",
-            "darkroom",
-            "serve",
-            "--host=127.0.0.1",
-            "--port=0",
-            *defaults,
-            *flags,
-        ]
+        command = [sys.executable, "-m", "darkroom", "serve", "--host=127.0.0.1", "--port=0", *defaults, *flags]
         self.lines: list[str] = []
         self.url = ""
         self._ready = threading.Event()
