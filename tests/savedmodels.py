@@ -167,17 +167,6 @@ def picture_and_threshold(folder: Path) -> Path:
     return _save(folder, serve, image=tf.TensorSpec([None], tf.string), threshold=tf.TensorSpec([None], tf.float32))
 
 
-def stacked(folder: Path) -> Path:
-    """The means of pictures that are decoded at their own size, stacked, then resized: of one size in each call only."""
-
-    def serve(_: Any, images: Any) -> dict[str, Any]:
-        spec = tf.TensorSpec([None, None, 3], tf.uint8)
-        stack = tf.map_fn(lambda data: tf.io.decode_jpeg(data, channels=3), images, fn_output_signature=spec)
-        return {"mean": tf.reduce_mean(tf.image.resize(tf.cast(stack, tf.float32), [SIZE, SIZE]), [1, 2, 3])}
-
-    return _save(folder, serve, images=tf.TensorSpec([None], tf.string))
-
-
 def several_pictures(folder: Path) -> Path:
     """Signatures with two pictures a row, of which the answers are the means.
 

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
     from darkroom.models.engine import LoadedModel
     from darkroom.models.versions.folder import Found, Source
-    from darkroom.service.config.model_config import ModelEntry
     from darkroom.service.config.settings import Settings
     from darkroom.service.serving.registry import Registry, VersionRecord, VersionState
     from darkroom.service.serving.repository import Wanted
