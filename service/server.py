@@ -21,7 +21,7 @@ from darkroom.service.http.connection import Connection
 from darkroom.service.http.fast_lane import FastLane
 from darkroom.service.serving.watchdog import EXIT_STUCK
 from darkroom.service.telemetry.version import is_compiled
-from darkroom.service.workers.choice import Room, choose_for
+from darkroom.service.workers.choice import Resources, choose_for
 from darkroom.service.workers.listener import BACKLOG, listen, url_of
 from darkroom.service.workers.peers import Member
 
@@ -225,8 +225,8 @@ class Server:
         if self._grpc is None:
             await self._open_grpc()  # the kernel spreads connections over the workers that listen, so only now
         if self._settings.workers == "auto":
-            room = Room(usable_cores(), own_bytes(), free_bytes(), is_compiled())
-            choice = choose_for(self.darkroom.registry, room)
+            resources = Resources(usable_cores(), own_bytes(), free_bytes(), is_compiled())
+            choice = choose_for(self.darkroom.registry, resources)
             member.notify({"type": "choice"} | choice._asdict())
         member.notify({"type": "hint", "text": hint})
         self._is_announced = True

@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("darkroom.service")
 SCAN_TIMEOUT_S = 10.0  # guess: a folder of a file server is listed in less
-MOVED = object()  # the stamp of a version that is to be loaded from another folder; unlike any other
+# The stamps of a version that is to be loaded again, from another folder or in another way; unlike any other stamp.
+MOVED, CHANGED = object(), object()
 MODEL_FOLDER = "the model's folder"  # in messages
 T = TypeVar("T")
 UNLOADED = "it was unloaded on request"
@@ -231,14 +232,18 @@ class ModelManager:
 
     async def watch(self) -> None:
         """Follows the sources forever, every `--reload_interval_ms`; a model that is being loaded holds up no other."""
-        async with asyncio.TaskGroup() as group:
+        try:
             while True:
                 await asyncio.sleep(self._settings.reload_interval_ms / 1000)
                 await self._look()
                 for model in [each for each in self._models.values() if not each.is_missing]:
                     if model.follower is None or model.follower.done():
                         step = self._refresh if model.is_wanted and self._is_moved(model) else self._update
-                        model.follower = group.create_task(self._follow(model, step), name=f"follow-{model.name}")
+                        model.follower = asyncio.create_task(self._follow(model, step), name=f"follow-{model.name}")
+        finally:
+            for model in self._models.values():
+                if model.follower is not None:
+                    model.follower.cancel()
 
     async def watch_config(self) -> None:
         """Follows `--model_config_file` forever, every `--model_config_poll_ms`; a file that is wrong changes nothing."""
@@ -490,17 +495,21 @@ class ModelManager:
         model.policy, model.settings = policy_of(entry, self._settings), settings_of(entry, self._settings)
         if _origin(before) == _origin(entry):
             return
+        folders = {each.base_path for each in (before, entry) if isinstance(each, ModelEntry)}
+        stamp = MOVED if len(folders) > 1 else CHANGED
         model.source, model.scanning = self._sources.of(entry), Scan(MODEL_FOLDER)
         for record in self._registry.records(model.name):
             if not isinstance(entry, str):
-                record.stamp, record.failure = MOVED, None
+                record.stamp, record.failure = stamp, None
             elif record.servable is not None:
                 record.note(AVAILABLE, f"its new configuration can't be served: {entry}")
 
     def _is_moved(self, model: Model) -> bool:
         """Whether a version that is served is to be loaded from another folder, or with another configuration."""
         records = self._registry.records(model.name)
-        return any(each.stamp is MOVED and each.failure is None and each.servable is not None for each in records)
+        return any(
+            each.stamp in {MOVED, CHANGED} and each.failure is None and each.servable is not None for each in records
+        )
 
     async def _drop(self, model: Model) -> None:
         """Lets a model finish what it accepted, frees it and forgets it."""
@@ -517,7 +526,7 @@ class ModelManager:
             todo = await self._follow(model, self._refresh)
             records = self._registry.records(model.name)
             is_served = any(record.targets for record in records)
-            is_moving = any(record.stamp is MOVED and record.failure is None for record in records)
+            is_moving = any(record.stamp in {MOVED, CHANGED} and record.failure is None for record in records)
             if not is_moving and (is_served or not todo.unsettled):
                 break
             await asyncio.sleep(self._settings.reload_interval_ms / 1000)
@@ -532,7 +541,8 @@ class ModelManager:
         found = await self._scan(model)
         for record in self._registry.records(model.name):
             now = found.get(record.version)
-            if now is not None and record.servable is not None and record.stamp != now.stamp and now.is_settled:
+            is_whole = now is not None and (now.is_settled or record.stamp is CHANGED)
+            if now is not None and is_whole and record.servable is not None and record.stamp != now.stamp:
                 async with self._turns.take(now.size):
                     await self._load(model, record.version, now)
         return await self._update(model)

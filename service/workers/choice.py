@@ -41,7 +41,7 @@ class Choice(NamedTuple):
     fields: dict[str, object]
 
 
-class Room(NamedTuple):
+class Resources(NamedTuple):
     """What there is, and what one process takes of it.
 
     Attributes:
@@ -57,7 +57,7 @@ class Room(NamedTuple):
     is_compiled: bool
 
 
-def choose_workers(row_s: Mapping[str, float], room: Room) -> Choice:
+def choose_workers(row_s: Mapping[str, float], resources: Resources) -> Choice:
     """The number of processes with which the cores are full and no event loop is busier than BUSY.
 
     If all cores are full, loops and engines share them as a request does. So the loops together take
@@ -66,29 +66,29 @@ def choose_workers(row_s: Mapping[str, float], room: Room) -> Choice:
 
     Args:
         row_s: the seconds of a core that the engine of each model takes for a small row.
-        room: its cores and memory.
+        resources: its cores and memory.
     """
-    loop_s = LOOP_S[room.is_compiled]
+    loop_s = LOOP_S[resources.is_compiled]
     model, cheapest_s = min(row_s.items(), key=lambda item: item[1], default=("", math.inf))
-    loops = room.cores * loop_s / (loop_s + cheapest_s)
-    wanted = max(1, min(math.ceil(loops / BUSY), room.cores, MAX_WORKERS))
-    more = int(MEMORY_SHARE * room.free_bytes // room.own_bytes) if room.own_bytes else MAX_WORKERS
-    workers = min(wanted, 1 + more) if room.own_bytes <= MAX_BYTES else 1
+    loops = resources.cores * loop_s / (loop_s + cheapest_s)
+    wanted = max(1, min(math.ceil(loops / BUSY), resources.cores, MAX_WORKERS))
+    more = int(MEMORY_SHARE * resources.free_bytes // resources.own_bytes) if resources.own_bytes else MAX_WORKERS
+    workers = min(wanted, 1 + more) if resources.own_bytes <= MAX_BYTES else 1
     if cheapest_s == math.inf:
         return Choice(1, UNKNOWN, {})
     engine_us, loop_us = round(cheapest_s * 1e6), round(loop_s * 1e6)
-    fields: dict[str, object] = {"cores": room.cores, "model": model, "engine_us": engine_us, "loop_us": loop_us}
+    fields: dict[str, object] = {"cores": resources.cores, "model": model, "engine_us": engine_us, "loop_us": loop_us}
     if wanted > 1:
-        fields |= {"process_mb": room.own_bytes >> 20, "free_mb": room.free_bytes >> 20}
+        fields |= {"process_mb": resources.own_bytes >> 20, "free_mb": resources.free_bytes >> 20}
     return Choice(workers, ENGINE if wanted == 1 else LOOP if workers > 1 else MEMORY, fields)
 
 
-def choose_for(registry: Registry, room: Room) -> Choice:
+def choose_for(registry: Registry, resources: Resources) -> Choice:
     """`choose_workers` for the models that are served, each by the version and signature that a request means by itself."""
     usual = {name: _usual(registry.version(name).values()) for name in registry.models() if registry.versions(name)}
     if any(device.startswith("gpu") for target in usual.values() for device in target.metrics.device_batches):
         return Choice(1, GPU, {})
-    return choose_workers({name: target.row_s for name, target in usual.items()}, room)
+    return choose_workers({name: target.row_s for name, target in usual.items()}, resources)
 
 
 def _usual(targets: Iterable[Target]) -> Target:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from darkroom.models.engines.fakes import fake_model
-from darkroom.models.versions.folder import Found, GivenSource
+from darkroom.models.versions.folder import GivenSource
 from darkroom.models.versions.policy import Policy
 from darkroom.service.config.settings import Settings
 from darkroom.service.serving.lifecycle import LAG_PERIOD_S, Lifecycle
@@ -22,6 +22,8 @@ from tests import vclock
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from darkroom.models.engine import LoadedModel
 
 
 class Plant:
@@ -150,21 +152,19 @@ def test_a_plant_in_each_task_of_a_server_is_told_and_only_its_repetition_fails_
 def test_requests_are_taken_from_the_first_model_on_and_readiness_follows_the_setting(ready_when: str) -> None:
     async def main() -> None:
         rig = Rig(ready_when)
-        slow = GivenSource({1: fake_model})
-        rig.manager.know("slow", slow, Policy())
         seen: list[tuple[bool, bool, bool, str]] = []
         lifecycle = rig.lifecycle
 
-        def scan() -> dict[int, Found]:
+        def load() -> LoadedModel:
             seen.append((lifecycle.is_serving, lifecycle.is_ready, lifecycle.settled.is_set(), lifecycle.trouble))
-            return {1: Found(None)}
+            return fake_model()
 
-        slow.scan = scan  # type: ignore[method-assign]  # first all are looked for, then each before it is loaded
+        rig.manager.know("slow", GivenSource({1: load}), Policy())
         await lifecycle.start([])
         await lifecycle.settled.wait()
         await asyncio.sleep(1)
         is_any = ready_when == "any"
-        assert seen[1] == (True, is_any, is_any, "" if is_any else "the models are still loading")
+        assert seen == [(True, is_any, is_any, "" if is_any else "the models are still loading")]
         assert lifecycle.is_ready
         lifecycle.stop()
 

@@ -17,7 +17,7 @@ from darkroom.service.workers.choice import (
     MAX_WORKERS,
     MEMORY,
     UNKNOWN,
-    Room,
+    Resources,
     choose_workers,
 )
 
@@ -26,8 +26,8 @@ SMALL = 250 << 20
 DIGITS_S, EFFICIENTNET_S = 25e-6, 10e-3
 
 
-def machine(cores: int, *, own: int = SMALL, free: int = PLENTY, is_compiled: bool = True) -> Room:
-    return Room(cores, own, free, is_compiled)
+def machine(cores: int, *, own: int = SMALL, free: int = PLENTY, is_compiled: bool = True) -> Resources:
+    return Resources(cores, own, free, is_compiled)
 
 
 @pytest.mark.parametrize("is_compiled", [True, False])
@@ -57,11 +57,11 @@ def test_what_has_no_room_is_not_started() -> None:
     assert choose_workers(model, machine(8, own=0)).workers == 8  # a system that does not say
 
 
-machines = st.builds(Room, st.integers(1, 256), st.integers(0, 1 << 33), st.integers(0, 1 << 36), st.booleans())
+machines = st.builds(Resources, st.integers(1, 256), st.integers(0, 1 << 33), st.integers(0, 1 << 36), st.booleans())
 
 
 @given(machines, st.floats(0, 1), st.floats(0, 1))
-def test_cores_memory_and_the_work_of_the_loops_bound_the_number(found: Room, row_s: float, more_s: float) -> None:
+def test_cores_memory_and_the_work_of_the_loops_bound_the_number(found: Resources, row_s: float, more_s: float) -> None:
     workers = choose_workers({"m": row_s}, found).workers
     assert 1 <= workers <= min(found.cores, MAX_WORKERS)
     assert found.own_bytes * (workers - 1) <= found.free_bytes / 2
