@@ -83,8 +83,8 @@ class Rewriter:
         if self._frozen is not None:
             size = graph_bytes(self._frozen)
             is_optimized = size >= MIN_GRAPH_BYTES and any(name == OPTIMIZE for name, _ in self._passes)
-            # The graph is in memory already.
-            check_room(room_to_open(size, is_optimized=is_optimized) - size, "to prepare it")
+            # The original's weights and the frozen ones are in memory already.
+            check_room(room_to_open(size, is_optimized=is_optimized) - 2 * size, "to prepare it")
         while self.bindings:
             wrong = self._rewrite() or self._compare(samples)
             if not wrong:

@@ -23,6 +23,8 @@ from darkroom.models.errors import LoadFailed
 # Free memory is kept until `give_back`, and each arena serves buffers of all sizes. By its own default jemalloc returns
 # what was free for 10 s, and the wrong pages: 4,400 page faults a picture of 12 megapixels, 46 pictures/s instead of 61.
 MALLOC_CONF = "dirty_decay_ms:-1,oversize_threshold:0"
+# For the child that prepares a version: what is free goes back at once, since the server needs memory at the same time.
+FRUGAL_CONF = "dirty_decay_ms:0,muzzy_decay_ms:0"
 PURGE_ALL = b"arena.4096.purge"  # 4096: of all arenas (MALLCTL_ARENAS_ALL)
 STATM = Path("/proc/self/statm")  # Linux
 GROWTH_BYTES = 128 << 20  # guess: to trim takes 20 to 60 ms, which a small model is not worth

@@ -67,6 +67,15 @@ class Cache:
                 self._refused = reason
                 _log.warning("prepared models are not kept in --cache_dir: %s", reason)
 
+    def temporary(self) -> IO[bytes]:
+        """An unnamed temporary file beside the models, where there is room for one; else where the system has such files."""
+        try:
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._check_owner()
+            return tempfile.TemporaryFile(prefix="darkroom-", dir=self._folder)
+        except OSError:
+            return tempfile.TemporaryFile(prefix="darkroom-")
+
     @contextmanager
     def turn(self, key: str) -> Iterator[bool]:
         """Context manager: whether the caller may make the data for `key` now. While it is held, no other process may.

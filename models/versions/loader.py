@@ -2,10 +2,10 @@
 
 import contextlib
 import logging
+import os
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from dataclasses import replace
@@ -17,7 +17,7 @@ from darkroom.models.engines.tuning import TuningCache
 from darkroom.models.errors import LoadFailed, quote
 from darkroom.models.rewriting.child import REFUSED
 from darkroom.models.rewriting.job import TRYING, Job
-from darkroom.models.runtime.memory import free_bytes, freeze
+from darkroom.models.runtime.memory import FRUGAL_CONF, free_bytes, freeze
 from darkroom.models.versions.cache import Cache, mapped
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ class Loader:
     def _prepare_mapped(self, job: Job) -> memoryview:
         """The artifact. A signature that ends a child is refused, and a new child prepares the others."""
         try:
-            with tempfile.TemporaryFile(prefix="darkroom-") as answer:
+            with self._cache.temporary() as answer:
                 self._prepare(job, answer)
                 return mapped(answer)
         except Crashed as err:
@@ -126,6 +126,7 @@ class Loader:
             stdin=subprocess.PIPE,
             stdout=answer,
             stderr=subprocess.PIPE,
+            env=os.environ | {"MALLOC_CONF": FRUGAL_CONF},
             start_new_session=True,  # Ctrl-C goes to the server alone
         ) as child:
             self._children.add(child)

@@ -141,3 +141,12 @@ def test_who_holds_a_lock_shows_that_it_runs(tmp_path: Path) -> None:
         while time.time() - lock.stat().st_mtime > 5:
             pass  # the first sign comes at once, from a thread
     assert names(tmp_path) == []
+
+
+def test_a_temporary_file_has_the_disk_of_the_cache_unless_that_can_not_be_used(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for folder, is_there in ((tmp_path / "cache", True), (tmp_path / "file", False)):
+        with Cache(folder, max_bytes=1).temporary() as file:
+            place = str(Path(f"/proc/self/fd/{file.fileno()}").readlink())
+            file.write(b"x")
+        assert place.startswith(f"{folder}/") is is_there
