@@ -118,12 +118,11 @@ class Worker:
 
     async def replies(self, within_s: float) -> bool:
         """Whether its event loop is running: it replies to a ping in time, or has ended."""
-        try:
+        with suppress(TimeoutError):
             with suppress(ChannelClosed, RequestFailed):
                 await self._channel.request({"type": "ping"}, within_s)
-        except TimeoutError:
-            return False
-        return True
+            return True
+        return False
 
     async def change(self, change: dict[str, Any]) -> str:
         """Has it load, unload or label a model. Returns why that failed; empty if it did not."""
