@@ -80,12 +80,11 @@ class Worker:
 
     def hand_over(self, connection: socket.socket) -> bool:
         """Passes it an accepted connection; False if it can't take one now. The caller closes its own copy."""
-        try:
+        with suppress(OSError):  # the worker has not read for long, or is gone
             socket.send_fds(self._passing, [b"c"], [connection.fileno()])
-        except OSError:  # the worker has not read for long, or is gone
-            return False
-        self._passed += 1
-        return True
+            self._passed += 1
+            return True
+        return False
 
     def signal(self, number: signal.Signals) -> None:
         """Sends it a signal, at the latest when it is started; does nothing if it has ended."""
