@@ -65,7 +65,7 @@ def parse(body: bytes) -> Any:
         raise TooLarge(
             f"the JSON has more than {MAX_REST_BYTES} bytes besides long texts and rectangular lists of numbers"
         )
-    # Counted outside of texts only if there are many: commas and opening brackets, at most one for each value.
+    # Commas and opening brackets, at most as many as values; those in texts are told apart only if there are many.
     if count_marks(text, is_in_text=False) > MAX_VALUES and count_marks(text, is_in_text=True) > MAX_VALUES:
         raise TooLarge(
             f"the JSON has more than {MAX_VALUES} values that are not in rectangular lists of numbers; "
