@@ -187,8 +187,7 @@ class Batcher:
         """Takes an entry back if its caller is gone: True if it was pending; then `on_done` will not be called."""
         if not self._queue.end(entry):
             return False
-        timing = entry.timing(self._clock())
-        self._delivery.tell(self._observer.ended, entry.rows, Outcome.CANCELLED, timing, None)
+        self._delivery.tell(self._observer.ended, entry.rows, Outcome.CANCELLED, entry.timing(self._clock()), None)
         self._dispatcher.note_emptied()
         return True
 

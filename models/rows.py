@@ -1,6 +1,6 @@
 """Rows: the payload of a request, or a part of its answer; one column for each tensor."""
 
-from collections.abc import Collection, Hashable, Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -154,13 +154,10 @@ def join(pieces: Sequence[Rows], *, padding: int = 0) -> Rows:
         return first
     columns = {name: _join([piece.columns[name] for piece in pieces], padding) for name in first.columns}
     asked = {piece.asked for piece in pieces}
-    every = first.asked if len(asked) == 1 else _union(asked)
+    every = first.asked
+    if len(asked) > 1:  # all that they ask for together; empty, which is all outputs, where one asks for all
+        every = tuple(sorted({name for names in asked for name in names})) if all(asked) else ()
     return Rows(columns, count=sum(map(len, pieces)) + padding, asked=every)
-
-
-def _union(asked: Collection[tuple[str, ...]]) -> tuple[str, ...]:
-    """Returns what all of these ask for together, sorted; empty, which is all outputs, where one asks for all."""
-    return tuple(sorted({name for names in asked for name in names})) if all(asked) else ()
 
 
 def fill(samples: Sequence[Rows], size: int) -> Rows:
@@ -173,8 +170,7 @@ def _join(columns: list[Column], padding: int) -> Column:
         values = [value for column in columns for value in column]
         return values + values[-1:] * padding
     if padding:
-        last = columns[-1][-1:]
-        columns = [*columns, np.repeat(np.asarray(last), padding, axis=0)]
+        columns = [*columns, np.repeat(np.asarray(columns[-1][-1:]), padding, axis=0)]
     return columns[0] if len(columns) == 1 else np.concatenate(columns)
 
 

@@ -6,6 +6,7 @@ is imported with inputs of one shape after another, and an op that cannot take i
 
 import logging
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -39,12 +40,10 @@ class _Imports:
 
     def take(self, shapes: Mapping[str, Shape]) -> bool:
         """Whether no op refuses these shapes, by name; an input without one has its declared shape."""
-        try:
-            with tf.Graph().as_default():
-                tf.graph_util.import_graph_def(self._graph_def, input_map=self.fed(shapes), name="graph")
-        except ValueError:
-            return False
-        return True
+        with suppress(ValueError), tf.Graph().as_default():
+            tf.graph_util.import_graph_def(self._graph_def, input_map=self.fed(shapes), name="graph")
+            return True
+        return False
 
     def take_rows(self, **rows: int) -> bool:
         """Whether no op refuses these numbers of rows; the other inputs have two."""

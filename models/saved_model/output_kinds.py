@@ -312,6 +312,9 @@ def _kind(tensor: TensorSpec, kind: str, said: OutputSaid, spec: SignatureSpec, 
     classes = shape[-1] if shape and (kind != "mask" or is_float) else None
     counts_rows = tensor.has_batch_dimension or (shape is not None and shape[:1] == (1,))
     are_labelled = classes == len(labels) or (kind == "mask" and classes in {None, 1})
+    limits = (0.0, 255.0) if tensor.dtype in {"string", "uint8"} else _RANGES.get(tensor.activation)
+    if tensor.dtype != "string" and said.range:
+        limits = said.range
     made = OutputKind(
         name=tensor.name,
         kind=kind,
@@ -321,7 +324,7 @@ def _kind(tensor: TensorSpec, kind: str, said: OutputSaid, spec: SignatureSpec, 
         has_labels=bool(labels) and kind in {"scores", "mask"} and are_labelled,
         classes=classes,
         detection=_detection(tensor, said, spec, labels) if kind == "boxes" else None,
-        range=_range(tensor, said) if kind == "image" else None,
+        range=limits if kind == "image" else None,
     )
     return made if made.default in made.forms else replace(made, default=NUMBERS)
 
@@ -363,9 +366,3 @@ def _check_shape(tensor: TensorSpec, kind: str) -> None:
     }
     if not fits[kind]:
         raise ValueError(f"{tensor.dtype}{[-1 if size is None else size for size in shape]} is no {kind}")
-
-
-def _range(tensor: TensorSpec, said: OutputSaid) -> tuple[float, float] | None:
-    if tensor.dtype == "string":
-        return (0.0, 255.0)
-    return said.range or ((0.0, 255.0) if tensor.dtype == "uint8" else _RANGES.get(tensor.activation))

@@ -81,8 +81,7 @@ def check_grpc_operator(settings: Settings, metadata: Mapping[str, str]) -> None
 
 
 def _labels(body: bytes) -> dict[str, int]:
-    fields = codec.parse_json(body)
-    if not isinstance(fields, dict):
+    if not isinstance(fields := codec.parse_json(body), dict):
         raise CodecError('expected an object of labels, as {"stable": 1}')
     for label, version in fields.items():
         if type(version) is not int:

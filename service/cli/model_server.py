@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 DESCRIPTION = """Serves models as TensorFlow Serving's command of this name does: gRPC on --port, REST on --rest_api_port.
 Takes the flags of its release 2.20, and the settings of `darkroom serve` that have other names."""
 _KINDS = {int: "a whole number", float: "a number", bool: "true or false"}
+_BOOLS = {"true": True, "1": True, "false": False, "0": False}
 _EMPTY: tuple[object, ...] = ("", False, 0)  # what leaves a flag as if it were not given
 
 
@@ -331,8 +332,8 @@ def _take(name: str, flag: Flag, text: str, plan: StartPlan) -> None:
     """Makes one flag happen."""
     before = dict(plan.settings)
     try:
-        value = _parsed(text, flag.kind)
-    except ValueError:
+        value = _BOOLS[text.lower()] if flag.kind is bool else flag.kind(text)
+    except (KeyError, ValueError):
         plan.problems.append(f"--{name}: expected {_KINDS[flag.kind]} (given {text[:80]!r})")
     else:
         flag.act(name, value, plan)
@@ -348,15 +349,6 @@ def _take_image_variables(environment: Mapping[str, str], plan: StartPlan) -> No
         return
     folder = environment.get("MODEL_BASE_PATH") or "/models"
     plan.settings["model_base_path"] = f"{folder}/{plan.settings['model_name']}"
-
-
-def _parsed(text: str, kind: type[str | int | float | bool]) -> str | int | float | bool:
-    """The value of a flag; raises ValueError if it is of another kind."""
-    if kind is not bool:
-        return kind(text)
-    if text.lower() not in {"true", "1", "false", "0"}:
-        raise ValueError(text)
-    return text.lower() in {"true", "1"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -385,7 +377,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _serve(given: dict[str, str], unknown: Sequence[str], handles: str | None) -> int:
-    problems = [_explain_unknown(each) for each in unknown]
+    problems = []
+    for argument in unknown:
+        name = argument.lstrip("-").partition("=")[0]
+        near = get_close_matches(name, [*FLAGS, *Settings.model_fields], 1)
+        problems.append(f"there is no flag {argument[:80]!r}" + (f"; is --{near[0]} meant?" if near else ""))
     plan = StartPlan()
     try:
         plan = plan_of({name: value for name, value in given.items() if name in FLAGS}, os.environ)
@@ -401,12 +397,6 @@ def _serve(given: dict[str, str], unknown: Sequence[str], handles: str | None) -
         told = [f"--{flag}: {line}" if flag else line for flag, line in zip(flags, err.problems, strict=True)]
         raise BadSettingsError(told) from err
     return serve(settings, handles, notes=plan.notes)
-
-
-def _explain_unknown(argument: str) -> str:
-    name = argument.lstrip("-").partition("=")[0]
-    near = get_close_matches(name, [*FLAGS, *Settings.model_fields], 1)
-    return f"there is no flag {argument[:80]!r}" + (f"; is --{near[0]} meant?" if near else "")
 
 
 if __name__ == "__main__":

@@ -159,8 +159,7 @@ def _advice(points: Sequence[Point], settings: Mapping[str, int]) -> str:
     """What to serve the model with, and what the figures are worth."""
     flags = " ".join(f"--{name}={value}" for name, value in settings.items())
     advice = f"serve it with: {flags}" if flags else "keep the defaults: the differences to them are within the noise"
-    noise = median(point.spread for point in points)
-    if noise > NOISY:
+    if (noise := median(point.spread for point in points)) > NOISY:
         advice += f"\nthe rounds lie {noise:.0%} apart: something else runs here, so measure again when it does not"
     return advice
 

@@ -15,7 +15,7 @@ from darkroom.models.saved_model.output_kinds import read_said
 from darkroom.models.versions.policy import Policy
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
 _log = logging.getLogger("darkroom.service")
 # Keys of TensorFlow Serving's form, by their name in the JSON form.
@@ -43,12 +43,6 @@ def parse_json(value: object) -> object:
         raise ValueError("is nested too deep") from err
 
 
-def _check_policy(text: str) -> str:
-    """The text unchanged, if it is a version policy; else it raises ValueError."""
-    Policy.parse(text)
-    return text
-
-
 def _check_folder(value: object) -> object:
     """A path unchanged, unless it is an address of some storage; then it raises ValueError."""
     if isinstance(value, str) and "://" in value:
@@ -56,17 +50,15 @@ def _check_folder(value: object) -> object:
     return value
 
 
-def _check_pictures(value: dict[str, Any] | None) -> dict[str, Any] | None:
-    """What is said of a model's pictures unchanged, if it can be meant; else it raises ValueError."""
-    if value is not None:
-        Preprocess.of(value)
-    return value
+def _checked(read: Callable[[Any], object]) -> AfterValidator:
+    """Keeps a value as it is, if `read` can read it or it is None; `read` raises ValueError if it can't be meant."""
 
+    def check(value: Any) -> Any:
+        if value is not None:
+            read(value)
+        return value
 
-def _check_outputs(value: dict[str, Any]) -> dict[str, Any]:
-    """What is said of a model's outputs unchanged, if it can be meant; else it raises ValueError."""
-    read_said(value)
-    return value
+    return AfterValidator(check)
 
 
 def _lower(value: object) -> object:
@@ -79,10 +71,10 @@ Numbers = Annotated[tuple[int, ...], BeforeValidator(_split_numbers)]
 Paths = Annotated[tuple[str, ...], BeforeValidator(_split_numbers)]
 JsonObject = Annotated[dict[str, Any], BeforeValidator(parse_json)]
 Labels = Annotated[dict[str, int], BeforeValidator(parse_json)]
-Pictures = Annotated[JsonObject | None, AfterValidator(_check_pictures)]
+Pictures = Annotated[JsonObject | None, _checked(Preprocess.of)]
 Folder = Annotated[Path, BeforeValidator(_check_folder)]
-Outputs = Annotated[JsonObject, AfterValidator(_check_outputs)]
-VersionPolicy = Annotated[str, AfterValidator(_check_policy)]
+Outputs = Annotated[JsonObject, _checked(read_said)]
+VersionPolicy = Annotated[str, _checked(Policy.parse)]
 
 
 class ModelEntry(BaseModel):
@@ -114,7 +106,12 @@ def read_model_config(path: Path) -> tuple[ModelEntry, ...]:
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
-        models = _read_json(text) if text.lstrip().startswith("{") else _read_text(text)
+        if text.lstrip().startswith("{"):
+            models = _read_json(text)
+        else:
+            from darkroom.service.config.protobuf import parse_text  # noqa: PLC0415 - protobuf, only for this form
+
+            models = entries_of(parse_text("tensorflow.serving.ModelServerConfig", text))
     except BadSettingsError as err:
         raise BadSettingsError([f"model_config_file: {path}: {line}" for line in err.problems]) from err
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as err:
@@ -179,12 +176,6 @@ def _read_json(text: str) -> tuple[ModelEntry, ...]:
     return check_entries(listed)
 
 
-def _read_text(text: str) -> tuple[ModelEntry, ...]:
-    from darkroom.service.config.protobuf import parse_text  # noqa: PLC0415 - protobuf, only for this form
-
-    return entries_of(parse_text("tensorflow.serving.ModelServerConfig", text))
-
-
 def _fields_of(model: Any) -> dict[str, Any]:
     """The keys of a ModelEntry, from a ModelConfig. A number or text that is not given is left to the default."""
     fields: dict[str, Any] = {"name": model.name, "version_labels": dict(model.version_labels)}
@@ -208,18 +199,13 @@ def explain(err: ValidationError) -> list[str]:
     lines = []
     for problem in err.errors(include_url=False, include_context=False):
         where = ".".join(str(part) for part in problem["loc"])
-        if problem["type"] == "extra_forbidden":
-            lines.append(_explain_key(where))
+        if problem["type"] == "extra_forbidden":  # a key of the config file: which one may be meant, which there are?
+            known = list(ModelEntry.model_fields)
+            near = [_OTHER_NAMES[where]] if where in _OTHER_NAMES else get_close_matches(where, known, 1)
+            meant = f"; is {near[0]!r} meant?" if near else "."
+            lines.append(f"there is no key {where[:80]!r}{meant} There are: {', '.join(known)}")
             continue
         message = problem["msg"].removeprefix("Value error, ")
         given = f" (given {str(problem['input'])[:80]!r})" if where and "password" not in where else ""
         lines += [f"{where}: {message}{given}"] if where else message.split("; ")
     return lines
-
-
-def _explain_key(key: str) -> str:
-    """What is said of a key that a model of the config file can't have: which one may be meant, and which there are."""
-    known = list(ModelEntry.model_fields)
-    near = [_OTHER_NAMES[key]] if key in _OTHER_NAMES else get_close_matches(key, known, 1)
-    meant = f"; is {near[0]!r} meant?" if near else "."
-    return f"there is no key {key[:80]!r}{meant} There are: {', '.join(known)}"

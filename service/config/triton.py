@@ -132,7 +132,10 @@ def entry_of(folder: Path, config: Any) -> RepositoryEntry:
         BadSettingsError: lists every field that this server can't follow.
     """
     used = list(used_fields(config))
-    problems = [f"{path} is {FIELDS[path]}" for path in used if _is_refused(path)]
+    # Others than these have rules of their own, in `_problems`.
+    problems = [
+        f"{path} is {FIELDS[path]}" for path in used if FIELDS[path].startswith(("refused:", "refused if true:"))
+    ]
     problems += _problems(folder.name, config)
     overrides: dict[str, Any] = {}
     try:
@@ -151,11 +154,6 @@ def entry_of(folder: Path, config: Any) -> RepositoryEntry:
         config=config.SerializeToString(deterministic=True),
         idle=tuple(idle + [f"parameters.{key}: no effect" for key in sorted(config.parameters) if key not in _MUST_BE]),
     )
-
-
-def _is_refused(path: str) -> bool:
-    """Whether a field that is set refuses the model. Others have rules of their own, in `_problems`."""
-    return FIELDS[path].startswith(("refused:", "refused if true:"))
 
 
 _MUST_BE = {"TF_SIGNATURE_DEF": "serving_default", "TF_GRAPH_TAG": "serve", "TF_INIT_OPS_FILE": ""}

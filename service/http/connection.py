@@ -348,13 +348,6 @@ class Connection(HttpProtocol):
         super().resume_writing()  # type: ignore[no-untyped-call] # Sanic types in parts
         self._sending.remove(self)
 
-    def _is_unread(self, now: float) -> bool:
-        """Whether the client has read nothing of an answer for too long; notes what it has read."""
-        left = self.transport.get_write_buffer_size() if self.transport is not None else 0
-        if left != self._unsent_bytes:
-            self._unsent_bytes, self._unsent_s = left, now
-        return bool(now - self._unsent_s > self.request_timeout)
-
     def holds(self, count: int) -> bool:
         """Whether `count` more bytes of an incomplete request may be kept; if not, the request is refused with 503."""
         if self._is_lingering:
@@ -389,7 +382,10 @@ class Connection(HttpProtocol):
         if http is None:
             return  # the connection lingers; it has a time limit of its own
         if not self._can_write.is_set():
-            if self._is_unread(now) and self.transport is not None:
+            left = self.transport.get_write_buffer_size() if self.transport is not None else 0
+            if left != self._unsent_bytes:  # the client has read some of its answer
+                self._unsent_bytes, self._unsent_s = left, now
+            elif now - self._unsent_s > self.request_timeout and self.transport is not None:
                 self.transport.abort()
                 return
             self._since_s = self._time = now  # what the client has sent meanwhile waits for the server

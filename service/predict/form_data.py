@@ -7,6 +7,7 @@ its limits below let pass takes 0.4 s (2,048 parts with 650 parameters each); ou
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import NamedTuple
 
 from multipart import MultipartError, PushMultipartParser
@@ -82,10 +83,9 @@ def _name(text: str) -> str:
     """A name whose bytes are UTF-8, as browsers send it, else Latin-1, as old clients do."""
     if text.isascii():
         return text
-    try:
+    with suppress(UnicodeError):
         return text.encode("latin-1").decode()
-    except UnicodeError:
-        return text
+    return text
 
 
 def _text(data: bytes, number: int) -> str:

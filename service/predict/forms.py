@@ -124,21 +124,17 @@ def _has(kind: OutputKind, form: object) -> str:
 def _threshold(value: object, forms: Mapping[str, str], target: Target, field: str = "threshold") -> float | None:
     if value is None:
         return None
-    threshold = _number(value)
+    try:
+        is_number = isinstance(value, (int, float, str)) and not isinstance(value, bool)
+        threshold = float(value) if is_number else math.nan  # type: ignore[arg-type]  # it is one
+    except (ValueError, OverflowError):
+        threshold = math.nan
     if not math.isfinite(threshold):
         raise CodecError(f"{field}: expected a number, got {quote(value)}")
     asked = [target.kinds[name].detection for name, form in forms.items() if form == OBJECTS]
     if not any(detection is not None and detection.scores for detection in asked):
         raise CodecError(f"{field}: is for boxes with scores that are asked for as {OBJECTS!r}")
     return threshold
-
-
-def _number(value: object) -> float:
-    """A number, or the text of one; NaN for anything else."""
-    try:
-        return float(value) if isinstance(value, (int, float, str)) and not isinstance(value, bool) else math.nan
-    except (ValueError, OverflowError):
-        return math.nan
 
 
 def _one_file(asked: Mapping[str, str], target: Target, wanted: Sequence[str]) -> dict[str, str]:

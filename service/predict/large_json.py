@@ -65,7 +65,8 @@ def parse(body: bytes) -> Any:
         raise TooLarge(
             f"the JSON has more than {MAX_REST_BYTES} bytes besides long texts and rectangular lists of numbers"
         )
-    if max_values(text) > MAX_VALUES:
+    # Commas and opening brackets, at most as many as values; those in texts are told apart only if there are many.
+    if count_marks(text, is_in_text=False) > MAX_VALUES and count_marks(text, is_in_text=True) > MAX_VALUES:
         raise TooLarge(
             f"the JSON has more than {MAX_VALUES} values that are not in rectangular lists of numbers; "
             "send fewer in one request"
@@ -386,12 +387,6 @@ def smallest(piece: np.ndarray[Any, Any]) -> Any:
         return piece.dtype
     low, high = piece.min(), piece.max()
     return next(kind for kind in _INTEGERS if np.iinfo(kind).min <= low and high <= np.iinfo(kind).max)
-
-
-def max_values(text: bytes) -> int:
-    """At most how many values a text has: its commas and opening brackets, outside of strings if there are many."""
-    count = count_marks(text, is_in_text=False)
-    return count if count <= MAX_VALUES else count_marks(text, is_in_text=True)
 
 
 def count_marks(text: bytes, *, is_in_text: bool) -> int:

@@ -61,12 +61,11 @@ class Sources:
 
     def repository(self) -> Repository | None:
         """The folder of models that is followed; None without --model_repository."""
-        folder = self._settings.model_repository
-        if folder is None:
+        if self._settings.model_repository is None:
             return None
         from darkroom.service.serving.repository import Repository  # noqa: PLC0415 - protobuf, only for a repository
 
-        return Repository(self._settings, folder)
+        return Repository(self._settings, self._settings.model_repository)
 
     def of(self, entry: Wanted) -> Source:
         """The source of a model: its folder, or the fake model, which needs no folder and no TensorFlow."""

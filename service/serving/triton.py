@@ -40,7 +40,9 @@ def apply_config(loaded: LoadedModel, entry: RepositoryEntry) -> LoadedModel:
     if entry.config is None:
         return loaded
     try:
-        config, engine = config_of(entry), default_engine(loaded)
+        config = config_of(entry)
+        # That of the signature which a request means that names none.
+        engine = loaded.engines.get(DEFAULT_SIGNATURE) or next(iter(loaded.engines.values()))
         check_tensors(config, engine.spec)
         labels = read_labels(config, entry.base_path)
         samples = warm_rows(config, entry.base_path, engine)
@@ -53,11 +55,6 @@ def apply_config(loaded: LoadedModel, entry: RepositoryEntry) -> LoadedModel:
     if samples:
         loaded.samples[engine.spec.name] = samples
     return loaded
-
-
-def default_engine(loaded: LoadedModel) -> Engine:
-    """The engine of the signature that a request means which names none."""
-    return loaded.engines.get(DEFAULT_SIGNATURE) or next(iter(loaded.engines.values()))
 
 
 def check_tensors(config: Any, spec: SignatureSpec) -> None:
@@ -181,16 +178,13 @@ def _row(described: Any, folder: Path, field: str, dtype: str) -> np.ndarray[Any
     if dtype == "string":
         return np.full(shape, b"", dtype=object)
     target = numpy_dtype(dtype)
-    return _random(target, shape) if source == "random_data" else np.zeros(shape, target)
-
-
-def _random(dtype: np.dtype[Any], shape: tuple[int, ...]) -> np.ndarray[Any, Any]:
-    """Random bits of integers, floats from 0 to 1."""
+    if source != "random_data":
+        return np.zeros(shape, target)
     rng = np.random.default_rng(0)
-    if dtype.kind in "iu":
-        info = np.iinfo(dtype)
-        return rng.integers(info.min, info.max, shape, dtype=dtype, endpoint=True)
-    return rng.random(shape).astype(dtype)
+    if target.kind in "iu":
+        info = np.iinfo(target)
+        return rng.integers(info.min, info.max, shape, dtype=target, endpoint=True)
+    return rng.random(shape).astype(target)  # from 0 to 1
 
 
 def _from_file(data: bytes, dtype: str, shape: tuple[int, ...], field: str) -> np.ndarray[Any, Any]:

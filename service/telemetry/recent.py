@@ -55,7 +55,15 @@ class Recent:
             self._seconds.clear()  # the clock was set
         if self._seconds and second == self._seconds[-1]["second"]:
             return  # woken up early
-        now = {metrics: _totals(metrics) for metrics in self._versions()}
+        now = {  # what each version has counted since its load
+            metrics: {
+                "requests": dict(metrics.requests),
+                "latency": _buckets(metrics.duration),
+                "batches": _buckets(metrics.batch_images),
+                "images": int(metrics.batch_images.total),
+            }
+            for metrics in self._versions()
+        }
         found = []
         for metrics, totals in now.items():
             model, version = metrics.labels
@@ -84,16 +92,6 @@ def merge_seconds(processes: Iterable[Iterable[Second]]) -> list[Second]:
                 key = told["model"], told["version"]
                 models[key] = _added(models[key], told) if key in models else told
     return [{"second": second, "models": list(models.values())} for second, models in sorted(merged.items())]
-
-
-def _totals(metrics: ModelMetrics) -> dict[str, Any]:
-    """What a version has counted since its load."""
-    return {
-        "requests": dict(metrics.requests),
-        "latency": _buckets(metrics.duration),
-        "batches": _buckets(metrics.batch_images),
-        "images": int(metrics.batch_images.total),
-    }
 
 
 def _buckets(histogram: Histogram) -> dict[str, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 
 from darkroom.batching.scheduler import queue
@@ -10,10 +11,8 @@ from darkroom.batching.scheduler import queue
 def version_of(*packages: str) -> str:
     """The version of the first of these packages that is installed; "unknown" if none is."""
     for package in packages:
-        try:
+        with suppress(PackageNotFoundError):
             return version(package)
-        except PackageNotFoundError:
-            continue
     return "unknown"
 
 

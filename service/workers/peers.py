@@ -254,17 +254,12 @@ class Member:
             case "ping":
                 pass
             case _:
-                return await self._change(message)
-        return ""
-
-    async def _change(self, change: dict[str, Any]) -> str:
-        """Makes a change that every worker makes; why it failed, empty if it did not."""
-        try:
-            await self._apply(change)
-        except ModelError as err:
-            return str(err)
-        except NotReady:  # it is still loading, and gets the change again when it is ready
-            return ""
+                try:
+                    await self._apply(message)
+                except ModelError as err:
+                    return str(err)
+                except NotReady:
+                    pass  # it is still loading, and gets the change again when it is ready
         return ""
 
     async def _apply(self, change: dict[str, Any]) -> None:

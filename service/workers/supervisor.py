@@ -294,17 +294,13 @@ class Supervisor(Collector):
         worker.is_ready = is_ready
         worker.was_ready |= is_ready
         self._was_ready |= is_ready
-        if is_ready:
-            self._share_out()
+        if is_ready:  # each lets go of the connections beyond its share, since there is one more
+            ready = [each for each in self._workers.values() if each.is_ready]
+            share = -(-sum(each.connections for each in ready) // len(ready))
+            for each in ready:
+                if (surplus := each.connections - share) > 0:
+                    each.let_go(surplus)
         self._tell_ready()
-
-    def _share_out(self) -> None:
-        """Has the ready workers let go of the connections that they have beyond their share, since there is a new one."""
-        ready = [worker for worker in self._workers.values() if worker.is_ready]
-        share = -(-sum(worker.connections for worker in ready) // len(ready))
-        for worker in ready:
-            if (surplus := worker.connections - share) > 0:
-                worker.let_go(surplus)
 
     def _tell_ready(self) -> None:
         """Prints the hint once, when as many workers are ready as there are to be."""

@@ -80,12 +80,11 @@ class Worker:
 
     def hand_over(self, connection: socket.socket) -> bool:
         """Passes it an accepted connection; False if it can't take one now. The caller closes its own copy."""
-        try:
+        with suppress(OSError):  # the worker has not read for long, or is gone
             socket.send_fds(self._passing, [b"c"], [connection.fileno()])
-        except OSError:  # the worker has not read for long, or is gone
-            return False
-        self._passed += 1
-        return True
+            self._passed += 1
+            return True
+        return False
 
     def signal(self, number: signal.Signals) -> None:
         """Sends it a signal, at the latest when it is started; does nothing if it has ended."""
@@ -118,12 +117,11 @@ class Worker:
 
     async def replies(self, within_s: float) -> bool:
         """Whether its event loop is running: it replies to a ping in time, or has ended."""
-        try:
+        with suppress(TimeoutError):
             with suppress(ChannelClosed, RequestFailed):
                 await self._channel.request({"type": "ping"}, within_s)
-        except TimeoutError:
-            return False
-        return True
+            return True
+        return False
 
     async def change(self, change: dict[str, Any]) -> str:
         """Has it load, unload or label a model. Returns why that failed; empty if it did not."""

@@ -73,11 +73,8 @@ def recipe(wire: str = "base64", *, reduced_scale: bool = False) -> Recipe:
 def sample_digits() -> list[tuple[int, bytes]]:
     """Returns a JPEG of each digit from 0 to 9, as (digit, picture bytes). None of them was used for training."""
     _, held_out = load_pictures()
-    firsts = [int(np.argmax(held_out.digits == digit)) for digit in range(10)]
-    return [
-        (digit, tf.io.encode_jpeg(held_out.pixels[index], quality=_SAMPLE_QUALITY).numpy())
-        for digit, index in enumerate(firsts)
-    ]
+    firsts = [held_out.pixels[np.argmax(held_out.digits == digit)] for digit in range(10)]
+    return [(digit, tf.io.encode_jpeg(each, quality=_SAMPLE_QUALITY).numpy()) for digit, each in enumerate(firsts)]
 
 
 def load_pictures() -> tuple[Pictures, Pictures]:

@@ -46,16 +46,14 @@ def place(fit: PictureFit, width: int, height: int) -> Placement:
     # In the float32 of tf.image.resize_with_pad, since a floor follows.
     one = np.float32
     ratio = max(one(width) / one(columns), one(height) / one(rows))
-    placed = [_unpad(one(side) / ratio, whole, side) for side, whole in ((height, rows), (width, columns))]
+    placed = []  # scale and offset along each side of the picture
+    for side, whole in ((height, rows), (width, columns)):
+        inside = one(side) / ratio  # the pixels of the model's `whole` that show it
+        shown = max(math.floor(inside), 1)
+        before = max(0, math.floor((one(whole) - inside) / 2))
+        placed.append((whole * side / shown, -before * side / shown))
     (down, top), (across, left) = placed
     return Placement(height, width, (down, across), (top, left))
-
-
-def _unpad(inside: np.float32, whole: int, side: int) -> tuple[float, float]:
-    """Scale and offset along a side of the picture, of which `inside` pixels of the model's `whole` show it."""
-    shown = max(math.floor(inside), 1)
-    before = max(0, math.floor((np.float32(whole) - inside) / 2))
-    return whole * side / shown, -before * side / shown
 
 
 def orientation_of(data: bytes) -> int:

@@ -6,7 +6,6 @@ A predict call is a `Route` and costs no task. Every other call is a coroutine o
 from __future__ import annotations
 
 import asyncio
-import math
 import re
 import time
 from struct import Struct
@@ -326,13 +325,13 @@ class Exchange:
         headers = self.headers
         headers.pop("content-encoding", None)  # compression is a message's, not the call's
         headers["accept-encoding"] = headers.get("grpc-accept-encoding", "")
-        if (timeout := headers.get("grpc-timeout")) is not None:
-            left_s = parse_timeout(timeout) - (time.monotonic() - self.started_s)
+        # One that is malformed is without end, as gRPC's own servers take it.
+        if (timeout := _TIMEOUT.fullmatch(headers.get("grpc-timeout", ""))) is not None:
+            left_s = int(timeout[1]) * _UNITS_S[timeout[2]] - (time.monotonic() - self.started_s)
             if left_s <= 0:
                 self.fail(DeadlineExceeded("the call's deadline was over before it had come completely"))
                 return
-            if left_s < math.inf:
-                headers.setdefault("x-darkroom-deadline-ms", f"{left_s * 1000:.3f}")
+            headers.setdefault("x-darkroom-deadline-ms", f"{left_s * 1000:.3f}")
         self._message = None
         self._release()
         assert isinstance(self.handler, Route)  # noqa: S101 - any other call has an inbox
@@ -410,9 +409,3 @@ def unary(answer: Callable[[bytes, Mapping[str, str]], Coroutine[Any, Any, bytes
         exchange.write(await answer(await exchange.read_only(), exchange.headers))
 
     return handle
-
-
-def parse_timeout(text: str) -> float:
-    """The seconds of a `grpc-timeout`; without end if it is malformed, as gRPC's own servers take it."""
-    found = _TIMEOUT.fullmatch(text)
-    return int(found[1]) * _UNITS_S[found[2]] if found else math.inf

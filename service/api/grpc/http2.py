@@ -260,7 +260,11 @@ class Http2:
         block, self._block = b"".join(self._block), []
         headers = self._decode(block)  # those of refused streams too, or the next ones could not be read
         if number <= self._last:
-            self._take_trailers(self._find(number), flags)
+            stream = self._find(number)
+            if stream is not None and (stream.has_ended or not flags & END_STREAM):
+                self._fail(stream, STREAM_CLOSED if stream.has_ended else PROTOCOL_ERROR)
+            elif stream is not None:
+                self._end(stream)
         elif not number % 2:
             raise ProtocolFault(PROTOCOL_ERROR, "a client opens odd streams")
         elif number > self._refuses_after:
@@ -298,14 +302,6 @@ class Http2:
         if not stream.is_closed:  # it may be refused by its headers
             stream.listener = listener
         if flags & END_STREAM:
-            self._end(stream)
-
-    def _take_trailers(self, stream: Stream | None, flags: int) -> None:
-        if stream is None:
-            return
-        if stream.has_ended or not flags & END_STREAM:
-            self._fail(stream, STREAM_CLOSED if stream.has_ended else PROTOCOL_ERROR)
-        else:
             self._end(stream)
 
     def on_priority(self, number: int, flags: int, payload: bytes) -> None:  # noqa: ARG002 - a frame's handler

@@ -244,9 +244,8 @@ def dump_outputs(target: Target, rows: Rows, *, as_content: bool = False) -> byt
     """A PredictResponse; with `as_content` numbers stand in `tensor_content`."""
     answer = _PredictResponse()
     _describe(answer.model_spec, target)
-    outputs = answer.outputs
     for name, column in rows.columns.items():
-        write_tensor(column, outputs[name], as_content=as_content)
+        write_tensor(column, answer.outputs[name], as_content=as_content)
     return bytes(answer.SerializeToString())
 
 

@@ -52,10 +52,16 @@ class Infer:
                 served; the message says why.
         """
         length = call.headers.get(LENGTH.lower())
-        if length is not None and length.strip() == "0":
-            self._read_raw(request, call.body, name, version)
+        if length is None or length.strip() != "0":
+            self.read_body(request, parse_body(call.body, length), name=name, version=version)
             return
-        self.read_body(request, parse_body(call.body, length), name=name, version=version)
+        # The body is the tensor itself.
+        request.target = target = find(self._registry, name, version)
+        outputs = _read_outputs(None, target, is_binary=True)
+        request.render = InferReply(None, target.model, outputs)
+        columns = read_raw(call.body, target.spec)
+        request.end_stage("decode")
+        self._take(request, target, columns, outputs)
 
     def read_body(
         self,
@@ -84,14 +90,6 @@ class Infer:
         self._take(request, target, columns, outputs)
         if "as" in parameters or fields.get("outputs"):
             shape_tensors(request, parameters, {output.name: output.parameters for output in outputs})
-
-    def _read_raw(self, request: PredictRequest, body: bytes, name: str, version: str | None) -> None:
-        request.target = target = find(self._registry, name, version)
-        outputs = _read_outputs(None, target, is_binary=True)
-        request.render = InferReply(None, target.model, outputs)
-        columns = read_raw(body, target.spec)
-        request.end_stage("decode")
-        self._take(request, target, columns, outputs)
 
     def _take(
         self, request: PredictRequest, target: Target, columns: dict[str, Column], outputs: tuple[Output, ...]

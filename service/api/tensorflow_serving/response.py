@@ -13,7 +13,7 @@ from darkroom.service.predict.large_json import ROWS_AT_ONCE, LargeRows
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from darkroom.models.rows import Column, Rows
+    from darkroom.models.rows import Rows
     from darkroom.models.saved_model.output_kinds import OutputKind
     from darkroom.service.predict.call import AnswerBody
     from darkroom.service.predict.partial import PartialResult
@@ -91,7 +91,13 @@ def classes_of(rows: Rows, *, count: int) -> list[list[Any]]:
         InvalidInput: there is neither, or one has another shape or kind.
     """
     named, scored = (rows.columns.get(name) for name in ("classes", "scores"))
-    shapes = {_matrix_shape(column, count) for column in (named, scored) if column is not None}
+    shapes: set[tuple[int, ...]] = set()
+    for column in (named, scored):
+        if column is not None:
+            shapes.add(shape := np.shape(column))
+            if isinstance(column, list) or len(shape) != 2 or shape[0] != count:
+                wanted = "Expected Tensor shape: [batch_size num_classes]"
+                raise InvalidInput(f"{wanted} but got {list(shape)} for {count} examples")
     if len(shapes) != 1:
         found = " and ".join(map(str, sorted(shapes))) or "neither"
         raise InvalidInput(f"Tensors class and score should match in dim_size(1). Got {found}")
@@ -120,15 +126,6 @@ def regressions_of(rows: Rows, *, count: int) -> object:
             f"for {count} examples"
         )
     return codec.jsonable(column.reshape(count))
-
-
-def _matrix_shape(column: Column, count: int) -> tuple[int, int]:
-    shape = np.shape(column)
-    if isinstance(column, list) or len(shape) != 2 or shape[0] != count:
-        raise InvalidInput(
-            f"Expected Tensor shape: [batch_size num_classes] but got {list(shape)} for {count} examples"
-        )
-    return shape[0], shape[1]
 
 
 def _labels(column: Any) -> Any:

@@ -51,8 +51,7 @@ def add_status_routes(app: App, darkroom: Darkroom) -> None:
 
     async def read(request: Request, rest: str) -> HTTPResponse:  # noqa: ARG001 - Sanic passes what it matched
         """One model, or all of them."""
-        address = paths.read(request.path)
-        if address is None:
+        if (address := paths.read(request.path)) is None:
             request.ctx.template = paths.MALFORMED
             raise paths.malformed(request.method, request.path)
         request.ctx.template = address.template

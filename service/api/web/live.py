@@ -64,23 +64,20 @@ class Feed:
     async def stream(self, response: EventStream) -> None:
         """Sends the last minutes and then every second, until the client leaves or the server stops."""
         self._streams += 1
+        loop = asyncio.get_running_loop()
         try:
-            await response.write(_event(await self._darkroom.peers.recent(0)))
-            while event := await self._await_next():
+            event = _event(await self._darkroom.peers.recent(0))
+            while event:  # empty: there are no more
                 await response.write(event)
+                if self._pump is None or self._pump.done():
+                    self._next = loop.create_future()
+                    self._pump = loop.create_task(self._run(), name="live-events")
+                assert self._next is not None  # noqa: S101 - the task has one
+                event = await asyncio.shield(self._next)
         except NotReady:
             pass  # the supervisor is gone, and the server is stopping
         finally:
             self._streams -= 1
-
-    async def _await_next(self) -> str:
-        """The next event; empty: there are no more."""
-        loop = asyncio.get_running_loop()
-        if self._pump is None or self._pump.done():
-            self._next = loop.create_future()
-            self._pump = loop.create_task(self._run(), name="live-events")
-        assert self._next is not None  # noqa: S101 - the task has one
-        return await asyncio.shield(self._next)
 
     async def _run(self) -> None:
         """Makes an event a second, until no stream is open."""
