@@ -315,12 +315,13 @@ def _kind(tensor: TensorSpec, kind: str, said: OutputSaid, spec: SignatureSpec, 
     limits = (0.0, 255.0) if tensor.dtype in {"string", "uint8"} else _RANGES.get(tensor.activation)
     if tensor.dtype != "string" and said.range:
         limits = said.range
+    named = "logits" if "logit" in tensor.name.lower() else "unknown"
     made = OutputKind(
         name=tensor.name,
         kind=kind,
         default=said.as_ or NUMBERS,
         is_rows=counts_rows,
-        values=(said.values or _VALUES_OF.get(tensor.activation, "unknown")) if is_float else "",
+        values=(said.values or _VALUES_OF.get(tensor.activation) or named) if is_float else "",
         has_labels=bool(labels) and kind in {"scores", "mask"} and are_labelled,
         classes=classes,
         detection=_detection(tensor, said, spec, labels) if kind == "boxes" else None,

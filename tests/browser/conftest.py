@@ -1,4 +1,4 @@
-"""One Chromium for all tests of pages. A page whose console has an error, or that asks another server, fails its test."""
+"""Chromium for the tests of pages. A page whose console has an error, or that asks another server, fails its test."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.skip(reason="no chromium; `apt-get install chromium` brings it"))
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")  # while Playwright runs, no other test could run an event loop
 def browser() -> Iterator[Browser]:
-    """The browser of all tests; each gets a page in a context of its own, without another's cookies and cache."""
+    """The browser of the tests of a file; each gets a page in a context of its own, without another's cookies and cache."""
     with sync_playwright() as playwright, playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS) as browser:
         yield browser
 

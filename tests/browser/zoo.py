@@ -111,7 +111,7 @@ def detector() -> FunctionEngine:
         n = len(data)
         return {
             "detection_boxes": np.stack([boxes] * n),
-            "detection_classes": np.stack([np.arange(100, dtype=np.float32)] * n),
+            "detection_classes": np.stack([np.arange(1, 101, dtype=np.float32)] * n),  # as TensorFlow counts them
             "detection_scores": np.stack([scores] * n),
             "num_detections": np.full(n, 2, np.float32),
         }

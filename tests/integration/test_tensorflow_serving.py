@@ -193,8 +193,21 @@ ROW = {"number": [1, 2], "text": "a", "measure": 1.0}
 
 def test_several_inputs_of_several_kinds_in_rows_and_in_columns(url: str) -> None:
     other = {"number": [3, -4], "text": {"b64": standard(b"\xff")}, "measure": 20}
-    first = {"number": [2, 4], "text": "a!", "raw_bytes": {"b64": "YQ=="}, "measure": 0.1, "half": 1.0, "brain": 1.0}
-    second = {"number": [6, -8], "text": "\\xff!", "raw_bytes": {"b64": "/w=="}, "measure": 2.0, "half": 20.0}
+    first = {
+        "number": [2, 4],
+        "text": {"b64": standard(b"a!")},
+        "raw_bytes": {"b64": "YQ=="},
+        "measure": 0.1,
+        "half": 1.0,
+        "brain": 1.0,
+    }
+    second = {
+        "number": [6, -8],
+        "text": {"b64": standard(b"\xff!")},
+        "raw_bytes": {"b64": "/w=="},
+        "measure": 2.0,
+        "half": 20.0,
+    }
     rows = [first | {"is_large": False}, second | {"brain": 20.0, "is_large": True}]
     assert _post(url, "kinds:predict", {"instances": [ROW, other]}).json() == {"predictions": rows}
     columns = {name: [ROW[name], other[name]] for name in ROW} | {"ignored": [None]}

@@ -52,7 +52,7 @@ def settings_of(container: dict[str, Any]) -> Settings:
     """What the server makes of the container's arguments and environment, above the image's."""
     command, *flags = container["args"]
     assert command == "serve"
-    image = (DEPLOY / "Dockerfile").read_text(encoding="utf-8")
+    image, _, _ = (DEPLOY / "Dockerfile").read_text(encoding="utf-8").partition("FROM bare AS gpu")
     environment = dict(re.findall(r"^ {4}(DARKROOM_\w+)=(\S+)", image, re.MULTILINE))
     environment |= {each["name"]: each["value"] for each in container.get("env", [])}
     pairs = (flag.removeprefix("--").split("=", 1) for flag in flags)
