@@ -78,10 +78,11 @@ class Process:
         *flags: str,
         environment: dict[str, str] | None = None,
         cwd: Path | None = None,
+        prefix: Sequence[str] = (),
         program: Sequence[str] = ("darkroom", "serve"),
     ) -> None:
         defaults = [f"--{name}={value}" for name, value in DEFAULTS.items()]
-        command = [sys.executable, "-m", *program, "--host=127.0.0.1", "--port=0", *defaults, *flags]
+        command = [*prefix, sys.executable, "-m", *program, "--host=127.0.0.1", "--port=0", *defaults, *flags]
         self.lines: list[str] = []
         self.url = ""
         self._ready = threading.Event()

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 import threading
 import time
 from collections import Counter
@@ -37,6 +38,7 @@ CLIENTS = 8
 ROWS = [[1.0, 2.0, 3.0, 4.0]] * 5
 QUICK = "--reload_interval_ms=100"
 PATIENT = ("--request_timeout_ms=600000", "--engine_timeout_ms=0")  # a machine that is busy fails no request
+NO_OVERRIDE = ("setpriv", "--bounding-set=-dac_override,-dac_read_search")  # root that must keep to permissions
 WAITS = "its files are still being written: the variables.data files are missing"
 
 
@@ -190,6 +192,45 @@ def test_no_bad_version_costs_one_of_64_connections_a_request(built: Path, tmp_p
         assert {2, 3, 4} == {line["version"] for line in failed}
         assert all(line["reason"] for line in failed)
     finally:
+        assert process.stop() == 0
+
+
+def _keeps_to_permissions() -> str:
+    """Why no process can be started here that may not read a folder of mode 000; empty where one can."""
+    if os.geteuid():
+        return ""
+    if (
+        shutil.which("setpriv")
+        and not subprocess.run([*NO_OVERRIDE, "true"], check=False, capture_output=True).returncode
+    ):
+        return ""
+    return "root can't give up reading all files here"
+
+
+@pytest.mark.skipif(bool(_keeps_to_permissions()), reason=_keeps_to_permissions())
+def test_a_version_that_may_not_be_read_fails_alone_at_the_start_and_later(built: Path, tmp_path: Path) -> None:
+    base = tmp_path / "model"
+    for version in (1, 2):
+        shutil.copytree(built / str(version), base / str(version))
+    (base / "2").chmod(0)
+    prefix = () if os.geteuid() else NO_OVERRIDE
+    process = Process(f"--model_base_path={base}", QUICK, "--model_version_policy=all", prefix=prefix)
+    try:
+        url = process.wait_ready()
+        _until(url, lambda states: states.get("1") == ("AVAILABLE", "") and _has_failed("2", "", states))
+        shutil.copytree(built / "1", tmp_path / "3")
+        (tmp_path / "3").chmod(0)
+        (tmp_path / "3").rename(base / "3")
+        shutil.copytree(built / "1", base / "4")
+        (shutil.copytree(built / "1", base / "5") / "variables").chmod(0)
+        _until(url, lambda states: states.get("4") == ("AVAILABLE", "") and _has_failed("3", "", states))
+        _until(url, lambda states: _has_failed("5", "", states))
+        (base / "2").chmod(0o755)
+        _until(url, lambda states: states.get("2") == ("AVAILABLE", ""))
+    finally:
+        for version in (2, 3):
+            (base / str(version)).chmod(0o755)
+        (base / "5" / "variables").chmod(0o755)
         assert process.stop() == 0
 
 
