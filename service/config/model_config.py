@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -45,7 +46,7 @@ def parse_json(value: object) -> object:
 
 def _check_folder(value: object) -> object:
     """A path unchanged, unless it is an address of some storage; then it raises ValueError."""
-    if isinstance(value, str) and "://" in value:
+    if isinstance(value, str) and re.match(r"[A-Za-z][\w+.-]*://", value):
         raise ValueError("must be a folder of this machine; mount or copy the storage")
     return value
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
@@ -11,8 +11,8 @@ from darkroom.service.cli.model_server import FLAGS, main, plan_of
 from darkroom.service.config.model_config import BadSettingsError
 from darkroom.service.config.settings import Settings, read_settings
 
-if TYPE_CHECKING:
-    from pathlib import Path
+DOCS = Path(__file__).parents[4] / "docs"
+
 
 # Every flag of tensorflow_serving/model_servers/main.cc, release 2.20.0, in its order.
 RELEASE = """
@@ -70,7 +70,7 @@ def test_every_flag_of_the_release_is_taken_or_its_words_say_why_not() -> None:
 
 
 def test_the_table_of_the_docs_is_that_of_the_code() -> None:
-    page = (doc_tables.DOCS / "from_tensorflow_serving.md").read_text(encoding="utf-8")
+    page = (DOCS / "from_tensorflow_serving.md").read_text(encoding="utf-8")
     assert doc_tables.flags_table() in page, "run `make docs`"
     for setting in {
         word.strip("`").split("=")[0] for flag in FLAGS.values() for word in flag.words.split() if "`--" in word

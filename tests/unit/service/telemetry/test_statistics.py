@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-from typing import Any
-
+from darkroom.batching.entry import Batch, Reason
+from darkroom.models.engines.runner import RunReport
 from darkroom.service.telemetry.metrics import ModelMetrics
 from darkroom.service.telemetry.statistics import describe_statistics, merge_statistics
 
 
 def _ran(metrics: ModelMetrics, images: int, *, error: Exception | None = None) -> None:
-    batch: Any = SimpleNamespace(images=images)
-    report: Any = SimpleNamespace(collate_s=0.001, execute_s=0.01, split_s=0.002, error=error, device="cpu:0")
+    batch = Batch(1, [], images, padding=0, reason=Reason.IDLE, dispatched_s=0, expected_s=1)
+    report = RunReport([], error, 0.0, 0.001, 0.01, 0.002, device="cpu:0")
     metrics.ran(batch, report)
 
 
