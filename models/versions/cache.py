@@ -4,6 +4,7 @@ import fcntl
 import logging
 import mmap
 import os
+import shutil
 import stat
 import tempfile
 import threading
@@ -68,13 +69,15 @@ class Cache:
                 _log.warning("prepared models are not kept in --cache_dir: %s", reason)
 
     def temporary(self) -> IO[bytes]:
-        """An unnamed temporary file beside the models, where there is room for one; else where the system has such files."""
-        try:
+        """An unnamed temporary file, beside the models or where the system has such files: where there is more room."""
+        folders = [Path(tempfile.gettempdir())]
+        with suppress(OSError):
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._check_owner()
-            return tempfile.TemporaryFile(prefix="darkroom-", dir=self._folder)
-        except OSError:
-            return tempfile.TemporaryFile(prefix="darkroom-")
+            folders.insert(0, self._folder)
+        return tempfile.TemporaryFile(
+            prefix="darkroom-", dir=max(folders, key=lambda each: shutil.disk_usage(each).free)
+        )
 
     @contextmanager
     def turn(self, key: str) -> Iterator[bool]:

@@ -3,10 +3,12 @@
 import errno
 import logging
 import os
+import shutil
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -143,10 +145,19 @@ def test_who_holds_a_lock_shows_that_it_runs(tmp_path: Path) -> None:
     assert names(tmp_path) == []
 
 
-def test_a_temporary_file_has_the_disk_of_the_cache_unless_that_can_not_be_used(tmp_path: Path) -> None:
+def test_a_temporary_file_is_beside_the_models_unless_they_can_not_be_there_or_there_is_more_room_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "file").touch()
     for folder, is_there in ((tmp_path / "cache", True), (tmp_path / "file", False)):
         with Cache(folder, max_bytes=1).temporary() as file:
             place = str(Path(f"/proc/self/fd/{file.fileno()}").readlink())
             file.write(b"x")
         assert place.startswith(f"{folder}/") is is_there
+
+    def usage(folder: Path) -> SimpleNamespace:
+        return SimpleNamespace(free=0 if folder == tmp_path / "cache" else 1)
+
+    monkeypatch.setattr(shutil, "disk_usage", usage)
+    with Cache(tmp_path / "cache", max_bytes=1).temporary() as file:
+        assert not str(Path(f"/proc/self/fd/{file.fileno()}").readlink()).startswith(str(tmp_path))
