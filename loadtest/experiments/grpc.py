@@ -210,7 +210,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             port = free_port()
             flags = [f"--port={port}", *([f"--grpc_port={one}"] if one else [])]
             log = Path(folder) / f"{port}.log"
-            pid = stack.enter_context(running([*command, *flags], port=port, ready_path="/health", log=log))
+            pid = stack.enter_context(running([*command, *flags], port=port, ready_path="/v2/health/ready", log=log))
             servers.append(Running(port, one, pid))
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             found = runner.run(compare(options, servers[1], servers[0]))

@@ -42,8 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--in_flight", type=int, default=64, help="requests at once [64]")
     options = parser.parse_args(arguments)
     pictures = load(options.pictures)
-    every = [request_bytes("127.0.0.1", json_body((picture,))) for picture in pictures]
-    some = [request_bytes("127.0.0.1", binary_body((picture,))) for picture in pictures]
+    bodies = [[make((picture,)) for picture in pictures] for make in (json_body, binary_body)]
+    every, some = [[request_bytes("127.0.0.1", each, each.headers, path=each.path) for each in kind] for kind in bodies]
     mix = [request for pair in zip(every, some, strict=True) for request in pair]
     kinds = {"all outputs, JSON": every, "one output, binary": some, "half of each": mix}
     found: dict[str, list[Result]] = defaultdict(list)
@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         port = free_port()
         command = [*options.darkroom.split(), "serve", "--host=127.0.0.1", f"--port={port}"]
         command.append(f"--model_base_path={options.model}")
-        with running(command, port=port, ready_path="/health", log=Path(folder, "log")) as pid:
+        with running(command, port=port, ready_path="/v2/health/ready", log=Path(folder, "log")) as pid:
             for _ in range(options.rounds):
                 for kind, requests in kinds.items():
                     load_of = over_http(
