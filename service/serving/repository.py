@@ -28,7 +28,7 @@ class Repository:
 
     def __init__(self, settings: Settings, folder: Path) -> None:
         self._folder = folder
-        self._pictures = settings.pictures
+        self._settings = settings
         self._said: dict[str, tuple[str, ...]] = {}  # the fields without effect of each model, as they were logged
 
     def scan(self) -> dict[str, Wanted]:
@@ -52,7 +52,8 @@ class Repository:
             self._said[entry.name] = entry.idle
             fields = {"model": entry.name, "fields": list(entry.idle)}
             _log.info(f"fields of {FILE} that have no effect", extra={"fields": fields})
-        return entry.model_copy(update={"pictures": self._pictures.get(entry.name)})
+        (said,) = self._settings.with_said((entry,))
+        return said
 
 
 def _is_model(folder: Path) -> bool:

@@ -11,6 +11,7 @@ import pytest
 from darkroom.models.engines.fakes import fake_model
 from darkroom.models.errors import LoadFailed, UnknownModel
 from darkroom.models.versions.loader import Loader
+from darkroom.service.config.model_config import ModelEntry
 from darkroom.service.config.settings import Settings
 from darkroom.service.serving.manager import ModelManager
 from darkroom.service.serving.registry import Registry
@@ -103,10 +104,14 @@ def test_a_model_is_a_folder_with_a_config_or_with_a_version(root: Path) -> None
     add(root, ".hidden")
     (root / "notes.txt").write_text("x")
     (root / b"\xff".decode("utf-8", "surrogateescape") / "1").mkdir(parents=True)
-    found = Repository(Settings(pictures={"dogs": {"preprocess": "unit"}}), root).scan()
+    found = Repository(
+        Settings(pictures={"dogs": {"preprocess": "unit"}}, outputs={"dogs": {"y": {"kind": "scores"}}}), root
+    ).scan()
     assert list(found) == ["cats", "dogs", "onnx"]
     assert "no other framework is" in str(found["onnx"])
-    assert getattr(found["dogs"], "pictures") == {"preprocess": "unit"}  # noqa: B009 - it may be text
+    dogs = found["dogs"]
+    assert isinstance(dogs, ModelEntry)
+    assert (dogs.pictures, dogs.outputs) == ({"preprocess": "unit"}, {"y": {"kind": "scores"}})
     with pytest.raises(LoadFailed, match="can't be listed: No such file"):
         Repository(Settings(), root / "nosuch").scan()
 
