@@ -55,7 +55,18 @@ _KUBERNETES = tuple(
 MAX_WORKERS = 64  # guess
 # Paths that --metrics_path can't have.
 _TAKEN = frozenset(
-    ("/", "/health", "/v1", "/v2", "/docs", "/openapi.json", "/image_inference", "/json_inference", "/generate_clients")
+    (
+        "/",
+        "/health",
+        "/v1",
+        "/v2",
+        "/live",
+        "/docs",
+        "/openapi.json",
+        "/image_inference",
+        "/json_inference",
+        "/generate_clients",
+    )
 )
 LIMITS = Limits()  # the defaults of one batch and one queue, with their origins, stand in batching/limits.py
 
@@ -201,7 +212,7 @@ class Settings(BaseModel):
                 "grpc_port: must not be --port, nor 0 with several --workers",
             ),
             (
-                self.metrics_path.lower().startswith(("/v1/", "/v2/", "/admin/", "/web/"))
+                self.metrics_path.lower().startswith(("/v1/", "/v2/", "/admin/", "/live/", "/web/"))
                 or self.metrics_path in _TAKEN,
                 "metrics_path: is a path of the server itself",
             ),

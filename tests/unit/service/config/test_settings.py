@@ -111,6 +111,10 @@ def test_a_setting_that_was_removed_says_what_became_of_it_as_a_flag_and_as_a_va
         ({"model_version_policy": "newest"}, "latest:N"),
         ({"enable_ssl": "true", "secret_pem": "/nowhere"}, "no such file: /nowhere"),
         ({"session_config": "{"}, "session_config"),
+        *(
+            ({"metrics_path": path}, "is a path of the server itself")
+            for path in ("/docs", "/v2/metrics", "/live", "/live/metrics")
+        ),
     ],
 )
 def test_settings_that_contradict_each_other_stop_the_start(flags: dict[str, str], words: str) -> None:
