@@ -174,9 +174,9 @@ def parse_text(name: str, text: str, *, is_secret: bool = False) -> Any:
         ValueError: the text is no such message; names the line, and the fields that there are. What `is_secret` is not
             quoted.
     """
-    made = GetMessageClass(_POOL.FindMessageTypeByName(name))()
+    made = GetMessageClass(POOL.FindMessageTypeByName(name))()
     try:
-        text_format.Parse(text, made, descriptor_pool=_POOL)
+        text_format.Parse(text, made, descriptor_pool=POOL)
     except text_format.ParseError as err:
         raise ValueError(_explain(err, is_secret=is_secret)) from (None if is_secret else err)
     except RecursionError as err:
@@ -193,13 +193,13 @@ def _explain(err: text_format.ParseError, *, is_secret: bool) -> str:
         said = "is no protobuf text of this kind" if is_secret else message.partition(" : ")[2] or message
         return f"{where}{said[:200]}"
     owner = re.search(r'Message type "([^"]+)"', message)
-    fields = list(_POOL.FindMessageTypeByName(owner[1]).fields_by_name) if owner else []
+    fields = list(POOL.FindMessageTypeByName(owner[1]).fields_by_name) if owner else []
     near = get_close_matches(found["field"], fields, 1)
     meant = f"; is {near[0]} meant?" if near else "."
     kind = owner[1].rpartition(".")[2] if owner else "the message"
     return f"{where}{kind} has no field {found['field'][:80]!r}{meant} There are: {', '.join(fields) or 'none'}"
 
 
-_POOL = DescriptorPool()
+POOL = DescriptorPool()
 for _file in (*read_schema(CONFIG_FILES), *read_schema(MODEL_CONFIG)):
-    _POOL.Add(_file)
+    POOL.Add(_file)

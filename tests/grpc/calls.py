@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import grpc
 
 from darkroom.models.spec import DTYPES
-from darkroom.service.api.grpc.protos import POOL, message
+from darkroom.service.api.grpc.protos import message
 from darkroom.service.api.grpc.tensor_proto import write_tensor
+from darkroom.service.config.protobuf import POOL
 from tests.serving import running
 
 if TYPE_CHECKING:

@@ -125,7 +125,7 @@ class InferenceService:
         asked = parse(message("inference.ModelConfigRequest"), body)
         config = describe_config(self._darkroom, asked.name, asked.version or None)
         answer = message("inference.ModelConfigResponse")()
-        answer.config.ParseFromString(config.SerializeToString())  # their classes are in different pools
+        answer.config.CopyFrom(config)
         return bytes(answer.SerializeToString())
 
     async def statistics(self, body: bytes, _: Mapping[str, str]) -> bytes:

@@ -6,7 +6,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from darkroom.service.api.grpc.call import Method
-from darkroom.service.api.grpc.protos import POOL, SERVICES, VERSIONS, message, parse
+from darkroom.service.api.grpc.protos import SERVICES, VERSIONS, message, parse
+from darkroom.service.config.protobuf import POOL
 from darkroom.service.errors import quote
 
 if TYPE_CHECKING:

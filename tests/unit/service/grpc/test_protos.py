@@ -10,8 +10,9 @@ import pytest
 import tritonclient
 from google.protobuf import descriptor_pb2
 
-from darkroom.service.api.grpc.protos import POOL, SERVICES, VERSIONS, message, parse
+from darkroom.service.api.grpc.protos import SERVICES, VERSIONS, message, parse
 from darkroom.service.api.grpc.schema import FILES
+from darkroom.service.config.protobuf import POOL
 from darkroom.service.errors import CodecError
 
 
