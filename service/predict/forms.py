@@ -33,7 +33,7 @@ _PNG_START = b"\x89PNG\r\n\x1a\n"
 
 
 def shape_answer(request: PredictRequest, fields: Mapping[str, object], accept: str = "") -> None:
-    """Has the answer written in the forms that the keys `as` and `threshold` ask for, else in the operator's.
+    """Has the answer written in the forms that the keys `as` and `threshold` ask for, else in the operator's, if he has any.
 
     Called once the request has its rows and its renderer. With an `accept` of `image/png` the answer is one PNG file.
 
@@ -41,8 +41,10 @@ def shape_answer(request: PredictRequest, fields: Mapping[str, object], accept: 
         CodecError: an output has not that form; names the field and what is possible.
     """
     target, rows = request.ready()
-    asked = read_forms(fields["as"], target.kinds) if "as" in fields else {}
     is_file = accept.startswith(ACCEPT)
+    if not (is_file or "as" in fields or target.forms):
+        return
+    asked = read_forms(fields["as"], target.kinds) if "as" in fields else {}
     forms = {**target.forms, **asked}
     if is_file:
         forms = _one_file(asked, target, rows.asked)

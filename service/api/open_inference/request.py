@@ -101,9 +101,8 @@ class Infer:
         else:
             _check_same_count(target.spec, columns)
             request.take_inputs(target, columns, self._guard, strict=True)
-        if request.rows is not None and len(outputs) < len(target.spec.outputs):
-            names = [output.name for output in outputs]
-            request.rows = request.rows.asking(names, shares=target.shares_outputs)
+        if len(outputs) < len(target.spec.outputs):
+            request.select_outputs([output.name for output in outputs])
 
 
 def find(registry: Registry, name: str, version: str | None, signature: object = None) -> Target:

@@ -10,7 +10,7 @@ from darkroom.service.api.tensorflow_serving.request import as_list, decode_stri
 from darkroom.service.errors import MAX_QUOTED_BYTES, CodecError, NotFound, UnsupportedContent, quote
 from darkroom.service.predict import codec
 from darkroom.service.predict.call import first_values
-from darkroom.service.predict.forms import ACCEPT, shape_answer
+from darkroom.service.predict.forms import shape_answer
 from darkroom.service.predict.partial import wants_per_image
 from darkroom.service.serving.registry import DEFAULT_MODEL, DEFAULT_SIGNATURE
 
@@ -59,9 +59,7 @@ class Simple:
         else:  # what a form has as fields stands in the query
             fields = call.query
             self._take_pictures(request, self._find(request, fields), [call.body], fields)
-        accept = call.headers.get("accept", "")
-        if "as" in fields or (request.target is not None and request.target.forms) or accept.startswith(ACCEPT):
-            shape_answer(request, fields, accept)
+        shape_answer(request, fields, call.headers.get("accept", ""))
 
     def read_json(self, request: PredictRequest, body: bytes) -> dict[str, object]:
         """Fills `request` from `{"data": {input: nested list}, "model_name", "model_version", "signature_name", …}`.

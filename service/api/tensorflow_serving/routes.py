@@ -21,7 +21,7 @@ from darkroom.service.errors import CodecError
 from darkroom.service.http.middleware import call_of, reply_response
 from darkroom.service.predict import codec
 from darkroom.service.predict.call import first_values
-from darkroom.service.predict.forms import ACCEPT, shape_answer
+from darkroom.service.predict.forms import shape_answer
 from darkroom.service.predict.partial import wants_per_image
 from darkroom.service.predict.request import Route
 from darkroom.service.serving.registry import DEFAULT_SIGNATURE
@@ -83,9 +83,7 @@ class TensorFlowServing:
         self._take_json(request, target, fields)
         if "output_filter" in fields:
             request.select_outputs(filtered(fields["output_filter"], target.spec))
-        accept = call.headers.get("accept", "")
-        if "as" in fields or target.forms or accept.startswith(ACCEPT):
-            shape_answer(request, fields, accept)
+        shape_answer(request, fields, call.headers.get("accept", ""))
 
     def read_examples(self, address: Address, request: PredictRequest, call: Call) -> None:
         """Fills `request` from the JSON of `:classify` and `:regress`, with serialized tf.Examples.
@@ -176,9 +174,7 @@ class TensorFlowServing:
         request.take_pictures(target, pictures, self._guard)
         if "output_filter" in fields:
             request.select_outputs(filtered(fields["output_filter"].split(","), spec))
-        accept = call.headers.get("accept", "")
-        if "as" in fields or target.forms or accept.startswith(ACCEPT):
-            shape_answer(request, fields, accept)
+        shape_answer(request, fields, call.headers.get("accept", ""))
 
 
 def _set_answer(
