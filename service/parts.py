@@ -40,7 +40,7 @@ class Darkroom:
         self.image_guard = guard_of(settings)
         self.manager = ModelManager(settings, self.registry, self.metrics)
         self.lifecycle = Lifecycle(settings, self.manager, self.metrics)
-        self.recent = Recent(lambda: [metrics for metrics, _ in self.registry.exported()])
+        self.recent = Recent(self.metrics.models)
         self.peers: Peers = Alone(self.metrics, self.manager, self.recent)
         compression = Compression(settings.max_body_bytes, packs_answers=settings.compress_answers)
         self.predictor = Predictor(

@@ -197,7 +197,7 @@ class Metrics(Collector):
     def fold(self) -> None:
         """Counts the observations that the histograms noted; to be called a few times a second."""
         self.loop_lag.fold()
-        owners: list[RouteMetrics | ModelMetrics] = [*self.routes.values(), *(model for model, _ in self._versions())]
+        owners: list[RouteMetrics | ModelMetrics] = [*self.routes.values(), *self.models()]
         for owner in owners:
             for histogram in owner.histograms:
                 histogram.fold()

@@ -30,7 +30,7 @@ class Recent:
     """The last `KEPT_S` seconds of one process; on the event loop only.
 
     Args:
-        versions: the time series that exist now; `Registry.exported` without the states.
+        versions: the time series that exist now; `Metrics.models`.
         clock: the wall clock.
     """
 

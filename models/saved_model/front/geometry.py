@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 FRONT_FILE: Final = "front.json"  # in assets.extra of a SavedModel that was exported with a front
-# As in front/orientation.py, which reads the same in the graph.
-_HEAD_BYTES: Final = 1 << 16
-_SEGMENTS: Final = 32
-_ENTRIES: Final = 64
-_TAG: Final = 0x0112
-_APP1, _EXIF = 0xE1, 0x45786966
+# Of the EXIF directory, which front/orientation.py reads in the graph, as `orientation_of` does here.
+HEAD_BYTES: Final = 1 << 16  # where the directory is looked for; cameras write it first (guess)
+SEGMENTS: Final = 32  # looked at before the EXIF segment (guess)
+ENTRIES: Final = 64  # of the directory (guess; cameras write about 12)
+TAG: Final = 0x0112
+APP1, EXIF = 0xE1, 0x45786966
 
 
 class Placement(NamedTuple):
@@ -58,25 +58,25 @@ def place(fit: PictureFit, width: int, height: int) -> Placement:
 
 def orientation_of(data: bytes) -> int:
     """Returns the EXIF orientation of an encoded picture, 1 to 8; 1 where it says none or is no JPEG."""
-    head = data[:_HEAD_BYTES] + b"\0"
+    head = data[:HEAD_BYTES] + b"\0"
 
     def number(at: int, count: int, order: str = "big") -> int:
         """The number at a place; beyond the end are zeros."""
         return int.from_bytes(head[at : at + count].ljust(count, b"\0"), "little" if order == "little" else "big")
 
     start = 2
-    for _ in range(_SEGMENTS):
-        is_exif = head[start + 1 : start + 2] == b"\xe1" and number(start + 4, 4) == _EXIF
+    for _ in range(SEGMENTS):
+        is_exif = head[start + 1 : start + 2] == b"\xe1" and number(start + 4, 4) == EXIF
         if start >= len(head) - 1 or number(start, 1) != 0xFF or number(start + 1, 1) < 0xE0 or is_exif:
             break
         start += 2 + number(start + 2, 2)
-    if not data.startswith(b"\xff\xd8") or number(start + 1, 1) != _APP1 or number(start + 4, 4) != _EXIF:
+    if not data.startswith(b"\xff\xd8") or number(start + 1, 1) != APP1 or number(start + 4, 4) != EXIF:
         return 1
     tiff = start + 10
     order = "little" if number(tiff, 1) == 0x49 else "big"
     directory = tiff + number(tiff + 4, 4, order)
-    entries = [directory + 2 + 12 * index for index in range(min(number(directory, 2, order), _ENTRIES))]
-    found = max((number(at + 8, 2, order) for at in entries if number(at, 2, order) == _TAG), default=1)
+    entries = [directory + 2 + 12 * index for index in range(min(number(directory, 2, order), ENTRIES))]
+    found = max((number(at + 8, 2, order) for at in entries if number(at, 2, order) == TAG), default=1)
     return found if 1 <= found <= 8 else 1
 
 

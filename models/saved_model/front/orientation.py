@@ -6,22 +6,17 @@ JPEG: segments of `FF`, marker, length. The segment `FF E1` with "Exif\0\0" hold
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any
 
 from darkroom.models.runtime.tensorflow import tf
-
-_HEAD_BYTES: Final = 1 << 16  # where the directory is looked for; cameras write it first (guess)
-_SEGMENTS: Final = 32  # looked at before the EXIF segment (guess)
-_ENTRIES: Final = 64  # of the directory (guess; cameras write about 12)
-_TAG: Final = 0x0112
-_APP1, _EXIF = 0xE1, 0x45786966
+from darkroom.models.saved_model.front.geometry import APP1, ENTRIES, EXIF, HEAD_BYTES, SEGMENTS, TAG
 
 
 def orientation(data: Any) -> Any:
     """Returns the orientation of one encoded picture, 1 to 8; 1 where it says none: `string[]` → `int32[]`."""
     # `==` of tensors is the identity of Python objects in a tf.Graph of a session, so everything here is tf.equal.
     # At least one byte, or there would be nothing to gather.
-    head = tf.io.decode_raw(tf.strings.join([tf.strings.substr(data, 0, _HEAD_BYTES), b"\0"]), tf.uint8)
+    head = tf.io.decode_raw(tf.strings.join([tf.strings.substr(data, 0, HEAD_BYTES), b"\0"]), tf.uint8)
     last = tf.size(head) - 1
 
     def number(at: Any, count: int, *, little: Any = False) -> Any:
@@ -33,23 +28,23 @@ def orientation(data: Any) -> Any:
 
     def is_before_exif(start: Any) -> Any:
         is_segment = tf.logical_and(tf.equal(number(start, 1), 0xFF), number(start + 1, 1) >= 0xE0)
-        is_exif = tf.logical_and(tf.equal(number(start + 1, 1), _APP1), tf.equal(number(start + 4, 4), _EXIF))
+        is_exif = tf.logical_and(tf.equal(number(start + 1, 1), APP1), tf.equal(number(start + 4, 4), EXIF))
         return tf.logical_and(start < last, tf.logical_and(is_segment, tf.logical_not(is_exif)))
 
     (start,) = tf.while_loop(
         is_before_exif,
         lambda start: (start + 2 + number(start + 2, 2),),
         (tf.constant(2),),
-        maximum_iterations=_SEGMENTS,
+        maximum_iterations=SEGMENTS,
     )
-    has_exif = tf.logical_and(tf.equal(number(start + 1, 1), _APP1), tf.equal(number(start + 4, 4), _EXIF))
+    has_exif = tf.logical_and(tf.equal(number(start + 1, 1), APP1), tf.equal(number(start + 4, 4), EXIF))
     is_jpeg = tf.equal(number(tf.constant(0), 2), 0xFFD8)
     tiff = start + 10
     little = tf.equal(number(tiff, 1), 0x49)
     directory = tiff + number(tiff + 4, 4, little=little)
-    entries = directory + 2 + 12 * tf.range(_ENTRIES)
-    is_tag = tf.equal(number(entries, 2, little=little), _TAG)
-    is_wanted = tf.logical_and(is_tag, tf.range(_ENTRIES) < number(directory, 2, little=little))
+    entries = directory + 2 + 12 * tf.range(ENTRIES)
+    is_tag = tf.equal(number(entries, 2, little=little), TAG)
+    is_wanted = tf.logical_and(is_tag, tf.range(ENTRIES) < number(directory, 2, little=little))
     found = tf.reduce_max(tf.where(is_wanted, number(entries + 8, 2, little=little), 0))
     is_known = tf.logical_and(found >= 1, found <= 8)
     return tf.where(tf.logical_and(tf.logical_and(is_jpeg, has_exif), is_known), found, 1)

@@ -118,7 +118,7 @@ def add_live_routes(app: App, darkroom: Darkroom) -> None:
 def _describe(darkroom: Darkroom, uptime_s: float) -> dict[str, Any]:
     """What the first page tells of the server."""
     version, tensorflow, python = darkroom.metrics.build
-    series = [metrics for metrics, _ in darkroom.registry.exported()]
+    series = darkroom.metrics.models()
     devices = sorted({device for metrics in series for device in metrics.device_batches})
     return {
         "version": version,
