@@ -57,6 +57,11 @@ class FakeWorker:
     async def finds_that_there_should_be(self, workers: int) -> None:
         await self.tells({"type": "choice", "workers": workers, "reason": "it pays", "fields": {"cores": 8}})
 
+    async def becomes_ready_and_finds_that_there_should_be(self, workers: int) -> None:
+        await self.finds_that_there_should_be(workers)
+        await self.tells({"type": "hint", "text": "try: curl"})
+        await self.becomes_ready()
+
     async def becomes_ready(self) -> None:
         await self.tells({"type": "readiness", "is_ready": True})
 
@@ -406,9 +411,7 @@ def test_auto_serves_with_the_first_worker_at_once_and_tells_that_it_is_ready_wh
     async def run() -> None:
         async with _supervised(workers="auto") as rig:
             first = rig.made[0]
-            await first.finds_that_there_should_be(3)
-            await first.tells({"type": "hint", "text": "try: curl"})
-            await first.becomes_ready()
+            await first.becomes_ready_and_finds_that_there_should_be(3)
             await asyncio.sleep(1)
             assert [worker.number for worker in rig.made] == [1, 2, 3]
             assert [list(worker.command) for worker in rig.made] == [["serve"], *[["serve", "--workers=3"]] * 2]
@@ -432,9 +435,7 @@ def test_auto_serves_with_the_first_worker_at_once_and_tells_that_it_is_ready_wh
 def test_auto_with_one_worker_replaces_it_and_asks_its_replacement_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     async def run() -> None:
         async with _supervised(workers="auto") as rig:
-            await rig.made[0].finds_that_there_should_be(1)
-            await rig.made[0].tells({"type": "hint", "text": "try: curl"})
-            await rig.made[0].becomes_ready()
+            await rig.made[0].becomes_ready_and_finds_that_there_should_be(1)
             assert capsys.readouterr().err.endswith("try: curl\n")
             rig.made[0].end(70)  # its engine hung
             await asyncio.sleep(FIRST_BACKOFF_S + 0.1)
@@ -469,9 +470,7 @@ def test_auto_does_without_a_further_worker_that_can_not_start_and_replaces_one_
     async def run() -> None:
         async with _supervised(workers="auto") as rig:
             first = rig.made[0]
-            await first.finds_that_there_should_be(3)
-            await first.tells({"type": "hint", "text": "try: curl"})
-            await first.becomes_ready()
+            await first.becomes_ready_and_finds_that_there_should_be(3)
             await asyncio.sleep(0.1)
             _, second, third = rig.made
             await third.tells({"type": "failure", "text": "no memory"})
