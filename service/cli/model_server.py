@@ -235,7 +235,9 @@ FLAGS: dict[str, Flag] = {
         "`--model_base_path` [`$MODEL_BASE_PATH/$MODEL_NAME`]; a folder of this machine",
         _becomes_path("model_base_path"),
     ),
-    "num_load_threads": Flag(int, "no effect: one version is loaded at a time, off the event loop", _unused),
+    "num_load_threads": Flag(
+        int, "no effect: large versions are loaded one at a time, a small one beside them, off the event loop", _unused
+    ),
     "num_unload_threads": Flag(int, "no effect: versions are unloaded off the event loop", _unused),
     "max_num_load_retries": Flag(
         int, "no effect: a version that fails is tried again, after 10 s to 15 minutes", _unused

@@ -33,8 +33,8 @@ BATCH_COPIES = 8  # guess: what is computed, joined, split and written, of two c
 SHORT_S = 0.02  # guess: long enough to be a good batch of a small model, short enough not to delay the start
 SMALL_ROUNDS = 3  # guess: the quickest counts, since what else runs only adds time
 MEMORY_SHARE = 0.5  # guess: the rest is for what the layers compute, and for requests
-# All outputs may cost this much of the cheapest one alone, and requests for different outputs share batches. A guess: a
-# batch of twice the rows saves more with every model that was measured.
+# All outputs may cost this much of the cheapest one alone, and requests for different outputs share batches (guess; what
+# was measured with and without: docs/decisions/0034-shared-outputs.md).
 SHARED_COST = 1.1
 SHARED_S = 2.0  # guess: how long finding that out may take
 # One more call must bring this much: it takes a core's share from the event loop, and latency (guess).
