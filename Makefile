@@ -21,7 +21,7 @@ JEMALLOC_CONF := dirty_decay_ms:-1,oversize_threshold:0
 WITH_JEMALLOC := $(if $(JEMALLOC),env LD_PRELOAD="$(JEMALLOC) $$LD_PRELOAD" MALLOC_CONF="$${MALLOC_CONF:-$(JEMALLOC_CONF)}")
 
 .DEFAULT_GOAL := help
-.PHONY: help serve compiled compiled-once models test test-compiled check format lint types fast coverage docs hostile shapes faults faults-short soak mutants fuzz clean requirements bench load
+.PHONY: help serve compiled compiled-once models test test-compiled check format lint types fast coverage docs hostile shapes faults faults-short soak mutants fuzz clean requirements bench has-wrk load
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -82,9 +82,12 @@ load: $(VENV)/dev.done $(MODELS)  ## start a server and load it with Locust (LOA
 	@$(BIN)/python -m loadtest.load model/efficientnet_lite0 $(LOAD)
 
 # The peers' batch sizes and workers are the fastest ones that were tried. Each peer has its own environment (.bench/).
-bench: $(COMPILED) $(MODELS) .bench/mosec.done .bench/mlserver.done  ## compare with the physical limit and other servers, into docs/benchmarks/ (ROUNDS=3 SECONDS=8; QUICK=--quick)
+bench: has-wrk $(COMPILED) $(MODELS) .bench/mosec.done .bench/mlserver.done  ## compare with the physical limit and other servers, into docs/benchmarks/ (ROUNDS=3 SECONDS=8; QUICK=--quick)
 	$(WITH_JEMALLOC) $(BIN)/python -m loadtest.bench model/efficientnet_lite0 --batch=8 --workers=2 --rounds=$(ROUNDS) --seconds=$(SECONDS) $(QUICK)
 	$(WITH_JEMALLOC) $(BIN)/python -m loadtest.bench model/digits --pictures=digits --batch=64 --workers=2 --own_workers=2 --interpreted --rounds=$(ROUNDS) --seconds=$(SECONDS) $(QUICK)
+
+has-wrk:
+	@command -v wrk >/dev/null || { echo "bench: wrk is missing: apt-get install wrk (or brew install wrk), then run this again" >&2; exit 2; }
 
 requirements: $(VENV)/dev.done  ## update the pinned versions and hashes of requirements/*.txt, for Python 3.11 to 3.13
 	for name in serve gpu models dev build bench-mosec bench-mlserver bench-grpc-clients bench-kserve tensorflow-serving-api axe mutants fuzz; do \

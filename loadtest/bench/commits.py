@@ -22,12 +22,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from loadtest.bench import wrk
 from loadtest.bench.arguments import numbers, version_folder
-from loadtest.bench.contenders import COMPILED, DARKROOM, RunningServer, started
+from loadtest.bench.contenders import COMPILED, DARKROOM, RunningServer, raw, started
 from loadtest.measure import machine, processes
 from loadtest.measure.tables import number, table
 from loadtest.traffic.answers import NoAnswer
 from loadtest.traffic.closed_loop import show_progress
-from loadtest.traffic.pictures import json_body, load
+from loadtest.traffic.pictures import load
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -36,10 +36,7 @@ if TYPE_CHECKING:
     from loadtest.traffic.pictures import Picture
 
 SIDES = ("old", "new")
-BODIES = {
-    "raw": DARKROOM,
-    "json": replace(DARKROOM, content_type="application/json", encode=lambda picture: json_body((picture,)).data),
-}
+BODIES = {"raw": raw(DARKROOM), "json": DARKROOM}
 SETTLE_S = 2.0  # of uncounted load on each server, at the most connections
 LEAST = 0.97  # a smaller ratio than this is a slow-down; run-to-run noise on two shared cores is 2 to 3 %
 

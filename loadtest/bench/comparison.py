@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,6 +33,7 @@ from loadtest.bench.contenders import (
     MOSEC,
     Contender,
     mlserver,
+    raw,
     started,
     tuned_darkroom,
     tuned_mosec,
@@ -164,7 +165,8 @@ def measure_throughput(
 
     sweeps: list[list[limit.EnginePoint]] = []
     bodies_of = {}
-    for server in servers:
+    all_forms = [*servers, *_raw_forms(found, servers)]
+    for server in all_forms:
         encode = server.contender.encode
         bodies = [(picture.name, encode(picture)) for picture in pictures]
         bodies_of[server.contender.name] = wrk.write_bodies(server, bodies, encode(truncated(pictures[0])), folder)
@@ -179,7 +181,7 @@ def measure_throughput(
             call = caller(limit.ENGINE, top.images)
             sample = limit.measure(call, images=top.images, calls=top.calls, seconds=seconds)
             found.engine_per_s.setdefault(count, []).append(sample.pictures_per_s)
-            for server in servers:
+            for server in all_forms:
                 name = server.contender.name
                 show_progress(f"round {turn + 1}/{rounds}  {count} connections  {name}")
                 found.rates.setdefault((name, count), []).append(load_server(server, count))
@@ -188,6 +190,17 @@ def measure_throughput(
             show_progress(f"round {turn + 1}/{rounds}  1 % truncated pictures  {name}")
             found.poisoned.setdefault(name, []).append(load_server(server, found.middle, poison=True))
     found.limit = limit.merge(sweeps)
+
+
+def _raw_forms(found: BenchmarkResult, servers: Sequence[RunningServer]) -> list[RunningServer]:
+    """Returns Darkroom's and Mosec's servers with the cheapest body, and names them in `found`."""
+    forms = [
+        replace(server, contender=raw(server.contender))
+        for server in servers
+        if server.contender.name in {DARKROOM.name, MOSEC.name}
+    ]
+    found.contenders.update({form.contender.name: form.contender.about for form in forms})
+    return forms
 
 
 async def measure_open_loop_and_batches(
@@ -307,7 +320,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (processes.DidNotStart, NoAnswer, RuntimeError) as err:
         print(f"bench: {err}", file=sys.stderr)
         return 1
-    path = write(found, options.out, options.model.name)
+    path = write(found, options.out, f"{options.model.name}-{machine.vendor()}")
     print(path.read_text(encoding="utf-8"))
     print(f"written: {path}")
     return 0

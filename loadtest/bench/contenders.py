@@ -1,7 +1,8 @@
 """The servers that `make bench` compares: how to start each one, how to send it a picture, and how it was tuned.
 
-Each other server runs in its own environment under .bench/ (requirements/bench-*.txt) and gets pictures in the form
-that is cheapest for it.
+Each other server runs in its own environment under .bench/ (requirements/bench-*.txt). A picture is sent as base64 in
+JSON, since that is what the clients of these servers send; Darkroom and Mosec get the same body, and both read it with
+orjson. `raw` measures the same server with the body that is cheapest for it.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING
 from darkroom.models.runtime.memory import jemalloc_environment
 from loadtest.measure import processes
 from loadtest.traffic.answers import NoAnswer, post
+from loadtest.traffic.pictures import json_body
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -109,7 +111,11 @@ def _python(name: str) -> Path:
     return ENVIRONMENTS / name / "bin" / "python"
 
 
-def _raw(picture: Picture) -> bytes:
+def _json(picture: Picture) -> bytes:
+    return json_body((picture,)).data
+
+
+def _picture_bytes(picture: Picture) -> bytes:
     return picture.data
 
 
@@ -138,8 +144,8 @@ def mosec(name: str, about: str, *, has_jemalloc: bool = False, **tuning: str) -
         (str(_python("mosec")), str(PEERS / "mosec_server.py"), "--address=127.0.0.1", "--port={port}"),
         path="/inference",
         ready_path="/",
-        content_type="text/plain",
-        encode=_base64,
+        content_type="application/json",
+        encode=_json,
         predicted=_predict,
         environment={"PEER_MODEL": "{version}", **tuning},
         needs="mosec",
@@ -151,12 +157,12 @@ _SERVE = ("serve", "--host=127.0.0.1", "--port={port}", "--model_base_path={mode
 
 INTERPRETED = Contender(
     "Darkroom, interpreted",
-    "as Python, every default, one raw picture a request",
+    "as Python, every default",
     (sys.executable, "-m", "darkroom", *_SERVE),
     path="/",
     ready_path="/v2/health/ready",
-    content_type="image/jpeg",
-    encode=_raw,
+    content_type="application/json",
+    encode=_json,
     predicted=_predict,
     has_jemalloc=True,
 )
@@ -164,14 +170,14 @@ INTERPRETED = Contender(
 DARKROOM = replace(
     INTERPRETED,
     name="Darkroom",
-    about="compiled, as its image is, every default, one raw picture a request",
+    about="compiled, as its image is, every default",
     command=(str(COMPILED), *_SERVE),
 )
 
 
 def tuned_darkroom(workers: int, images: int) -> Contender:
     """Returns Darkroom with several workers and a larger batch limit than its default."""
-    about = f"compiled, {workers} workers, batches up to {images}, every other default, one raw picture a request"
+    about = f"compiled, {workers} workers, batches up to {images}, every other default"
     flags = (f"--workers={workers}", f"--max_batch_images={images}")
     return replace(DARKROOM, name="Darkroom, tuned", about=about, command=(*DARKROOM.command, *flags))
 
@@ -191,6 +197,14 @@ def tuned_mosec(workers: int, images: int) -> Contender:
         PEER_WORKERS=str(workers),
         PEER_BATCH=str(images),
     )
+
+
+def raw(contender: Contender) -> Contender:
+    """Returns Darkroom or Mosec with the cheapest body: the picture's bytes, or for Mosec its base64 without JSON."""
+    name, about = f"{contender.name}, raw", "the same server, and the body is the picture"
+    if contender.needs:
+        return replace(contender, name=name, about=f"{about} as base64", content_type="text/plain", encode=_base64)
+    return replace(contender, name=name, about=about, content_type="image/jpeg", encode=_picture_bytes)
 
 
 def mlserver(images: int) -> Contender:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from loadtest.bench.wrk import WrkResult
 
 US = "Darkroom"
+OWN_WAYS = (f"{US}, tuned", f"{US}, raw")  # what the defaults, and what JSON, are compared with
 FAR = 2.0  # times the best rate: a limit above that is written in the legend, not drawn
 
 
@@ -44,9 +45,9 @@ def page(found: BenchmarkResult, plots: Sequence[Path]) -> str:
 
 def _how(found: BenchmarkResult) -> str:
     return (
-        "One picture a request over keep-alive connections by wrk, on the same cores. All servers run at the same time and\n"
-        f"are loaded in turn; medians of {found.rounds} rounds of {found.seconds:g} s. Before the load, all servers gave\n"
-        "every picture the same class."
+        "One picture a request, as base64 in JSON unless the name says raw, over keep-alive connections by wrk, on the\n"
+        "same cores. All servers run at the same time and are loaded in turn; medians of\n"
+        f"{found.rounds} rounds of {found.seconds:g} s. Before the load, all servers gave every picture the same class."
     )
 
 
@@ -77,12 +78,20 @@ def ratio_table(found: BenchmarkResult) -> str:
     heard = found.rates
     rows = []
     for us in (name for name in found.contenders if name.startswith(US)):
-        for them in (name for name in found.contenders if not name.startswith(US)):
+        for them in (name for name in found.contenders if not name.startswith(US) and is_raw(name) == is_raw(us)):
             ratios = (ratio(heard[us, count], heard[them, count]) for count in found.connections)
             rows.append([f"{us} : {them}", *(f"{each:.2f}" for each in ratios)])
         shares = (share_of(heard[us, count], found.engine_per_s[count]) for count in found.connections)
         rows.append([f"{us} : the limit", *(f"{each:.2f}" for each in shares)])
+    for other in (name for name in OWN_WAYS if name in found.contenders):
+        ratios = (ratio(heard[US, count], heard[other, count]) for count in found.connections)
+        rows.append([f"{US} : {other}", *(f"{each:.2f}" for each in ratios)])
     return table(["", *(str(count) for count in found.connections)], rows)
+
+
+def is_raw(name: str) -> bool:
+    """Whether this is a server that is sent pictures without JSON."""
+    return name.endswith(", raw")
 
 
 def share_of(heard: Sequence[WrkResult], limits_per_s: Sequence[float]) -> float:
@@ -94,7 +103,7 @@ def details_table(found: BenchmarkResult) -> str:
     """Latency, processor time, failures and memory."""
     heads = ("", "p50 ms", "p99 ms", "CPU ms a request", "failed", "memory after the run, MB proportional")
     rows = []
-    for name in found.contenders:
+    for name in found.poisoned:
         heard = found.rates[name, found.middle]
         floats = (median(each.p50_ms for each in heard), median(each.p99_ms for each in heard))
         cpu = number(median(each.cpu_ms for each in heard), digits=3)

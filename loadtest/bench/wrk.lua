@@ -1,7 +1,13 @@
 -- Posts bodies in turn, the broken one as every EVERY-th request, and prints the result as one line of JSON.
 --   wrk … -s loadtest/bench/wrk.lua URL -- CONTENT_TYPE EVERY BROKEN_FILE BODY_FILE…      (EVERY 0: no broken body)
 
-local requests, broken, every, at = {}, nil, 0, 0
+local requests, broken, every = {}, nil, 0
+local sender
+at = 0  -- requests that were sent; global, so that done() can read it
+
+function setup(thread)
+  sender = thread
+end
 
 local function post(content_type, path)
   local file = assert(io.open(path, "rb"))
@@ -29,8 +35,8 @@ end
 function done(summary, latency, _)
   local errors = summary.errors
   io.write(string.format(
-    'wrk {"requests": %d, "microseconds": %d, "p50_us": %d, "p99_us": %d, "refused": %d, "lost": %d}\n',
+    'wrk {"requests": %d, "microseconds": %d, "p50_us": %d, "p99_us": %d, "refused": %d, "lost": %d, "sent": %d}\n',
     summary.requests, summary.duration, latency:percentile(50), latency:percentile(99),
-    errors.status, errors.connect + errors.read + errors.write + errors.timeout
+    errors.status, errors.connect + errors.read + errors.write + errors.timeout, sender:get("at")
   ))
 end

@@ -73,8 +73,8 @@ def run(
 def read(output: str, *, cpu_s: float, broken_every: int) -> WrkResult:
     """Reads the figures that wrk printed.
 
-    Every `broken_every`-th picture is broken and must be refused; every further refusal counts as a failure of an
-    intact picture. If nothing was answered, the rate is 0, all requests failed and the times are NaN.
+    Every `broken_every`-th picture that was sent is broken and must be refused; every further refusal counts as a
+    failure of an intact picture. If nothing was answered, the rate is 0, all requests failed and the times are NaN.
 
     Raises:
         RuntimeError: wrk printed no figures.
@@ -86,7 +86,8 @@ def read(output: str, *, cpu_s: float, broken_every: int) -> WrkResult:
     if not said["requests"]:
         return WrkResult(0.0, math.nan, math.nan, math.nan, failed=1.0)
     requests = said["requests"]
-    broken = requests / broken_every if broken_every else 0.0
+    # Of what was sent, not of what was answered: the last answers may be those of broken pictures.
+    broken = said["sent"] // broken_every if broken_every else 0
     failed = max(0.0, said["refused"] - broken) + said["lost"]
     return WrkResult(
         per_s=requests / said["microseconds"] * 1e6,

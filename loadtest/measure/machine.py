@@ -14,6 +14,8 @@ from darkroom.models.runtime import memory
 from darkroom.service.config.machine import usable_cores
 
 _PACKAGES = ("tensorflow-cpu", "tensorflow", "sanic", "numpy")
+CPU_INFO = Path("/proc/cpuinfo")
+_EXTENSIONS = {"amx_tile": "AMX", "avx512_bf16": "AVX512_BF16", "avx512_vnni": "AVX512_VNNI"}
 _RESULTS = "docs/benchmarks"  # files that a run writes there do not count as changes of the code
 
 
@@ -25,7 +27,7 @@ def describe(arguments: list[str] | None = None) -> dict[str, str]:
     """
     return {
         "date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
-        "machine": f"{usable_cores()} cores of {_processor()}, {_memory_gib():.0f} GiB, {_system()}",
+        "machine": f"{usable_cores()} cores of {_processor()}{_extensions()}, {_memory_gib():.0f} GiB, {_system()}",
         "versions": f"Python {platform.python_version()}, {', '.join(_versions())}",
         "commit": commit(Path(__file__).parent),
         "command": command(sys.argv if arguments is None else arguments),
@@ -58,14 +60,32 @@ def _versions() -> list[str]:
     return [*found, f"jemalloc {memory.jemalloc_version()}"] if memory.is_jemalloc() else found
 
 
+def vendor() -> str:
+    """Returns the processor's maker in one word, `intel` or `amd`, else the architecture; pages are kept by it."""
+    known = {"GenuineIntel": "intel", "AuthenticAMD": "amd"}
+    return known.get(_cpu_info("vendor_id"), platform.machine())
+
+
 def _processor() -> str:
     """Returns the processor's name if Linux tells it, else its architecture."""
+    return _cpu_info("model name") or platform.machine()
+
+
+def _extensions() -> str:
+    """Returns what the processor has for neural networks, ` with AMX, AVX512_BF16`, or nothing."""
+    flags = _cpu_info("flags").split()
+    found = [name for flag, name in _EXTENSIONS.items() if flag in flags]
+    return f" with {', '.join(found)}" if found else ""
+
+
+def _cpu_info(key: str) -> str:
+    """Returns a line of the first core in /proc/cpuinfo, or nothing."""
     try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+        text = CPU_INFO.read_text(encoding="utf-8")
     except OSError:
-        return platform.machine()
-    names = [line.partition(":")[2].strip() for line in text.splitlines() if line.startswith("model name")]
-    return names[0] if names else platform.machine()
+        return ""
+    found = (line.partition(":")[2].strip() for line in text.splitlines() if line.partition(":")[0].strip() == key)
+    return next(found, "")
 
 
 def _memory_gib() -> float:

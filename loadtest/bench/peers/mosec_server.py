@@ -1,9 +1,9 @@
-"""Mosec with the model, as its guide shows: one worker, dynamic batches, raw bodies in, JSON by orjson out.
+"""Mosec with the model, as its guide shows: one worker, dynamic batches, JSON by orjson in and out.
 
     PEER_MODEL=model/digits/1 .bench/mosec/bin/python loadtest/bench/peers/mosec_server.py --address 127.0.0.1 --port 8000
 
-A body is one picture as the graph wants it, for example base64 text, so nothing is converted. PEER_BATCH, PEER_WAIT_MS
-and PEER_WORKERS tune it; the command line takes Mosec's own flags.
+A body is JSON, `{"data": {"images": [base64]}}`, or the base64 text alone, which the graph takes as it is. PEER_BATCH,
+PEER_WAIT_MS and PEER_WORKERS tune it; the command line takes Mosec's own flags.
 """
 
 import os
@@ -25,7 +25,10 @@ class Classifier(Worker):  # type: ignore[misc]  # Mosec is not installed here
         self._model = open_model()
 
     def deserialize(self, data: bytes) -> bytes:
-        """Returns the body as bytes; Mosec passes a memoryview, which TensorFlow would read as numbers."""
+        """Returns the picture as base64 text in bytes; Mosec passes a memoryview, which TensorFlow would read as numbers."""
+        if data[:1] == b"{":
+            picture: str = orjson.loads(data)["data"]["images"][0]
+            return picture.encode()
         return bytes(data)
 
     def forward(self, data: list[bytes]) -> list[dict[str, Any]]:

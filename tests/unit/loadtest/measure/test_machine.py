@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import platform
 import subprocess
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,19 @@ def test_the_circumstances_name_machine_versions_date_and_command() -> None:
     assert found["date"].endswith("UTC")
     assert found["commit"]
     assert machine.lines(found).count("\n") == len(found) - 1
+
+
+def test_pages_are_kept_by_the_makers_name_and_the_extensions_for_neural_networks_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cpu_info = tmp_path / "cpuinfo"
+    cpu_info.write_text("vendor_id\t: GenuineIntel\nmodel name\t: A Xeon\nflags\t\t: fpu amx_tile avx512_bf16\n\n" * 2)
+    monkeypatch.setattr(machine, "CPU_INFO", cpu_info)
+    assert machine.vendor() == "intel"
+    assert "cores of A Xeon with AMX, AVX512_BF16, " in machine.describe()["machine"]
+    monkeypatch.setattr(machine, "CPU_INFO", tmp_path / "none")
+    assert machine.vendor() == platform.machine()
+    assert f"cores of {platform.machine()}, " in machine.describe()["machine"]
 
 
 @pytest.mark.parametrize(
