@@ -56,6 +56,7 @@ class ServiceCurve:
         self._samples: dict[int, deque[float]] = {}  # in seconds of the table, like the two tables:
         self._medians: dict[int, float] = {}
         self._measured: dict[int, deque[float]] = {}  # the same samples in seconds, whatever the speed
+        self._longest: dict[int, float] = {}  # of them
         self._second_largest: dict[int, float] = {}
         self._known: list[int] = []
         self._expected: dict[int, float] = {}  # by n, until the next sample
@@ -108,7 +109,7 @@ class ServiceCurve:
         if found is None:
             tail_s, expected_s = self._table_s(n, self._second_largest) * self.speed, self.expected(n)
             if tail_s > _TAIL_SPREAD * expected_s:  # outliers; since they were measured the speed may have changed
-                longest_s = max(map(max, self._measured.values())) * max(n / self._known[-1], 1.0)
+                longest_s = max(self._longest.values()) * max(n / self._known[-1], 1.0)
                 tail_s = min(tail_s, max(longest_s, _TAIL_SPREAD * expected_s))
             found = self._tails[n] = max(tail_s, expected_s)
         return found
@@ -123,9 +124,13 @@ class ServiceCurve:
             samples = self._samples[size] = deque(maxlen=_TAIL_SAMPLES)
             self._measured[size] = deque(maxlen=_TAIL_SAMPLES)
             insort(self._known, size)
-        lost = samples[0] if len(samples) == _TAIL_SAMPLES else 0.0
+        measured = self._measured[size]
+        is_full = len(samples) == _TAIL_SAMPLES
+        lost, lost_s = (samples[0], measured[0]) if is_full else (0.0, 0.0)
         samples.append(seconds)
-        self._measured[size].append(measured_s)
+        measured.append(measured_s)
+        if max(measured_s, lost_s) >= self._longest.get(size, 0.0):
+            self._longest[size] = max(measured)
         self._medians[size] = _lower_median(islice(reversed(samples), _SHAPE_SAMPLES))
         if len(samples) < _TAIL_SAMPLES or max(seconds, lost) >= self._second_largest[size]:
             self._second_largest[size] = _second_largest(samples)
