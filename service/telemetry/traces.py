@@ -96,7 +96,8 @@ class Tracer:
     async def run(self) -> None:
         """Posts what waits, soon after much of it has come or at last after the delay, until it is cancelled."""
         while True:
-            self._is_idle.set()
+            if not self._waiting:
+                self._is_idle.set()
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._is_much.wait(), self._settings.delay_s)
             self._is_much.clear()
