@@ -6,10 +6,13 @@ link to each traced request that it carried; the child `execute` of such a reque
 
 from __future__ import annotations
 
+import time
 from hashlib import blake2b
 from itertools import accumulate
 from random import getrandbits
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+
+import orjson
 
 from darkroom.batching.entry import EngineCall
 from darkroom.service.telemetry.answered import parent_of
@@ -51,13 +54,10 @@ class SpanWriter:
 
     Args:
         seed: of the ids of engine calls; another for each process.
-
-    Attributes:
-        offset_ns: what is added to the monotonic clock to have nanoseconds since the epoch.
     """
 
     def __init__(self, seed: bytes) -> None:
-        self.offset_ns = 0
+        self._offset_ns = _offset_ns()
         self._seed = seed
         self._calls: dict[CallIds, _TracedCall] = {}
 
@@ -98,7 +98,9 @@ class SpanWriter:
     def flush_calls(self) -> list[Json]:
         """The spans of the engine calls that the requests before were in; forgets them."""
         calls, self._calls = self._calls, {}
-        return [span for traced in calls.values() for span in self._call(traced)]
+        spans = [span for traced in calls.values() for span in self._call(traced)]
+        self._offset_ns = _offset_ns()  # the clock of the machine may have been set
+        return spans
 
     def _add_calls(self, answered: Answered, root: Json, add: Any) -> None:
         """A child for each engine call that carried the request, linked with the call in both directions."""
@@ -141,15 +143,27 @@ class SpanWriter:
             "name": name,
             "kind": INTERNAL,
             "flags": 0x101,  # sampled; it is known that the parent, if there is one, is not remote
-            "startTimeUnixNano": str(int(started_s * 1e9) + self.offset_ns),
-            "endTimeUnixNano": str(int(ended_s * 1e9) + self.offset_ns),
+            "startTimeUnixNano": str(int(started_s * 1e9) + self._offset_ns),
+            "endTimeUnixNano": str(int(ended_s * 1e9) + self._offset_ns),
         }
 
 
-def payload(spans: list[Json], resource: dict[str, Any], version: str) -> Json:
-    """The body of one post: spans of one server."""
-    scope_spans = [{"scope": {"name": "darkroom", "version": version}, "spans": spans}]
-    return {"resourceSpans": [{"resource": {"attributes": _attributes(resource)}, "scopeSpans": scope_spans}]}
+def _offset_ns() -> int:
+    """What is added to the monotonic clock to have nanoseconds since the epoch."""
+    return time.time_ns() - time.monotonic_ns()
+
+
+def joined(spans: list[Json]) -> bytes:
+    """Spans as JSON, with commas between them."""
+    return orjson.dumps(spans)[1:-1]
+
+
+def payload(pieces: list[bytes], resource: dict[str, Any], version: str) -> bytes:
+    """The body of one post: spans of one server, each piece as `joined` makes it."""
+    head = {"resource": {"attributes": _attributes(resource)}}
+    scope = orjson.dumps({"scope": {"name": "darkroom", "version": version}})
+    spans = b",".join(pieces)
+    return b'{"resourceSpans":[%b,"scopeSpans":[%b,"spans":[%b]}]}]}' % (orjson.dumps(head)[:-1], scope[:-1], spans)
 
 
 def _name_of(answered: Answered) -> str:

@@ -1,7 +1,7 @@
 """Traces: which requests are traced, and a background task that posts their spans to an OpenTelemetry collector.
 
-Nothing is made for a request before its answer but the header that names its trace. Its spans are made later, of what
-was measured anyway, in this task. A collector that is slow or away costs traces, which are counted, and no answer.
+Nothing is made for a request before its answer but the header that names its trace. Its spans are made after it, of what
+was measured anyway. A collector that is slow or away costs traces, which are counted, and no answer.
 """
 
 from __future__ import annotations
@@ -10,20 +10,17 @@ import asyncio
 import logging
 import os
 import socket
-import time
 from collections import deque
 from contextlib import suppress
 from random import getrandbits
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-import orjson
-
 from darkroom.service.config.access_log import PROBES
 from darkroom.service.config.model_config import BadSettingsError
 from darkroom.service.config.otel import GRPC_PORT, read_trace_settings
 from darkroom.service.telemetry.answered import parent_of
-from darkroom.service.telemetry.otlp import SpanWriter, payload
+from darkroom.service.telemetry.otlp import SpanWriter, joined, payload
 
 if TYPE_CHECKING:
     from collections import Counter
@@ -33,8 +30,8 @@ if TYPE_CHECKING:
     from darkroom.service.telemetry.answered import Answered
 
 _log = logging.getLogger("darkroom.service")
-MAX_POST = 256  # guess: requests whose spans are posted together, about half a megabyte
-SLICE = 16  # guess: requests whose spans are made before the event loop goes on: under half a millisecond
+MANY = 256  # guess: requests after which a post does not wait for its time
+MAX_POST = 1024  # guess: requests whose spans are posted together, about 2 MB
 RETRIED = frozenset({429, 502, 503, 504})  # precedent: OTLP's list of statuses after which a client tries again
 TRIES = 5  # guess: of one post, with waits of 1, 2, 4 and 8 s
 FINISH_S = 1.0  # guess: how long the stop of a server may wait for its collector
@@ -63,7 +60,7 @@ class Tracer:
             "telemetry.sdk.language": "python",
             "telemetry.sdk.version": version,
         } | settings.resource
-        self._waiting: deque[Answered] = deque()
+        self._waiting: deque[bytes] = deque()  # the spans of each request
         self._is_much = asyncio.Event()
         self._is_idle = asyncio.Event()
         self._is_finishing = self._is_away = False
@@ -85,12 +82,12 @@ class Tracer:
         return f"00-{parent.trace_id}-{getrandbits(64) or 1:016x}-01" if is_traced else ""
 
     def note(self, answered: Answered) -> None:
-        """Takes a request that was answered; drops it if too many wait."""
+        """Makes the spans of a request that was answered; drops it if too many wait."""
         if len(self._waiting) >= self._settings.max_waiting:
             self._counts["dropped"] += 1
             return
-        self._waiting.append(answered)
-        if len(self._waiting) == MAX_POST:
+        self._waiting.append(joined(self._writer.request(answered)))
+        if len(self._waiting) == MANY:
             self._is_much.set()
 
     async def run(self) -> None:
@@ -114,21 +111,15 @@ class Tracer:
             await asyncio.wait_for(self._is_idle.wait(), FINISH_S)
 
     async def _post(self) -> None:
-        """Posts the spans of `MAX_POST` requests, and those of their engine calls once no other request waits.
+        """Posts the spans of `MAX_POST` requests, and those of the engine calls that carried them.
 
-        The requests of one engine call are answered together, so the others of a call may still wait.
+        The requests of one engine call are answered in one turn of the loop, so none of them comes later.
         """
         count = min(len(self._waiting), MAX_POST)
-        self._writer.offset_ns = time.time_ns() - time.monotonic_ns()
-        spans = []
-        for number in range(count):
-            spans += self._writer.request(self._waiting.popleft())
-            if number % SLICE == SLICE - 1:
-                await asyncio.sleep(0)
-        if not self._waiting:
-            spans += self._writer.flush_calls()
-        body = orjson.dumps(payload(spans, self._resource, self._version))
-        is_sent = await self._deliver(body)
+        pieces = [self._waiting.popleft() for _ in range(count)]
+        if calls := self._writer.flush_calls():
+            pieces.append(joined(calls))
+        is_sent = await self._deliver(payload(pieces, self._resource, self._version))
         self._counts["sent" if is_sent else "failed"] += count
 
     async def _deliver(self, body: bytes) -> bool:
