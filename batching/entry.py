@@ -12,8 +12,6 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Hashable, Sequence
 
-    from darkroom.batching.backend import BatchReport
-
 NO_ERRORS: Mapping[int, BaseException] = MappingProxyType({})
 
 
@@ -246,6 +244,40 @@ class Batch:
         self.parts: list[Part] = [(entry.payload, start, stop) for entry, start, stop in spans]
 
 
+class EngineCall(NamedTuple):
+    """What one call of the backend was, for those who explain the entries that it carried.
+
+    Attributes:
+        serial: the number of its batch.
+        started_s: when the backend's thread took the batch, on the batcher's clock.
+        collate_s, execute_s, split_s: as the backend reported them.
+        images: its rows, without padding.
+        padding: the rows that were added.
+        parts: the pieces of entries that it was made of.
+        reason: why it left.
+    """
+
+    serial: int
+    started_s: float
+    collate_s: float
+    execute_s: float
+    split_s: float
+    images: int
+    padding: int
+    parts: int
+    reason: Reason
+
+    @property
+    def seconds(self) -> float:
+        """What it took in the backend's thread."""
+        return self.collate_s + self.execute_s + self.split_s
+
+    @property
+    def is_retry(self) -> bool:
+        """Whether its rows had been in a call that failed."""
+        return self.reason is Reason.RETRY
+
+
 class Timing(NamedTuple):
     """Where one entry's time went; a tuple, because one is made for each answer.
 
@@ -255,6 +287,7 @@ class Timing(NamedTuple):
         batch_images: rows of the largest batch that carried it, 0 if none did.
         reason: why its first batch left when it did; None if it had none.
         retries: the number of its batches that were retries, because a row of it or of another entry was suspected.
+        calls: each batch that carried it, in the order of their return; shared by the entries of a batch.
     """
 
     queue_s: float
@@ -264,6 +297,7 @@ class Timing(NamedTuple):
     collate_s: float = 0.0
     split_s: float = 0.0
     retries: int = 0
+    calls: tuple[EngineCall, ...] = ()
 
 
 class Answer(NamedTuple):
@@ -294,25 +328,12 @@ class Progress:
         self.errors: dict[int, BaseException] = {}
         self.settled_rows = 0
         self._pieces: list[tuple[int, Sized]] = []
-        self._batches: set[int] = set()
-        self._started_s = math.inf
-        self._reason: Reason | None = None
-        self._images = 0
-        self._retries = 0
-        self._execute_s = self._collate_s = self._split_s = 0.0
+        self._calls: list[EngineCall] = []
 
-    def add_batch(self, batch: Batch, report: BatchReport) -> None:
-        """Notes that `batch`, which may have failed, carried the entry; a second span of the same batch adds nothing."""
-        if batch.serial in self._batches:
-            return
-        self._batches.add(batch.serial)
-        if report.started_s < self._started_s:
-            self._started_s, self._reason = report.started_s, batch.reason
-        self._images = max(self._images, batch.images)
-        self._retries += batch.is_retry
-        self._execute_s += report.execute_s
-        self._collate_s += report.collate_s
-        self._split_s += report.split_s
+    def add_call(self, call: EngineCall) -> None:
+        """Notes that `call`, which may have failed, carried the entry; its next span of the same call adds nothing."""
+        if not self._calls or self._calls[-1].serial != call.serial:
+            self._calls.append(call)
 
     def add_piece(self, start: int, stop: int, piece: Sized) -> None:
         """Notes the answer of rows [start, stop)."""
@@ -326,9 +347,19 @@ class Progress:
 
     def timing(self, entry: Entry, now: float) -> Timing:
         """Where the time went up to `now`."""
-        queue_s = min(self._started_s, now) - entry.arrived_s
+        calls = self._calls
+        if not calls:
+            return Timing(now - entry.arrived_s)
+        first = min(calls, key=lambda call: call.started_s)
         return Timing(
-            queue_s, self._execute_s, self._images, self._reason, self._collate_s, self._split_s, self._retries
+            min(first.started_s, now) - entry.arrived_s,
+            sum([call.execute_s for call in calls]),
+            max([call.images for call in calls]),
+            first.reason,
+            sum([call.collate_s for call in calls]),
+            sum([call.split_s for call in calls]),
+            sum([call.is_retry for call in calls]),
+            tuple(calls),
         )
 
     def answer(self, entry: Entry, now: float) -> Answer:

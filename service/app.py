@@ -49,6 +49,8 @@ def create_app(settings: Settings, *models: LoadedModel) -> App:
     @app.listener("before_server_start")
     async def start(_: App) -> None:
         await darkroom.lifecycle.start(models)
+        if darkroom.tracer is not None:
+            darkroom.lifecycle.tasks.start("traces", darkroom.tracer.run)
 
     @app.listener("before_server_stop")
     async def drain(_: App) -> None:
@@ -56,6 +58,8 @@ def create_app(settings: Settings, *models: LoadedModel) -> App:
 
     @app.listener("after_server_stop")
     async def stop(_: App) -> None:
+        if darkroom.tracer is not None:
+            await darkroom.tracer.finish()
         darkroom.lifecycle.stop()
         Sanic.unregister_app(app)
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
+from darkroom.service.config.access_log import parse_access_log
 from darkroom.service.config.machine import backlog_within
 from darkroom.service.http.auth import auth_of
 from darkroom.service.http.connection import Receiving, Room, Sending
@@ -20,6 +22,7 @@ from darkroom.service.serving.manager import ModelManager
 from darkroom.service.serving.registry import Registry
 from darkroom.service.telemetry.metrics import Metrics
 from darkroom.service.telemetry.recent import Recent
+from darkroom.service.telemetry.traces import tracer_of
 from darkroom.service.telemetry.version import version_of
 from darkroom.service.workers.listener import BACKLOG
 from darkroom.service.workers.peers import Alone
@@ -54,7 +57,9 @@ class Darkroom:
         self.receiving = Receiving(settings.max_receiving_bytes)
         self.sending = Sending(settings.max_sending_bytes)
         self.auth = auth_of(settings)
-        self.request_log = RequestLog(self.metrics, access_log=settings.access_log, cors=settings.enable_cors)
+        self.tracer = tracer_of(os.environ, self.metrics.traces, version=self.version)
+        policy = parse_access_log(settings.access_log)
+        self.request_log = RequestLog(self.metrics, policy, self.tracer, cors=settings.enable_cors)
         self.middleware = Middleware(settings, self.request_log, self.lifecycle, self.auth)
         self.lane = LaneParts(
             heads=HeadReader(self.predictor.match, max_body_bytes=settings.max_body_bytes),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, TypeAlias
 
-from darkroom.batching.entry import NO_ERRORS, PENDING, Answer, Entry, Progress, Timing
+from darkroom.batching.entry import NO_ERRORS, PENDING, Answer, EngineCall, Entry, Progress, Timing
 from darkroom.batching.errors import BadOutput
 from darkroom.batching.observer import Outcome
 
@@ -59,13 +59,24 @@ class Settlement:
         results = report.results
         error = report.error or _misfit(batch, results)
         self._queue.finish(batch, now, is_ok=error is None)
+        call = EngineCall(
+            batch.serial,
+            report.started_s,
+            report.collate_s,
+            report.execute_s,
+            report.split_s,
+            batch.images,
+            batch.padding,
+            len(batch.spans),
+            batch.reason,
+        )
         if error is None:
             self.doubt = None
-            self._answer(batch, report, results or (), now, ended)
+            self._answer(batch.spans, call, results or (), now, ended)
             return
         spans = [span for span in batch.spans if span[0].state is PENDING]
         for entry, _, _ in spans:
-            _progress(entry).add_batch(batch, report)
+            _progress(entry).add_call(call)
         try:
             is_fault = self._is_client_fault(error)
             is_too_large = batch.images > 1 and self._is_out_of_memory(error)
@@ -94,21 +105,20 @@ class Settlement:
             ended.append((entry, progress.answer(entry, now), OK if error is None else Outcome.INVALID_INPUT, error))
 
     def _answer(
-        self, batch: Batch, report: BatchReport, results: Sequence[Sized], now: float, ended: list[Ended]
+        self, spans: Sequence[Span], call: EngineCall, results: Sequence[Sized], now: float, ended: list[Ended]
     ) -> None:
-        queue = self._queue
-        execute_s, collate_s, split_s = report.execute_s, report.collate_s, report.split_s
-        for (entry, start, stop), piece in zip(batch.spans, results, strict=True):
+        queue, calls = self._queue, (call,)
+        _, started_s, collate_s, execute_s, split_s, images, _, _, reason = call
+        for (entry, start, stop), piece in zip(spans, results, strict=True):
             if entry.state is not PENDING:
                 continue
             if entry.progress is None and stop - start == entry.rows:  # the usual case
                 queue.end(entry)
-                queue_s = report.started_s - entry.arrived_s
-                timing = Timing(queue_s, execute_s, batch.images, batch.reason, collate_s, split_s)
+                timing = Timing(started_s - entry.arrived_s, execute_s, images, reason, collate_s, split_s, 0, calls)
                 ended.append((entry, Answer((piece,), NO_ERRORS, None, timing), OK, None))
                 continue
             progress = _progress(entry)
-            progress.add_batch(batch, report)
+            progress.add_call(call)
             progress.add_piece(start, stop, piece)
             self.close(entry, now, ended)
 

@@ -307,6 +307,33 @@ PICTURES_AND_PROCESS = (
         height=6,
         colours={"ready": GREEN, "absent": RED, "replaced per minute": AMBER},
     ),
+    Panel(
+        "Versions by state",
+        "Model versions, over all selected instances. START and LOADING: on their way. END: could not be loaded, or was unloaded.",
+        {"{{state}}": f"sum by (state) (darkroom_model_state{M})"},
+        width=8,
+        height=6,
+        is_stacked=True,
+        colours={"AVAILABLE": GREEN, "LOADING": BLUE, "END": RED},
+    ),
+    Panel(
+        "Failed loads",
+        "Tries to load a version that failed, since the version is known. A version that fails beside one that serves opens a ticket.",
+        {"{{instance}} {{model}}/{{version}}": f"darkroom_model_load_failures_total{M} > 0"},
+        width=8,
+        height=6,
+    ),
+    Panel(
+        "Traced requests",
+        "sent: the collector has their spans. dropped: too many waited. failed: the collector was away or refused them. "
+        "None without OTEL_EXPORTER_OTLP_ENDPOINT.",
+        {"{{result}}": f"sum by (result) (rate(darkroom_traces_total{HOST}[$__rate_interval]))"},
+        unit="reqps",
+        width=8,
+        height=6,
+        is_stacked=True,
+        colours={"sent": GREEN, "dropped": AMBER, "failed": RED},
+    ),
 )
 
 ROWS = {

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeAlias
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError, model_validator
 
 from darkroom.batching.limits import Limits
+from darkroom.service.config.access_log import parse_access_log
 from darkroom.service.config.model_config import (
     BadSettingsError,
     Folder,
@@ -179,7 +180,7 @@ class Settings(BaseModel):
     log_level: LogLevel = Field("info", description="least important level that is logged: debug, info, warning, error or critical (STS)")
     log_format: Literal["auto", "text", "json"] = Field("auto", description="auto: text on a terminal, JSON lines elsewhere (precedent)")
     metrics_path: str = Field("", pattern=r"^(/[A-Za-z0-9._~/-]+)?$", description="a third path of the metrics, beside /metrics and /monitoring/prometheus/metrics (precedent: TF Serving)")
-    access_log: bool = Field(False, description="log one line per request (measured: off, the metrics cost less)")
+    access_log: Annotated[str, BeforeValidator(lambda value: parse_access_log(value).text)] = Field("off", description="which answered requests are a line of the log, with their times, batch and outcome: off, errors (status 400 and more, and clients that left), slow:MS (that took at least so long), sample:SHARE (so many of all, at random), or several of them with commas; all: every request. Only all logs health checks and scrapes. true is all, false is off (measured: off, the metrics cost less)")
     debug: bool = Field(False, description="same as --log_level=debug (STS)")
     # fmt: on
 
@@ -355,6 +356,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     """Adds a `--flag` for every field. Values stay text, so that `read_settings` can report all problems at once."""
     for name, field in Settings.model_fields.items():
         is_switch = field.annotation is bool
+        may_be_bare = is_switch or name == "access_log"  # which was a switch
         default = field.get_default(call_default_factory=True)
         shown = (
             ""
@@ -364,8 +366,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(
             f"--{name}",
             default=argparse.SUPPRESS,
-            nargs="?" if is_switch else None,
-            const="true" if is_switch else None,
+            nargs="?" if may_be_bare else None,
+            const="true" if may_be_bare else None,
             metavar="BOOL" if is_switch else "VALUE",
             help=f"{field.description}{shown}".replace("%", "%%"),
         )

@@ -109,10 +109,11 @@ class FastLane(Connection):
         """Withdraws the request that waits for its answer: the client has left."""
         if self._is_waiting and self._head is not None:
             self._is_waiting = False
+            request = None
             if self._submitted is not None:
                 request, entry = self._submitted
                 request.withdraw(entry)
-            self._log_end(self._head, CLIENT_LEFT, 0)
+            self._log_end(self._head, CLIENT_LEFT, 0, {}, request)
         self._head = self._pieces = None
         super().connection_lost(exc)
 
@@ -235,7 +236,7 @@ class FastLane(Connection):
         if self._is_waiting:
             self._submitted = submitted
 
-    def _reply(self, reply: Reply) -> None:
+    def _reply(self, reply: Reply, request: PredictRequest) -> None:
         """Writes the answer, then begins the requests that came in the meantime."""
         head, transport = self._head, self.transport
         if head is None or transport is None:
@@ -243,7 +244,7 @@ class FastLane(Connection):
         is_last = (self._has_eof or self.is_leaving) and not self._ahead
         is_kept = head.is_kept and not self._lane.lifecycle.is_draining and not is_last
         status, body, headers, content_type = reply
-        self._lane.request_log.sign(headers, head.headers.get("x-request-id"))
+        self._lane.request_log.sign(head.route.template, head.headers, headers)
         lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()]).encode()
         first = _first_lines(status, content_type, is_kept)
         size = body_size(body)
@@ -257,7 +258,7 @@ class FastLane(Connection):
                 transport.writelines(body)
         was_submitted, self._submitted = self._submitted, None
         self._head, self._is_waiting, self._time = None, False, time.monotonic()
-        self._log_end(head, status, size)
+        self._log_end(head, status, size, headers, request)
         if not is_kept:
             self._ahead.clear()
             self.close()
@@ -267,17 +268,20 @@ class FastLane(Connection):
             transport.resume_reading()
             self._take(data)
 
-    def _log_end(self, head: Head, code: int, sent_bytes: int) -> None:
-        request_log = self._lane.request_log
-        client = self.conn_info.client_ip if request_log.has_access_log and self.conn_info is not None else ""
-        request_log.leave(
+    def _log_end(
+        self, head: Head, code: int, sent_bytes: int, headers: Mapping[str, str], request: PredictRequest | None
+    ) -> None:
+        self._lane.request_log.leave(
             head.route.template,
             "POST",
             code,
             self._started_s,
+            asked=head.headers,
+            headers=headers,
             received=self._received_bytes,
             sent=sent_bytes,
-            client=client,
+            client="" if self.conn_info is None else self.conn_info.client_ip,
+            request=request,
         )
 
 

@@ -31,13 +31,14 @@ if TYPE_CHECKING:
     from darkroom.service.config.settings import Settings
     from darkroom.service.http.auth import Auth
     from darkroom.service.http.request_log import RequestLog
-    from darkroom.service.predict.call import Reply
+    from darkroom.service.predict.request import Predictor, Route
     from darkroom.service.serving.lifecycle import Lifecycle
 
 
 App: TypeAlias = "Sanic[Config, SimpleNamespace]"
 
 _log = logging.getLogger("darkroom.service")
+UNROUTED = "unrouted"  # what metrics call the path of a request that no route took
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"})
 
 
@@ -62,17 +63,16 @@ class Middleware:
 
         async def handle(request: Request, **named: str) -> HTTPResponse:
             started_s = self._request_log.enter()
-            code, size = CLIENT_LEFT, 0
+            response = None
             try:
                 response = await self._answer(request, handler, named, scope)
-                code, size = response.status, len(response.body or b"")
-                self._finish(request, response, started_s)
+                self._finish(request, response, getattr(request.ctx, "template", path), started_s)
                 if scope is Scope.ADMIN:  # no page of another origin changes anything here
                     response.headers.pop("Access-Control-Allow-Origin", None)
                 return response
             finally:
                 template = getattr(request.ctx, "template", path)
-                _record(self._request_log.leave, request, template, code, started_s=started_s, sent=size)
+                _record(self._request_log.leave, request, template, response, started_s=started_s)
 
         methods = ["GET", "HEAD"] if method == "GET" else [method]
         app.add_route(handle, path, methods=methods, name=re.sub(r"\W", "_", f"{method}{path}"))
@@ -98,9 +98,12 @@ class Middleware:
             status, text = self._explain(error)
             return _error_response(request, text, http_code(status), status, headers)
         verdict = judge(error)
+        response = _error_response(request, describe(error), verdict.code, verdict.status)
         if verdict.status == 500:
-            _log.error("a request failed", exc_info=error)
-        return _error_response(request, describe(error), verdict.code, verdict.status)
+            self._request_log.sign("", request.headers, response.headers)
+            fields = {"request_id": response.headers["X-Request-Id"]}
+            _log.error("a request failed", extra={"fields": fields}, exc_info=error)
+        return response
 
     def _explain(self, error: SanicException) -> tuple[int, str]:
         """The status and the message of Sanic's own refusal; the message names the limit and its flag."""
@@ -123,9 +126,8 @@ class Middleware:
         is_last = getattr(request.stream, "keep_alive", True) is False
         if is_last and response.status in {400, 408, 413, 431} and (connection := _connection(request)) is not None:
             connection.leave_unread()
-        self._finish(request, response, started_s)
-        sent = len(response.body or b"")
-        _record(self._request_log.note, request, "unrouted", response.status, started_s=started_s, sent=sent)
+        self._finish(request, response, UNROUTED, started_s)
+        _record(self._request_log.note, request, UNROUTED, response, started_s=started_s)
         return response
 
     def _options(self, request: Request, error: MethodNotAllowed) -> HTTPResponse:
@@ -137,10 +139,11 @@ class Middleware:
             headers["Access-Control-Allow-Headers"] = "Authorization, Content-Type"
         return HTTPResponse(b"", 200, headers, "text/plain; charset=utf-8")
 
-    def _finish(self, request: Request, response: HTTPResponse, started_s: float) -> None:
+    def _finish(self, request: Request, response: HTTPResponse, template: str, started_s: float) -> None:
         """Adds the headers that every answer carries, and the error code that every error answer carries."""
         headers = response.headers
-        self._request_log.sign(headers, request.headers.get("x-request-id"))
+        if "X-Request-Id" not in headers:
+            self._request_log.sign(template, request.headers, headers)
         if "Server-Timing" not in headers:
             headers["Server-Timing"] = f"total;dur={(time.monotonic() - started_s) * 1000:.3f}"
         if response.status >= 400 and ERROR_HEADER not in headers:
@@ -158,11 +161,24 @@ def _connection(request: Request) -> Connection | None:
 
 
 def _record(
-    record: Callable[..., None], request: Request, route: str, code: int, *, started_s: float, sent: int
+    record: Callable[..., None], request: Request, route: str, response: HTTPResponse | None, *, started_s: float
 ) -> None:
-    """Records a request; an unknown method is recorded as "other", so that a scanner cannot fill the metrics."""
-    method = request.method if request.method in _METHODS else "other"
-    record(route, method, code, started_s, received=len(request.body or b""), sent=sent, client=request.ip)
+    """Records a request; an unknown method is recorded as "other", so that a scanner cannot fill the metrics.
+
+    No response: the client left.
+    """
+    record(
+        route,
+        request.method if request.method in _METHODS else "other",
+        CLIENT_LEFT if response is None else response.status,
+        started_s,
+        asked=request.headers,
+        headers={} if response is None else response.headers,
+        received=len(request.body or b""),
+        sent=0 if response is None else len(response.body or b""),
+        client=request.ip,
+        request=getattr(request.ctx, "predict", None),
+    )
 
 
 def _error_response(
@@ -185,8 +201,9 @@ def text_response(text: str, status: int = 200) -> HTTPResponse:
     return HTTPResponse(text, status, {}, "text/plain; charset=utf-8")
 
 
-def reply_response(reply: Reply) -> HTTPResponse:
-    """The answer to a predict request."""
+async def predict_response(predictor: Predictor, route: Route, request: Request) -> HTTPResponse:
+    """The answer to a predict request; the request log finds what it took at `request.ctx.predict`."""
+    reply = await predictor.answer(route, call_of(request), lambda made: setattr(request.ctx, "predict", made))
     return HTTPResponse(joined(reply.body), reply.status, reply.headers, reply.content_type)
 
 

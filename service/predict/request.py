@@ -8,7 +8,6 @@ written, in a thread (`OffLoop`). Nothing here awaits, except `Predictor.answer`
 from __future__ import annotations
 
 import asyncio
-import logging
 import math
 from collections import Counter
 from collections.abc import Callable
@@ -31,7 +30,7 @@ from darkroom.service.predict.partial import PartialResult
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from darkroom.batching.entry import Answer, Reason
+    from darkroom.batching.entry import Answer, Reason, Timing
     from darkroom.batching.scheduler.admission import Ticket
     from darkroom.service.predict.call import AnswerBody
     from darkroom.service.predict.compression import Compression
@@ -41,12 +40,13 @@ if TYPE_CHECKING:
     from darkroom.service.serving.registry import Registry
     from darkroom.service.serving.servable import Target
 
-_log = logging.getLogger("darkroom.service")
 _STAGES = ("parse", "decode", "inspect", "serialize")  # measured here; the batcher and the runner measure the others
 
 NOT_APART = "on_error: these inputs can't be answered apart: they are not one value a row"
 _NO_POISON: Counter[str] = Counter()  # never written
 
+# Gets the reply to a request, and the request, which knows what it took.
+OnReply: TypeAlias = "Callable[[Reply, PredictRequest], None]"
 # What every answer of one batch reports about it: seconds of collate, execute and split, its images, why it was closed.
 BatchTimes: TypeAlias = "tuple[float, float, float, int, Reason | None]"
 
@@ -73,6 +73,10 @@ class PredictRequest:
         pixels: decoded pixels of each row; empty where they are not counted.
         partial: the refused rows, if the others are answered nevertheless; else None.
         render: makes the body of the answer from the rows that the model returned.
+        outcome: how it ended, as metrics name it; empty until then.
+        failure: the exception that was our own fault; None if there was none.
+        timing: what the batcher answered about its times; None if it did not come so far.
+        answered_s: when the batcher answered.
         is_reading: whether a thread reads the body now. It must not touch the batcher.
         large_bytes: an answer of more bytes, as the model returned it, is written in a thread.
     """
@@ -88,11 +92,14 @@ class PredictRequest:
         "_poison",
         "_stage_began_s",
         "_ticket",
+        "answered_s",
         "bulk",
         "deadline_s",
+        "failure",
         "images",
         "is_reading",
         "large_bytes",
+        "outcome",
         "partial",
         "pixels",
         "render",
@@ -101,6 +108,7 @@ class PredictRequest:
         "stages",
         "started_s",
         "target",
+        "timing",
     )
 
     def __init__(
@@ -123,6 +131,10 @@ class PredictRequest:
         self.pixels: list[int] = []
         self.partial: PartialResult | None = None
         self.render: Callable[[Rows], AnswerBody | Rendered] | None = None
+        self.outcome = ""
+        self.failure: BaseException | None = None
+        self.timing: Timing | None = None
+        self.answered_s = 0.0
         self._is_sts = is_sts
         self._has_error_code = has_error_code
         self._batch_times: BatchTimes | None = None
@@ -361,7 +373,7 @@ class PredictRequest:
 
     # Sent to the batcher.
 
-    def submit(self, on_reply: Callable[[Reply], None]) -> Entry | None:
+    def submit(self, on_reply: OnReply) -> Entry | None:
         """Sends the rows to the batcher; `on_reply` is called exactly once, on the loop.
 
         Returns:
@@ -377,11 +389,11 @@ class PredictRequest:
             self.partial.expect(len(rows))
         count = len(rows)
         if not count:
-            on_reply(self._sign(self._write(target.spec.empty(rows.asked))))
+            on_reply(self._sign(self._write(target.spec.empty(rows.asked))), self)
             return None
         return self._send(target, rows, on_reply, whole=not (rows.aligned and target.spec.batched))
 
-    def _send(self, target: Target, rows: Rows, on_reply: Callable[[Reply], None], *, whole: bool) -> Entry:
+    def _send(self, target: Target, rows: Rows, on_reply: OnReply, *, whole: bool) -> Entry:
         """Gives the rows to the batcher. Where calls answered parts of them in different shapes, they run again whole."""
         entry = Entry(
             rows,
@@ -404,12 +416,12 @@ class PredictRequest:
             try:
                 self._entry = self._send(target, rows, on_reply, whole=True)
             except Exception as err:  # noqa: BLE001 - the edge: a refusal becomes an answer, by the one table
-                on_reply(self.fail(err))
+                on_reply(self.fail(err), self)
 
         target.batcher.submit(entry, settle, self._ticket)
         return entry
 
-    def read_off_loop(self, size: int, read: Callable[[], None], on_reply: Callable[[Reply], None]) -> None:
+    def read_off_loop(self, size: int, read: Callable[[], None], on_reply: OnReply) -> None:
         """Reads the body of `size` bytes by `read` in a thread, then submits. `on_reply` is called once, on the loop.
 
         Raises:
@@ -431,12 +443,12 @@ class PredictRequest:
                 self._count("cancelled")
                 return
             if isinstance(error, BaseException):
-                on_reply(self.fail(error))
+                on_reply(self.fail(error), self)
                 return
             try:
                 self._entry = self.submit(on_reply)
             except Exception as err:  # noqa: BLE001 - the edge: every exception becomes an answer, by the one table
-                on_reply(self.fail(err))
+                on_reply(self.fail(err), self)
 
         off_loop.check_room(size)
         self.is_reading, self._poison = True, Counter()
@@ -462,10 +474,10 @@ class PredictRequest:
 
     # Answered.
 
-    def answer(self, answer: Answer, on_reply: Callable[[Reply], None]) -> None:
+    def answer(self, answer: Answer, on_reply: OnReply) -> None:
         """Calls `on_reply` with the reply to the batcher's answer, at once or, where it is large, later; never raises."""
-        self._stage_began_s = monotonic()
-        timing = answer.timing
+        self._stage_began_s = self.answered_s = monotonic()
+        self.timing = timing = answer.timing
         self.stages["queue"] = timing.queue_s
         if timing.batch_images:
             self._batch_times = (
@@ -484,7 +496,7 @@ class PredictRequest:
             reply = self._sign(self._write(answered))
         except Exception as err:  # noqa: BLE001 - the edge: an exception of a renderer is a 500 for this client alone
             reply = self.fail(err)
-        on_reply(reply)
+        on_reply(reply, self)
 
     def _answered(self, answer: Answer) -> Rows:
         """The rows that the model returned; raises the error of an answer that has none."""
@@ -502,20 +514,20 @@ class PredictRequest:
             raise InvalidInput(f"{target.field}: the rows have answers of different shapes; send them one by one")
         return join(pieces) if pieces else target.spec.empty(rows.asked)
 
-    def _write_off_loop(self, off_loop: OffLoop, size: int, rows: Rows, on_reply: Callable[[Reply], None]) -> None:
+    def _write_off_loop(self, off_loop: OffLoop, size: int, rows: Rows, on_reply: OnReply) -> None:
         def then(reply: Reply | BaseException) -> None:
-            on_reply(self.fail(reply) if isinstance(reply, BaseException) else self._sign(reply))
+            on_reply(self.fail(reply) if isinstance(reply, BaseException) else self._sign(reply), self)
 
         off_loop.run(size, lambda: self._write(rows), then)
 
     def fail(self, error: BaseException) -> Reply:
-        """The reply to an exception, from the table in `service/errors.py`; logs what is our own fault."""
+        """The reply to an exception, from the table in `service/errors.py`."""
         verdict = judge(error)
         status = verdict.sts_status if self._is_sts else verdict.status
         if verdict is UNKNOWN:
-            _log.error("a request failed", exc_info=error)
+            self.failure = error
         self._count(verdict.outcome)
-        headers = {"Server-Timing": self.timing(), ERROR_HEADER: verdict.code}
+        headers = {"Server-Timing": self.server_timing(), ERROR_HEADER: verdict.code}
         wait_s = retry_after_s(error)
         if wait_s is not None or status == 503:
             headers["Retry-After"] = str(max(1, math.ceil(wait_s or 1)))
@@ -524,7 +536,7 @@ class PredictRequest:
             body["code"] = verdict.code
         return Reply(status, codec.dump_json(body), headers)
 
-    def timing(self) -> str:
+    def server_timing(self) -> str:
         """The `Server-Timing` header: milliseconds of each stage, and of the whole."""
         stages = self.stages
         total_s = monotonic() - self.started_s
@@ -546,7 +558,7 @@ class PredictRequest:
         """A good reply with its times; counts it."""
         self.end_stage("serialize")
         self._count("ok")
-        reply.headers["Server-Timing"] = self.timing()
+        reply.headers["Server-Timing"] = self.server_timing()
         return reply
 
     def ready(self) -> tuple[Target, Rows]:
@@ -557,6 +569,7 @@ class PredictRequest:
 
     def _count(self, outcome: str) -> None:
         """Counts the end of this request under its model, and its stages; the runner's stages are counted per batch."""
+        self.outcome = outcome
         if self.target is None:
             return
         metrics = self.target.metrics
@@ -610,7 +623,7 @@ class Predictor:
                 return route
         return None
 
-    def begin(self, route: Route, call: Call, on_reply: Callable[[Reply], None]) -> tuple[PredictRequest, Entry | None]:
+    def begin(self, route: Route, call: Call, on_reply: OnReply) -> tuple[PredictRequest, Entry | None]:
         """Reads a call and submits it; `on_reply` is called exactly once, on the loop, perhaps before this returns.
 
         Returns:
@@ -638,13 +651,17 @@ class Predictor:
             self._read(request, route, call, is_packed=is_packed)
             return request, request.submit(on_reply)
         except Exception as err:  # noqa: BLE001 - the edge: every exception becomes an answer, by the one table
-            on_reply(request.fail(err))
+            on_reply(request.fail(err), request)
             return request, None
 
-    async def answer(self, route: Route, call: Call) -> Reply:
-        """`begin` for a coroutine, with a body of one piece; cancelling it withdraws the request."""
+    async def answer(self, route: Route, call: Call, on_begun: Callable[[PredictRequest], None]) -> Reply:
+        """`begin` for a coroutine, with a body of one piece; cancelling it withdraws the request.
+
+        `on_begun` gets the request at once.
+        """
         waiter: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
-        request, entry = self.begin(route, call, lambda reply: None if waiter.done() else waiter.set_result(reply))
+        request, entry = self.begin(route, call, lambda reply, _: None if waiter.done() else waiter.set_result(reply))
+        on_begun(request)
         try:
             reply = await waiter
         except asyncio.CancelledError:

@@ -178,6 +178,7 @@ def set_up_logs(
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)
     logging.getLogger("darkroom").setLevel(level.upper())
+    logging.getLogger("darkroom.access").setLevel(logging.INFO)  # --access_log says what it logs
     for name in ("sanic.root", "sanic.server", "sanic.error", "sanic.access"):
         logging.getLogger(name).handlers.clear()
         logging.getLogger(name).propagate = True

@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 CANCELLED = Outcome.CANCELLED
 STAGES = ("parse", "decode", "inspect", "collate", "execute", "split", "serialize")
 OUTCOMES = ("ok", *sorted({verdict.outcome for verdict in TABLE.values()} | {"cancelled"}))
+TRACED = ("sent", "dropped", "failed")
 POISONS = ("base64", "format", "pixels", "bytes", "graph")
 MODEL_LABELS = ("model", "version")
 FROM_REQUEST_TO_ANSWER = "From the complete request to its answer."
@@ -169,6 +170,7 @@ class Metrics(Collector):
         self.http_in_flight = 0
         self.fast_lane_requests = 0
         self.task_failures: Counter[str] = Counter()
+        self.traces: Counter[str] = Counter(dict.fromkeys(TRACED, 0))
         self.loop_lag = Histogram(LATENCY_EDGES)
         self.build = (version, tensorflow, platform.python_version())
         self.registry = CollectorRegistry(auto_describe=False)
@@ -226,6 +228,11 @@ class Metrics(Collector):
         fast.add_metric((), self.fast_lane_requests)
         yield fast
         yield task_failures_family(self.task_failures)
+        text = "Traced requests: sent to the collector, dropped as too many waited, failed to be sent."
+        traces = CounterMetricFamily("darkroom_traces", text, labels=("result",))
+        for result, number in self.traces.items():
+            traces.add_metric((result,), number)
+        yield traces
         routes = self.routes.items()
         for name, text, pick in (
             ("darkroom_http_request_duration_seconds", FROM_REQUEST_TO_ANSWER, attrgetter("duration")),

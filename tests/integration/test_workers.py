@@ -22,6 +22,7 @@ import httpx
 import pytest
 
 from darkroom.service.config.machine import usable_cores
+from tests.collector import attributes, collecting
 from tests.pictures import picture
 from tests.savedmodels import spin
 from tests.serving import Process, certificate, metric
@@ -35,9 +36,9 @@ DIGITS = Path(__file__).parents[2] / "model" / "digits"
 
 
 @contextmanager
-def _two_workers(*flags: str) -> Iterator[Process]:
+def _two_workers(*flags: str, environment: dict[str, str] | None = None) -> Iterator[Process]:
     """A server of two workers that are ready; none of its processes is left behind."""
-    process = Process("--workers=2", "--log_format=json", *(flags or (FAKE,)))
+    process = Process("--workers=2", "--log_format=json", *(flags or (FAKE,)), environment=environment)
     try:
         process.wait_ready()
         yield process
@@ -70,6 +71,24 @@ def _ask(client: httpx.Client) -> tuple[int, str]:
     """The status of a prediction, and a word that only the worker who made it says."""
     answer = client.post("/", files={"image": ("a", picture())})
     return answer.status_code, answer.headers["x-request-id"].split("-")[0]
+
+
+def test_each_worker_logs_and_traces_its_own_requests_and_they_are_counted_together() -> None:
+    with collecting() as collector:
+        flags = (FAKE, "--access_log=sample:1")
+        with _two_workers(*flags, environment=collector.variables()) as process:
+            for seed in range(20):  # a connection each
+                httpx.post(process.url, content=picture(seed), headers={"Content-Type": "image/png"})
+            _until(lambda: metric(process.url, "darkroom_traces_total", result="sent") == 20)
+            lines = [json.loads(line) for line in list(process.lines) if '"darkroom.access"' in line]
+        roots = [span for span in collector.spans if span.kind == 2]
+        instances = {attributes(each.resource_spans[0].resource)["service.instance.id"] for each in collector.requests}
+    assert {line["worker"] for line in lines} == {1, 2}
+    assert {(line["trace_id"], line["span_id"]) for line in lines} == {
+        (root.trace_id.hex(), root.span_id.hex()) for root in roots
+    }
+    assert len({line["request_id"] for line in lines}) == len(roots) == 20
+    assert len(instances) == 2
 
 
 def test_connections_that_stay_are_shared_out_evenly() -> None:

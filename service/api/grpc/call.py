@@ -6,6 +6,7 @@ A predict call is a `Route` and costs no task. Every other call is a coroutine o
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 import time
 from struct import Struct
@@ -21,6 +22,7 @@ from darkroom.service.errors import (
     ERROR_HEADER,
     GRPC_STATUSES,
     INVALID_ARGUMENT,
+    UNKNOWN,
     CodecError,
     NotReady,
     TooLarge,
@@ -46,6 +48,7 @@ if TYPE_CHECKING:
     from darkroom.service.predict.call import Reply
     from darkroom.service.predict.request import Predictor, PredictRequest
 
+_log = logging.getLogger("darkroom.service")
 BEGIN = b"\x88" + literal("content-type", "application/grpc")  # `:status: 200`, and what every answer is
 UNKNOWN_METHOD = "grpc-unknown"  # what metrics call the path of a call to no method
 SMALL_BYTES = 65536  # of a message: always accepted, so that small pictures do not suffer from large ones
@@ -161,7 +164,7 @@ class Exchange:
         is_grpc = headers.get("content-type", "").startswith("application/grpc") and headers.get(":method") == "POST"
         if not is_grpc:
             self._template = UNKNOWN_METHOD
-            self._log(415, 0)
+            self._log(415, 0, {})
             self._http2.finish(self._stream, literal(":status", "415"))
             return
         path = headers.get(":path", "")
@@ -213,13 +216,14 @@ class Exchange:
     def leave(self) -> None:
         """The client has cancelled the call, or is gone: what waits for the engine is withdrawn."""
         self._release()
+        request = None
         if self._submitted is not None:
             request, entry = self._submitted
             self._submitted = None
             request.withdraw(entry)
         if self._task is not None:
             self._task.cancel()
-        self._log(CLIENT_LEFT, 0)
+        self._log(CLIENT_LEFT, 0, {}, request)
 
     # What a handler does.
 
@@ -258,8 +262,11 @@ class Exchange:
 
     def fail(self, error: BaseException) -> None:
         """Ends the call with the status of an exception, by the one table."""
-        verdict = judge(error)
-        self._finish(verdict.status, describe(error), {ERROR_HEADER: verdict.code})
+        headers = {ERROR_HEADER: (verdict := judge(error)).code}
+        self._finish(verdict.status, describe(error), headers)
+        if verdict is UNKNOWN:
+            fields = {"request_id": headers.get("X-Request-Id", "")}
+            _log.error("a request failed", extra={"fields": fields}, exc_info=error)
 
     def stop(self) -> None:
         """Ends a call that would go on for ever, because the server stops."""
@@ -339,13 +346,13 @@ class Exchange:
         if not self._stream.is_closed:
             self._submitted = submitted
 
-    def _reply(self, reply: Reply) -> None:
+    def _reply(self, reply: Reply, request: PredictRequest) -> None:
         """Sends the answer to a predict call."""
         if self._stream.is_closed:
             return  # the client left in this very turn of the loop
         self._submitted = None
         if reply.status != 200:
-            self._finish(reply.status, orjson.loads(joined(reply.body))["error"], reply.headers)
+            self._finish(reply.status, orjson.loads(joined(reply.body))["error"], reply.headers, request)
             return
         headers, begin = reply.headers, BEGIN
         encoding = headers.pop("Content-Encoding", None)
@@ -354,7 +361,7 @@ class Exchange:
         message = joined(reply.body)
         body = PREFIX.pack(encoding is not None, len(message)) + message
         self._http2.answer(self._stream, begin, body, self._trailers(0, headers))
-        self._log(200, len(body))
+        self._log(200, len(body), headers, request)
 
     async def _run(self, handler: Handler) -> None:
         try:
@@ -365,7 +372,7 @@ class Exchange:
         else:
             self._finish(200, "", {})
 
-    def _finish(self, status: int, text: str, headers: dict[str, str]) -> None:
+    def _finish(self, status: int, text: str, headers: dict[str, str], request: PredictRequest | None = None) -> None:
         """Ends the call; `status` is the one that HTTP has for it, and an error code stands in the headers."""
         if self._stream.is_closed:
             return
@@ -379,15 +386,17 @@ class Exchange:
         if "Retry-After" in headers and code == GRPC_STATUSES["queue_full"]:
             trailers += literal("grpc-retry-pushback-ms", f"{int(headers['Retry-After']) * 1000}")
         self._http2.finish(self._stream, trailers if self._is_begun else BEGIN + trailers)
-        self._log(status, self._sent_bytes)
+        self._log(status, self._sent_bytes, headers, request)
 
     def _trailers(self, code: int, headers: dict[str, str]) -> bytes:
         """The status, and the headers that every answer carries."""
-        self._parts.request_log.sign(headers, self.headers.get("x-request-id"))
+        self._parts.request_log.sign(self._template, self.headers, headers)
         fields = [literal(name.lower(), value) for name, value in headers.items()]
         return b"".join((literal("grpc-status", str(code)), *fields))
 
-    def _log(self, status: int, sent_bytes: int) -> None:
+    def _log(
+        self, status: int, sent_bytes: int, headers: dict[str, str], request: PredictRequest | None = None
+    ) -> None:
         log = self._parts.request_log
         entered_s, self._entered_s = self._entered_s, None
         record = log.note if entered_s is None else log.leave
@@ -396,9 +405,12 @@ class Exchange:
             "gRPC",
             status,
             self.started_s if entered_s is None else entered_s,
+            asked=self.headers,
+            headers=headers,
             received=self._received_bytes,
             sent=sent_bytes,
             client=self._client,
+            request=request,
         )
 
 

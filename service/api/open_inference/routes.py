@@ -15,7 +15,7 @@ from darkroom.service.api.open_inference.request import Infer, find
 from darkroom.service.api.open_inference.tensors import DATATYPES
 from darkroom.service.config.tokens import Scope
 from darkroom.service.errors import NotReady
-from darkroom.service.http.middleware import call_of, json_response, reply_response
+from darkroom.service.http.middleware import json_response, predict_response
 from darkroom.service.predict import codec
 from darkroom.service.predict.request import Route
 from darkroom.service.serving.registry import NO_VERSION
@@ -152,7 +152,7 @@ def _install_infer(app: App, darkroom: Darkroom) -> None:
         middle = "" if version is None else f"/versions/{version}"
         route = match(f"/v2/models/{name}{middle}/infer")
         assert route is not None  # noqa: S101 - Sanic matched the same words
-        return reply_response(await darkroom.predictor.answer(route, call_of(request)))
+        return await predict_response(darkroom.predictor, route, request)
 
     for path in (NAME, VERSION):
         darkroom.middleware.route(app, "POST", f"{path}/infer", infer)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from darkroom.service.api.simple.request import Simple
-from darkroom.service.http.middleware import call_of, reply_response
+from darkroom.service.http.middleware import predict_response
 from darkroom.service.predict.request import Route
 
 if TYPE_CHECKING:
@@ -23,6 +23,6 @@ def add_simple_routes(app: App, darkroom: Darkroom) -> None:
 
     async def predict(request: Request) -> HTTPResponse:
         """One predict request, in whichever form its images come."""
-        return reply_response(await darkroom.predictor.answer(route, call_of(request)))
+        return await predict_response(darkroom.predictor, route, request)
 
     darkroom.middleware.route(app, "POST", "/", predict)

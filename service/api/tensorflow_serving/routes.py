@@ -18,7 +18,7 @@ from darkroom.service.api.tensorflow_serving.request import (
 from darkroom.service.api.tensorflow_serving.response import dump_classes, dump_columns, dump_regressions, dump_rows
 from darkroom.service.api.tensorflow_serving.wording import explain
 from darkroom.service.errors import CodecError
-from darkroom.service.http.middleware import call_of, reply_response
+from darkroom.service.http.middleware import predict_response
 from darkroom.service.predict import codec
 from darkroom.service.predict.call import first_values
 from darkroom.service.predict.forms import shape_answer
@@ -234,7 +234,7 @@ def add_tensorflow_serving_routes(app: App, darkroom: Darkroom) -> None:
             paths.posted(request.path)  # a version that is no int64 has a message of its own
             raise paths.malformed(request.method, request.path)
         request.ctx.template = route.template
-        return reply_response(await darkroom.predictor.answer(route, call_of(request)))
+        return await predict_response(darkroom.predictor, route, request)
 
     async def refuse(request: Request, rest: str) -> HTTPResponse:  # noqa: ARG001 - Sanic passes what it matched
         """A method that no path under /v1/ takes."""

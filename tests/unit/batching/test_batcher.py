@@ -234,7 +234,7 @@ def test_a_row_that_expires_in_the_queue_never_runs() -> None:
     answer, ended_s = run(main())
     assert isinstance(answer.error, DeadlineExceeded)
     assert ended_s == 3.0
-    assert answer.timing == (3.0, 0.0, 0, None, 0.0, 0.0, 0)
+    assert answer.timing == (3.0, 0.0, 0, None, 0.0, 0.0, 0, ())
     assert [call.rows for call in backend.calls] == [["blocks"]]
 
 

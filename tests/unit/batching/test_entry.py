@@ -2,8 +2,8 @@
 
 import pytest
 
-from darkroom.batching.entry import Batch, Entry, Progress, Reason, Timing
-from tests.property.rig import BadPictureError, FakeReport
+from darkroom.batching.entry import EngineCall, Entry, Progress, Reason, Timing
+from tests.property.rig import BadPictureError
 
 ERROR = BadPictureError("?")
 
@@ -34,14 +34,16 @@ def test_the_times_of_an_entry_are_those_of_all_its_batches_each_counted_once() 
     assert entry.timing(5.0) == Timing(3.0)
     progress = entry.progress = Progress()
     assert entry.timing(5.0) == Timing(3.0)
-    batches = [
-        Batch(number, [(entry, 0, 1)], images, padding=0, reason=reason, dispatched_s=0.0, expected_s=1.0)
-        for number, (images, reason) in enumerate([(4, Reason.FULL), (2, Reason.RETRY), (3, Reason.RETRY)])
-    ]
-    for batch, started_s in zip(batches, (3.0, 3.0, 4.0), strict=True):
+    calls = tuple(
+        EngineCall(number, started_s, 0.25, 1.0, 0.125, images, padding=0, parts=1, reason=reason)
+        for number, (started_s, images, reason) in enumerate(
+            [(3.0, 4, Reason.FULL), (3.0, 2, Reason.RETRY), (4.0, 3, Reason.RETRY)]
+        )
+    )
+    for call in calls:
         for _ in range(2):
-            progress.add_batch(batch, FakeReport(None, None, started_s, 0.25, 1.0, 0.125))
-    assert entry.timing(9.0) == Timing(1.0, 3.0, 4, Reason.FULL, 0.75, 0.375, 2)
+            progress.add_call(call)
+    assert entry.timing(9.0) == Timing(1.0, 3.0, 4, Reason.FULL, 0.75, 0.375, 2, calls)
 
 
 def test_pieces_are_in_the_order_of_their_rows_whatever_they_are() -> None:

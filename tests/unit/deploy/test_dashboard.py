@@ -60,7 +60,7 @@ def test_every_metric_that_is_asked_for_is_exported(where: str, expression: str)
 
 def test_every_label_that_is_asked_for_is_in_the_contract() -> None:
     known = {"instance", "job", "model", "version", "outcome", "reason", "stage", "state", "route", "code", "le"}
-    known |= {"alertname", "alertstate"}
+    known |= {"alertname", "alertstate", "result"}
     for expression in expressions().values():
         groups = re.findall(r"\b(?:by|on)\s*\(([^)]*)\)", expression)
         matchers = re.findall(r'(\w+)=~?"', expression)
