@@ -13,7 +13,8 @@ ModelError
 These errors have no HTTP status code. A message quotes at most 256 bytes of what a client sent, and never a picture.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from difflib import get_close_matches
 
 QUOTE_BYTES = 256
 
@@ -23,6 +24,12 @@ def quote(text: str, limit_bytes: int = QUOTE_BYTES) -> str:
     printable = "".join(char if char.isprintable() else " " for char in text[:limit_bytes])
     raw = printable.encode("utf-8", "replace")
     return printable if len(raw) <= limit_bytes else raw[:limit_bytes].decode("utf-8", "ignore")
+
+
+def instead_of(word: str, known: Collection[str]) -> str:
+    """The end of a message about an unknown word: the one that may be meant, if one is like it, and all that there are."""
+    near = get_close_matches(word, known, 1)
+    return f"; {f'is {near[0]} meant? There' if near else 'there'} are: {', '.join(known) or 'none'}"
 
 
 class ModelError(Exception):

@@ -134,7 +134,7 @@ def serving(*flags: str, environment: dict[str, str] | None = None) -> Iterator[
 def metric(url: str, name: str, **labels: str) -> float:
     """The sum of a metric's samples that carry these labels, read from `/metrics`."""
     total = 0.0
-    for line in httpx.get(f"{url}/metrics").text.splitlines():
+    for line in httpx.get(f"{url}/metrics", timeout=60).text.splitlines():
         found = re.fullmatch(rf"{name}(?:\{{(.*)\}})? (\S+)", line)
         if found and all(f'{key}="{value}"' in (found[1] or "") for key, value in labels.items()):
             total += float(found[2])

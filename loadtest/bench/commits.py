@@ -2,6 +2,12 @@
 
     python -m loadtest.bench.commits --old ../before --new . --models model/digits model/efficientnet_lite0
     python -m loadtest.bench.commits --old ../before --new . --models model/digits --connections 64 --bodies json
+    python -m loadtest.bench.commits --old ../before --new . --numbers --connections 1,8
+
+`--numbers` sends 224x224x3 floats as JSON, in rows as TensorFlow Serving's clients do and in one flat list as the Open
+Inference Protocol's do, to a model that only takes their mean, so that JSON is nearly all of the work. It takes
+rounds x 2 sides x 2 bodies x (2 s + connections x seconds), and a start of the server for each round and side: some three
+minutes as above.
 
 Both clones need `make compiled`. The servers run one at a time and take turns (old, new, new, old, ...), so that a
 machine that changes its pace changes both; each round gives one ratio, and the median of those counts. Before it is
@@ -11,11 +17,13 @@ measured, each server classifies every picture in every kind of body, and all an
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 import tempfile
 from ctypes.util import find_library
 from dataclasses import replace
+from itertools import cycle, islice
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, NamedTuple
@@ -37,8 +45,53 @@ if TYPE_CHECKING:
 
 SIDES = ("old", "new")
 BODIES = {"raw": raw(DARKROOM), "json": DARKROOM}
+SHAPE = (1, 224, 224, 3)  # of `--numbers`
 SETTLE_S = 2.0  # of uncounted load on each server, at the most connections
+DIGITS = 4  # of a mean that must agree
 LEAST = 0.97  # a smaller ratio than this is a slow-down; run-to-run noise on two shared cores is 2 to 3 %
+
+
+def _pixels(picture: Picture) -> list[float]:
+    """The bytes of a picture over and over, as floats of up to 17 digits."""
+    return [byte / 255 for byte in islice(cycle(picture.data), 224 * 224 * 3)]
+
+
+def _rows(picture: Picture) -> bytes:
+    nested: list[object] = list(_pixels(picture))
+    for size in reversed(SHAPE[1:]):
+        nested = [nested[at : at + size] for at in range(0, len(nested), size)]
+    return json.dumps({"instances": nested}).encode()
+
+
+def _flat(picture: Picture) -> bytes:
+    sent = {"name": "x", "shape": SHAPE, "datatype": "FP32", "data": _pixels(picture)}
+    return json.dumps({"inputs": [sent]}).encode()
+
+
+NUMBERS = {
+    "rows": replace(
+        BODIES["json"],
+        path="/v1/models/default:predict",
+        encode=_rows,
+        predicted=lambda body: round(json.loads(body)["predictions"][0], DIGITS),
+    ),
+    "flat": replace(
+        BODIES["json"],
+        path="/v2/models/default/infer",
+        encode=_flat,
+        predicted=lambda body: round(json.loads(body)["outputs"][0]["data"][0], DIGITS),
+    ),
+}
+
+
+def write_mean(folder: Path) -> Path:
+    """Writes the model of `--numbers` and returns its folder."""
+    from darkroom.models.runtime.tensorflow import tf  # noqa: PLC0415 - takes seconds to import
+
+    root, spec = tf.Module(), tf.TensorSpec([None, *SHAPE[1:]], tf.float32, name="x")
+    root.serve = tf.function(lambda x: {"mean": tf.reduce_mean(x, axis=[1, 2, 3])}, input_signature=[spec])
+    tf.saved_model.save(root, str(folder / "mean" / "1"), signatures=root.serve)
+    return folder / "mean"
 
 
 class LoadPoint(NamedTuple):
@@ -127,9 +180,8 @@ def _contender(side: str, clone: Path, folder: Path) -> Contender:
 
 def _as(server: RunningServer, body: str) -> RunningServer:
     """The same server, asked in another kind of body."""
-    like = BODIES[body]
-    contender = replace(server.contender, content_type=like.content_type, encode=like.encode)
-    return RunningServer(contender, server.port, server.pid)
+    like = (BODIES | NUMBERS)[body]
+    return RunningServer(replace(like, name=server.contender.name), server.port, server.pid)
 
 
 def _measure(
@@ -161,9 +213,13 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument
     add("--old", type=Path, required=True, help="the clone of the commit before")
     add("--new", type=Path, default=Path(), help="the clone of the commit after [this one]")
-    add("--models", type=Path, nargs="+", required=True, help="folders of models; photographs are sent, or digits")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--models", type=Path, nargs="+", help="folders of models; photographs are sent, or digits")
+    what.add_argument(
+        "--numbers", action="store_true", help="a model of 224x224x3 floats is written, and sent them as JSON"
+    )
     add("--connections", type=numbers, default=(1, 64, 256), help="of wrk [1,64,256]")
-    add("--bodies", type=_bodies, default=tuple(BODIES), help="how a picture is sent [raw,json]")
+    add("--bodies", type=_bodies, help="how a picture is sent [raw,json; rows,flat]")
     add("--rounds", type=int, default=3, help="pairs of measurements [%(default)s]")
     add("--seconds", type=float, default=5.0, help="of one measurement [%(default)s]")
     add("--least", type=float, default=LEAST, help="exit with 1 where a ratio is smaller [%(default)s]")
@@ -172,7 +228,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 def _bodies(text: str) -> tuple[str, ...]:
     names = tuple(text.split(","))
-    if not set(names) <= set(BODIES):
+    if not set(names) <= set(BODIES | NUMBERS):
         raise ValueError(text)
     return names
 
@@ -180,12 +236,14 @@ def _bodies(text: str) -> tuple[str, ...]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measures and prints; 1 where a ratio is too small or a server fails, 2 where something is not installed."""
     options = parse(arguments)
+    options.bodies = options.bodies or tuple(NUMBERS if options.numbers else BODIES)
     missing = [str(clone / COMPILED) for clone in (options.old, options.new) if not (clone / COMPILED).exists()]
     if missing or not wrk.is_here():
         print(f"commits: {'; '.join(missing)}: run `make compiled` there" if missing else wrk.MISSING, file=sys.stderr)
         return 2
     try:
         with tempfile.TemporaryDirectory(prefix="commits-") as folder:
+            options.models = [write_mean(Path(folder))] if options.numbers else options.models
             results = compare(options, Path(folder))
     except (processes.DidNotStart, NoAnswer, RuntimeError) as err:
         print(f"commits: {err}", file=sys.stderr)

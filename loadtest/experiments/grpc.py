@@ -1,11 +1,18 @@
 """gRPC beside HTTP on one server: requests/s and rows a batch at several numbers of calls in flight, in turns.
 
-    python -m loadtest.experiments.grpc --model model/digits --pictures digits
+    python -m loadtest.experiments.grpc
+    python -m loadtest.experiments.grpc --models model/digits --rounds 5 --in_flight 64
+    python -m loadtest.experiments.grpc --darkroom build/compiled/bin/darkroom      # as the image is
 
-Starts the server itself. HTTP sends the picture as base64 in JSON, on a connection for each request in flight. gRPC sends it in
+Each measurement takes --seconds and half a second before it. There are 15 of them in a round of 1, 16, 64 and 256 in flight, so
+a model takes rounds x 15 x (seconds + 0.5), and half a minute to start: some four minutes as the defaults are, and the two models
+eight. Nothing else may run meanwhile.
+
+Starts the servers itself. HTTP sends the picture as base64 in JSON, on a connection for each request in flight. gRPC sends it in
 `string_val` of a Predict call: on one connection, as one channel of a client does, and on a connection for each call.
-A round has every way once, so that background load affects all of them. `HTTP, no gRPC` is a second server without
---grpc_port. One in flight also measures latency.
+A round has every way once, the next one in the other order, so that background load affects all of them. `HTTP, no gRPC` is a
+second server without --grpc_port; the last line is what HTTP has beside an idle gRPC server, of what it has without one, as
+the median of the rounds. One in flight also measures latency.
 """
 
 from __future__ import annotations
@@ -21,6 +28,7 @@ import time
 import urllib.request
 from collections import defaultdict
 from contextlib import ExitStack
+from functools import partial
 from itertools import cycle
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -28,6 +36,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import uvloop
 
+from loadtest.measure import machine
 from loadtest.measure.processes import cpu_s, free_port, running
 from loadtest.measure.tables import number, table
 from loadtest.traffic.connections import ConnectionPool, request_bytes
@@ -37,9 +46,12 @@ from loadtest.traffic.pictures import RequestBody, load
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from loadtest.traffic.pictures import Picture
+
     Ask = Callable[[bytes, Callable[[bool], None]], None]
 
 PREDICT = "/tensorflow.serving.PredictionService/Predict"
+HTTP, ALONE = "HTTP", "HTTP, no gRPC"
 SETTLE_S = 0.5  # of a load, before it is counted
 
 
@@ -161,9 +173,10 @@ async def over_grpc(
             pipe.close()
 
 
-async def compare(options: argparse.Namespace, server: Running, alone: Running) -> dict[tuple[str, int], list[Result]]:
+async def compare(
+    options: argparse.Namespace, pictures: Sequence[Picture], server: Running, alone: Running
+) -> dict[tuple[str, int], list[Result]]:
     """Every way at every number in flight, a round at a time."""
-    pictures = load(options.pictures)
     texts = [base64.urlsafe_b64encode(picture.data).decode() for picture in pictures]
     bodies = [json.dumps({"data": {"images": [text]}}).encode() for text in texts]
     requests = [request_bytes("127.0.0.1", RequestBody("application/json", body, ("",))) for body in bodies]
@@ -173,13 +186,15 @@ async def compare(options: argparse.Namespace, server: Running, alone: Running) 
     for round_number in range(options.rounds):
         for in_flight in options.in_flight:
             load_of = {"in_flight": in_flight, "seconds": options.seconds}
-            found["HTTP, no gRPC", in_flight].append(await over_http(requests, alone, **load_of))
-            found["HTTP", in_flight].append(await over_http(requests, server, **load_of))
-            found["gRPC, 1 connection", in_flight].append(await over_grpc(calls, server, connections=1, **load_of))
+            ways = {
+                ALONE: partial(over_http, requests, alone, **load_of),
+                HTTP: partial(over_http, requests, server, **load_of),
+                "gRPC, 1 connection": partial(over_grpc, calls, server, connections=1, **load_of),
+            }
             if in_flight > 1:
-                found["gRPC, a connection each", in_flight].append(
-                    await over_grpc(calls, server, connections=in_flight, **load_of)
-                )
+                ways["gRPC, a connection each"] = partial(over_grpc, calls, server, connections=in_flight, **load_of)
+            for way in ways if round_number % 2 == 0 else reversed(ways):
+                found[way, in_flight].append(await ways[way]())
             print(f"\rround {round_number + 1}, {in_flight} in flight ", end="", file=sys.stderr, flush=True)
     print(file=sys.stderr)
     return found
@@ -188,22 +203,29 @@ async def compare(options: argparse.Namespace, server: Running, alone: Running) 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measures and prints; returns 0."""
     parser = argparse.ArgumentParser(
-        prog="python -m loadtest.experiments.grpc", description=(__doc__ or "").partition("\n")[0]
+        prog="python -m loadtest.experiments.grpc",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--model", type=Path, default=Path("model/digits"), help="folder of the model's versions")
-    parser.add_argument("--pictures", default="digits", help="what is sent: digits or photos [digits]")
+    parser.add_argument(
+        "--models", type=Path, nargs="+", default=[Path("model/digits"), Path("model/efficientnet_lite0")],
+        help="folders of models' versions; photographs are sent, or digits [model/digits model/efficientnet_lite0]",
+    )  # fmt: skip
     parser.add_argument("--darkroom", default=f"{sys.executable} -m darkroom", help="the command to measure")
     parser.add_argument("--rounds", type=int, default=3, help="rounds of each [3]")
     parser.add_argument("--seconds", type=float, default=4.0, help="of each load [4]")
     parser.add_argument("--in_flight", type=int, nargs="+", default=[1, 16, 64, 256], help="[1 16 64 256]")
     options = parser.parse_args(arguments)
-    command = [
-        *options.darkroom.split(),
-        "serve",
-        "--host=127.0.0.1",
-        "--workers=1",
-        f"--model_base_path={options.model}",
-    ]
+    print(machine.lines(machine.describe()))
+    for model in options.models:
+        report(model.name, measure_model(model, options))
+    return 0
+
+
+def measure_model(model: Path, options: argparse.Namespace) -> dict[tuple[str, int], list[Result]]:
+    """Starts two servers of a model, one of them without gRPC, and compares the ways to ask them."""
+    command = [*options.darkroom.split(), "serve", "--host=127.0.0.1", "--workers=1", f"--model_base_path={model}"]
+    pictures = load("digits" if model.name == "digits" else "photos")
     with TemporaryDirectory() as folder, ExitStack() as stack:
         servers = []
         for one in (0, free_port()):  # one without gRPC, one with it
@@ -213,17 +235,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
             pid = stack.enter_context(running([*command, *flags], port=port, ready_path="/v2/health/ready", log=log))
             servers.append(Running(port, one, pid))
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            found = runner.run(compare(options, servers[1], servers[0]))
+            return runner.run(compare(options, pictures, servers[1], servers[0]))
+
+
+def report(model: str, found: dict[tuple[str, int], list[Result]]) -> None:
+    """Prints the medians of the rounds, and what an idle gRPC server costs HTTP."""
     rows = []
     for (name, in_flight), results in sorted(found.items(), key=lambda item: item[0][1]):
         best = [statistics.median(result[place] for result in results) for place in range(4)]
-        base = statistics.median(result.rate for result in found["HTTP", in_flight])
+        base = statistics.median(result.rate for result in found[HTTP, in_flight])
         rows.append(
             [f"{in_flight}: {name}", number(best[0], digits=0), number(best[0] / base, digits=2),
              number(best[1], digits=2), number(best[2]), number(best[3], digits=0)]
         )  # fmt: skip
-    print(table(["in flight", "requests/s", "of HTTP", "median ms", "rows a batch", "CPU us"], rows))
-    return 0
+    print(f"\n{model}\n\n{table(['in flight', 'requests/s', 'of HTTP', 'median ms', 'rows a batch', 'CPU us'], rows)}")
+    idle = {
+        in_flight: statistics.median(
+            one.rate / other.rate for one, other in zip(results, found[ALONE, in_flight], strict=True)
+        )
+        for (name, in_flight), results in found.items()
+        if name == HTTP
+    }
+    told = ", ".join(f"{ratio:.3f} at {in_flight}" for in_flight, ratio in idle.items())
+    print(f"\nHTTP beside an idle gRPC server, of HTTP without one: {told} in flight")
 
 
 if __name__ == "__main__":

@@ -56,7 +56,7 @@ from tensorflow.python.framework import convert_to_constants, op_def_registry, t
 from tensorflow.python.saved_model import loader_impl as saved_model_loader
 from tensorflow.python.util import deprecation
 
-from darkroom.models.errors import LoadFailed
+from darkroom.models.errors import LoadFailed, instead_of
 
 __all__ = [
     "SessionOptions",
@@ -107,7 +107,7 @@ class SessionOptions:
         for name, value in session_config.items():
             kinds = _SESSION_CONFIG.get(name)
             if kinds is None:
-                raise LoadFailed(f"session_config: unknown key {name!r}; there are: {', '.join(_SESSION_CONFIG)}")
+                raise LoadFailed(f"session_config: unknown key {name!r}{instead_of(name, _SESSION_CONFIG)}")
             if type(value) not in kinds:
                 raise LoadFailed(f"session_config: {name} is {kinds[0].__name__}, not {value!r}")
             values[name] = value

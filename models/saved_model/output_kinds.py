@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Final
 
-from darkroom.models.errors import LoadFailed, quote
+from darkroom.models.errors import LoadFailed, instead_of, quote
 from darkroom.models.saved_model.front.geometry import fit_of
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ class OutputSaid:
             raise ValueError(f'expected an object, such as {{"kind": "mask"}}, got {quote(str(said))}')  # noqa: TRY004 - as every wrong value
         defaults = {each.name.removesuffix("_"): each.default for each in fields(cls)}
         if unknown := sorted(said.keys() - defaults.keys()):
-            raise ValueError(f"unknown key {quote(unknown[0])!r}; there are: {', '.join(defaults)}")
+            raise ValueError(f"unknown key {quote(unknown[0])!r}{instead_of(unknown[0], defaults)}")
         made: dict[str, Any] = {}
         for name, value in said.items():
             is_right = {

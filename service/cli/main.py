@@ -7,9 +7,11 @@ import asyncio
 import gc
 import logging
 import os
+import re
 import signal
 import sys
 from contextlib import suppress
+from difflib import get_close_matches
 from importlib import import_module
 from typing import TYPE_CHECKING, NoReturn
 
@@ -23,7 +25,7 @@ from darkroom.service.telemetry.version import version_line
 from darkroom.service.workers.peers import WorkerHandles
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
 _log = logging.getLogger("darkroom.service")
 # How long the event loop may hold the interpreter lock while an engine's thread waits for it with an answer. CPython's
@@ -49,8 +51,17 @@ OTHER_COMMANDS = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command. Returns the exit status: 0 success, 1 failure, 2 wrong settings or arguments."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    parsed = _parser(arguments).parse_args(arguments)
+    parsed, unknown = _parser(arguments).parse_known_args(arguments)
+    if unknown:
+        parsed.parser.error(no_flag(unknown[0], re.findall(r"--(\w+)", parsed.parser.format_help())))
     return run(lambda: parsed.run(parsed))
+
+
+def no_flag(argument: str, known: Iterable[str]) -> str:
+    """What is said of an argument that a command does not have: the flag that may be meant."""
+    near = get_close_matches(argument.lstrip("-").partition("=")[0], list(known), 1)
+    what = "flag" if argument.startswith("-") else "argument"
+    return f"there is no {what} {argument[:80]!r}" + (f"; is --{near[0]} meant?" if near else "")
 
 
 def run(command: Callable[[], int]) -> int:
@@ -81,14 +92,14 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     )
     add_flags(serving)
     serving.add_argument("--worker", dest="handles", default=None, help=argparse.SUPPRESS)  # the supervisor sets it
-    serving.set_defaults(run=lambda parsed: serve(settings_from_flags(parsed), parsed.handles))
+    serving.set_defaults(parser=serving, run=lambda parsed: serve(settings_from_flags(parsed), parsed.handles))
     for name, summary in OTHER_COMMANDS.items():
         command_parser = commands.add_parser(name, help=summary, formatter_class=argparse.RawDescriptionHelpFormatter)
         if name in arguments:
             command = import_module(f"darkroom.service.cli.{name}")
             command_parser.description = command.DESCRIPTION
             command.add_flags(command_parser)
-            command_parser.set_defaults(run=command.run)
+            command_parser.set_defaults(parser=command_parser, run=command.run)
     return parser
 
 

@@ -11,12 +11,11 @@ import json
 import os
 import sys
 from collections.abc import Callable
-from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from darkroom.batching.limits import Limits
-from darkroom.service.cli.main import run, serve
+from darkroom.service.cli.main import no_flag, run, serve
 from darkroom.service.config.model_config import BadSettingsError
 from darkroom.service.config.settings import PREFIX, Settings, add_flags, read_settings
 from darkroom.service.telemetry.version import version_line, version_of
@@ -379,11 +378,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _serve(given: dict[str, str], unknown: Sequence[str], handles: str | None) -> int:
-    problems = []
-    for argument in unknown:
-        name = argument.lstrip("-").partition("=")[0]
-        near = get_close_matches(name, [*FLAGS, *Settings.model_fields], 1)
-        problems.append(f"there is no flag {argument[:80]!r}" + (f"; is --{near[0]} meant?" if near else ""))
+    problems = [no_flag(argument, [*FLAGS, *Settings.model_fields]) for argument in unknown]
     plan = StartPlan()
     try:
         plan = plan_of({name: value for name, value in given.items() if name in FLAGS}, os.environ)

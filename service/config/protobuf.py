@@ -15,7 +15,6 @@ leading dot. The name of a message in another one has the other's name before it
 from __future__ import annotations
 
 import re
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 from google.protobuf import text_format
@@ -23,6 +22,7 @@ from google.protobuf.descriptor_pb2 import DescriptorProto, FieldDescriptorProto
 from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message_factory import GetMessageClass
 
+from darkroom.models.errors import instead_of
 from darkroom.service.config.triton_schema import MODEL_CONFIG
 
 if TYPE_CHECKING:
@@ -87,6 +87,7 @@ message ConfigProto intra_op_parallelism_threads=2:int32 inter_op_parallelism_th
 """
 _SCALARS = {name.removeprefix("TYPE_").lower(): number for name, number in FieldDescriptorProto.Type.items()}
 _MAP_KEYS = {"map": "string", "map64": "uint64"}
+_NO_VALUE = re.compile(r'Enum type "(?P<type>[^"]*)" has no value named (?P<value>\w+)')
 _NO_FIELD = re.compile(r'no field named "(?P<field>[^"]*)"')
 
 
@@ -189,15 +190,17 @@ def _explain(err: text_format.ParseError, *, is_secret: bool) -> str:
     line = err.GetLine()
     message = str(err)
     where = "" if line is None else f"line {line}: "
+    if enum := _NO_VALUE.search(message):
+        values = POOL.FindEnumTypeByName(enum["type"]).values_by_name
+        return f"{where}there is no {enum['value'][:80]!r}{instead_of(enum['value'], values)}"
     if (found := _NO_FIELD.search(message)) is None:
         said = "is no protobuf text of this kind" if is_secret else message.partition(" : ")[2] or message
-        return f"{where}{said[:200]}"
+        hint = "; a message is wanted here, as in max_batch_size { value: 8 }" if 'Expected "{"' in said else ""
+        return f"{where}{said[:200].removesuffix('.')}{hint}"
     owner = re.search(r'Message type "([^"]+)"', message)
     fields = list(POOL.FindMessageTypeByName(owner[1]).fields_by_name) if owner else []
-    near = get_close_matches(found["field"], fields, 1)
-    meant = f"; is {near[0]} meant?" if near else "."
     kind = owner[1].rpartition(".")[2] if owner else "the message"
-    return f"{where}{kind} has no field {found['field'][:80]!r}{meant} There are: {', '.join(fields) or 'none'}"
+    return f"{where}{kind} has no field {found['field'][:80]!r}{instead_of(found['field'], fields)}"
 
 
 POOL = DescriptorPool()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeAlias
@@ -325,12 +326,12 @@ def read_settings(flags: Mapping[str, str], environment: Mapping[str, str]) -> S
         for name, value in environment.items()
         if name.startswith(PREFIX) and name not in injected
     }
-    problems = [
-        f"{PREFIX}{name.upper()} was removed: {REMOVED[name]}"
-        if name in REMOVED
-        else f"{PREFIX}{name.upper()}: there is no such setting"
-        for name in sorted(from_environment.keys() - known.keys())
-    ]
+    problems = []
+    for name in sorted(from_environment.keys() - known.keys()):
+        near = get_close_matches(name, known, 1)
+        meant = f"; is {PREFIX}{near[0].upper()} meant?" if near else ""
+        what = f" was removed: {REMOVED[name]}" if name in REMOVED else f": there is no such setting{meant}"
+        problems.append(f"{PREFIX}{name.upper()}{what}")
     problems += [f"--{name} was removed: {REMOVED[name]}" for name in sorted(flags.keys() & REMOVED.keys())]
     values = {name: value for name, value in from_environment.items() if name in known}
     values |= {name: value for name, value in flags.items() if name not in REMOVED}

@@ -88,10 +88,16 @@ class Lifecycle:
         if self.is_ready:
             return ""
         if self.state is not ServerState.READY:
-            return UNREADY[self.state]
+            return self._unready
         if not self.is_known_ready:
             return "the supervisor has not yet learned that this worker is ready"
         return self.tasks.trouble or self.watchdog.reason or self._manager.trouble
+
+    @property
+    def _unready(self) -> str:
+        if self.state is ServerState.STARTING and self._manager.awaits_models:
+            return "the folder of --model_repository has no model yet"
+        return UNREADY[self.state]
 
     def check_ready(self) -> None:
         """Returns if predict requests are taken. An unhealthy batcher raises its own error at submit.
@@ -100,7 +106,7 @@ class Lifecycle:
             NotReady: the server is starting or stopping; says which.
         """
         if not self.is_serving:
-            raise NotReady(UNREADY[self.state])
+            raise NotReady(self._unready)
 
     async def start(self, models: Sequence[LoadedModel]) -> None:
         """Serves `models`; if there are none, starts to load those of the settings in a task."""

@@ -123,6 +123,7 @@ class ModelManager:
 
     Attributes:
         on_served: called each time requests find a new version.
+        awaits_models: whether the start waits because the folder of models has none yet.
     """
 
     def __init__(
@@ -144,6 +145,7 @@ class ModelManager:
         self._repository = self._sources.repository()
         self._looking: Scan[dict[str, Wanted]] = Scan("--model_repository")
         self._look_turn = asyncio.Lock()  # held during a look at the repository
+        self.awaits_models = False
         self._trouble = ""  # why the last look at the repository changed nothing; empty if it did not fail
         self._models: dict[str, Model] = {}
         self._is_serving = False  # the first load of all models is over
@@ -307,9 +309,11 @@ class ModelManager:
         await self._look()
         if not self._models and not self._trouble and self._settings.reload_models:
             _log.warning("the folder of --model_repository has no model yet; the server waits for one")
+            self.awaits_models = True
         while not self._models and not self._trouble and self._settings.reload_models:
             await asyncio.sleep(self._settings.reload_interval_ms / 1000)
             await self._look()
+        self.awaits_models = False
         if not self._models:
             raise LoadFailed(self._trouble or "the folder of --model_repository has no model")
 

@@ -83,6 +83,7 @@ def test_boxes_are_drawn_over_the_picture_and_the_slider_hides_them(show: Callab
     expect(found.first).to_contain_text("thing 0")
     assert _painted(page.locator(".layer"), 0.2, 0.35), "the left side of the first box"
     assert not _painted(page.locator(".layer"), 0.1, 0.35)
+    assert _painted(page.locator(".layer"), 0.21, 0.045), "its name, as large on a narrow screen as on a wide one"
     page.get_by_role("slider").fill("0.895")
     expect(found).to_have_count(1)
     expect(page.locator(".layer")).to_have_count(1)
@@ -167,9 +168,10 @@ def test_names_that_are_html_stay_text_and_long_ones_break(
     expect(page.get_by_label("The request in curl")).to_contain_text("model_name=%3Cimg+src%3Dx")
     show(LONG)
     for path in ("", "live", "json_inference", "generate_clients"):
-        page = visit(f"{url}/{path}?{urlencode({'model': HOSTILE})}", viewport={"width": 390, "height": 800})
-        expect(page.locator("body")).to_contain_text(HOSTILE)
-        assert page.evaluate("document.documentElement.scrollWidth") <= 390, path
+        for name in (HOSTILE, LONG):
+            page = visit(f"{url}/{path}?{urlencode({'model': name})}", viewport={"width": 390, "height": 800})
+            expect(page.locator("body")).to_contain_text(name)
+            assert page.evaluate("document.documentElement.scrollWidth") <= 390, (path, name)
 
 
 def test_a_signature_of_numbers_or_text_gets_a_form(show: Callable[..., Page]) -> None:

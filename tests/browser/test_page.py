@@ -14,7 +14,9 @@ import httpx
 import pytest
 from playwright.sync_api import expect
 
+from darkroom.models.engines.fakes import fake_model
 from tests.browser.conftest import PATIENCE_MS
+from tests.serving import running
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -173,6 +175,20 @@ def test_the_first_page_tells_what_is_served_and_what_happened_and_leads_on(
     expect(card.get_by_text("Try a picture")).to_have_attribute("href", "/image_inference?model=default")
     card.get_by_text("Get a client").click()
     expect(page).to_have_url(f"{url}/generate_clients?model=default")
+
+
+def test_pages_that_need_a_model_say_that_there_is_none_and_go_on_when_there_is(visit: Callable[..., Page]) -> None:
+    with running(fake_model(name="default")) as server:
+        httpx.post(f"{server.url}/admin/models/default/unload").raise_for_status()
+        home = visit(server.url)
+        expect(home.locator(".versions")).to_have_text("not served version 1: it was unloaded on request")
+        for path in ("image_inference", "json_inference", "generate_clients"):
+            page = visit(f"{server.url}/{path}")
+            expect(page.locator("main")).to_contain_text("No model is served yet. The first page says why.")
+            expect(page.locator("select, button, textarea")).to_have_count(0)
+        httpx.post(f"{server.url}/admin/models/default/load").raise_for_status()
+        expect(page.locator("#program")).to_contain_text("curl ")
+        expect(home.locator(".versions")).to_have_text("available version 1")
 
 
 def test_the_live_page_moves_under_load_and_stops_when_it_is_hidden(url: str, visit: Callable[..., Page]) -> None:

@@ -71,7 +71,9 @@ def test_the_documented_client_of_tensorflow_serving_works_as_it_is(address: str
     assert got["regressions"] == [42.0, 3.0]
 
 
-@pytest.mark.skipif(not TRITON.exists(), reason="tritonclient[grpc] is not installed; `make test` does it")
+@pytest.mark.skipif(
+    not (ROOT / ".bench/grpc-clients.done").exists(), reason="tritonclient[grpc] is not installed; `make test` does it"
+)
 def test_tritons_clients_work_as_they_are(address: str) -> None:
     assert told(TRITON, "triton_client.py", address) == {
         "live": [True, True, True],
@@ -92,7 +94,10 @@ def test_tritons_clients_work_as_they_are(address: str) -> None:
     }
 
 
-@pytest.mark.skipif(not KSERVE.exists(), reason="KServe's SDK is not installed; `make .bench/kserve.done` does it")
+@pytest.mark.skipif(
+    not (ROOT / ".bench/kserve.done").exists(),
+    reason="KServe's SDK is not installed; `make .bench/kserve.done` does it",
+)
 def test_kserves_client_works_as_it_is(running: Server) -> None:
     assert told(KSERVE, "kserve_client.py", running.grpc_address, running.url) == {
         "v1": [True, [DIGEST]],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import gzip
 import socket
 from struct import pack
@@ -15,7 +16,8 @@ from grpc import StatusCode
 
 from darkroom.models.engines.fakes import fake_model
 from darkroom.service.api.grpc import http2
-from darkroom.service.api.grpc.http2 import PREFACE, frame, literal
+from darkroom.service.api.grpc.call import Exchange
+from darkroom.service.api.grpc.http2 import PREFACE, Stream, frame, literal
 from darkroom.service.api.grpc.protos import message
 from darkroom.service.config.tokens import Scope, new_token
 from tests.grpc.calls import PREDICT, ask, channel, digests, infer, predict, refusal, served, stub
@@ -153,6 +155,8 @@ def test_ten_thousand_cancelled_calls_leave_nothing_behind(server: Server, made:
     wait_for(lambda: metric(server.url, "darkroom_http_requests_in_flight") == 1)
     assert metric(server.url, "darkroom_queue_images") == 0
     assert server.darkroom.receiving.bytes == 0
+    gc.collect()
+    wait_for(lambda: not any(isinstance(each, Exchange | Stream) for each in gc.get_objects()))
 
 
 def test_a_client_that_leaves_withdraws_what_waits() -> None:

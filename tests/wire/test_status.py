@@ -9,11 +9,13 @@ import httpx
 import pytest
 
 from darkroom.models.engines.fakes import fake_model
+from tests.held import wait_for
 from tests.pictures import picture
 from tests.serving import metric, running
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 
 @pytest.fixture(scope="module")
@@ -119,6 +121,14 @@ def test_what_can_be_got_can_be_asked_for_its_head(url: str) -> None:
         assert answer.status_code == 200, path
         assert int(answer.headers["content-length"]) > 0
         assert answer.content == b""
+
+
+def test_a_server_whose_folder_has_no_model_yet_says_so(tmp_path: Path) -> None:
+    reason = "the folder of --model_repository has no model yet"
+    with running(model_repository=tmp_path) as server:
+        wait_for(lambda: httpx.get(server.url + "/v2/health/ready").json() == {"ready": False, "reason": reason})
+        refused = httpx.post(server.url, content=picture(), headers={"Content-Type": "image/png"})
+        assert (refused.status_code, refused.json()["error"]) == (503, reason)
 
 
 def test_options_tells_which_methods_a_path_takes(url: str) -> None:

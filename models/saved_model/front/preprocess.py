@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
 
-from darkroom.models.errors import LoadFailed, quote
+from darkroom.models.errors import LoadFailed, instead_of, quote
 from darkroom.models.saved_model.front.recipe import Recipe
 from darkroom.models.spec import PictureFit
 
@@ -101,7 +101,7 @@ class Preprocess:
         """
         known = {field.name: field for field in fields(cls)}
         if unknown := sorted(values.keys() - known.keys()):
-            raise ValueError(f"unknown key {quote(unknown[0])!r}; there are: {', '.join(known)}")
+            raise ValueError(f"unknown key {quote(unknown[0])!r}{instead_of(unknown[0], known)}")
         made: dict[str, Any] = {
             name: tuple(value) if isinstance(value, list) else value for name, value in values.items()
         }

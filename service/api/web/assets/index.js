@@ -5,6 +5,7 @@ import { addUp, quantile, total, wordOf } from "/web/seconds.js";
 
 const REFRESH_MS = 5000; // while the page is seen
 
+const NO_MODEL = "No model is here yet. One appears on this page as soon as its folder, NAME/1/saved_model.pb, is in the folder that is served.";
 const words = { scores: "scores", boxes: "boxes", detection: "part of its boxes", mask: "a mask", image: "a picture", embedding: "an embedding", text: "text" };
 
 function tensorsText(tensors) {
@@ -48,11 +49,14 @@ function drawSignature(name, signature, labels) {
   return make("section", { className: "signature", ariaLabel: `Signature ${name}` }, make("h3", {}, name), make("p", {}, sentenceOf(signature, labels)), make("p", { className: "soft small" }, gainOf(signature)), facts, ...(signature.passes.length ? [rewritten] : []));
 }
 
+// TensorFlow Serving has one state, END, for a version that failed and for one that was unloaded; the reason stands beside it.
+const wordOfState = (state) => (state === "END" ? "not served" : state.toLowerCase());
+
 function drawVersions(states) {
   const items = states.map(({ version, state, status }) => {
     const name = version === "0" ? "no version" : `version ${version}`;
     const why = status.error_message ? make("span", { className: "soft" }, `: ${status.error_message}`) : "";
-    return make("li", {}, make("span", { className: `state ${state === "AVAILABLE" ? "good" : status.error_message ? "wrong" : ""}` }, state.toLowerCase()), ` ${name}`, why);
+    return make("li", {}, make("span", { className: `state ${state === "AVAILABLE" ? "good" : status.error_message ? "wrong" : ""}` }, wordOfState(state)), ` ${name}`, why);
   });
   return make("ul", { className: "versions" }, ...items);
 }
@@ -130,7 +134,7 @@ async function show() {
       byId("ask").hidden = !asked;
       if (asked) byId("curl").replaceChildren(code(`curl '${location.origin}/v1/models/${encodeURIComponent(asked.model_name).replaceAll("'", "%27")}/gen_client' | bash`, "A client of bash"));
     }
-    say(served.length ? "" : models.length ? "No model is served yet." : "No model is known.", !served.length);
+    say(served.length ? "" : models.length ? "No model is served yet." : NO_MODEL, !served.length);
     await showRecent();
   } catch (error) {
     say(`The server does not answer: ${error.message}`, true);

@@ -1,6 +1,8 @@
 // The page of JSON: a body that the model answers to begin with, and the answer as it comes.
-import { byId, say } from "/web/page.js";
+import { byId, milliseconds, say } from "/web/page.js";
 import { chooseTarget } from "/web/models.js";
+import { readTimes } from "/web/ask.js";
+import { drawWaterfall } from "/web/waterfall.js";
 
 let target = null;
 let asked = 0; // answers that come late, after something else was asked, are dropped
@@ -32,10 +34,11 @@ async function send() {
     const text = await answer.text();
     const took = performance.now() - started;
     if (ticket !== asked) return;
-    say(`${answer.status} in ${took.toFixed(0)} ms.`, !answer.ok);
+    say(`${answer.status} in ${milliseconds(took)}.`, !answer.ok);
     byId("answer").textContent = text;
     byId("answer").hidden = false;
-    byId("times").textContent = answer.headers.get("Server-Timing") ?? "";
+    const times = readTimes(answer.headers.get("Server-Timing") ?? "");
+    byId("times").replaceChildren(...(times ? [drawWaterfall(times, took)] : []));
     byId("times").hidden = false;
   } catch (error) {
     if (ticket === asked) say(`No answer: ${error.message}`, true);

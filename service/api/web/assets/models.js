@@ -1,5 +1,7 @@
 // The models that are served, and the menus that choose a model, a version and a signature of them.
-import { byId, say } from "/web/page.js";
+import { byId, make } from "/web/page.js";
+
+const RETRY_MS = 3000; // while no model is served
 
 // TensorFlow's numbers of its types; a reference type (100 more) is the type itself.
 const TYPES = { 1: "float32", 2: "float64", 3: "int32", 4: "uint8", 5: "int16", 6: "int8", 7: "string", 9: "int64", 10: "bool", 14: "bfloat16", 17: "uint16", 19: "float16", 22: "uint32", 23: "uint64" };
@@ -42,6 +44,14 @@ export function fill(menu, pairs) {
   if (pairs.some(([, value]) => value === before)) menu.value = before;
 }
 
+// Shows why there is nothing to ask in the place of all that the page offers; loads the page again once there is.
+function giveWay(...why) {
+  const words = make("p", { id: "status", role: "status" }, ...why);
+  document.querySelector("main").replaceChildren(words, make("p", { className: "soft small" }, "This page goes on by itself as soon as a model is served."));
+  const again = async () => { if (!document.hidden && (await fetchModels()).some(isServed)) location.reload(); };
+  setInterval(() => again().catch(() => {}), RETRY_MS);
+}
+
 // Fills the menus of the page (those of model, version and signature that it has) and calls `chosen` with the target now
 // and at each change: {model, version (empty: the latest), name (of the signature), signature}.
 export async function chooseTarget(chosen) {
@@ -50,9 +60,9 @@ export async function chooseTarget(chosen) {
   try {
     served = (await fetchModels()).filter(isServed);
   } catch (error) {
-    return say(`The list of models did not come: ${error.message}`, true);
+    return giveWay(`The list of models did not come: ${error.message}`);
   }
-  if (!served.length) return say("No model is served yet. The first page says why.", true);
+  if (!served.length) return giveWay("No model is served yet. ", make("a", { href: "/" }, "The first page says why."));
   const asked = new URLSearchParams(location.search);
   const found = () => served.find((each) => each.model_name === model.value);
   const prefer = (menu, value) => { if ([...menu.options].some((option) => option.value === value)) menu.value = value; };

@@ -28,7 +28,8 @@ export function number(value) {
 }
 
 export const percent = (share) => (share === null ? "NaN" : `${(share * 100).toFixed(1)} %`);
-export const milliseconds = (ms) => `${ms >= 100 ? ms.toFixed(0) : ms >= 1 ? ms.toFixed(1) : ms.toFixed(2)} ms`;
+const rounded = (value) => (value >= 100 ? value.toFixed(0) : value >= 1 ? value.toFixed(1) : value.toFixed(2));
+export const milliseconds = (ms) => (ms >= 1000 ? `${rounded(ms / 1000)} s` : `${rounded(ms)} ms`);
 
 export function plural(count, one, many = `${one}s`) {
   return `${number(count)} ${count === 1 ? one : many}`;

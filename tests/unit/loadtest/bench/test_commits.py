@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from loadtest.bench.commits import LoadPoint, check, draw_table, main, order, parse, rate_ratios
+from loadtest.bench.commits import NUMBERS, LoadPoint, check, draw_table, main, order, parse, rate_ratios
 from loadtest.bench.contenders import DARKROOM, RunningServer
 from loadtest.bench.wrk import WrkResult
 from loadtest.traffic.answers import NoAnswer
@@ -55,6 +57,14 @@ def test_both_sides_must_give_every_picture_the_same_class_in_every_kind_of_body
 def test_a_clone_that_is_not_compiled_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--old", str(tmp_path), "--models", "model/digits"]) == 2
     assert f"{tmp_path}/build/compiled/bin/darkroom" in capsys.readouterr().err
+
+
+def test_pixels_are_sent_in_rows_and_in_one_flat_list_and_are_the_same_numbers() -> None:
+    (picture, *_) = load("digits")
+    rows = np.array(json.loads(NUMBERS["rows"].encode(picture))["instances"])
+    flat = json.loads(NUMBERS["flat"].encode(picture))["inputs"][0]
+    assert rows.shape == tuple(flat["shape"]) == (1, 224, 224, 3)
+    assert rows.ravel().tolist() == flat["data"]
 
 
 def test_a_kind_of_body_that_there_is_not_is_refused() -> None:

@@ -226,7 +226,7 @@ def test_what_does_not_go_together_is_said_with_what_there_is(
     [
         ({"preprocess": "imagenet"}, "preprocess='imagenet' isn't one of tf, torch, caffe, unit, raw"),
         ({"preprocess": "tf", "mean": 1.0}, "says mean and std itself"),
-        ({"siz": 1}, "unknown key 'siz'; there are: preprocess, mean"),
+        ({"siz": 1}, "unknown key 'siz'; is size meant\\? There are: preprocess, mean"),
         ({"size": "224"}, "size: 224 isn't of its kind"),
         ({"size": [224]}, r"size=\(224,\)"),
         ({"orient": 1}, "orient: 1 isn't of its kind"),

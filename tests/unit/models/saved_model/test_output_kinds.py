@@ -169,7 +169,7 @@ def test_a_form_that_one_signature_has_is_left_out_in_others_and_one_that_none_h
     ("told", "words"),
     [
         ("mask", "expected an object"),
-        ({"king": "mask"}, "unknown key 'king'; there are: kind, as, "),
+        ({"king": "mask"}, "unknown key 'king'; is kind meant? There are: kind, as, "),
         ({"kind": "masks"}, "kind: 'masks' isn't one of scores, boxes, "),
         ({"as": "jpeg"}, "as: 'jpeg' isn't one of numbers, base64, "),
         ({"as": ["png"]}, "as: "),

@@ -39,7 +39,7 @@ def test_all_problems_are_told_at_once_and_no_secret_with_them() -> None:
         read_settings({"port": "http"}, environment)
     text = str(caught.value)
     assert len(caught.value.problems) == 3
-    assert "DARKROOM_PROT: there is no such setting" in text
+    assert "DARKROOM_PROT: there is no such setting; is DARKROOM_PORT meant?" in text
     assert "port: " in text
     assert "slo_ms: " in text
     assert "hunter2" not in text

@@ -105,6 +105,7 @@ def test_what_is_left_out_is_triton_s_default_or_the_server_s(
         ("default_model_filename: '../other'", "no name of a folder"),
         ("parameters { key: 'TF_SIGNATURE_DEF' value { string_value: 'x' } }", "TF_SIGNATURE_DEF is 'x'"),
         ("max_batch_sise: 4", "is max_batch_size meant?"),
+        ("instance_group [ { kind: KIND_CPUU } ]", "line 1: there is no 'KIND_CPUU'; is KIND_CPU meant? There are: "),
         ("name: ", "line 1"),
     ],
 )

@@ -175,9 +175,11 @@ def test_a_folder_that_lost_all_its_models_unloads_none_and_one_that_is_empty_wa
 ) -> None:
     async def test(rig: Rig) -> None:
         assert rig.served() == {}
+        waited = rig.manager.awaits_models
         add(root, "cats")
         await asyncio.sleep(4)
         assert rig.served() == {"cats": [1]}
+        assert (waited, rig.manager.awaits_models) == (True, False)
         shutil.rmtree(root / "cats")
         await asyncio.sleep(4)
         assert rig.served() == {"cats": [1]}

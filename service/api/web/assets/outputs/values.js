@@ -42,5 +42,6 @@ export function drawText(row) {
   if (row !== null && typeof row === "object" && "b64" in row) return drawBlob(fromBase64(row.b64), "output");
   const text = String(row);
   const more = text.length > MOST_CHARS ? [make("p", { className: "soft small" }, `and ${plural(text.length - MOST_CHARS, "character")} more`)] : [];
+  if (!text) return [make("p", { className: "soft" }, "an empty text")];
   return [make("p", { className: "text" }, text.slice(0, MOST_CHARS)), ...more];
 }

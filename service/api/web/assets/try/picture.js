@@ -76,14 +76,14 @@ export class PictureView {
     }
   }
 
-  // A transparent canvas over the picture; its context draws in pixels of the file.
+  // A transparent canvas over the picture; its context draws in pixels of the file, of which `pixel` are one on the screen.
   layer() {
     const { width, height } = this.canvas;
     const canvas = make("canvas", { className: "layer", width, height, ariaHidden: "true" });
     const context = canvas.getContext("2d");
     if (this.width) context.scale(width / this.width, height / this.height);
     this.element.append(canvas);
-    return { canvas, context, pixel: this.width ? this.width / width : 1 };
+    return { canvas, context, pixel: this.width ? this.width / (canvas.clientWidth || width) : 1 };
   }
 
   clear() {

@@ -1,6 +1,6 @@
 """Clients that name some outputs beside clients that want all: requests/s and rows a batch of the mix, and of each kind alone.
 
-    python -m loadtest.experiments.mixed_outputs --model model/digits --pictures digits
+    python -m loadtest.experiments.models.mixed_outputs --model model/digits --pictures digits
 
 Starts the server itself. One half sends base64 in JSON and gets every output, the other the Open Inference Protocol's
 binary form and names one. To compare two commits, run it in a checkout of each.
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measures and prints; returns 0."""
     parser = argparse.ArgumentParser(
-        prog="python -m loadtest.experiments.mixed_outputs", description=(__doc__ or "").partition("\n")[0]
+        prog="python -m loadtest.experiments.models.mixed_outputs", description=(__doc__ or "").partition("\n")[0]
     )
     parser.add_argument("--model", type=Path, default=Path("model/digits"), help="folder of the model's versions")
     parser.add_argument("--pictures", default="digits", help="what is sent: digits or photos [digits]")
