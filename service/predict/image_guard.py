@@ -128,7 +128,10 @@ class ImageGuard(NamedTuple):
         if len(rows) <= self.max_images:
             return rows
         if any(len(np_shape(column)) > 2 for column in rows.columns.values()):
-            self.check_count(len(rows), field)
+            raise TooLarge(
+                f"{field}: {len(rows)} rows are over --max_images={self.max_images}, since rows of two dimensions or more "
+                "count as images"
+            )
         if len(rows) > self.max_rows:
             raise TooLarge(f"{field}: {len(rows)} rows are over --max_rows={self.max_rows}")
         return rows.fold()

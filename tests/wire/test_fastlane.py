@@ -413,23 +413,45 @@ def test_answers_that_nobody_reads_are_bounded_together_and_readers_go_on() -> N
             httpx.get(server.url + "/health")
 
 
-@pytest.mark.parametrize("body", ["too large", "too slow"])
+def sent_as(head: bytes, size: int) -> bytes:
+    """All but the end of a request whose body has this size."""
+    length = b"Transfer-Encoding: chunked\r\n\r\n%x\r\n" if b"chunked" in head else b"Content-Length: %d\r\n\r\n"
+    return head.replace(b"chunked", b"") + length % size + bytes(size - 1)
+
+
+HEADS = [
+    b"POST / HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\n",
+    b"POST / HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nchunked",
+    b"POST / HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Encoding: gzip\r\n",
+    b"POST / HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=b\r\nchunked",
+    b"POST / HTTP/1.0\r\nContent-Type: image/png\r\nConnection: keep-alive\r\n",
+    b"POST /v1/models/default:predict HTTP/1.1\r\nHost: x\r\n",
+    b"POST /v2/models/default/infer HTTP/1.1\r\nHost: x\r\nInference-Header-Content-Length: 9\r\n",
+    b"POST /?model_name=default&top_k=3 HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\n",
+]
+
+
+@pytest.mark.parametrize(("size", "status"), [(20_000, 413), (9_000, 408)], ids=["too large", "too slow"])
 def test_a_refused_body_whose_client_stays_leaves_no_error_in_the_log(
-    body: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    size: int, status: int, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(connection, "LINGER_S", 0.4)
     with (
         running(fake_model(name="default"), max_body_bytes=10_000, read_timeout_ms=200) as server,
-        client(server.url) as peer,
+        ExitStack() as stack,
     ):
-        peer.send(post(bytes(20_000 if body == "too large" else 9_000))[:-1])
-        assert peer.answer().status == (413 if body == "too large" else 408)
-        peer.socket.settimeout(60)
-        while True:  # until the server has dropped the connection, long after its checks of time
-            try:
-                peer.send(b"x")
-            except ConnectionError:
-                break
+        peers = [stack.enter_context(client(server.url)) for _ in HEADS]
+        for peer, head in zip(peers, HEADS, strict=True):
+            peer.send(sent_as(head, size))
+        assert {head: peer.answer().status for peer, head in zip(peers, HEADS, strict=True)} == dict.fromkeys(
+            HEADS, status
+        )
+        for peer in peers:
+            while True:  # until the server has dropped the connection, long after its checks of time
+                try:
+                    peer.send(b"x")
+                except ConnectionError:
+                    break
     assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == []
 
 

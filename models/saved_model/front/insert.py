@@ -118,7 +118,7 @@ def _front(made: FrontPlan, source: Any, prefix: str, graph_def: Any) -> tuple[A
     taken = {function.signature.name for function in graph_def.library.function}
     while True:
         fed, outputs = {}, {}
-        with tf.Graph().as_default() as graph, deprecation.silence(), tf.name_scope(prefix):
+        with tf.Graph().as_default() as graph, deprecation.silence(), tf.name_scope(f"{prefix}/front"):
             for name, recipe in made.recipes.items():
                 dims = source.inputs[name].tensor_shape.dim
                 shape = [None if dims[0].size < 0 else dims[0].size]
@@ -133,11 +133,12 @@ def _front(made: FrontPlan, source: Any, prefix: str, graph_def: Any) -> tuple[A
 def _copy_nodes(graph_def: Any, outputs: list[str], replaced: Mapping[str, str], prefix: str) -> dict[str, str]:
     """Copies the nodes that compute `outputs` from the tensors `replaced`; returns their new names.
 
-    A node without inputs stays shared: it is a variable, a table or a constant.
+    A node without inputs stays shared: it is a variable, a table or a constant. The copies have a scope of their own,
+    since graphs of TensorFlow 1 have nodes called `images`, `Identity` or `sub`, as the front has.
     """
     names, _ = reachable_names(graph_def, outputs, list(replaced))
     nodes = [node for node in graph_def.node if node.name in names and node.input]
-    moved = {node.name: f"{prefix}/{node.name}" for node in nodes}
+    moved = {node.name: f"{prefix}/model/{node.name}" for node in nodes}
     for node in nodes:
         copy = graph_def.node.add()
         copy.CopyFrom(node)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from darkroom.models.graph.reachability import GraphTraits, find_traits, prune
+from darkroom.models.graph.reachability import GraphTraits, find_traits, prune, why_not_runnable
 from darkroom.models.runtime.tensorflow import tf
 from darkroom.models.saved_model.image_input import check_batching
 from darkroom.models.saved_model.reader import read_meta_graph, read_signatures
@@ -62,6 +62,39 @@ def test_state_that_the_outputs_do_not_need_is_no_state() -> None:
         tf.identity(tf.compat.v1.placeholder(tf.float32, [None]), name="y")
 
     assert find_traits(graph_of(build), ["y:0"]).stateful == ""
+
+
+def by_python(x: Any) -> Any:
+    return tf.ensure_shape(tf.py_function(lambda each: each, [x], tf.float32), [None])
+
+
+def by_numpy(x: Any) -> Any:
+    return tf.numpy_function(lambda each: each, [x], tf.float32)
+
+
+@pytest.mark.parametrize(
+    ("function", "is_python"),
+    [
+        (by_python, True),
+        (by_numpy, True),
+        (lambda x: tf.numpy_function(lambda each: each, [x], tf.float32, stateful=False), True),
+        (lambda x: tf.compat.v1.py_func(lambda each: each, [x], tf.float32), True),
+        (lambda x: tf.nn.relu(by_python(x)), True),
+        (lambda x: by_python(tf.nn.relu(x)), True),
+        (tf.function(by_python), True),
+        (tf.function(lambda x: tf.function(by_python)(x) * 2.0), True),
+        (lambda x: tf.map_fn(by_numpy, x), True),
+        (lambda x: tf.cond(tf.reduce_any(x > 1.0), lambda: by_python(x), lambda: x), True),
+        (lambda x: tf.while_loop(lambda y: tf.reduce_any(y > 1.0), lambda y: (by_python(y),), (x,)), True),
+        (lambda x: (by_python(x), tf.nn.relu(x))[1], False),
+        (tf.function(tf.nn.relu), False),
+    ],
+)
+def test_python_code_that_the_outputs_need_is_found_wherever_it_is(
+    function: Callable[[Any], Any], is_python: bool
+) -> None:
+    graph_def = graph_of(lambda: tf.identity(function(tf.compat.v1.placeholder(tf.float32, [None])), name="out"))
+    assert ("it calls Python code" in why_not_runnable(graph_def, [], ["out:0"])) is is_python
 
 
 def test_an_op_that_tensorflow_does_not_have_is_named() -> None:

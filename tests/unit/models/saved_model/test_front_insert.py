@@ -14,8 +14,9 @@ from darkroom.models.export.errors import ExportFailed
 from darkroom.models.export.wrap import wrap_saved_model
 from darkroom.models.rewriting.job import Job
 from darkroom.models.rows import Rows
-from darkroom.models.runtime.tensorflow import tf
+from darkroom.models.runtime.tensorflow import meta_graph_pb2, tf
 from darkroom.models.saved_model.front.geometry import read_fit
+from darkroom.models.saved_model.front.insert import add_front
 from darkroom.models.saved_model.front.preprocess import Preprocess
 from darkroom.models.spec import PictureFit, Wire
 from tests import savedmodels
@@ -135,6 +136,28 @@ def test_what_is_not_said_is_asked_for_with_the_evidence(tmp_path: Path, scale: 
         with pytest.raises(LoadFailed, match=f"--preprocess=tf.torch.caffe.unit.raw.*{words}"):
             stops()
     assert not (tmp_path / "m").exists()
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["Identity", "images", "sub", "truediv", "cond", "map", "map/while", "truediv/y", "front", "front/images", "x_1"],
+)
+def test_a_graph_may_call_its_nodes_what_the_front_calls_its_own(name: str) -> None:
+    with tf.Graph().as_default() as graph:
+        x = tf.compat.v1.placeholder(tf.float32, [None, SIDE, SIDE, 3], "x")
+        y = tf.reduce_mean(x, [1, 2], name=name)
+        signature = tf.compat.v1.saved_model.predict_signature_def({"x": x}, {"y": y})
+    meta_graph = meta_graph_pb2.MetaGraphDef(graph_def=graph.as_graph_def())
+    meta_graph.signature_def["serving_default"].CopyFrom(signature)
+    made = add_front(meta_graph, Preprocess(preprocess="torch"))
+    names = [node.name for node in made.graph_def.node]
+    assert len(names) == len(set(names))
+    asked = made.signature_def["serving_default"]
+    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+        tf.graph_util.import_graph_def(made.graph_def, name="")
+        answer = session.run(asked.outputs["y"].name, {asked.inputs["images"].name: PICTURES[:1]})
+    torch = (pixels(PICTURES[:1]) / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
+    np.testing.assert_allclose(answer, torch.mean((1, 2)), rtol=1e-4, atol=1e-5)
 
 
 def test_labels_and_extra_files_are_kept_and_recorded_tensors_are_not(tmp_path: Path) -> None:

@@ -221,9 +221,10 @@ def test_links_that_lead_nowhere_and_files_where_a_folder_should_be_are_ignored(
         versions(tmp_path / "4")
 
 
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE], ids=errno.errorcode.get)
 @pytest.mark.parametrize("path", ["", "/saved_model.pb", "/variables"])
 def test_a_version_that_cannot_be_entered_is_found_beside_the_others_and_its_load_fails(
-    tmp_path: Path, path: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, path: str, number: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The tests may run as root, whom no mode stops, so the refusal is played: every look below `path` meets it."""
     make(tmp_path, "1", "2")
@@ -233,7 +234,7 @@ def test_a_version_that_cannot_be_entered_is_found_beside_the_others_and_its_loa
     def refusing(real: Callable[..., Any]) -> Callable[..., Any]:
         def look(target: Any, *arguments: Any, **named: Any) -> Any:
             if str(target) == closed or str(target).startswith(f"{closed}/"):
-                raise PermissionError(errno.EACCES, "Permission denied", str(target))
+                raise OSError(number, os.strerror(number), str(target))
             return real(target, *arguments, **named)
 
         return look
@@ -242,4 +243,4 @@ def test_a_version_that_cannot_be_entered_is_found_beside_the_others_and_its_loa
         monkeypatch.setattr(os, name, refusing(getattr(os, name)))
     found = source(tmp_path, ahead_s=LONG_AGO).scan()
     assert {version: each.is_settled for version, each in found.items()} == {1: True, 2: True}
-    assert found[2].stamp == ("unreadable", errno.EACCES)
+    assert found[2].stamp == ("unreadable", number)

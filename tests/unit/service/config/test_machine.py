@@ -47,8 +47,8 @@ def test_as_many_files_may_be_open_as_the_system_allows() -> None:
 
 @pytest.mark.parametrize(
     ("open_files", "connections", "backlog"),
-    [(16, 1, 3), (48, 1, 11), (49, 1, 12), (64, 16, 12), (256, 192, 16), (1024, 768, 64), (8448, 8192, 64),
-     (65536, 8192, 1024), (resource.RLIM_INFINITY, 8192, 1024)],
+    [(16, 1, 3), (48, 1, 11), (49, 1, 12), (64, 16, 12), (128, 80, 12), (256, 192, 16), (1024, 768, 64),
+     (4096, 3840, 64), (8447, 8191, 64), (8448, 8192, 64), (65536, 8192, 1024), (resource.RLIM_INFINITY, 8192, 1024)],
 )  # fmt: skip
 def test_connections_leave_open_files_to_the_engine(open_files: int, connections: int, backlog: int) -> None:
     held = connections_within(8192, open_files)

@@ -170,7 +170,13 @@ def test_top_k_that_is_no_whole_number_of_one_or_more_is_refused(value: object) 
         codec.parse_k(value)
 
 
-@pytest.mark.parametrize(("text", "value"), [("1", "1"), ('"\ufeff"', "'\\ufeff'"), ("[NaN]", "[nan]")])
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        *(("1", "1"), ('"\ufeff"', "'\\ufeff'"), ("[NaN]", "[nan]"), ("{}", "{}"), (" \r\n[1, 2]", "[1, 2]")),
+        *(("null", "None"), ('{"\ufeffa": 1}', "{'\\ufeffa': 1}"), ("-Infinity", "-inf"), ('"é"', "'é'")),
+    ],
+)
 def test_a_byte_order_mark_is_skipped(text: str, value: str) -> None:
     mark = b"\xef\xbb\xbf"
     assert repr(codec.parse_json(mark + text.encode())) == value

@@ -40,9 +40,17 @@ def test_a_file_s_bytes_come_through_untouched(bodies: list[bytes]) -> None:
     assert [file.body for file in files["a"]] == bodies
 
 
-def test_a_file_name_that_is_not_ascii_makes_a_file_as_well() -> None:
-    head = b"Content-Disposition: form-data; name=\"a\"; filename*=utf-8''f%C3%BC.png"
-    files, fields = parse_form(_part(b"\xff", head) + b"--x--", KIND)
+@pytest.mark.parametrize(
+    "name",
+    [
+        b"filename*=utf-8''f%C3%BC.png", b"filename*=ISO-8859-1'en'caf%e9.png", b'filename="caf\xe9.png"',
+        b'filename="caf\xc3\xa9.png"', b'filename="\x83\x65\x83\x58\x83\x67.png"', b'filename="\xff\xfe\xfd"',
+        b'filename="\xe5\x9b\xbe.png"; filename*=utf-8\'\'%E5%9B%BE.png', b'filename=""', b"filename=caf\xe9.png",
+        b'filename="a;b=c.png"', b'filename="a\\"b\xe9.png"', b'filename="C:\\caf\xe9.png"',
+    ],
+)  # fmt: skip
+def test_a_file_name_that_is_not_ascii_makes_a_file_as_well(name: bytes) -> None:
+    files, fields = parse_form(_part(b"\xff", b'Content-Disposition: form-data; name="a"; ' + name) + b"--x--", KIND)
     assert [file.body for file in files["a"]] == [b"\xff"]
     assert not fields
 

@@ -281,7 +281,7 @@ def test_the_place_of_a_picture_is_its_row_and_its_places_there(index: int, inne
 
 def test_pictures_as_tensors_are_images() -> None:
     rows = Rows({"x": np.zeros((5, 2, 2))})
-    with pytest.raises(TooLarge, match="x: 5 images are over --max_images=4"):
+    with pytest.raises(TooLarge, match="x: 5 rows are over --max_images=4, since rows of two dimensions or more count"):
         ImageGuard(4, 1, 1).check_rows(rows, "x")
 
 
