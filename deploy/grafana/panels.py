@@ -263,8 +263,7 @@ PICTURES_AND_PROCESS = (
         "Resident memory of the server's processes, and the GPU memory that TensorFlow uses. "
         "The container's limit is in docker-compose.yml.",
         {
-            "{{instance}}": f"process_resident_memory_bytes{PROCESS}",
-            "{{instance}} {{device}} {{kind}}": f"darkroom_device_memory_bytes{HOST}",
+            "{{instance}} {{device}} {{kind}}": f"process_resident_memory_bytes{PROCESS} or darkroom_device_memory_bytes{HOST}"
         },
         unit="bytes",
     ),

@@ -14,7 +14,7 @@ each_service = pytest.mark.parametrize("name", SERVICES)
 
 
 def test_the_house_is_complete() -> None:
-    assert set(SERVICES) == {"server", "prometheus", "grafana", "locust", "locust-worker"}
+    assert set(SERVICES) == {"server", "balancer", "prometheus", "grafana", "locust", "locust-worker"}
 
 
 @each_service
@@ -56,7 +56,7 @@ def test_a_service_runs_with_nothing_it_does_not_need(name: str) -> None:
 
 @each_service
 def test_a_port_is_open_to_this_machine_alone_by_default(name: str) -> None:
-    assert all(re.match(r"\$\{[A-Z]+_ADDRESS:-127\.0\.0\.1\}:", port) for port in SERVICES[name].get("ports", []))
+    assert all(re.match(r"\$\{[A-Z_]+_ADDRESS:-127\.0\.0\.1\}:", port) for port in SERVICES[name].get("ports", []))
 
 
 @each_service
@@ -76,10 +76,18 @@ def test_what_serves_comes_back_and_a_load_run_does_not() -> None:
     assert set(policies.values()) == {"unless-stopped"}
 
 
+def test_what_a_server_alone_does_not_need_is_asked_for() -> None:
+    profiles = {name: service["profiles"] for name, service in SERVICES.items() if "profiles" in service}
+    assert profiles == {"balancer": ["balance"], "locust": ["load"], "locust-worker": ["load"]}
+
+
+def test_servers_that_are_scaled_need_not_share_a_port() -> None:
+    (port,) = SERVICES["server"]["ports"]
+    assert ":${SERVER_PORTS-8500}:" in port  # empty: a free port for each
+
+
 def test_load_is_asked_for_ends_by_itself_and_keeps_its_page() -> None:
     locust = SERVICES["locust"]
-    assert locust["profiles"] == ["load"]
-    assert [name for name, service in SERVICES.items() if "profiles" in service] == ["locust", "locust-worker"]
     command = " ".join(locust["command"])
     assert "--autostart" in command
     assert "--run-time=" in command

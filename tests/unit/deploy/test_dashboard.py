@@ -54,12 +54,12 @@ def test_the_names_in_an_expression_are_found() -> None:
 @pytest.mark.parametrize(("where", "expression"), expressions().items(), ids=expressions())
 def test_every_metric_that_is_asked_for_is_exported(where: str, expression: str) -> None:
     names = named(expression) - BY_PROMETHEUS
-    assert names or where in {"DarkroomDown", "Alerts firing A", "Servers up A"}
+    assert names or where in {"DarkroomDown", "DarkroomServerMissing", "Alerts firing A", "Servers up A"}
     assert names <= exported()
 
 
 def test_every_label_that_is_asked_for_is_in_the_contract() -> None:
-    known = {"instance", "job", "model", "version", "outcome", "reason", "stage", "state", "route", "code", "le"}
+    known = {"instance", "job", "model", "version", "outcome", "reason", "stage", "state", "route", "code", "le", "pod"}
     known |= {"alertname", "alertstate", "result"}
     for expression in expressions().values():
         groups = re.findall(r"\b(?:by|on)\s*\(([^)]*)\)", expression)
