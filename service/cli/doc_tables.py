@@ -19,7 +19,8 @@ SETTINGS_HEAD = f"""# Settings
 Each setting is a flag of `darkroom serve` (`--name=value`; a switch needs no value) and an environment variable
 (`{PREFIX}NAME`); the flag wins. Unknown `{PREFIX}*` names and wrong values stop the start, and all problems are listed
 at once. The origin of each default is in brackets: STS (the default of Simple TensorFlow Serving), precedent (what
-similar servers do), measured, or guess.
+similar servers do), measured, or guess. Traces are set up by OpenTelemetry's variables, `OTEL_*`:
+[operations.md](operations.md#traces).
 
 `make docs` writes this page from service/config/settings.py.
 

@@ -1,7 +1,7 @@
 """Spans in the form of OTLP/JSON, from what is known of answered requests and of the engine calls that carried them.
 
 A request is a span with a child for each stage that was measured. An engine call is a span in a trace of its own, with a
-link to each traced request that it carried; the child `execute` of such a request has a link back.
+link to each traced request that it carried; the child `batch` of such a request has a link back.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 Json: TypeAlias = dict[str, Any]
 INTERNAL, SERVER = 1, 2  # kinds of spans
 ERROR = 2  # the status of a span
+MAX_STATE_CHARS = 512  # precedent: W3C, so much at least is passed on
 AFTER_QUEUE = "serialize"  # the only stage of a request that follows the engine call
 
 
@@ -69,8 +70,9 @@ class SpanWriter:
         parent = parent_of(answered.traceparent)
         if parent.trace_id == trace_id:
             root |= {"parentSpanId": parent.span_id, "flags": 0x301}  # sampled; it is known that the parent is remote
-            if answered.tracestate:
-                root["traceState"] = answered.tracestate
+            state = answered.tracestate
+            if state and state.isascii() and state.isprintable() and len(state) <= MAX_STATE_CHARS:
+                root["traceState"] = state
         if answered.code >= 500:
             root["status"] = {"code": ERROR, "message": answered.error}
         spans = [root]
@@ -108,7 +110,7 @@ class SpanWriter:
         for call in answered.calls:
             # Signatures may share a queue; versions of one number may follow each other.
             ids = CallIds.of(self._seed, answered.model, answered.version, call.serial, call.started_s)
-            span = add("execute", call.started_s, call.seconds)
+            span = add("batch", call.started_s, call.seconds)
             span["links"] = [{"traceId": ids.trace, "spanId": ids.span, "flags": 1}]
             traced = self._calls.setdefault(ids, _TracedCall(call, ids, signature, []))
             traced.links.append({"traceId": root["traceId"], "spanId": root["spanId"], "flags": 1})
@@ -131,7 +133,7 @@ class SpanWriter:
             }
         )
         spans = [root]
-        for at, (name, span_id) in enumerate((("collate", ids.collate), ("run", ids.execute), ("split", ids.split))):
+        for at, (name, span_id) in enumerate((("collate", ids.collate), ("execute", ids.execute), ("split", ids.split))):
             span = self._span(ids.trace, span_id, name, ends_s[at], ends_s[at + 1])
             spans.append(span | {"parentSpanId": ids.span})
         return spans

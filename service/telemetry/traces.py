@@ -113,7 +113,8 @@ class Tracer:
     async def _post(self) -> None:
         """Posts the spans of `MAX_POST` requests, and those of the engine calls that carried them.
 
-        The requests of one engine call are answered in one turn of the loop, so none of them comes later.
+        The requests of one call are answered in one turn of the loop. One whose large answer was written in a thread may
+        come later: it has a link to the call, and the call none to it.
         """
         count = min(len(self._waiting), MAX_POST)
         pieces = [self._waiting.popleft() for _ in range(count)]

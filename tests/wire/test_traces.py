@@ -82,7 +82,7 @@ def test_a_request_is_a_span_of_its_callers_trace_with_a_child_for_each_stage(
         "http.route": "/", "http.response.status_code": 200, "darkroom.request_id": "mine", "darkroom.model": "default",
         "darkroom.version": 1, "darkroom.images": 1, "darkroom.outcome": "ok", "darkroom.dialect": "simple",
     }.items()  # fmt: skip
-    assert [child.name for child in children] == ["parse", "inspect", "queue", "execute", "serialize"]
+    assert [child.name for child in children] == ["parse", "inspect", "queue", "batch", "serialize"]
     ends = root.start_time_unix_nano
     for child in children:
         assert child.parent_span_id == root.span_id
@@ -120,13 +120,13 @@ def test_a_batch_is_a_span_of_its_own_linked_with_the_requests_that_were_in_it(
     }
     assert told[3] == [""]
     linked = [span for span in spans if [link.span_id for link in span.links] == [batch.span_id]]
-    assert {span.name for span in linked} == {"execute"}
+    assert {span.name for span in linked} == {"batch"}
     assert {span.trace_id for span in linked} == {link.trace_id for link in batch.links}
     assert {(span.start_time_unix_nano, span.end_time_unix_nano) for span in linked} == {
         (batch.start_time_unix_nano, batch.end_time_unix_nano)
     }
     parts = [span for span in spans if span.parent_span_id == batch.span_id]
-    assert [part.name for part in parts] == ["collate", "run", "split"]
+    assert [part.name for part in parts] == ["collate", "execute", "split"]
     assert parts[0].start_time_unix_nano == batch.start_time_unix_nano
     assert parts[2].end_time_unix_nano == batch.end_time_unix_nano
     assert all(one.end_time_unix_nano == two.start_time_unix_nano for one, two in pairwise(parts))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 from collections import Counter
 
@@ -10,6 +11,7 @@ import pytest
 
 from darkroom.service.config.otel import read_trace_settings
 from darkroom.service.telemetry.answered import NO_PARENT, Answered, Parent, parent_of
+from darkroom.service.telemetry.otlp import SpanWriter, joined
 from darkroom.service.telemetry.traces import Tracer
 
 TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
@@ -81,6 +83,16 @@ def test_the_sampler_decides_and_the_callers_flag_where_it_may(
 def test_a_share_is_about_so_many_of_the_requests_without_a_trace() -> None:
     made = tracer("parentbased_traceidratio", "0.25")
     assert 2_000 < sum(bool(made.begin("/", {})) for _ in range(10_000)) < 3_000  # 500 are 11 standard deviations
+
+
+@pytest.mark.parametrize(
+    ("state", "kept"), [("a=1,b=2", "a=1,b=2"), ("a=\udc80", None), ("a=\x01", None), ("a=" + "x" * 511, None)]
+)
+def test_a_tracestate_is_passed_on_if_it_is_one(state: str, kept: str | None) -> None:
+    asked = ("id", f"00-{TRACE}-{SPAN}-01", f"00-{TRACE}-{'1' * 16}-01", state)
+    spans = SpanWriter(b"seed").request(Answered("/", "POST", 200, "", 1.0, 2.0, 3, 4, "c", *asked))
+    (root,) = json.loads(b"[%b]" % joined(spans))
+    assert (root.get("traceState"), root["parentSpanId"]) == (kept, "1" * 16)
 
 
 def test_a_collector_that_does_not_speak_http_is_told_from_one_that_is_away(caplog: pytest.LogCaptureFixture) -> None:
