@@ -48,7 +48,7 @@ async function drawOne(name, rows, told, context) {
 // Numbers; a whole number whose name says that it is a class is told with its label.
 function drawNumbers(name, row, context) {
   const label = CLASS_NAME.test(name) && Number.isInteger(row) ? context.labels[row] : undefined;
-  return label === undefined ? drawValues(row, typeOfOutput(name, context)) : [make("p", { className: "numbers" }, `${row}, ${label}`)];
+  return label === undefined || label === String(row) ? drawValues(row, typeOfOutput(name, context)) : [make("p", { className: "numbers" }, `${row}, ${label}`)];
 }
 
 function typeOfOutput(name, { target }) {
