@@ -198,7 +198,7 @@ class BatchQueue:
         self._admission.changes += 1
         self.in_flight.remove(batch)
         if is_ok and (batch.images > 1 or batch.halves is not None):
-            self.apart.note_success(batch.halves)
+            self.apart.note_success(batch.halves, batch.spans[0][0])
         if is_ok and len(self.shapes) < MAX_SHAPES:
             self.shapes.add(batch.spans[0][0].key)
         if is_ok and self._curve is not None:

@@ -29,7 +29,8 @@ PURGE_ALL = b"arena.4096.purge"  # 4096: of all arenas (MALLCTL_ARENAS_ALL)
 STATM = Path("/proc/self/statm")  # Linux
 GROWTH_BYTES = 128 << 20  # guess: to trim takes 20 to 60 ms, which a small model is not worth
 HINT = (
-    "for more throughput start it with jemalloc (Debian: libjemalloc2): "
+    "for more throughput, and so that a call without memory does not stop all others for 10 s, start it with jemalloc "
+    "(Debian: libjemalloc2): "
     f"LD_PRELOAD=libjemalloc.so.2 MALLOC_CONF={MALLOC_CONF} darkroom serve ..."
 )
 

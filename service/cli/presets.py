@@ -52,8 +52,9 @@ def picture_lines(folder: Path, model: LoadedModel, signature: str, picture: byt
     ]
     if picture is not None and row is not None:
         lines += [f"        {preset:5} {answer(preset)}" for preset in PRESETS]
-    said = """--pictures='{"default": {"preprocess": "PRESET"}}'"""  # the name that `darkroom serve` gives a model
-    lines.append(f"        for image files: darkroom serve … {said}, PRESET one of {', '.join(PRESETS)}")
+    size, size_words = (', "size": [224, 224]', ", the size that it was trained with") if pixels.is_open else ("", "")
+    said = f"""--pictures='{{"default": {{"preprocess": "PRESET"{size}}}}}'"""  # `default`: what `serve` calls a model
+    lines.append(f"        for image files: darkroom serve … {said}, PRESET one of {', '.join(PRESETS)}{size_words}")
     return [f"  {line}" for line in lines]
 
 

@@ -45,8 +45,8 @@ class Pixels(NamedTuple):
         return None in self.sides
 
     def __str__(self) -> str:
-        sides = "x".join("any" if side is None else str(side) for side in self.sides)
-        return f"{sides} with {self.channels} channels, {self.layout}"
+        sides = "any size" if self.is_open else "x".join(map(str, self.sides))
+        return f"{sides} with {self.channels} channel{'s' * (self.channels > 1)}, {self.layout}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

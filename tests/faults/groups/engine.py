@@ -125,7 +125,7 @@ def hangs_on_the_loop(stage: Stage) -> None:
 
 @GROUP.fault(short=True, setup=Setup(("default", "hungry")), may_refuse={429, 503, 504})
 def out_of_memory(stage: Stage) -> None:
-    """A call asks for 2,000 TB and is refused as out of memory. TensorFlow waits 10 s for memory, and everybody with it."""
+    """A call asks for 2,000 TB and is refused as out of memory. Without jemalloc everybody waits 10 s with it."""
     fed(stage, FOREVER, allowed=(503,))
     fed(stage, 50, allowed=(200,))
 

@@ -57,6 +57,12 @@ def test_kinds_that_fail_together_share_no_batch_once_that_is_learned() -> None:
     assert live(queue, *entries(1, 2, 1, 2, 1)) == [[1, 1, 1], [2, 2]]
 
 
+def test_rows_that_came_before_kinds_were_kept_apart_do_not_part_rows_of_one_kind() -> None:
+    queue = BatchQueue(Limits(max_batch_images=8, max_inflight_batches=1, max_queue_images=128))
+    live(queue, *entries(*[0, 1, 2, 3] * 32))
+    assert queue.apart.level == BY_KIND
+
+
 def test_rows_that_fail_together_whatever_their_kind_run_alone() -> None:
     queue = learned("row")
     assert queue.apart.level == ALONE

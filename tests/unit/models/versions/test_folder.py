@@ -65,9 +65,12 @@ def test_a_folder_without_versions_says_what_a_version_is(tmp_path: Path) -> Non
         versions(tmp_path)
 
 
-def test_a_saved_model_given_as_the_base_says_to_give_the_folder_above(tmp_path: Path) -> None:
-    with pytest.raises(LoadFailed, match="give the folder above"):
-        versions(make(tmp_path, "1") / "1")
+@pytest.mark.parametrize(
+    ("name", "words"), [("1", "give the folder above"), ("mobilenet", "move its files into mobilenet/1")]
+)
+def test_a_saved_model_given_as_the_base_says_what_to_do(tmp_path: Path, name: str, words: str) -> None:
+    with pytest.raises(LoadFailed, match=f"it is a SavedModel itself: {words}$"):
+        versions(make(tmp_path, name) / name)
 
 
 def test_a_folder_that_is_not_there_is_a_failed_load(tmp_path: Path) -> None:
@@ -217,7 +220,7 @@ def test_links_that_lead_nowhere_and_files_where_a_folder_should_be_are_ignored(
     (tmp_path / "1" / "dangling").symlink_to(tmp_path / "nowhere")
     (tmp_path / "1" / "circle").symlink_to(tmp_path / "1")
     assert settled(source(tmp_path, ahead_s=LONG_AGO)) == {1: True}
-    with pytest.raises(LoadFailed, match="Not a directory"):
+    with pytest.raises(LoadFailed, match="Not a directory; `darkroom export` makes one of a Keras file"):
         versions(tmp_path / "4")
 
 
