@@ -266,7 +266,7 @@ class Settings(BaseModel):
         entries = self.read_models()
         names = [entry.name for entry in entries]
         for flag, said in (("pictures", self.pictures), ("outputs", self.outputs), ("traffic", self.traffic)):
-            if unknown := sorted(said.keys() - set(names)):
+            if self.model_repository is None and (unknown := sorted(said.keys() - set(names))):
                 there = ", ".join(map(repr, names))
                 raise BadSettingsError([f"{flag}: no model is called {unknown[0]!r}, only {there}"])
         return entries

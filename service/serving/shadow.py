@@ -30,7 +30,7 @@ GATHER_S = 0.1  # guess: answers of so long share a call; nobody waits for it
 RETRY_S = 0.01  # guess: how soon a busy server is looked at again
 PATIENCE_S = 1.0  # guess: what finds the server busy for so long is dropped
 SHORT_S = 0.002  # guess: how long a request may find an engine busy with others' shadows; a lone one may take longer
-MAX_ROWS = 64  # guess: of a call
+_SIZES = (64, 48, 32, 24, 16, 12, 8, 6, 4, 3, 2)  # rows of a call, 64 at most: a guess
 MAX_BYTES = 32 << 20  # guess: of the inputs and the answers that wait
 TIMEOUT_S = 30.0  # guess
 FIRST_PAUSE_S, MAX_PAUSE_S = 1.0, 60.0  # guess: after a call that failed; doubled each time
@@ -102,7 +102,6 @@ class Shadow:
         self._most = self._fitting()
         self._timer: asyncio.TimerHandle | None = None
         self._is_running = self._is_closed = False
-        self._began_s = 0.0  # the last call
         self._give_up_s = 0.0  # when what waits is dropped, if the server is still busy
         self._pause_s = self._resume_s = 0.0
 
@@ -149,7 +148,7 @@ class Shadow:
         group = self._taken()
         try:
             self._target.batcher.submit(entry_of(group, now + TIMEOUT_S), partial(self._settle, group))
-            self._is_running, self._began_s = True, now
+            self._is_running = True
         except BatchingError:  # it has no room, or is closed
             self._drop(group)
 
@@ -175,11 +174,9 @@ class Shadow:
         return group
 
     def _fitting(self) -> int:
-        """How many rows a call may have, so that it takes SHORT_S at most: a power of two."""
-        rows, expected = 1, self._target.batcher.curve.expected
-        while rows < MAX_ROWS and expected(2 * rows) <= SHORT_S:
-            rows *= 2
-        return rows
+        """How many rows a call may have, so that it takes SHORT_S at most."""
+        expected = self._target.batcher.curve.expected
+        return next((rows for rows in _SIZES if expected(rows) <= SHORT_S), 1)
 
     def _look_in(self, seconds: float) -> None:
         self._timer = asyncio.get_running_loop().call_later(seconds, self.look)
@@ -201,7 +198,8 @@ class Shadow:
             self._note(group, answer)
         self._most = self._fitting()
         if not self._is_closed:
-            self._look_in(min(MAX_PAUSE_S, max(GATHER_S, (self._clock() - self._began_s) / self._busy)))
+            timing = answer.timing
+            self._look_in(max(GATHER_S, (timing.collate_s + timing.execute_s + timing.split_s) / self._busy))
 
     def _pause(self, error: BaseException) -> None:
         """Stops for a while, longer after each failure."""
