@@ -95,6 +95,11 @@ class Batcher:
         return is_open and not self._dispatcher.is_broken and not self.stuck_s and not self.failing
 
     @property
+    def is_idle(self) -> bool:
+        """Whether no entry is pending and the backend runs no call."""
+        return not self._queue.pending.entries and not self._queue.in_flight.batches
+
+    @property
     def doubt(self) -> BaseException | None:
         """The error of the last batch, if that failed and no client is to blame: the backend may be broken."""
         return self._settlement.doubt

@@ -1,4 +1,4 @@
-"""The operator's routes: load, unload, label. They need credentials, or a server that only its own machine can reach."""
+"""The operator's routes: load, unload, label, traffic. They need credentials, or a server that only its own machine can reach."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from darkroom.service.config.tokens import Scope
+from darkroom.service.config.traffic import TrafficRule
 from darkroom.service.errors import CodecError, Forbidden, quote
 from darkroom.service.http.middleware import json_response
 from darkroom.service.predict import codec
@@ -24,7 +25,7 @@ LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 
 
 def add_admin_routes(app: App, darkroom: Darkroom) -> None:
-    """Adds `GET /admin/models`, `POST /admin/models/NAME/load|unload` and `PUT /admin/models/NAME/labels`."""
+    """Adds `GET /admin/models`, `POST /admin/models/NAME/load|unload` and the labels and the traffic of models."""
     repository, settings = darkroom.manager, darkroom.settings
 
     async def index(request: Request) -> HTTPResponse:
@@ -51,6 +52,18 @@ def add_admin_routes(app: App, darkroom: Darkroom) -> None:
         await darkroom.peers.label(unquote(name), labels)
         return json_response(labels)
 
+    async def traffic(request: Request, name: str) -> HTTPResponse:
+        """The rule of a model, the share of each version now, and what is amiss; null without a rule. PUT sets it first."""
+        check_operator(settings, request.headers)
+        model = unquote(name)
+        if request.method == "PUT":
+            rule = _rule(request.body)
+            repository.check_rule(model, rule)
+            await darkroom.peers.direct(model, rule)
+        return json_response(repository.describe_traffic(model))
+
+    darkroom.middleware.route(app, "GET", "/admin/models/<name:str>/traffic", traffic, scope=Scope.ADMIN)
+    darkroom.middleware.route(app, "PUT", "/admin/models/<name:str>/traffic", traffic, scope=Scope.ADMIN)
     darkroom.middleware.route(app, "GET", "/admin/models", index, scope=Scope.ADMIN)
     darkroom.middleware.route(app, "POST", "/admin/models/<name:str>/load", load, scope=Scope.ADMIN)
     darkroom.middleware.route(app, "POST", "/admin/models/<name:str>/unload", unload, scope=Scope.ADMIN)
@@ -87,3 +100,10 @@ def _labels(body: bytes) -> dict[str, int]:
         if type(version) is not int:
             raise CodecError(f"{quote(label)}: expected the number of a version")
     return fields
+
+
+def _rule(body: bytes) -> TrafficRule | None:
+    try:
+        return TrafficRule.of(said) if (said := codec.parse_json(body)) != {} else None
+    except ValueError as err:
+        raise CodecError(str(err)) from err

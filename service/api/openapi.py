@@ -110,6 +110,10 @@ OPERATIONS = (
         for act in ("load", "unload")
     ),
     Operation("put", "/admin/models/{name}/labels", OPERATOR, "Set a model's labels", "labels", scope=Scope.ADMIN),
+    Operation("get", "/admin/models/{name}/traffic", OPERATOR, "Which versions answer", scope=Scope.ADMIN),
+    Operation(
+        "put", "/admin/models/{name}/traffic", OPERATOR, "Set which versions answer", "traffic", scope=Scope.ADMIN
+    ),
     *(
         Operation("get", path, PAGES, summary, "", "text/html")
         for path, summary in (
@@ -268,6 +272,17 @@ _TENSORS = _object(
     parameters={"type": "object"},
 )
 _LABELS: dict[str, Any] = {"type": "object", "additionalProperties": {"type": "integer"}}
+_TRAFFIC = _object(
+    (),
+    split={"type": "object", "additionalProperties": {"type": "number", "minimum": 0}},
+    sticky=_TEXT,
+    shadow=_object(
+        ("version",),
+        version={"type": ["integer", "string"]},
+        share={"type": "number", "maximum": 1},
+        busy={"type": "number", "maximum": 1},
+    ),
+)
 
 BODIES: dict[str, Callable[[list[Target]], dict[str, Any]]] = {
     "data": lambda targets: (
@@ -298,5 +313,6 @@ BODIES: dict[str, Callable[[list[Target]], dict[str, Any]]] = {
         | _RAW
     ),
     "labels": lambda _: _json(_LABELS),
+    "traffic": lambda _: _json(_TRAFFIC),
     "any": lambda _: _json({"type": "object"}),
 }

@@ -14,6 +14,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from darkroom.models.saved_model.front.preprocess import Preprocess
 from darkroom.models.saved_model.output_kinds import read_said
 from darkroom.models.versions.policy import Policy
+from darkroom.service.config.traffic import TrafficRule
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -75,6 +76,7 @@ Labels = Annotated[dict[str, int], BeforeValidator(parse_json)]
 Pictures = Annotated[JsonObject | None, _checked(Preprocess.of)]
 Folder = Annotated[Path, BeforeValidator(_check_folder)]
 Outputs = Annotated[JsonObject, _checked(read_said)]
+Traffic = Annotated[JsonObject | None, _checked(TrafficRule.of)]
 VersionPolicy = Annotated[str, _checked(Policy.parse)]
 
 
@@ -89,11 +91,12 @@ class ModelEntry(BaseModel):
     custom_op_paths: Paths = ()
     session_config: JsonObject = {}
     model_version_policy: VersionPolicy | None = (
-        None  # None: the server's policy. STS does not have this key, nor the next three
+        None  # None: the server's policy. STS does not have this key, nor the next four
     )
     version_labels: Labels = {}
     pictures: Pictures = None  # how pictures become the input of a model that takes tensors
     outputs: Outputs = {}  # what its outputs are, and the form in which they are answered
+    traffic: Traffic = None  # which versions answer requests that name none
 
 
 def read_model_config(path: Path) -> tuple[ModelEntry, ...]:

@@ -25,6 +25,7 @@ from darkroom.service.config.model_config import (
     Outputs,
     Paths,
     Pictures,
+    Traffic,
     VersionPolicy,
     explain,
     parse_json,
@@ -122,6 +123,7 @@ class Settings(BaseModel):
     version_labels: Labels = Field({}, description='JSON: names for versions, for example {"stable": 1, "canary": 2} (precedent: TF Serving)')
     pictures: Annotated[dict[str, Pictures], BeforeValidator(parse_json)] = Field({}, description='JSON: how pictures become the input of models that take tensors, for example {"default": {"size": [224, 224], "preprocess": "torch"}}; see docs/models.md (precedent: none)')
     outputs: Annotated[dict[str, Outputs], BeforeValidator(parse_json)] = Field({}, description='JSON: what the outputs of models are, and the form in which they are answered, for example {"default": {"mask": {"kind": "mask", "as": "png"}}}; see docs/models.md (precedent: none)')
+    traffic: Annotated[dict[str, Traffic], BeforeValidator(parse_json)] = Field({}, description='JSON: which versions of a model answer requests that name none, by weight, and which one runs beside them to be compared, for example {"default": {"split": {"1": 95, "2": 5}, "shadow": {"version": 3, "share": 0.5}}}; see docs/models.md. Default: the newest version answers (precedent: Seldon, Istio)')
     cache_dir: Path | None = Field(None, description="folder for prepared models; only this user may have access. Default: darkroom in $XDG_CACHE_HOME or ~/.cache (precedent)")
     max_cache_bytes: int = Field(4 << 30, ge=0, description="size limit of --cache_dir; the least recently used models are deleted first (guess)")
     load_timeout_ms: float = Field(600_000.0, gt=0, description="time limit for the process that prepares a version (guess)")
@@ -261,12 +263,12 @@ class Settings(BaseModel):
         None with --model_repository, whose models come and go.
 
         Raises:
-            BadSettingsError: as `read_models`, or --pictures names another model.
+            BadSettingsError: as `read_models`, or --pictures, --outputs or --traffic names another model.
         """
         entries = self.read_models()
         names = [entry.name for entry in entries]
-        for flag, said in (("pictures", self.pictures), ("outputs", self.outputs)):
-            if unknown := sorted(said.keys() - set(names)):
+        for flag, said in (("pictures", self.pictures), ("outputs", self.outputs), ("traffic", self.traffic)):
+            if self.model_repository is None and (unknown := sorted(said.keys() - set(names))):
                 there = ", ".join(map(repr, names))
                 raise BadSettingsError([f"{flag}: no model is called {unknown[0]!r}, only {there}"])
         return entries
@@ -293,12 +295,13 @@ class Settings(BaseModel):
         return self.with_said(found)
 
     def with_said(self, entries: tuple[ModelEntry, ...]) -> tuple[ModelEntry, ...]:
-        """The models with what --pictures and --outputs say of them; both win over the config file."""
+        """The models with what --pictures, --outputs and --traffic say of them; these win over the config file."""
         return tuple(
             entry.model_copy(
                 update={
                     "pictures": self.pictures.get(entry.name, entry.pictures),
                     "outputs": self.outputs.get(entry.name, entry.outputs),
+                    "traffic": self.traffic.get(entry.name, entry.traffic),
                 }
             )
             for entry in entries

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from darkroom.batching.entry import Answer, Reason, Timing
     from darkroom.batching.scheduler.admission import Ticket
+    from darkroom.service.config.traffic import Split
     from darkroom.service.predict.call import AnswerBody
     from darkroom.service.predict.compression import Compression
     from darkroom.service.predict.image_guard import ImageGuard
@@ -44,6 +45,8 @@ _STAGES = ("parse", "decode", "inspect", "serialize")  # measured here; the batc
 
 NOT_APART = "on_error: these inputs can't be answered apart: they are not one value a row"
 _NO_POISON: Counter[str] = Counter()  # never written
+_NO_HEADERS: Mapping[str, str] = {}
+VERSION_HEADER = "X-Darkroom-Version"  # of an answer: the version that --traffic chose
 
 # Gets the reply to a request, and the request, which knows what it took.
 OnReply: TypeAlias = "Callable[[Reply, PredictRequest], None]"
@@ -65,6 +68,7 @@ class PredictRequest:
         started_s: when the request came, on the monotonic clock.
         deadline_s: when its answer becomes useless, on the monotonic clock.
         bulk: whether its rows wait behind interactive ones.
+        headers: of the call, by name in lower case: what chooses a version where the request names none.
         stages: seconds spent in each stage so far.
         target: the signature that the request names; None until the dialect has found it.
         images: the number of rows, as far as it is known.
@@ -96,6 +100,7 @@ class PredictRequest:
         "bulk",
         "deadline_s",
         "failure",
+        "headers",
         "images",
         "is_reading",
         "large_bytes",
@@ -123,6 +128,7 @@ class PredictRequest:
         self.started_s = self._stage_began_s = monotonic()
         self.deadline_s = self.started_s + timeout_s
         self.bulk = False
+        self.headers: Mapping[str, str] = _NO_HEADERS
         self.stages: dict[str, float] = {}
         self.target: Target | None = None
         self.images = 0
@@ -371,6 +377,22 @@ class PredictRequest:
     def _poison_of(self, target: Target) -> Counter[str]:
         return self._poison if self.is_reading else target.metrics.poison
 
+    def moves(self, split: Split) -> bool:
+        """Whether the picture means another version than the one that has read it; then the request is as new.
+
+        From now on its key is the hash of its rows, if it has none.
+        """
+        target, rows = self.ready()
+        if not split.by_picture or self.headers.get(split.header):
+            return False
+        key = rows.digest()
+        self.headers = {**self.headers, split.header: key}
+        if split.pick(key) == target.model.version:
+            return False
+        self.target = self.rows = self.partial = self.render = self._ticket = None
+        self.images, self.sizes, self.pixels = 0, [], []
+        return True
+
     # Sent to the batcher.
 
     def submit(self, on_reply: OnReply) -> Entry | None:
@@ -411,6 +433,8 @@ class PredictRequest:
         def settle(answer: Answer) -> None:
             if whole or len(answer.pieces) < 2 or self.partial is not None or not _differ(answer):
                 self.answer(answer, on_reply)
+                if target.shadow is not None:
+                    target.shadow(rows, self.sizes, self.pixels, answer)
                 return
             self._ticket = None
             try:
@@ -528,6 +552,8 @@ class PredictRequest:
             self.failure = error
         self._count(verdict.outcome)
         headers = {"Server-Timing": self.server_timing(), ERROR_HEADER: verdict.code}
+        if self.target is not None and self.target.split is not None:
+            headers[VERSION_HEADER] = str(self.target.model.version)
         wait_s = retry_after_s(error)
         if wait_s is not None or status == 503:
             headers["Retry-After"] = str(max(1, math.ceil(wait_s or 1)))
@@ -559,6 +585,8 @@ class PredictRequest:
         self.end_stage("serialize")
         self._count("ok")
         reply.headers["Server-Timing"] = self.server_timing()
+        if self.target is not None and self.target.split is not None:
+            reply.headers[VERSION_HEADER] = str(self.target.model.version)
         return reply
 
     def ready(self) -> tuple[Target, Rows]:
@@ -639,6 +667,7 @@ class Predictor:
             off_loop=self._off_loop,
             pack=pack,
         )
+        request.headers = call.headers
         try:
             self._admit(request, route, call.headers)
             is_packed = "content-encoding" in call.headers
@@ -683,7 +712,11 @@ class Predictor:
             request.refuse_early(target, 1)  # before the body is parsed
 
     def _read(self, request: PredictRequest, route: Route, call: Call, *, is_packed: bool) -> None:
-        route.read(request, self._compression.open(call) if is_packed else call)
+        call = self._compression.open(call) if is_packed else call
+        route.read(request, call)
+        target = request.target
+        if target is not None and target.split is not None and request.moves(target.split):
+            route.read(request, call)
 
 
 def _differ(answer: Answer) -> bool:

@@ -68,7 +68,7 @@ class Lifecycle:
         self._loading: asyncio.Task[None] | None = None
         self.drain_s = settings.drain_timeout_ms / 1000
         self.unanswered = 0
-        self.watchdog = Watchdog(settings, lambda: manager.targets)
+        self.watchdog = Watchdog(settings, lambda: manager.targets, is_on_trial=manager.is_on_trial)
         self.failure: Exception | None = None
         self.settled = asyncio.Event()
 

@@ -8,10 +8,11 @@ import time
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from darkroom.models.errors import LoadFailed, ModelError, UnknownModel, UnknownVersion, quote
+from darkroom.models.errors import LoadFailed, ModelError, UnknownLabel, UnknownModel, UnknownVersion, quote
 from darkroom.models.versions.folder import SETTLED_SCANS, GivenSource
 from darkroom.models.versions.policy import AVAILABLE, END, LOADING, START, UNLOADING, Failure, Plan, Policy, plan
 from darkroom.service.config.model_config import BadSettingsError, ModelEntry
+from darkroom.service.config.traffic import TrafficRule, number_of
 from darkroom.service.errors import NotReady, Unimplemented
 from darkroom.service.serving.load_turns import LoadTurns
 from darkroom.service.serving.registry import NO_VERSION
@@ -138,7 +139,7 @@ class ModelManager:
     ) -> None:
         self._settings = settings
         self._registry = registry
-        metrics.show_versions(registry.exported)
+        metrics.show_versions(registry.exported, registry.shares)
         self._clock = clock
         self._in_thread = in_thread
         self._sources = Sources(settings)
@@ -159,21 +160,27 @@ class ModelManager:
     @property
     def are_healthy(self) -> bool:
         """Whether there is a model and every batcher is alive."""
-        targets = self._registry.targets()
-        return bool(targets) and all(target.batcher.is_healthy for target in targets)
+        return bool(self._registry.targets()) and not self._dead
+
+    @property
+    def _dead(self) -> list[Target]:
+        """The targets whose batcher is not alive, without those of versions that only run beside others."""
+        targets = [target for target in self._registry.targets() if not target.batcher.is_healthy]
+        return [target for target in targets if not self._registry.is_on_trial(target)]
 
     @property
     def trouble(self) -> str:
         """Why the models are not healthy, for people; empty if they are."""
-        dead = [target for target in self._registry.targets() if not target.batcher.is_healthy]
-        if dead:
+        if dead := self._dead:
             return f"the batcher of model {dead[0].model.name!r}, signature {dead[0].spec.name!r}, is broken"
         return "" if self._registry.targets() else "no model is served"
 
     def know(self, name: str, source: Source, policy: Policy) -> None:
         """Adds a model, in place of those of the settings. `load_all` loads it."""
-        self._models[name] = Model(name, source, policy, self._settings)
+        model = self._models[name] = Model(name, source, policy, self._settings)
         self._registry.know(name)
+        if (entry := self._entry(model)) is not None:
+            self._registry.direct(name, rule_of(entry))
 
     def _add(self, name: str, entry: Wanted) -> None:
         """Adds the model of an entry; the next look at its versions loads it."""
@@ -182,6 +189,7 @@ class ModelManager:
         self._registry.know(name)
         if not isinstance(entry, str):
             self._registry.label(name, entry.version_labels)
+            self._registry.direct(name, rule_of(entry))
 
     @property
     def entries(self) -> dict[str, ModelEntry]:
@@ -417,6 +425,44 @@ class ModelManager:
                 raise UnknownVersion(name, version, sorted(served))
         self._registry.label(name, dict(labels))
 
+    def is_on_trial(self, target: Target) -> bool:
+        """Whether a version only runs beside another, so that nothing depends on it."""
+        return self._registry.is_on_trial(target)
+
+    def direct(self, name: str, rule: TrafficRule | None) -> None:
+        """Sets the rule of a model for requests that name no version; None: the newest version answers.
+
+        Raises:
+            UnknownModel: there is no such model.
+        """
+        self._registry.direct(self._find(name).name, rule)
+
+    def describe_traffic(self, name: str) -> dict[str, Any] | None:
+        """The rule of a model, and if it is served the share of each version now and what is amiss; None: it has no rule.
+
+        Raises:
+            UnknownModel: there is no such model.
+        """
+        rule, routes = self._registry.rule(self._find(name).name), self._registry.routes(name)
+        if routes is not None:
+            return routes.describe()
+        return None if rule is None else rule.describe()
+
+    def check_rule(self, name: str, rule: TrafficRule | None) -> None:
+        """Returns if every version that a rule names, if there is one, is known, served or not.
+
+        Raises:
+            UnknownModel, UnknownVersion, UnknownLabel: there is none.
+        """
+        known = [each.version for each in self._registry.records(self._find(name).name)]
+        labels = self._registry.labels(name)
+        for each in () if rule is None else rule.names:
+            version = number_of(each, labels)
+            if version is None:
+                raise UnknownLabel(name, each, tuple(labels))
+            if version not in known:
+                raise UnknownVersion(name, version, sorted(known))
+
     @property
     def targets(self) -> list[Target]:
         """The targets of every version that is loaded: served, being opened or being retired."""
@@ -488,6 +534,7 @@ class ModelManager:
             return False
         self._change_entry(model, entry)
         self._registry.label(entry.name, entry.version_labels)
+        self._registry.direct(entry.name, rule_of(entry))
         return True
 
     def _change_entry(self, model: Model, entry: Wanted) -> None:
@@ -715,6 +762,11 @@ class ModelManager:
             fields = {"model": record.model, "version": record.version}
             _log.error("a version could not be freed", extra={"fields": fields}, exc_info=err)
         self._unregistered.discard(servable)
+
+
+def rule_of(entry: ModelEntry) -> TrafficRule | None:
+    """What an entry says of requests that name no version; None: nothing."""
+    return TrafficRule.of(entry.traffic) if entry.traffic else None
 
 
 def traceable(error: Exception | None) -> Exception | None:

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+import logging
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from darkroom.models.errors import UnknownLabel, UnknownModel, UnknownSignature, UnknownVersion
 from darkroom.models.versions.policy import START
+from darkroom.service.config.traffic import Split
 from darkroom.service.errors import NotReady
+from darkroom.service.serving.shadow import Shadow, take_the_same
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable
+    from collections.abc import Callable, Hashable, Mapping
 
+    from darkroom.batching.batcher import Batcher
     from darkroom.models.versions.policy import Failure
+    from darkroom.service.config.traffic import TrafficRule
     from darkroom.service.serving.servable import Servable, Target
     from darkroom.service.telemetry.metrics import ModelMetrics
 
-
+_log = logging.getLogger("darkroom.service")
 DEFAULT_MODEL = "default"  # the model of a request that names none (STS)
 DEFAULT_SIGNATURE = "serving_default"
 NO_VERSION = 0  # stands for a model of which no version was found
@@ -64,6 +69,57 @@ class VersionRecord:
         self.message = message
 
 
+class Routes:
+    """Where the requests for one model go that name no version, by the operator's rule. Made anew at each change.
+
+    Args:
+        rule: the operator's.
+        split: chooses the version.
+        served: the targets of each version that is served, by signature.
+        is_idle: whether no engine of the process has anything to do.
+
+    Attributes:
+        rule, split, served: as given.
+        targets: as `served`, of the versions that answer: as the requests see them.
+        trouble: why the shadow does not run, or not beside every version; empty: it runs, or none is wanted.
+    """
+
+    def __init__(
+        self,
+        rule: TrafficRule,
+        split: Split,
+        served: Mapping[int, Mapping[str, Target]],
+        *,
+        is_idle: Callable[[], bool],
+    ) -> None:
+        self.rule, self.split, self.served = rule, split, served
+        self.trouble = f"version {rule.shadow} is not served" if rule.shadow and split.shadow is None else ""
+        self._shadows: list[Shadow] = []
+        self.targets: dict[int, dict[str, Target]] = {}
+        for version in split.shares:
+            own = self.targets[version] = {name: replace(each, split=split) for name, each in served[version].items()}
+            for name, beside in () if split.shadow in {None, version} else served[split.shadow].items():
+                if name in own and not take_the_same(own[name].spec, beside.spec):
+                    self.trouble = f"version {split.shadow} takes other inputs than version {version}"
+                elif name in own:
+                    self._shadows.append(Shadow(own[name], beside, share=rule.share, busy=rule.busy, is_idle=is_idle))
+                    own[name] = replace(own[name], shadow=self._shadows[-1].offer)
+
+    def is_on_trial(self, version: int) -> bool:
+        """Whether a version answers no request that names none, and only runs beside one that does."""
+        return version == self.split.shadow and version not in self.split.shares
+
+    def close(self) -> None:
+        """Ends the shadows."""
+        for shadow in self._shadows:
+            shadow.close()
+
+    def describe(self) -> dict[str, Any]:
+        """The rule, the share that each version has now, and what is amiss."""
+        shares = {str(version): round(share, 6) for version, share in self.split.shares.items()}
+        return {**self.rule.describe(), "shares": shares, "missing": list(self.split.missing), "trouble": self.trouble}
+
+
 class Registry:
     """All versions of all models. Every request reads it; it changes only when a version does. On the event loop only.
 
@@ -71,14 +127,18 @@ class Registry:
 
     Attributes:
         sole: the only target, if there is exactly one; a request can mean no other.
-        usual: the target of a request that names no model, version and signature; None: it is not served now.
+        usual: the target of a request that names no model, version and signature; None: it is not served now, or a rule
+            chooses it.
     """
 
     def __init__(self) -> None:
         self._records: dict[str, dict[int, VersionRecord]] = {}
         self._labels: dict[str, dict[str, int]] = {}
         self._before: dict[str, dict[str, int]] = {}  # the labels that stand until the version of the new one is served
+        self._rules: dict[str, TrafficRule] = {}
         self._served: dict[str, dict[int, dict[str, Target]]] = {}  # derived: versions in rising order
+        self._routes: dict[str, Routes] = {}  # derived: of the models that have a rule and are served
+        self._batchers: tuple[Batcher, ...] = ()  # derived: of all targets, if a model has a rule
         self.sole: Target | None = None
         self.usual: Target | None = None
 
@@ -102,7 +162,7 @@ class Registry:
 
     def forget_model(self, model: str) -> None:
         """Deletes a model of which no version is served, with all that is known of it."""
-        for known in (self._records, self._labels, self._before):
+        for known in (self._records, self._labels, self._before, self._rules):
             known.pop(model, None)
         self._derive()
 
@@ -145,6 +205,36 @@ class Registry:
         """
         self._before[model] = self.labels(model)
         self._labels[model] = dict(labels)
+        self._derive()
+
+    def direct(self, model: str, rule: TrafficRule | None) -> None:
+        """Sets the rule of a model: which versions answer requests that name none. None: the newest one does."""
+        if rule is not None:
+            self._rules[model] = rule
+        else:
+            self._rules.pop(model, None)
+        self._derive()
+
+    def rule(self, model: str) -> TrafficRule | None:
+        """The rule of a model; None: it has none."""
+        return self._rules.get(model)
+
+    def routes(self, model: str) -> Routes | None:
+        """Where the requests for a model go that name no version; None: it has no rule, or is not served."""
+        return self._routes.get(model)
+
+    def shares(self) -> list[tuple[str, str, float]]:
+        """Model, version and share of the requests that name none, of the models with a rule; 0 where it is not served."""
+        found = []
+        for model, routes in self._routes.items():
+            found += [(model, str(version), share) for version, share in routes.split.shares.items()]
+            found += [(model, name, 0.0) for name in routes.split.missing]
+        return found
+
+    def is_on_trial(self, target: Target) -> bool:
+        """Whether a version only runs beside another, as its shadow: then nothing depends on it."""
+        routes = self._routes.get(target.model.name)
+        return routes is not None and routes.is_on_trial(target.model.version)
 
     def labels(self, model: str) -> dict[str, int]:
         """The labels of a model whose version is served."""
@@ -190,8 +280,13 @@ class Registry:
         except KeyError:
             raise UnknownModel(model, self.models()) from None
 
-    def version(self, model: str, version: int | None = None) -> dict[str, Target]:
+    def version(
+        self, model: str, version: int | None = None, headers: Mapping[str, str] | None = None
+    ) -> dict[str, Target]:
         """The targets of one version by signature; without `version`, those of the highest number.
+
+        Where the model has a rule, a request without a version gets what it says, by the request's `headers`; without
+        these it is the version with the largest share.
 
         Raises:
             UnknownModel, UnknownVersion: there is none; lists those that exist.
@@ -200,19 +295,28 @@ class Registry:
         versions = self.versions(model)
         if not versions:
             raise NotReady(f"model {model!r} is not served: {self.story(model)}"[:MAX_REASON_CHARS])
+        if version is None and (routes := self._routes.get(model)) is not None:
+            split = routes.split
+            return versions[split.main] if headers is None else routes.targets[split.choose(headers)]
         try:
             return versions[max(versions) if version is None else version]
         except KeyError:
             raise UnknownVersion(model, str(version), tuple(versions)) from None
 
-    def find(self, model: str, version: int | None = None, signature: str = DEFAULT_SIGNATURE) -> Target:
-        """The target of a request.
+    def find(
+        self,
+        model: str,
+        version: int | None = None,
+        signature: str = DEFAULT_SIGNATURE,
+        headers: Mapping[str, str] | None = None,
+    ) -> Target:
+        """The target of a request; see `version`.
 
         Raises:
             UnknownModel, UnknownVersion, UnknownSignature: there is none; lists those that exist.
             NotReady: no version of the model is served now; says why.
         """
-        targets = self.version(model, version)
+        targets = self.version(model, version, headers)
         try:
             return targets[signature]
         except KeyError:
@@ -230,6 +334,31 @@ class Registry:
             for model, records in self._records.items()
         }
         targets = self.targets()
+        self._batchers = tuple({target.batcher for target in targets} if self._rules else ())
         self.sole = targets[0] if len(targets) == 1 else None
-        usual = self._served.get(DEFAULT_MODEL, {})
+        before, self._routes = self._routes, {}
+        for model, rule in self._rules.items():
+            if served := self._served.get(model):
+                self._routes[model] = self._directed(model, rule, served, before.pop(model, None))
+        for routes in before.values():
+            routes.close()
+        usual = {} if DEFAULT_MODEL in self._routes else self._served.get(DEFAULT_MODEL, {})
         self.usual = usual[max(usual)].get(DEFAULT_SIGNATURE) if usual else None
+
+    def _directed(
+        self, model: str, rule: TrafficRule, served: Mapping[int, Mapping[str, Target]], before: Routes | None
+    ) -> Routes:
+        """The routes by a rule: those before, if they are the same. Logs the shares if these changed."""
+        split = Split(model, rule, served, self.labels(model))
+        if before is not None and (before.rule, before.served) == (rule, served) and before.split.parts == split.parts:
+            return before
+        routes = Routes(rule, split, served, is_idle=lambda: all(each.is_idle for each in self._batchers))
+        told = routes.describe()
+        if before is not None:
+            before.close()
+        if before is None or before.describe() != told:
+            amiss = {key: told[key] for key in ("missing", "trouble") if told[key]}
+            tell = _log.warning if amiss else _log.info
+            fields = {"model": model, "shares": told["shares"], **amiss}
+            tell("requests that name no version are shared out", extra={"fields": fields})
+        return routes

@@ -39,10 +39,12 @@ from darkroom.service.serving.warmup import (
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 
+    from darkroom.batching.entry import Answer
     from darkroom.models.engine import Engine, LoadedModel
     from darkroom.models.saved_model.output_kinds import OutputKind, OutputSaid
     from darkroom.models.spec import ModelSpec, SignatureSpec
     from darkroom.service.config.settings import Settings
+    from darkroom.service.config.traffic import Split
     from darkroom.service.serving.warmup import Findings
     from darkroom.service.telemetry.metrics import ModelMetrics
 
@@ -70,6 +72,8 @@ class Target:
         remedy: what would make a signature that takes images of one that takes them as tensors; empty for any other.
         kinds: what each output is, by name.
         forms: by output, the form that `POST /` and `:predict` answer where nothing is asked; without plain numbers.
+        split: what chose this version for a request that names none; None: nothing did.
+        shadow: is told rows, bytes and pixels of each, and the answer of what was answered; see `Shadow.offer`.
     """
 
     model: ModelSpec
@@ -81,6 +85,8 @@ class Target:
     shares_outputs: bool = False
     row_s: float = math.inf
     said: Mapping[str, OutputSaid] = field(default_factory=dict)  # what the operator says of outputs
+    split: Split | None = None
+    shadow: Callable[[Rows, Sequence[int], Sequence[int], Answer], None] | None = None
 
     remedy: str = field(init=False)
     kinds: Mapping[str, OutputKind] = field(init=False)

@@ -25,6 +25,7 @@ from darkroom.models.runtime.gpu_memory import device_memory
 from darkroom.models.versions.policy import STATES
 from darkroom.service.errors import TABLE
 from darkroom.service.telemetry.histogram import (
+    DISTANCE_EDGES,
     LATENCY_EDGES,
     LOAD_EDGES,
     SIGNED_EDGES,
@@ -50,6 +51,7 @@ STAGES = ("parse", "decode", "inspect", "collate", "execute", "split", "serializ
 OUTCOMES = ("ok", *sorted({verdict.outcome for verdict in TABLE.values()} | {"cancelled"}))
 TRACED = ("sent", "dropped", "failed")
 POISONS = ("base64", "format", "pixels", "bytes", "graph")
+SHADOW_OUTCOMES = ("same", "different", "unranked", "failed", "dropped")
 MODEL_LABELS = ("model", "version")
 FROM_REQUEST_TO_ANSWER = "From the complete request to its answer."
 
@@ -65,6 +67,22 @@ class RouteMetrics:
 
 
 _log = logging.getLogger("darkroom.service")
+
+
+class ShadowMetrics:
+    """What became of the images that a version got as a shadow.
+
+    Attributes:
+        images: by outcome: the class was the `same` as that of the version that answered, or `different`; `unranked`:
+            there is no class; `failed`: the shadow gave no answer; `dropped`: it was not run.
+        seconds: of its engine calls (`shadow`), and what the version that answered takes for as many images (`answer`).
+        distance: the largest absolute difference of any float of an image's answers.
+    """
+
+    def __init__(self) -> None:
+        self.images: Counter[str] = Counter(dict.fromkeys(SHADOW_OUTCOMES, 0))
+        self.seconds = {"shadow": 0.0, "answer": 0.0}
+        self.distance = Histogram(DISTANCE_EDGES)
 
 
 class ModelMetrics(Observer):
@@ -100,6 +118,14 @@ class ModelMetrics(Observer):
         self.passes: dict[str, bool] = {}
         self.batched: dict[str, bool] = {}  # by signature
         self.queues: list[Callable[[], QueueStats]] = []
+        self.shadow: ShadowMetrics | None = None  # while it never was one
+
+    def begin_shadow(self) -> ShadowMetrics:
+        """The counts of this version as a shadow, which are shown from now on."""
+        if self.shadow is None:
+            self.shadow = ShadowMetrics()
+            self.histograms = (*self.histograms, self.shadow.distance)
+        return self.shadow
 
     def request_ended(self, outcome: str, images: int, duration_s: float) -> None:
         """Counts one request for this version; `outcome` says how it ended."""
@@ -165,6 +191,7 @@ class Metrics(Collector):
     ) -> None:
         self._memory_of = memory_of
         self._versions: Callable[[], Iterable[tuple[ModelMetrics, str]]] = tuple
+        self._shares: Callable[[], Iterable[tuple[str, str, float]]] = tuple
         self.http_requests: Counter[tuple[str, str, int]] = Counter()
         self.routes: dict[str, RouteMetrics] = {}
         self.http_in_flight = 0
@@ -178,9 +205,14 @@ class Metrics(Collector):
         GCCollector(registry=self.registry)
         self.registry.register(self)
 
-    def show_versions(self, versions: Callable[[], Iterable[tuple[ModelMetrics, str]]]) -> None:
-        """Shows the series of the model versions that `versions` returns, each with its state, at every scrape."""
+    def show_versions(
+        self,
+        versions: Callable[[], Iterable[tuple[ModelMetrics, str]]],
+        shares: Callable[[], Iterable[tuple[str, str, float]]] = tuple,
+    ) -> None:
+        """Shows what these return, at every scrape: the series of each version with its state; model, version and share."""
         self._versions = versions
+        self._shares = shares
 
     def http_ended(
         self, route: str, method: str, code: int, *, duration_s: float, request_bytes: int, response_bytes: int
@@ -213,6 +245,7 @@ class Metrics(Collector):
         yield from self._collect_server()
         versions = list(self._versions())
         yield from _collect_counts([model for model, _ in versions])
+        yield from _collect_shadows([(model.labels, model.shadow) for model, _ in versions if model.shadow is not None])
         yield from self._collect_gauges(versions)
 
     def _collect_server(self) -> Iterator[Metric]:
@@ -277,6 +310,9 @@ class Metrics(Collector):
         wires = (((*m.labels, m.wire), 1.0) for m in models)
         text = "Always 1; `wire` says in which form the graph takes images."
         yield _gauge("darkroom_model_info", text, wires, (*MODEL_LABELS, "wire"))
+        shares = (((model, version), share) for model, version, share in self._shares())
+        text = "Share of the requests that name no version, by --traffic; 0: it should get some, and is not served."
+        yield _gauge("darkroom_traffic_share", text, shares, MODEL_LABELS)
         devices = sorted({device for m in models for device in m.device_batches})
         sizes = (((device, kind), size) for device in devices for kind, size in self._memory_of(device).items())
         text = "GPU memory that TensorFlow uses: current and peak. None for a CPU."
@@ -319,6 +355,31 @@ def _collect_counts(models: Sequence[ModelMetrics]) -> Iterator[Metric]:
         for model in models:
             family.add_metric(model.labels, pick(model))
         yield family
+
+
+def _collect_shadows(shadows: Sequence[tuple[tuple[str, str], ShadowMetrics]]) -> Iterator[Metric]:
+    """What the versions did that run beside others."""
+    for name, text, label, counts_of in (
+        (
+            "darkroom_shadow_images",
+            "Images that a shadow got, by how its answer compares.",
+            "outcome",
+            attrgetter("images"),
+        ),
+        (
+            "darkroom_shadow_engine_seconds",
+            "Engine time of the shadow's calls, and of calls of the same sizes by the version that answered.",
+            "side",
+            attrgetter("seconds"),
+        ),
+    ):
+        family = CounterMetricFamily(name, text, labels=(*MODEL_LABELS, label))
+        for labels, shadow in shadows:
+            for value, count in counts_of(shadow).items():
+                family.add_metric((*labels, value), count)
+        yield family
+    text = "Largest absolute difference of any float between a shadow's answer and the one that was given, by image."
+    yield _histogram("darkroom_shadow_distance", text, ((labels, shadow.distance) for labels, shadow in shadows))
 
 
 def _histogram(

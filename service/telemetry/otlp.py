@@ -133,7 +133,9 @@ class SpanWriter:
             }
         )
         spans = [root]
-        for at, (name, span_id) in enumerate((("collate", ids.collate), ("execute", ids.execute), ("split", ids.split))):
+        for at, (name, span_id) in enumerate(
+            (("collate", ids.collate), ("execute", ids.execute), ("split", ids.split))
+        ):
             span = self._span(ids.trace, span_id, name, ends_s[at], ends_s[at + 1])
             spans.append(span | {"parentSpanId": ids.span})
         return spans

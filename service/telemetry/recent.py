@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 # version of which there is nothing to tell is left out.
 Second: TypeAlias = dict[str, Any]
 COUNTED = ("requests", "latency", "batches")  # by outcome; by upper edge in seconds; by upper edge in images
+COMPARED = ("shadow", "distance")  # of a shadow only: its images by outcome and its seconds by side; by upper edge
 ADDED = ("queue", "images")  # images that wait at the end of the second; images in its engine calls
 KEPT_S = 300  # guess: long enough to see what just happened, short enough to keep
 
@@ -61,6 +62,7 @@ class Recent:
                 "latency": _buckets(metrics.duration),
                 "batches": _buckets(metrics.batch_images),
                 "images": int(metrics.batch_images.total),
+                **compared_of(metrics),
             }
             for metrics in self._versions()
         }
@@ -98,25 +100,34 @@ def _buckets(histogram: Histogram) -> dict[str, int]:
     return dict(zip((*map(str, histogram.edges), "+Inf"), histogram.counts, strict=True))
 
 
+def compared_of(metrics: ModelMetrics) -> dict[str, Any]:
+    """What a version has counted as a shadow; empty if it never was one."""
+    if (shadow := metrics.shadow) is None:
+        return {}
+    seconds = {f"{side}_s": seconds for side, seconds in shadow.seconds.items()}
+    return {"shadow": {**shadow.images, **seconds}, "distance": _buckets(shadow.distance)}
+
+
 def _since(before: dict[str, Any] | None, now: dict[str, Any]) -> dict[str, Any]:
     """What was counted in between, without zeros."""
     if before is None:
-        before = {"images": 0} | {name: {} for name in COUNTED}
+        before = {"images": 0}
     told: dict[str, Any] = {"images": now["images"] - before["images"]}
-    for name in COUNTED:
-        told[name] = {
-            key: count - before[name].get(key, 0)
-            for key, count in now[name].items()
-            if count != before[name].get(key, 0)
+    for name in (*COUNTED, *COMPARED):
+        past = before.get(name, {})
+        counts = {
+            key: count - past.get(key, 0) for key, count in now.get(name, {}).items() if count != past.get(key, 0)
         }
+        if counts or name in COUNTED:
+            told[name] = counts
     return told
 
 
 def _added(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
     added = one | {name: one[name] + other[name] for name in ADDED}
-    for name in COUNTED:
-        counts = dict(one[name])
-        for key, count in other[name].items():
+    for name in [name for name in (*COUNTED, *COMPARED) if name in one or name in other]:
+        counts = dict(one.get(name, {}))
+        for key, count in other.get(name, {}).items():
             counts[key] = counts.get(key, 0) + count
         added[name] = counts
     return added

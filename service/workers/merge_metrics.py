@@ -35,6 +35,7 @@ GAUGES: dict[str, Callable[[float, float], float]] = {
     "darkroom_rewrite_applied": max,
     "darkroom_model_info": max,
     "darkroom_signature_batched": max,
+    "darkroom_traffic_share": max,
     "darkroom_device_memory_bytes": add,
     "process_virtual_memory_bytes": add,
     "process_resident_memory_bytes": add,

@@ -12,6 +12,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from darkroom.models.errors import LoadFailed, ModelError
 from darkroom.service.config.model_config import ModelEntry
+from darkroom.service.config.traffic import TrafficRule
 from darkroom.service.errors import NotReady
 from darkroom.service.telemetry.statistics import describe_statistics, merge_statistics
 from darkroom.service.workers.channel import Channel, ChannelClosed
@@ -61,6 +62,9 @@ class Peers(Protocol):
     async def label(self, name: str, labels: Mapping[str, int]) -> None:
         """`ModelManager.label` in every process."""
 
+    async def direct(self, name: str, rule: TrafficRule | None) -> None:
+        """`ModelManager.direct` in every process."""
+
     async def apply(self, entries: Sequence[ModelEntry]) -> None:
         """`ModelManager.apply` in every process."""
 
@@ -96,6 +100,10 @@ class Alone:
     async def label(self, name: str, labels: Mapping[str, int]) -> None:
         """`ModelManager.label`."""
         self._manager.label(name, labels)
+
+    async def direct(self, name: str, rule: TrafficRule | None) -> None:
+        """`ModelManager.direct`."""
+        self._manager.direct(name, rule)
 
     async def apply(self, entries: Sequence[ModelEntry]) -> None:
         """`ModelManager.apply`."""
@@ -211,6 +219,10 @@ class Member:
         """`ModelManager.label`, here and then in all others."""
         await self._change_all({"type": "label", "name": name, "labels": dict(labels)})
 
+    async def direct(self, name: str, rule: TrafficRule | None) -> None:
+        """`ModelManager.direct`, here and then in all others."""
+        await self._change_all({"type": "direct", "name": name, "rule": rule and rule.describe()})
+
     async def apply(self, entries: Sequence[ModelEntry]) -> None:
         """`ModelManager.apply`, here and then in all others."""
         listed = [entry.model_dump(mode="json") for entry in entries]
@@ -269,6 +281,8 @@ class Member:
                 await self._alone.load(name)
             case "unload":
                 await self._alone.unload(name)
+            case "direct":
+                await self._alone.direct(name, TrafficRule.of(change["rule"]) if change["rule"] else None)
             case "apply":
                 await self._alone.apply([ModelEntry.model_validate(fields) for fields in change["models"]])
             case _:

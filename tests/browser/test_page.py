@@ -16,7 +16,9 @@ from playwright.sync_api import expect
 
 from darkroom.models.engines.fakes import fake_model
 from tests.browser.conftest import PATIENCE_MS
-from tests.serving import running
+from tests.echo import scores_model
+from tests.held import wait_for
+from tests.serving import metric, running
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -189,6 +191,34 @@ def test_pages_that_need_a_model_say_that_there_is_none_and_go_on_when_there_is(
         httpx.post(f"{server.url}/admin/models/default/load").raise_for_status()
         expect(page.locator("#program")).to_contain_text("curl ")
         expect(home.locator(".versions")).to_have_text("available version 1")
+
+
+def test_the_first_page_says_which_versions_answer_and_how_one_beside_them_compares(
+    visit: Callable[..., Page], find_barriers: Callable[..., list[str]]
+) -> None:
+    rule = {"split": {"1": 3, "2": 1, "9": 1}, "shadow": {"version": 3, "busy": 1}}
+    models = [scores_model(version, best=version % 2) for version in (1, 2, 3)]
+    with running(*models, traffic={"default": rule}) as server:
+        page = visit(server.url)
+        card = page.locator("[data-model='default']")
+        expect(card).to_contain_text("Requests that name no version go 75.0 % to version 1, 25.0 % to version 2;")
+        expect(card).to_contain_text("the same X-Darkroom-Sticky always meets the same version.")
+        expect(card).to_contain_text("Version 3 runs beside, for 100.0 % of the answers at most.")
+        expect(card.locator(".note")).to_have_text("Traffic: version 9 is not served, and the others have its share.")
+        picture = (IMAGES / NAMES[0]).read_bytes()
+        wait_for(
+            lambda: (
+                httpx.post(server.url, files={"image": ("a", picture)}).is_success
+                and metric(server.url, "darkroom_shadow_images_total", outcome="same") > 0
+            )
+        )
+        told = (
+            r"Version 3 beside: [\d,]+ pictures? compared in the last 5 minutes, [\d.]+ % of them have the same class\."
+        )
+        expect(card.locator(".compared")).to_have_text(re.compile(told))
+        assert find_barriers(page) == []
+        httpx.put(f"{server.url}/admin/models/default/traffic", json={})
+        expect(card).not_to_contain_text("Requests that name no version")
 
 
 def test_the_live_page_moves_under_load_and_stops_when_it_is_hidden(url: str, visit: Callable[..., Page]) -> None:

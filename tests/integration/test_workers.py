@@ -222,6 +222,10 @@ def test_what_the_operator_does_to_a_model_reaches_every_worker_also_those_that_
         assert clients[0].put("/admin/models/default/labels", json={"stable": 1}).status_code == 200
         labelled = [client.get("/v1/models/default/labels/stable").status_code for client in clients]
         assert labelled == [200, 200]
+        traffic = "/admin/models/default/traffic"
+        assert clients[0].put(traffic, json={"split": {"2": 1}}).status_code == 404
+        assert clients[0].put(traffic, json={"split": {"stable": 1}}).status_code == 200
+        assert [client.get(traffic).json()["shares"] for client in clients] == [{"1": 1.0}] * 2
         assert clients[0].post("/admin/models/other/unload").status_code == 404
         assert clients[0].post("/admin/models/default/unload").status_code == 200
         assert {_ask(client)[0] for client in clients} == {503}
@@ -229,6 +233,7 @@ def test_what_the_operator_does_to_a_model_reaches_every_worker_also_those_that_
         _until(lambda: len(_pids(process)) == 3)
         assert {httpx.post(process.url, files={"image": ("a", picture())}).status_code for _ in range(8)} == {503}
         assert httpx.post(process.url + "/v2/repository/models/default/load").status_code == 200
+        assert {httpx.get(process.url + traffic).json()["split"]["stable"] for _ in range(8)} == {1.0}
         assert {httpx.post(process.url, files={"image": ("a", picture())}).status_code for _ in range(8)} == {200}
 
 

@@ -39,7 +39,8 @@ class HealthService:
         """The status of a model or a service; of the whole server without a name."""
         if name in self._registry:
             versions = self._registry.versions(name)
-            targets = [target for named in versions.values() for target in named.values()]
+            every = [target for named in versions.values() for target in named.values()]
+            targets = [target for target in every if not self._registry.is_on_trial(target)]
             is_served = bool(targets) and all(target.batcher.is_healthy for target in targets)
             return SERVING if is_served and self._lifecycle.is_serving else NOT_SERVING
         if name and name not in SERVICES and name not in TENSORFLOW_SERVING_NAMES:

@@ -88,7 +88,7 @@ class PredictionService:
         body = parse(_PredictRequest, call.body)
         request.end_stage("parse")
         request.target = target = self._dialect.find(
-            address_of(body.model_spec, "predict"), body.model_spec.signature_name
+            address_of(body.model_spec, "predict"), body.model_spec.signature_name, request.headers
         )
         spec = target.spec
         check_names(body.inputs, spec)
@@ -111,7 +111,9 @@ class PredictionService:
         body = parse(_EXAMPLES[act][0], call.body)
         request.end_stage("parse")
         spec = body.model_spec
-        request.target = target = self._dialect.find(address_of(spec, act), spec.signature_name, MISSING_METHOD)
+        request.target = target = self._dialect.find(
+            address_of(spec, act), spec.signature_name, request.headers, missing=MISSING_METHOD
+        )
         asked = outputs_of(target.spec, act)
         kind = body.input.WhichOneof("kind")
         if kind is None:

@@ -56,7 +56,7 @@ class Infer:
             self.read_body(request, parse_body(call.body, length), name=name, version=version)
             return
         # The body is the tensor itself.
-        request.target = target = find(self._registry, name, version)
+        request.target = target = find(self._registry, name, version, headers=request.headers)
         outputs = _read_outputs(None, target, is_binary=True)
         request.render = InferReply(None, target.model, outputs)
         columns = read_raw(call.body, target.spec)
@@ -75,7 +75,9 @@ class Infer:
         """`read` for a body that is cut and parsed; `reply` makes the renderer from what `InferReply` takes."""
         request.end_stage("parse")
         fields, parameters = body.fields, as_object(body.fields.get("parameters"), "parameters")
-        request.target = target = find(self._registry, name, version, parameters.get("signature_name"))
+        request.target = target = find(
+            self._registry, name, version, parameters.get("signature_name"), headers=request.headers
+        )
         _set_schedule(request, parameters)
         outputs = _read_outputs(fields.get("outputs"), target, is_binary=_flag(parameters, "binary_data_output"))
         partial = request.allow_partial(target) if wants_per_image(parameters.get("on_error")) else None
@@ -105,8 +107,16 @@ class Infer:
             request.select_outputs([output.name for output in outputs])
 
 
-def find(registry: Registry, name: str, version: str | None, signature: object = None) -> Target:
+def find(
+    registry: Registry,
+    name: str,
+    version: str | None,
+    signature: object = None,
+    headers: Mapping[str, str] | None = None,
+) -> Target:
     """The target that a path names; its first signature if it has no default signature.
+
+    Of a path without a version, `headers` choose one; see `Registry.version`.
 
     Raises:
         CodecError: `signature` is not text.
@@ -121,11 +131,11 @@ def find(registry: Registry, name: str, version: str | None, signature: object =
         else:
             raise UnknownVersion(name, version, tuple(registry.versions(name)))
     if signature is None:
-        targets = registry.version(name, number)
+        targets = registry.version(name, number, headers)
         return targets.get(DEFAULT_SIGNATURE) or next(iter(targets.values()))
     if not isinstance(signature, str):
         raise CodecError(f"parameters.signature_name: expected text, got {quote(signature)}")
-    return registry.find(name, number, signature)
+    return registry.find(name, number, signature, headers)
 
 
 def _check_same_count(spec: SignatureSpec, columns: Mapping[str, Column]) -> None:

@@ -131,11 +131,11 @@ class Simple:
         """The target that the fields name, set in `request`; the errors are in STS's own words."""
         target = self._registry.usual
         if target is None or not _NAMING.isdisjoint(fields):
-            target = self._look_up(fields)
+            target = self._look_up(fields, request.headers)
         request.target = target
         return target
 
-    def _look_up(self, fields: Mapping[str, object]) -> Target:
+    def _look_up(self, fields: Mapping[str, object], headers: Mapping[str, str]) -> Target:
         model = fields.get("model_name", DEFAULT_MODEL)
         signature = fields.get("signature_name", DEFAULT_SIGNATURE)
         if not isinstance(model, str) or model not in self._registry:
@@ -148,7 +148,7 @@ class Simple:
         if version is not None and type(version) is not int:
             raise CodecError(f"model_version: expected a whole number, got {quote(version)}")
         try:
-            return self._registry.find(model, version, signature if isinstance(signature, str) else "")
+            return self._registry.find(model, version, signature if isinstance(signature, str) else "", headers)
         except UnknownSignature as err:
             why = err.reason and f"; it can't be served: {err.reason}"
             raise NotFound(

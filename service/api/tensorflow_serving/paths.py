@@ -14,6 +14,8 @@ from darkroom.models.errors import UnknownLabel, UnknownModel, UnknownVersion, q
 from darkroom.service.errors import CodecError, NotFound
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from darkroom.service.serving.registry import Registry
     from darkroom.service.serving.servable import Target
 
@@ -91,8 +93,8 @@ def version_of(registry: Registry, address: Address) -> int | None:
         raise CodecError(f"Unrecognized servable version label: {quote(address.label)}") from err
 
 
-def lookup(registry: Registry, address: Address) -> dict[str, Target]:
-    """The signatures of the version that an address names.
+def lookup(registry: Registry, address: Address, headers: Mapping[str, str] | None = None) -> dict[str, Target]:
+    """The signatures of the version that an address names; if it names none, see `Registry.version`.
 
     Raises:
         NotFound, CodecError: there is no such model or version, or no such label.
@@ -100,7 +102,7 @@ def lookup(registry: Registry, address: Address) -> dict[str, Target]:
     """
     version = version_of(registry, address)
     try:
-        return registry.version(address.model, version)
+        return registry.version(address.model, version, headers)
     except (UnknownModel, UnknownVersion) as err:
         name = quote(address.model)
         which = f"Latest({name})" if version is None else f"Specific({name}, {version})"

@@ -79,7 +79,7 @@ class TensorFlowServing:
                 return
         fields = parse_object(body)
         request.end_stage("parse")
-        request.target = target = self.find(address, fields.get("signature_name", ""))
+        request.target = target = self.find(address, fields.get("signature_name", ""), request.headers)
         self._take_json(request, target, fields)
         if "output_filter" in fields:
             request.select_outputs(filtered(fields["output_filter"], target.spec))
@@ -94,7 +94,9 @@ class TensorFlowServing:
         fields = parse_object(call.body)
         examples, context = parse_examples(fields)
         request.end_stage("parse")
-        request.target = target = self.find(address, fields.get("signature_name", ""), MISSING_METHOD)
+        request.target = target = self.find(
+            address, fields.get("signature_name", ""), request.headers, missing=MISSING_METHOD
+        )
         asked = outputs_of(target.spec, address.act)
         from darkroom.models.saved_model.tf_example import serialize  # noqa: PLC0415 - TensorFlow's protobufs; a fake model runs without them
 
@@ -116,12 +118,14 @@ class TensorFlowServing:
         read = self.read_predict if address.act == "predict" else self.read_examples
         return Route(address.template, partial(read, address), has_error_code=False)
 
-    def find(self, address: Address, signature: object, missing: str = MISSING) -> Target:
-        """The target of an address and a `signature_name`; `missing` is the message for an unknown name."""
+    def find(
+        self, address: Address, signature: object, headers: Mapping[str, str], *, missing: str = MISSING
+    ) -> Target:
+        """The target of an address, a `signature_name` and a request's headers; `missing`: the message for an unknown name."""
         if not isinstance(signature, str):
             raise CodecError("Not formatted correctly. 'signature_name' key must be a string value.")
         name = signature or DEFAULT_SIGNATURE
-        targets = paths.lookup(self._registry, address)
+        targets = paths.lookup(self._registry, address, headers)
         target = targets.get(name)
         if target is None:
             reason = next(iter(targets.values())).model.refused.get(name, "")
@@ -166,7 +170,7 @@ class TensorFlowServing:
     ) -> None:
         """Gives encoded pictures to the one string input of the signature; the answer is in row form."""
         request.end_stage("parse")
-        request.target = target = self.find(address, fields.get("signature_name", ""))
+        request.target = target = self.find(address, fields.get("signature_name", ""), request.headers)
         spec = target.spec
         if len(spec.inputs) != 1 or spec.inputs[0].dtype != "string":
             raise target.refuse_pictures()

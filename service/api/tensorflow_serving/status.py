@@ -147,7 +147,8 @@ def describe_model(registry: Registry, name: str, folders: Mapping[str, str]) ->
     """
     _check_known(registry, name)
     versions = registry.versions(name)
-    targets = versions[max(versions)] if versions else {}
+    targets = registry.version(name) if versions else {}
+    routes = registry.routes(name)
     first = targets.get(DEFAULT_SIGNATURE) or next(iter(targets.values()), None)
     return {
         "name": name,
@@ -165,6 +166,7 @@ def describe_model(registry: Registry, name: str, folders: Mapping[str, str]) ->
         },
         "label_count": len(first.model.labels) if first else 0,
         "refused_signatures": first.model.refused if first else {},
+        "traffic": None if routes is None else routes.describe(),
         "model_version_status": [_describe_state(state) for state in registry.states(name)],
     }
 

@@ -41,6 +41,22 @@ def test_entries_of_one_pass_of_the_loop_share_a_batch() -> None:
     assert {answer.timing.batch_images for answer in answers} == {5}
 
 
+def test_a_batcher_is_idle_when_nothing_waits_and_no_call_runs_whoever_still_wants_it() -> None:
+    async def main() -> list[bool]:
+        batcher = batcher_of(EchoBackend(seconds=lambda _: 1.0))
+        idle = [batcher.is_idle]
+        entry = Entry([1], 1)
+        batcher.submit(entry, lambda _: None)
+        idle.append(batcher.is_idle)
+        await asyncio.sleep(0.5)
+        batcher.withdraw(entry)
+        idle.append(batcher.is_idle)
+        await asyncio.sleep(1)
+        return [*idle, batcher.is_idle]
+
+    assert run(main()) == [True, False, False, True]
+
+
 async def _one_a_pass(batcher: Batcher, count: int, pause: Callable[[], None] = lambda: None) -> list[Answer]:
     """`count` entries, of which each pass of the loop brings one."""
     waiting = []

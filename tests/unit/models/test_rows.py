@@ -72,6 +72,21 @@ def test_rows_that_share_have_one_key_whatever_they_ask_for() -> None:
     assert rows_of([1]).asking(["a"]).key != rows_of([2]).key
 
 
+def test_rows_have_one_digest_and_others_have_another() -> None:
+    texts = np.array([[b"a", b"b"]], dtype=object)
+    several = [
+        rows_of([1, 2]),
+        rows_of([2, 1]),
+        rows_of([1]),
+        Rows({"text": [b"1", b"2"]}),
+        Rows({"text": texts}),
+        Rows({"text": texts.reshape(2, 1)}),
+    ]
+    assert len({rows.digest() for rows in several}) == len(several)
+    assert rows_of([1, 2]).digest() == rows_of([1, 2]).asking(["text"]).digest()
+    assert Rows({"a": [b"1"], "b": [b"2"]}).digest() == Rows({"b": [b"2"], "a": [b"1"]}).digest()
+
+
 def test_the_asked_outputs_have_one_order() -> None:
     assert rows_of([1]).asking(["b", "a", "b"]).asked == ("a", "b")
 

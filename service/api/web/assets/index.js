@@ -1,7 +1,7 @@
 // The first page: the server, every model with the state of its versions, what it takes and gives, and where to go next.
-import { byId, code, make, milliseconds, number, plural, say } from "/web/page.js";
+import { byId, code, make, milliseconds, number, percent, plural, say } from "/web/page.js";
 import { fetchModels, isServed, shapeText, signaturesOf, takesPicture, takesPictures, typeOf } from "/web/models.js";
-import { addUp, quantile, total, wordOf } from "/web/seconds.js";
+import { addUp, quantile, total, within, wordOf } from "/web/seconds.js";
 
 const REFRESH_MS = 5000; // while the page is seen
 
@@ -61,6 +61,34 @@ function drawVersions(states) {
   return make("ul", { className: "versions" }, ...items);
 }
 
+// Which versions answer requests that name none, as the operator's rule has it; nothing without a rule.
+function drawTraffic({ traffic }) {
+  if (!traffic) return [];
+  const shares = Object.entries(traffic.shares).map(([version, share], _, { length }) => (length > 1 ? `${percent(share)} to version ${version}` : `to version ${version}`));
+  const kept = traffic.sticky === "picture" ? "the same picture always meets the same version" : `the same ${traffic.sticky} always meets the same version`;
+  const beside = traffic.shadow ? ` Version ${traffic.shadow.version} runs beside, for ${percent(traffic.shadow.share)} of the answers at most.` : "";
+  const amiss = [...traffic.missing.map((name) => `version ${name} is not served, and the others have its share`), traffic.trouble].filter(Boolean);
+  const notes = amiss.map((text) => make("p", { className: "note" }, `Traffic: ${text}.`));
+  return [make("p", { className: "small" }, `Requests that name no version go ${shares.join(", ")}${shares.length > 1 ? `; ${kept}` : ""}.${beside}`), ...notes];
+}
+
+// How the answers of the versions that ran beside compare with those that were given, a sentence or two for each.
+function comparedTexts(seconds, keptS, name) {
+  const told = seconds.flatMap(({ models }) => models.filter((each) => each.model === name && each.shadow));
+  return [...new Set(told.map(({ version }) => version))].map((version) => {
+    const { shadow, distance } = addUp(seconds, (each) => each.model === name && each.version === version);
+    const { same = 0, different = 0, unranked = 0, failed = 0, dropped = 0, shadow_s: ran = 0, answer_s: would = 0 } = shadow;
+    const upTo = (share) => (within(distance, share) === "+Inf" ? "more than 100" : `at most ${Number(within(distance, share)).toLocaleString("en", { maximumFractionDigits: 6 })}`);
+    const compared = same + different + unranked;
+    const parts = [`Version ${version} beside: ${plural(compared, "picture")} compared in the last ${Math.round(keptS / 60)} minutes`];
+    if (same + different) parts[0] += `, ${percent(same / (same + different))} of them have the same class`;
+    if (total(distance)) parts.push(`Half of the answers differ by ${upTo(0.5)}, 99 % by ${upTo(0.99)}`);
+    if (ran && would) parts.push(`Its calls take ${(ran / would).toFixed(1)} times as long`);
+    const more = [failed ? `${number(failed)} failed` : "", dropped ? `${number(dropped)} left out, as there was no time` : ""].filter(Boolean);
+    return `${[...parts, ...(more.length ? [more.join(", ")] : [])].join(". ")}.`;
+  });
+}
+
 function linksOf(model) {
   const query = new URLSearchParams({ model: model.model_name });
   const link = (page, text, className = "button") => make("a", { href: `/${page}?${query}`, className }, text);
@@ -73,11 +101,11 @@ function linksOf(model) {
 
 function drawModel(model) {
   const head = make("h2", {}, model.model_name);
-  const parts = [head, drawVersions(model.model_version_status)];
+  const parts = [head, drawVersions(model.model_version_status), ...drawTraffic(model)];
   if (isServed(model)) {
     const signatures = Object.entries(signaturesOf(model)).map(([name, signature]) => drawSignature(name, signature, model.label_count));
     const refused = Object.entries(model.refused_signatures).map(([name, reason]) => make("p", { className: "note" }, `Signature ${name} is refused: ${reason}`));
-    parts.push(make("p", { className: "recent soft small" }), ...signatures, ...refused, linksOf(model));
+    parts.push(make("p", { className: "recent soft small" }), make("div", { className: "compared soft small" }), ...signatures, ...refused, linksOf(model));
   }
   const card = make("article", { className: "card model" }, ...parts);
   card.dataset.model = model.model_name;
@@ -116,6 +144,8 @@ async function showRecent() {
   for (const card of document.querySelectorAll("[data-model]")) {
     const line = card.querySelector(".recent");
     if (line) line.textContent = recentText(seconds, keptS, card.dataset.model);
+    const compared = comparedTexts(seconds, keptS, card.dataset.model).map((text) => make("p", {}, text));
+    card.querySelector(".compared")?.replaceChildren(...compared);
   }
 }
 

@@ -80,7 +80,7 @@ export async function chooseTarget(chosen) {
   };
   const fillVersions = () => {
     const numbers = found().model_version_list;
-    if (version) fill(version, [[`latest (${numbers.at(-1)})`, ""], ...numbers.map((each) => [each, each])]);
+    if (version) fill(version, [[found().traffic ? "as the rule says" : `latest (${numbers.at(-1)})`, ""], ...numbers.map((each) => [each, each])]);
     fillSignatures();
   };
   fill(model, served.map((each) => [each.model_name, each.model_name]));

@@ -68,6 +68,7 @@ class Rig:
         self.now = 1000.0
         self.calls = Calls()
         self.ended: list[float] = []
+        self.is_on_trial = False
         target = SimpleNamespace(
             batcher=self.calls,
             model=SimpleNamespace(name="m", version=7),
@@ -78,6 +79,7 @@ class Rig:
         self.watchdog = Watchdog(
             Settings(**settings),
             lambda: self.targets,
+            is_on_trial=lambda _: self.is_on_trial,
             clock=lambda: self.now,
             end=lambda: self.ended.append(self.now),
         )
@@ -219,3 +221,18 @@ def _threads() -> int:
 def test_the_second_limit_is_not_below_the_first() -> None:
     with pytest.raises(ValueError, match="engine_kill_ms: must be at least --engine_timeout_ms, or 0"):
         Settings(engine_timeout_ms=2000, engine_kill_ms=1000)
+
+
+def test_a_version_that_only_runs_beside_another_is_watched_and_not_judged() -> None:
+    hangs = Rig(engine_timeout_ms=30_000, engine_kill_ms=60_000)
+    hangs.is_on_trial = True
+    hangs.look_for(100)
+    assert hangs.calls.stuck_s > 30  # its callers were told
+    assert (hangs.watchdog.reason, hangs.ended) == ("", [])
+    fails = _broken()
+    fails.is_on_trial = True
+    fails.look_for(100)
+    assert (fails.watchdog.reason, fails.calls.failing, fails.ended) == ("", "", [])
+    fails.is_on_trial = False
+    fails.look_for(1)
+    assert fails.calls.ask is not None  # it is judged anew

@@ -112,6 +112,26 @@ def test_a_version_that_is_gone_and_one_that_comes_back_begin_with_their_own_cou
     assert [model["images"] for each in recent.since(0) for model in each["models"]] == [2, 1]
 
 
+def test_what_a_version_did_as_a_shadow_is_told_and_added_up() -> None:
+    metrics = ModelMetrics("m", 2)
+    shadow = metrics.begin_shadow()
+    assert metrics.begin_shadow() is shadow
+    recent, clock = _recent(metrics)
+    shadow.images["same"] += 3
+    recent.tick()
+    shadow.images["same"] += 1
+    shadow.seconds["shadow"] += 0.5
+    shadow.distance.observe(0.02)
+    clock.now += 1
+    recent.tick()
+    seconds = recent.since(0)
+    told = [(each["models"][0]["shadow"], each["models"][0].get("distance")) for each in seconds]
+    assert told == [({"same": 3}, None), ({"same": 1, "shadow_s": 0.5}, {"0.03": 1})]
+    (merged, _) = merge_seconds([seconds, [{"second": seconds[0]["second"], "models": seconds[1]["models"]}]])
+    assert merged["models"][0]["shadow"] == {"same": 4, "shadow_s": 0.5}
+    assert merged["models"][0]["distance"] == {"0.03": 1}
+
+
 def test_the_seconds_of_several_processes_are_added_up() -> None:
     def told(model: str, *, ok: int, queue: int) -> dict[str, Any]:
         return {

@@ -2,12 +2,12 @@
 
 // What happened in these seconds to the models that `wanted` takes: counts by outcome, edge and so on, all models together.
 export function addUp(seconds, wanted = () => true) {
-  const sum = { requests: {}, latency: {}, batches: {}, images: 0, queue: 0 };
+  const sum = { requests: {}, latency: {}, batches: {}, shadow: {}, distance: {}, images: 0, queue: 0 };
   for (const { models } of seconds) {
     sum.queue = 0; // of the last second
     for (const told of models.filter(wanted)) {
-      for (const name of ["requests", "latency", "batches"]) {
-        for (const [key, count] of Object.entries(told[name])) sum[name][key] = (sum[name][key] ?? 0) + count;
+      for (const name of ["requests", "latency", "batches", "shadow", "distance"]) {
+        for (const [key, count] of Object.entries(told[name] ?? {})) sum[name][key] = (sum[name][key] ?? 0) + count;
       }
       sum.images += told.images;
       sum.queue += told.queue;
@@ -31,6 +31,13 @@ export function quantile(counts, share) {
     left -= count;
   }
   return buckets.at(-1)[0];
+}
+
+// The edge within which a share of the counted values is; null if there is no value.
+export function within(counts, share) {
+  let left = total(counts) * share;
+  const edges = Object.keys(counts).sort((a, b) => Number(a.replace("+Inf", "Infinity")) - Number(b.replace("+Inf", "Infinity")));
+  return edges.find((edge) => (left -= counts[edge]) <= 0) ?? null;
 }
 
 // The edges of the server's histograms of time (service/telemetry/histogram.py); an SLO may add one.
