@@ -164,6 +164,7 @@ class Metrics(Collector):
     ) -> None:
         self._memory_of = memory_of
         self._versions: Callable[[], Iterable[tuple[ModelMetrics, str]]] = tuple
+        self._stores: Callable[[], Mapping[str, tuple[bool, int]]] = dict
         self.http_requests: Counter[tuple[str, str, int]] = Counter()
         self.routes: dict[str, RouteMetrics] = {}
         self.http_in_flight = 0
@@ -179,6 +180,10 @@ class Metrics(Collector):
     def show_versions(self, versions: Callable[[], Iterable[tuple[ModelMetrics, str]]]) -> None:
         """Shows the series of the model versions that `versions` returns, each with its state, at every scrape."""
         self._versions = versions
+
+    def show_stores(self, stores: Callable[[], Mapping[str, tuple[bool, int]]]) -> None:
+        """Shows what `stores` returns at every scrape: by model, whether its store can't be read, and the bytes fetched."""
+        self._stores = stores
 
     def http_ended(
         self, route: str, method: str, code: int, *, duration_s: float, request_bytes: int, response_bytes: int
@@ -212,6 +217,18 @@ class Metrics(Collector):
         versions = list(self._versions())
         yield from _collect_counts([model for model, _ in versions])
         yield from self._collect_gauges(versions)
+        yield from self._collect_stores()
+
+    def _collect_stores(self) -> Iterator[Metric]:
+        """Of the models that are kept in a store."""
+        stores = self._stores()
+        failing = (((model,), float(is_failing)) for model, (is_failing, _) in stores.items())
+        text = "1 if a model's store can't be read, or a version in it can't be fetched, else 0."
+        yield _gauge("darkroom_store_failing", text, failing, ("model",))
+        fetched = CounterMetricFamily("darkroom_store_fetched_bytes", "Bytes fetched from a store.", labels=("model",))
+        for model, (_, size) in stores.items():
+            fetched.add_metric((model,), size)
+        yield fetched
 
     def _collect_server(self) -> Iterator[Metric]:
         """What no model version owns: HTTP, the event loop and the build."""

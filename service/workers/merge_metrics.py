@@ -31,6 +31,7 @@ GAUGES: dict[str, Callable[[float, float], float]] = {
     "darkroom_engine_stuck": add,
     "darkroom_engine_failing": add,
     "darkroom_slo_seconds": max,
+    "darkroom_store_failing": max,
     "darkroom_model_state": max,
     "darkroom_rewrite_applied": max,
     "darkroom_model_info": max,
