@@ -219,6 +219,8 @@ def locate(path: Path) -> tuple[Path, str, int]:
     Raises:
         LoadFailed: it is neither.
     """
+    if re.match(r"[A-Za-z][\w+.-]*:/", str(path)):  # `//` is one slash in a Path
+        raise LoadFailed("must be a folder of this machine: copy the version from its store first")
     if is_number(path.resolve().name) and (path / MODEL_FOLDER / FILE_NAME).is_file():
         whole = path.resolve()
         return path / MODEL_FOLDER, whole.parent.name, int(whole.name)

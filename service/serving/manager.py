@@ -613,19 +613,21 @@ class ModelManager:
                         self._registry.forget(model.name, record.version)
                 model.is_awaited = any(found[version].is_coming for version in todo.unsettled)
                 for version in todo.unsettled:
-                    self._note_unsettled(self._record(model, version), found[version].missing)
+                    self._note_unsettled(self._record(model, version), found[version])
                 break
             version = todo.loads[0]
             async with self._turns.take(found[version].size):
                 await self._load(model, version, found[version])
         return todo
 
-    def _note_unsettled(self, record: VersionRecord, missing: str) -> None:
+    def _note_unsettled(self, record: VersionRecord, found: Found) -> None:
         """Notes that a version is still being copied; logs what it waits for, each time that changes."""
+        missing = found.missing
         reason = f"its files are still being written{missing and ': '}{missing}"
         if missing and (record.state, record.message) != (START, reason):
             fields = {"model": record.model, "version": record.version, "reason": missing}
-            _log.warning("a version waits for the rest of its files", extra={"fields": fields})
+            level = logging.INFO if found.is_coming else logging.WARNING
+            _log.log(level, "a version waits for the rest of its files", extra={"fields": fields})
         record.note(START, reason)
 
     async def _scan(self, model: Model) -> Mapping[int, Found]:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from darkroom.service.serving.repository import Repository, Wanted
 
 FAKE = "fake"  # --model_base_path=fake serves a model without TensorFlow
-LEASE_INTERVALS = 5  # guess: a process that did not scan for so long may have lost the versions that it needs
+LEASE_S = 600.0  # guess: a version that no process asked for so long, not even to load it, is needed no longer
 SETTLED_INTERVALS = 2  # files that did not change for so many scans are complete
 
 
@@ -106,7 +106,7 @@ class Sources:
             policy=policy_of(entry, self._settings),
             poll_s=self._settings.store_poll_ms / 1000,
             settle_s=settle_s,
-            lease_s=LEASE_INTERVALS * self._settings.reload_interval_ms / 1000,
+            lease_s=LEASE_S,
         )
 
     def stop(self) -> None:

@@ -111,4 +111,4 @@ class _Sum(Collector):
 def _version(key: Key) -> Version:
     """The model version that a sample is labelled with, if any."""
     labels = dict(key[1])
-    return (labels["model"], labels["version"]) if "model" in labels else None
+    return (labels["model"], labels["version"]) if {"model", "version"} <= labels.keys() else None

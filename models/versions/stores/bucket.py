@@ -26,12 +26,14 @@ if TYPE_CHECKING:
 PIECE_BYTES = 1 << 20  # of an object, between two looks at the progress
 MAX_PATH_CHARS = 1024  # precedent: S3's keys have as many bytes
 # A whole object may take a day, but a store that sends nothing for 20 s is away. Retries are for what passes in seconds;
-# the next look at the store is the retry for all else. All three are guesses.
-CLIENT: ClientConfig = {"connect_timeout": "5s", "read_timeout": "20s", "timeout": "1d"}
+# the next look at the store is the retry for all else. A connection that fails three times has done so before the first
+# scan ends, so that a start can say why. All are guesses.
+CLIENT: ClientConfig = {"connect_timeout": "2s", "read_timeout": "20s", "timeout": "1d"}
 RETRY: RetryConfig = {"max_retries": 2, "retry_timeout": timedelta(seconds=20)}
 # What obstore's messages say, and what it means to people.
 _MEANINGS = (
-    (r"169\.254\.169\.254|metadata\.google\.internal", "no credentials were found"),
+    (r"/latest/api/token|metadata\.google\.internal|169\.254\.169\.254", "no credentials were found"),
+    (r"Account must be specified", "AZURE_STORAGE_ACCOUNT_NAME is not set"),
     (r"status code: 401\b", "it answers 401: check the credentials"),
     (r"status code: 403\b", "it answers 403: check the credentials and what they may read"),
     (r"status code: 404\b|NotFound \{", "it answers 404: there is no such bucket or object"),
