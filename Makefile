@@ -90,7 +90,7 @@ has-wrk:
 	@command -v wrk >/dev/null || { echo "bench: wrk is missing: apt-get install wrk (or brew install wrk), then run this again" >&2; exit 2; }
 
 requirements: $(VENV)/dev.done  ## update the pinned versions and hashes of requirements/*.txt, for Python 3.11 to 3.13
-	for name in serve gpu models dev build bench-mosec bench-mlserver bench-grpc-clients bench-kserve tensorflow-serving-api axe mutants fuzz; do \
+	for name in serve stores gpu models dev build bench-mosec bench-mlserver bench-grpc-clients bench-kserve tensorflow-serving-api axe mutants fuzz; do \
 	  case $$name in tensorflow-serving-api|axe) alone=--no-deps ;; *) alone= ;; esac; \
 	  $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --upgrade $$alone \
 	    --custom-compile-command "make requirements" requirements/$$name.in -o requirements/$$name.txt; \

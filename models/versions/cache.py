@@ -37,7 +37,7 @@ class Cache:
     def read(self, key: str) -> memoryview | None:
         """The data that was written under `key`, as pages of its file; None where there is none."""
         try:
-            self._check_owner()
+            check_owner(self._folder)
             path = self._path(key)
             with path.open("rb") as file:
                 data = mapped(file)
@@ -51,7 +51,7 @@ class Cache:
         """Keeps `data` under `key`, whole or not at all, and evicts the least recently used files above the bound."""
         try:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._check_owner()
+            check_owner(self._folder)
             self._put(self._path(key), data)
             for part in self._folder.glob(f"*{_TEMPORARY}"):
                 if time.time() - part.stat().st_mtime > _ABANDONED_S:
@@ -73,7 +73,7 @@ class Cache:
         folders = [Path(tempfile.gettempdir())]
         with suppress(OSError):
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._check_owner()
+            check_owner(self._folder)
             folders.insert(0, self._folder)
         return tempfile.TemporaryFile(
             prefix="darkroom-", dir=max(folders, key=lambda each: shutil.disk_usage(each).free)
@@ -89,7 +89,7 @@ class Cache:
         path = self._folder / (key + _LOCK)
         try:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._check_owner()
+            check_owner(self._folder)
             self._drop_stopped(path)
             lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError:
@@ -143,10 +143,12 @@ class Cache:
                 Path(part.name).unlink(missing_ok=True)  # or a full disk would stay full
                 raise
 
-    def _check_owner(self) -> None:
-        found = self._folder.stat()
-        if found.st_uid not in {0, os.geteuid()} or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-            raise PermissionError(0, "others can write to it")  # root can in any case, and may have filled it
+
+def check_owner(folder: Path) -> None:
+    """Raises PermissionError if another user can write to a folder whose files this server runs, OSError if there is none."""
+    found = folder.stat()
+    if found.st_uid not in {0, os.geteuid()} or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise PermissionError(0, "others can write to it")  # root can in any case, and may have filled it
 
 
 def mapped(file: IO[bytes]) -> memoryview:

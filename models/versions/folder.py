@@ -35,13 +35,14 @@ class Found(NamedTuple):
     """A version that exists: `stamp` changes when its files do; it is settled when they have stopped changing.
 
     `missing` is what a half-copied version still waits for, for people; empty where its files are complete. `size` is
-    the bytes of its files.
+    the bytes of its files. `is_coming`: the source is fetching it, so the start of the server waits for it.
     """
 
     stamp: Hashable
     is_settled: bool = True
     missing: str = ""
     size: int = 0
+    is_coming: bool = False
 
 
 class Source(Protocol):
@@ -198,7 +199,7 @@ def versions(base_path: Path, model_folder: str = MODEL_FOLDER) -> dict[int, Pat
         found = {
             int(folder.name): inner
             for folder in folders
-            if _is_number(folder.name) and (inner := _saved_model_in(folder, model_folder)) is not None
+            if is_number(folder.name) and (inner := _saved_model_in(folder, model_folder)) is not None
         }
     except OSError as err:
         hint = "; `darkroom export` makes one of a Keras file" if isinstance(err, NotADirectoryError) else ""
@@ -220,17 +221,20 @@ def locate(path: Path) -> tuple[Path, str, int]:
     Raises:
         LoadFailed: it is neither.
     """
-    if _is_number(path.resolve().name) and (path / MODEL_FOLDER / FILE_NAME).is_file():
+    if re.match(r"[A-Za-z][\w+.-]*:/", str(path)):  # `//` is one slash in a Path
+        raise LoadFailed("must be a folder of this machine: copy the version from its store first")
+    if is_number(path.resolve().name) and (path / MODEL_FOLDER / FILE_NAME).is_file():
         whole = path.resolve()
         return path / MODEL_FOLDER, whole.parent.name, int(whole.name)
     if (path / FILE_NAME).is_file():
         whole = path.resolve()
-        return (path, whole.parent.name, int(whole.name)) if _is_number(whole.name) else (path, whole.name, 1)
+        return (path, whole.parent.name, int(whole.name)) if is_number(whole.name) else (path, whole.name, 1)
     version, folder = max(versions(path).items())
     return folder, path.resolve().name, version
 
 
-def _is_number(name: str) -> bool:
+def is_number(name: str) -> bool:
+    """Whether a folder of this name is a version."""
     return name.isascii() and name.isdecimal() and int(name) <= MAX_VERSION
 
 

@@ -231,7 +231,7 @@ FLAGS: dict[str, Flag] = {
     "model_name": Flag(str, "`--model_name` [`$MODEL_NAME`, or default]", _becomes("model_name")),
     "model_base_path": Flag(
         str,
-        "`--model_base_path` [`$MODEL_BASE_PATH/$MODEL_NAME`]; a folder of this machine",
+        "`--model_base_path` [`$MODEL_BASE_PATH/$MODEL_NAME`]; a folder of this machine, or `s3://`, `gs://`, `az://`, `https://`",
         _becomes_path("model_base_path"),
     ),
     "num_load_threads": Flag(

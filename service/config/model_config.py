@@ -14,6 +14,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from darkroom.models.saved_model.front.preprocess import Preprocess
 from darkroom.models.saved_model.output_kinds import read_said
 from darkroom.models.versions.policy import Policy
+from darkroom.models.versions.stores.address import check_address, is_address
 from darkroom.service.config.traffic import TrafficRule
 
 if TYPE_CHECKING:
@@ -47,8 +48,15 @@ def parse_json(value: object) -> object:
 
 def _check_folder(value: object) -> object:
     """A path unchanged, unless it is an address of some storage; then it raises ValueError."""
-    if isinstance(value, str) and re.match(r"[A-Za-z][\w+.-]*://", value):
+    if isinstance(value, str) and is_address(value):
         raise ValueError("must be a folder of this machine; mount or copy the storage")
+    return value
+
+
+def _check_base_path(value: object) -> object:
+    """An address of some storage, checked, as text; anything else as the path of a folder."""
+    if isinstance(value, str):
+        return check_address(value) if is_address(value) else Path(value)
     return value
 
 
@@ -75,6 +83,7 @@ JsonObject = Annotated[dict[str, Any], BeforeValidator(parse_json)]
 Labels = Annotated[dict[str, int], BeforeValidator(parse_json)]
 Pictures = Annotated[JsonObject | None, _checked(Preprocess.of)]
 Folder = Annotated[Path, BeforeValidator(_check_folder)]
+BasePath = Annotated[Path | str, BeforeValidator(_check_base_path)]  # a folder, or the address of a model in a store
 Outputs = Annotated[JsonObject, _checked(read_said)]
 Traffic = Annotated[JsonObject | None, _checked(TrafficRule.of)]
 VersionPolicy = Annotated[str, _checked(Policy.parse)]
@@ -86,7 +95,7 @@ class ModelEntry(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
     name: str = Field(min_length=1)
-    base_path: Folder
+    base_path: BasePath
     platform: str = "tensorflow"
     custom_op_paths: Paths = ()
     session_config: JsonObject = {}
@@ -210,6 +219,7 @@ def explain(err: ValidationError) -> list[str]:
             lines.append(f"there is no key {where[:80]!r}{meant} There are: {', '.join(known)}")
             continue
         message = problem["msg"].removeprefix("Value error, ")
-        given = f" (given {str(problem['input'])[:80]!r})" if where and "password" not in where else ""
+        is_secret = "password" in where or re.search(r"://.*[@?]", str(problem["input"]))  # as of a signed address
+        given = f" (given {str(problem['input'])[:80]!r})" if where and not is_secret else ""
         lines += [f"{where}: {message}{given}"] if where else message.split("; ")
     return lines

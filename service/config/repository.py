@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path  # noqa: TC003 - pydantic reads it
 from typing import Any
 
 from pydantic import ConfigDict, Field
@@ -22,6 +23,7 @@ class RepositoryEntry(ModelEntry):
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
+    base_path: Path
     overrides: dict[str, Any] = Field(default_factory=dict)
     model_folder: str = MODEL_FOLDER
     config: bytes | None = None

@@ -16,7 +16,7 @@ from darkroom.batching.limits import Limits
 from darkroom.service.config.access_log import parse_access_log
 from darkroom.service.config.model_config import (
     BadSettingsError,
-    Folder,
+    BasePath,
     JsonObject,
     Labels,
     LogLevel,
@@ -112,7 +112,7 @@ class Settings(BaseModel):
     workers: Workers = Field("auto", description="number of processes behind the address, 1 to 64; auto: one, and after the warm-up as many as the cores can use where the event loop would be the bound, not the engine, if memory allows. Each has its own event loop, queues and engines; limits of queues, connections and bodies apply to each process (measured)")
     worker_timeout_ms: float = Field(30_000.0, ge=0, description="a ready worker whose event loop does not run for this long is killed and replaced; 0: never (precedent: gunicorn)")
     model_name: str = Field("default", min_length=1, description="name of the model in --model_base_path (STS)")
-    model_base_path: Folder = Field(Path("model"), description="folder of numeric version folders; `fake` serves a model without TensorFlow (STS)")
+    model_base_path: BasePath = Field(Path("model"), description="folder of numeric version folders, or its address in a store: s3://, gs://, az://, or https:// of a .tar.gz, see docs/models.md; `fake` serves a model without TensorFlow (STS)")
     model_platform: str = Field("tensorflow", description="kind of model; only tensorflow is served (STS)")
     model_config_file: Path | None = Field(None, description="file that names several models, in JSON or in TensorFlow Serving's protobuf text, see docs/models.md; takes precedence over --model_base_path (STS)")
     model_config_poll_ms: float = Field(0.0, ge=0, description="how often --model_config_file is read again; models come and go as it says. 0: only at the start (precedent: TF Serving)")
@@ -124,8 +124,10 @@ class Settings(BaseModel):
     pictures: Annotated[dict[str, Pictures], BeforeValidator(parse_json)] = Field({}, description='JSON: how pictures become the input of models that take tensors, for example {"default": {"size": [224, 224], "preprocess": "torch"}}; see docs/models.md (precedent: none)')
     outputs: Annotated[dict[str, Outputs], BeforeValidator(parse_json)] = Field({}, description='JSON: what the outputs of models are, and the form in which they are answered, for example {"default": {"mask": {"kind": "mask", "as": "png"}}}; see docs/models.md (precedent: none)')
     traffic: Annotated[dict[str, Traffic], BeforeValidator(parse_json)] = Field({}, description='JSON: which versions of a model answer requests that name none, by weight, and which one runs beside them to be compared, for example {"default": {"split": {"1": 95, "2": 5}, "shadow": {"version": 3, "share": 0.5}}}; see docs/models.md. Default: the newest version answers (precedent: Seldon, Istio)')
-    cache_dir: Path | None = Field(None, description="folder for prepared models; only this user may have access. Default: darkroom in $XDG_CACHE_HOME or ~/.cache (precedent)")
-    max_cache_bytes: int = Field(4 << 30, ge=0, description="size limit of --cache_dir; the least recently used models are deleted first (guess)")
+    cache_dir: Path | None = Field(None, description="folder for prepared models, and for the copies of models that are kept in a store; only this user may have access. Default: darkroom in $XDG_CACHE_HOME or ~/.cache (precedent)")
+    store_cache_bytes: int = Field(20 << 30, gt=0, description="size limit of the copies of models that are kept in a store, in --cache_dir; what no model needs is deleted when there is no room (guess)")
+    store_poll_ms: float = Field(30_000.0, gt=0, description="how often a store is asked for new versions, give or take a fifth (guess: S3 bills each listing)")
+    max_cache_bytes: int = Field(4 << 30, ge=0, description="size limit of the prepared models in --cache_dir; the least recently used models are deleted first (guess)")
     load_timeout_ms: float = Field(600_000.0, gt=0, description="time limit for the process that prepares a version (guess)")
     device: str = Field("auto", pattern=r"^(auto|cpu(:[1-9][0-9]?)?|gpu(:[0-9]+(,[0-9]+)*)?)$", description="where models run: auto (every GPU, else the CPU), cpu, gpu, gpu:0,1. Each device gets an engine; cpu:N makes N logical devices, for tests (precedent)")
     precision: Literal["fp32", "bf16"] = Field("fp32", description="bf16: convolutions run in bfloat16 if the CPU has it. Lossy; tested at load and refused beyond --max_drift (measured: 0.1 in one model)")

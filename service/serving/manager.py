@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from darkroom.models.errors import LoadFailed, ModelError, UnknownLabel, UnknownModel, UnknownVersion, quote
 from darkroom.models.versions.folder import SETTLED_SCANS, GivenSource
 from darkroom.models.versions.policy import AVAILABLE, END, LOADING, START, UNLOADING, Failure, Plan, Policy, plan
+from darkroom.models.versions.stores.source import StoreSource
 from darkroom.service.config.model_config import BadSettingsError, ModelEntry
 from darkroom.service.config.traffic import TrafficRule, number_of
 from darkroom.service.errors import NotReady, Unimplemented
@@ -69,6 +70,7 @@ class Model:
         settings: those of the server, with what is different for this model.
         entry: what it was made of, or why it can't be served; None: its source was given.
         is_missing: the last look at the folder of models did not find it.
+        is_awaited: a version of it is being fetched from a store.
         is_wanted: False after it was unloaded on request.
         inflight: the calls in flight of each signature, from the version that was loaded last.
         trouble: why the last scan of its source failed; empty if it did not.
@@ -86,7 +88,7 @@ class Model:
         self.policy = policy
         self.settings = settings
         self.entry = entry
-        self.is_missing = False
+        self.is_missing = self.is_awaited = False
         self.is_wanted = True
         self.inflight: dict[str, int] = {}
         self.trouble = self.bug = ""
@@ -140,6 +142,7 @@ class ModelManager:
         self._settings = settings
         self._registry = registry
         metrics.show_versions(registry.exported, registry.shares)
+        metrics.show_stores(self.stores)
         self._clock = clock
         self._in_thread = in_thread
         self._sources = Sources(settings)
@@ -197,6 +200,15 @@ class ModelManager:
         found = {name: self._entry(model) for name, model in self._models.items()}
         return {name: entry for name, entry in found.items() if entry is not None}
 
+    def stores(self) -> dict[str, tuple[bool, int]]:
+        """By each model that is kept in a store: whether it can't be read, and the bytes fetched by this process."""
+        sources = {name: model.source for name, model in self._models.items()}
+        return {
+            name: (bool(source.trouble), source.fetched_bytes)
+            for name, source in sources.items()
+            if isinstance(source, StoreSource)
+        }
+
     def folders(self) -> dict[str, str]:
         """The folder of each model that the settings or the repository name."""
         return {name: str(entry.base_path) for name, entry in self.entries.items()}
@@ -212,7 +224,8 @@ class ModelManager:
     async def load_all(self) -> None:
         """Loads every model. One that fails is logged and left out.
 
-        It waits for a model whose files are still being written, if nothing else can be served or nobody watches.
+        It waits for a model whose files are still being written, if nothing else can be served or nobody watches, and for
+        one that is being fetched from a store.
 
         Raises:
             LoadFailed: no model could be loaded; says why of each.
@@ -230,7 +243,8 @@ class ModelManager:
                 todo.unsettled and not self._registry.versions(model.name)
                 for model, todo in zip(ordered, left, strict=True)
             )
-            if not is_left or (self._registry.targets() and self._settings.reload_models):
+            is_awaited = any(model.is_awaited and not self._registry.versions(model.name) for model in ordered)
+            if not is_left or (self._registry.targets() and self._settings.reload_models and not is_awaited):
                 break
             await asyncio.sleep(self._settings.reload_interval_ms / 1000)
         if not self._registry.targets():
@@ -544,6 +558,8 @@ class ModelManager:
         """
         before, model.entry = model.entry, entry
         model.policy, model.settings = policy_of(entry, self._settings), settings_of(entry, self._settings)
+        if isinstance(model.source, StoreSource):
+            model.source.policy = model.policy
         if _origin(before) == _origin(entry):
             return
         folders = {each.base_path for each in (before, entry) if isinstance(each, ModelEntry)}
@@ -646,20 +662,23 @@ class ModelManager:
                 for record in self._registry.records(model.name):
                     if record.version not in found and record.servable is None:
                         self._registry.forget(model.name, record.version)
+                model.is_awaited = any(found[version].is_coming for version in todo.unsettled)
                 for version in todo.unsettled:
-                    self._note_unsettled(self._record(model, version), found[version].missing)
+                    self._note_unsettled(self._record(model, version), found[version])
                 break
             version = todo.loads[0]
             async with self._turns.take(found[version].size):
                 await self._load(model, version, found[version])
         return todo
 
-    def _note_unsettled(self, record: VersionRecord, missing: str) -> None:
+    def _note_unsettled(self, record: VersionRecord, found: Found) -> None:
         """Notes that a version is still being copied; logs what it waits for, each time that changes."""
+        missing = found.missing
         reason = f"its files are still being written{missing and ': '}{missing}"
         if missing and (record.state, record.message) != (START, reason):
             fields = {"model": record.model, "version": record.version, "reason": missing}
-            _log.warning("a version waits for the rest of its files", extra={"fields": fields})
+            level = logging.INFO if found.is_coming else logging.WARNING
+            _log.log(level, "a version waits for the rest of its files", extra={"fields": fields})
         record.note(START, reason)
 
     async def _scan(self, model: Model) -> Mapping[int, Found]:

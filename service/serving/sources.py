@@ -14,6 +14,8 @@ from darkroom.models.versions.cache import Cache
 from darkroom.models.versions.folder import MODEL_FOLDER, FolderSource, GivenSource
 from darkroom.models.versions.loader import Loader
 from darkroom.models.versions.policy import Policy
+from darkroom.models.versions.stores.mirror import Mirror, MirrorCache
+from darkroom.models.versions.stores.source import StoreSource
 from darkroom.service.config.machine import cores_each
 from darkroom.service.config.repository import RepositoryEntry
 
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from darkroom.service.serving.repository import Repository, Wanted
 
 FAKE = "fake"  # --model_base_path=fake serves a model without TensorFlow
+LEASE_S = 600.0  # guess: a version that no process asked for so long, not even to load it, is needed no longer
 SETTLED_INTERVALS = 2  # files that did not change for so many scans are complete
 
 
@@ -57,6 +60,7 @@ class Sources:
             except RuntimeError:
                 folder = Path(tempfile.gettempdir()) / f"darkroom-{os.getuid()}"
         cache = Cache(folder, max_bytes=settings.max_cache_bytes)
+        self._mirrors = MirrorCache(folder / "stores", max_bytes=settings.store_cache_bytes)
         self._loader = Loader(cache, timeout_s=settings.load_timeout_ms / 1000)
 
     def repository(self) -> Repository | None:
@@ -92,7 +96,18 @@ class Sources:
 
         inner = entry.model_folder if isinstance(entry, RepositoryEntry) else MODEL_FOLDER
         settle_s = SETTLED_INTERVALS * self._settings.reload_interval_ms / 1000
-        return FolderSource(entry.base_path, load, settle_s=settle_s, model_folder=inner)
+        if isinstance(entry.base_path, Path):
+            return FolderSource(entry.base_path, load, settle_s=settle_s, model_folder=inner)
+        mirror = Mirror(self._mirrors, entry.base_path)
+        return StoreSource(
+            entry.base_path,
+            mirror,
+            FolderSource(mirror.folder, load, settle_s=0, model_folder=inner),
+            policy=policy_of(entry, self._settings),
+            poll_s=self._settings.store_poll_ms / 1000,
+            settle_s=settle_s,
+            lease_s=LEASE_S,
+        )
 
     def stop(self) -> None:
         """Ends the preparation that is running; later ones fail."""

@@ -192,6 +192,7 @@ class Metrics(Collector):
         self._memory_of = memory_of
         self._versions: Callable[[], Iterable[tuple[ModelMetrics, str]]] = tuple
         self._shares: Callable[[], Iterable[tuple[str, str, float]]] = tuple
+        self._stores: Callable[[], Mapping[str, tuple[bool, int]]] = dict
         self.http_requests: Counter[tuple[str, str, int]] = Counter()
         self.routes: dict[str, RouteMetrics] = {}
         self.http_in_flight = 0
@@ -213,6 +214,10 @@ class Metrics(Collector):
         """Shows what these return, at every scrape: the series of each version with its state; model, version and share."""
         self._versions = versions
         self._shares = shares
+
+    def show_stores(self, stores: Callable[[], Mapping[str, tuple[bool, int]]]) -> None:
+        """Shows what `stores` returns at every scrape: by model, whether its store can't be read, and the bytes fetched."""
+        self._stores = stores
 
     def http_ended(
         self, route: str, method: str, code: int, *, duration_s: float, request_bytes: int, response_bytes: int
@@ -247,6 +252,18 @@ class Metrics(Collector):
         yield from _collect_counts([model for model, _ in versions])
         yield from _collect_shadows([(model.labels, model.shadow) for model, _ in versions if model.shadow is not None])
         yield from self._collect_gauges(versions)
+        yield from self._collect_stores()
+
+    def _collect_stores(self) -> Iterator[Metric]:
+        """Of the models that are kept in a store."""
+        stores = self._stores()
+        failing = (((model,), float(is_failing)) for model, (is_failing, _) in stores.items())
+        text = "1 if a model's store can't be read, or a version in it can't be fetched, else 0."
+        yield _gauge("darkroom_store_failing", text, failing, ("model",))
+        fetched = CounterMetricFamily("darkroom_store_fetched_bytes", "Bytes fetched from a store.", labels=("model",))
+        for model, (_, size) in stores.items():
+            fetched.add_metric((model,), size)
+        yield fetched
 
     def _collect_server(self) -> Iterator[Metric]:
         """What no model version owns: HTTP, the event loop and the build."""

@@ -31,6 +31,7 @@ GAUGES: dict[str, Callable[[float, float], float]] = {
     "darkroom_engine_stuck": add,
     "darkroom_engine_failing": add,
     "darkroom_slo_seconds": max,
+    "darkroom_store_failing": max,
     "darkroom_model_state": max,
     "darkroom_rewrite_applied": max,
     "darkroom_model_info": max,
@@ -111,4 +112,4 @@ class _Sum(Collector):
 def _version(key: Key) -> Version:
     """The model version that a sample is labelled with, if any."""
     labels = dict(key[1])
-    return (labels["model"], labels["version"]) if "model" in labels else None
+    return (labels["model"], labels["version"]) if {"model", "version"} <= labels.keys() else None

@@ -12,10 +12,9 @@ import threading
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from functools import partial
-from http.client import HTTPConnection
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
@@ -26,60 +25,20 @@ from loadtest.measure import processes
 from loadtest.traffic.connections import request_bytes
 from loadtest.traffic.pictures import RequestBody
 from tests import savedmodels
+from tests.asked import CLIENTS, ROWS, load, until
 from tests.serving import Process, metric, serving
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from tests.asked import States
+
 pytestmark = pytest.mark.slow
-States: TypeAlias = "dict[str, tuple[str, str]]"  # version → state and message
-CLIENTS = 8
-ROWS = [[1.0, 2.0, 3.0, 4.0]] * 5
 QUICK = "--reload_interval_ms=100"
 PATIENT = ("--request_timeout_ms=600000", "--engine_timeout_ms=0")  # a machine that is busy fails no request
 NO_OVERRIDE = ("setpriv", "--bounding-set=-dac_override,-dac_read_search")  # root that must keep to permissions
 WAITS = "its files are still being written: the variables.data files are missing"
-
-
-class Load:
-    """Clients that ask again after a moment, so that the server has cores left, and keep what was wrong."""
-
-    def __init__(self, url: str) -> None:
-        self.wrong: list[str] = []
-        self.factors: list[float] = []  # of every answer, as it came: which version gave it
-        self._host = url.removeprefix("http://")
-        self._is_over = threading.Event()
-
-    def ask(self) -> None:
-        body, headers = json.dumps({"data": {"x": ROWS}}), {"Content-Type": "application/json"}
-        with closing(HTTPConnection(self._host, timeout=60)) as connection:
-            while not self._is_over.wait(0.005):
-                connection.request("POST", "/", body, headers)
-                answer = connection.getresponse()
-                text = answer.read()
-                rows = json.loads(text).get("y", []) if answer.status == 200 else []
-                factor = rows[0][0] if rows else 0.0
-                if rows != [[value * factor for value in row] for row in ROWS]:
-                    self.wrong.append(f"{answer.status} {text!r}")
-                self.factors.append(factor)
-
-    def stop(self) -> None:
-        self._is_over.set()
-
-
-@contextmanager
-def load(url: str) -> Iterator[Load]:
-    clients = Load(url)
-    with ThreadPoolExecutor(CLIENTS) as threads:
-        asking = [threads.submit(clients.ask) for _ in range(CLIENTS)]
-        try:
-            yield clients
-        finally:
-            clients.stop()
-    for each in asking:
-        each.result()  # a connection that broke is raised here
-    assert clients.wrong == []
 
 
 @pytest.fixture(scope="module")
@@ -103,18 +62,6 @@ def _is_alone(version: str, states: States) -> bool:
     return list(states) == [version]
 
 
-def _until(url: str, is_so: Callable[[States], bool]) -> None:
-    """Waits for the states of the versions to be so; three minutes without it are a failure."""
-    states: States = {}
-    for _ in range(1800):
-        described = httpx.get(f"{url}/v1/models/default", timeout=60).json()["model_version_status"]
-        states = {each["version"]: (each["state"], each["status"]["error_message"]) for each in described}
-        if is_so(states):
-            return
-        time.sleep(0.1)
-    raise AssertionError(f"it did not come within three minutes: {states}")
-
-
 def test_versions_are_swapped_under_load_and_every_answer_is_wholly_of_one(built: Path, tmp_path: Path) -> None:
     base = tmp_path / "model"
     shutil.copytree(built / "1", base / "1")
@@ -122,12 +69,12 @@ def test_versions_are_swapped_under_load_and_every_answer_is_wholly_of_one(built
         for old, new in ((1, 2), (2, 3), (3, 1)):
             number = str(old + 1)
             shutil.copytree(built / str(new), base / number)
-            _until(url, partial(_is_served, number))
+            until(url, partial(_is_served, number))
             shutil.rmtree(base / str(old))
-            _until(url, partial(_is_alone, number))
+            until(url, partial(_is_alone, number))
         asked = len(clients.factors)
         assert {1.0, 2.0, 3.0} <= set(clients.factors)
-        _until(url, lambda _: len(clients.factors) >= asked + 2 * CLIENTS)
+        until(url, lambda _: len(clients.factors) >= asked + 2 * CLIENTS)
         assert set(clients.factors[asked + CLIENTS :]) == {1.0}
         assert metric(url, "darkroom_model_state", state="AVAILABLE") == 1
 
@@ -144,20 +91,18 @@ def test_nothing_that_happens_to_the_folders_stops_the_version_that_serves(built
         (base / "3" / "saved_model.pb").write_bytes(b"\xff" * 1000)
         (base / "4").write_text("a stray file")
         (base / "5").mkdir()
-        _until(
-            url, lambda states: states.get("3") == ("END", "saved_model.pb is damaged: it is no SavedModel protobuf")
-        )
-        _until(url, lambda states: states.get("2") == ("START", WAITS))
+        until(url, lambda states: states.get("3") == ("END", "saved_model.pb is damaged: it is no SavedModel protobuf"))
+        until(url, lambda states: states.get("2") == ("START", WAITS))
         (base / "1" / "saved_model.pb").write_bytes(b"\xff")  # what serves is corrupted, then goes with all the rest
         (base / "1" / "variables" / "variables.index").unlink()
         shutil.rmtree(base)
         for _ in range(10):  # while the server looks for the folder, and at what was left of it, several times
-            _until(url, lambda states: states.get("1") == ("AVAILABLE", ""))
+            until(url, lambda states: states.get("1") == ("AVAILABLE", ""))
             time.sleep(0.1)
         assert set(clients.factors) == {1.0}
         assert httpx.get(f"{url}/v2/health/ready").status_code == 200
         shutil.copytree(built / "2", base / "2")
-        _until(url, lambda states: states == {"2": ("AVAILABLE", "")})
+        until(url, lambda states: states == {"2": ("AVAILABLE", "")})
 
 
 @pytest.mark.timeout(900)
@@ -174,14 +119,14 @@ def test_no_bad_version_costs_one_of_64_connections_a_request(built: Path, tmp_p
         url = process.wait_ready()
         with _asked_by(64, url) as clients:
             savedmodels.numbers(base / "2", tf.nn.softplus)  # prepared by no test before, so by a child
-            _until(url, lambda states: _has_failed("2", "SIGKILL", states) or _kill_child(process))
+            until(url, lambda states: _has_failed("2", "SIGKILL", states) or _kill_child(process))
             shutil.rmtree(base / "2")
             for folder in sorted(bad.iterdir()):
                 folder.rename(base / folder.name)
-            _until(url, lambda states: states.get("6") == ("AVAILABLE", ""))
-            _until(url, lambda states: _has_failed("3", "SIGABRT", states))
-            _until(url, lambda states: _has_failed("4", "has no op Softsing", states))
-            _until(url, lambda states: states.get("5") == ("START", WAITS))
+            until(url, lambda states: states.get("6") == ("AVAILABLE", ""))
+            until(url, lambda states: _has_failed("3", "SIGABRT", states))
+            until(url, lambda states: _has_failed("4", "has no op Softsing", states))
+            until(url, lambda states: states.get("5") == ("START", WAITS))
             count = {"signature_name": "get_counter", "inputs": {}}
             assert httpx.post(f"{url}/v1/models/default/versions/6:predict", json=count).json() == {"outputs": 0.0}
             for version in (3, 4):
@@ -217,16 +162,16 @@ def test_a_version_that_may_not_be_read_fails_alone_at_the_start_and_later(built
     process = Process(f"--model_base_path={base}", QUICK, "--model_version_policy=all", prefix=prefix)
     try:
         url = process.wait_ready()
-        _until(url, lambda states: states.get("1") == ("AVAILABLE", "") and _has_failed("2", "", states))
+        until(url, lambda states: states.get("1") == ("AVAILABLE", "") and _has_failed("2", "", states))
         shutil.copytree(built / "1", tmp_path / "3")
         (tmp_path / "3").chmod(0)
         (tmp_path / "3").rename(base / "3")
         shutil.copytree(built / "1", base / "4")
         (shutil.copytree(built / "1", base / "5") / "variables").chmod(0)
-        _until(url, lambda states: states.get("4") == ("AVAILABLE", "") and _has_failed("3", "", states))
-        _until(url, lambda states: _has_failed("5", "", states))
+        until(url, lambda states: states.get("4") == ("AVAILABLE", "") and _has_failed("3", "", states))
+        until(url, lambda states: _has_failed("5", "", states))
         (base / "2").chmod(0o755)
-        _until(url, lambda states: states.get("2") == ("AVAILABLE", ""))
+        until(url, lambda states: states.get("2") == ("AVAILABLE", ""))
     finally:
         for version in (2, 3):
             (base / str(version)).chmod(0o755)

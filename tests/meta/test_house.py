@@ -25,6 +25,7 @@ ROOMS = ("batching", "models", "service")
 OWNERS = {
     "tensorflow": "models",
     "keras": "models",
+    "obstore": "models",
     "sanic": "service",
     "orjson": "service",
     "prometheus_client": "service",

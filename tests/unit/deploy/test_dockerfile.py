@@ -102,7 +102,7 @@ def test_both_images_differ_in_their_packages_alone() -> None:
     assert folders("server") == {"trimmed": "/opt/darkroom", **app}
     assert folders("gpu") == {"gpu-trimmed": "/opt/darkroom", **app}
     for stage, name in (("trimmed", "serve"), ("gpu-trimmed", "gpu")):
-        assert f"-r /build/{name}.txt" in image(stage)
+        assert f"-r /build/{name}.txt -r /build/stores.txt\n" in image(stage)
         assert "/build/trim.py && " in image(stage)
         assert "/build/warm_up.py" in image(stage)
         assert "/app.pth" in image(stage)
@@ -168,6 +168,7 @@ def test_what_the_image_is_made_of_is_sent_to_the_build() -> None:
         "service",
         "requirements/serve.txt",
         "requirements/gpu.txt",
+        "requirements/stores.txt",
         "deploy/trim.py",
     } <= set(sources)
     for source in sources:

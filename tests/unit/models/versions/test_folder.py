@@ -147,6 +147,8 @@ def test_a_version_is_found_from_its_own_folder_and_from_the_models(tmp_path: Pa
     assert locate(tmp_path / "dogs" / "notes") == (tmp_path / "dogs" / "notes", "notes", 1)
     with pytest.raises(LoadFailed, match="cannot be listed"):
         locate(tmp_path / "cats")
+    with pytest.raises(LoadFailed, match="must be a folder of this machine: copy the version from its store first"):
+        locate(Path("s3://bucket/dogs"))
 
 
 COPYING = [

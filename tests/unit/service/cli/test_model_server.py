@@ -212,7 +212,7 @@ def test_all_problems_are_told_at_once(capsys: pytest.CaptureFixture[str]) -> No
 
 def test_what_no_setting_takes_is_told_with_the_flag_that_it_came_by(capsys: pytest.CaptureFixture[str]) -> None:
     assert (
-        main(["--model_base_path=fake", "--rest_api_timeout_in_ms=0", "--workers=0", "--model_base_path=gs://bucket"])
+        main(["--model_base_path=fake", "--rest_api_timeout_in_ms=0", "--workers=0", "--model_base_path=hdfs://bucket"])
         == 2
     )
     told = capsys.readouterr().err

@@ -71,7 +71,17 @@ def test_tensorflow_servings_text_and_the_json_form_name_the_same_models(tmp_pat
             "model_config_list { config { base_path: 'x' } config { name: 'b' } }",
             "model 2 ('b'): base_path: Field required",
         ),
-        ("model_config_list { config { name: 'a' base_path: 's3://b/x' } }", "must be a folder of this machine"),
+        *(
+            (f"model_config_list {{ config {{ name: 'a' base_path: '{address}' }} }}", f"base_path: {words}")
+            for address, words in (
+                ("hdfs://b/x", "must be a folder of this machine, or an address with s3://, gs://, az:// or https://"),
+                ("s3:///x", "names no bucket"),
+                ("https:///x.tar.gz", "names no host"),
+                ("https://host/model", "must end with .tar.gz, .tgz or .tar: a web server lists no folders"),
+                ("https://host/model.tar.gz?signature=secret", "must have no ? and no #"),
+                ("https://me:secret@host/model.tar.gz", "must have no credentials"),
+            )
+        ),
         (
             "model_config_list { config { name: 'a' base_path: 'x' model_platform: 'pytorch' } }",
             "'pytorch' can't be served",
@@ -96,7 +106,9 @@ def test_tensorflow_servings_text_and_the_json_form_name_the_same_models(tmp_pat
     ],
 )
 def test_what_can_not_be_served_is_told_with_its_place(tmp_path: Path, text: str, words: str) -> None:
-    assert words in told(tmp_path, text)
+    said = told(tmp_path, text)
+    assert words in said
+    assert "secret" not in said
 
 
 def test_what_has_no_effect_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -24,6 +24,7 @@ def _worker(oks: int, *versions: int, state: str = "AVAILABLE") -> str:
         model.device_batches["gpu:0"] += 1
     metrics.http_ended("/", "GET", 200, duration_s=0.1, request_bytes=1, response_bytes=2)
     metrics.http_in_flight = oks
+    metrics.show_stores(lambda: {"m": (oks > 2, oks)})
     return metrics.render()[0].decode()
 
 
@@ -46,6 +47,7 @@ def test_counts_of_all_workers_are_summed_also_in_each_bucket() -> None:
     assert _value(whole, "darkroom_batch_images_bucket", le="2.0") == 1
     assert _value(whole, "darkroom_batch_images_bucket", le="4.0") == 2
     assert _value(whole, "darkroom_http_requests_total", route="/") == 2
+    assert _value(whole, "darkroom_store_fetched_bytes_total", model="m") == 5
 
 
 def test_gauges_are_what_is_true_of_all_together() -> None:
@@ -53,6 +55,7 @@ def test_gauges_are_what_is_true_of_all_together() -> None:
     whole = merge(texts)
     assert _value(whole, "darkroom_http_requests_in_flight") == 5
     assert _value(whole, "darkroom_device_memory_bytes") == 14
+    assert _value(whole, "darkroom_store_failing", model="m") == 1
     assert _value(whole, "darkroom_build_info", version="1") == 1
     assert _value(whole, "darkroom_model_state", state="AVAILABLE") == 1
     assert _value(whole, "darkroom_model_state", state="LOADING") == 1
