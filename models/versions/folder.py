@@ -205,7 +205,7 @@ def versions(base_path: Path, model_folder: str = MODEL_FOLDER) -> dict[int, Pat
         hint = "; `darkroom export` makes one of a Keras file" if isinstance(err, NotADirectoryError) else ""
         raise LoadFailed(f"the model's folder cannot be listed: {err.strerror}{hint}") from err
     if not found:
-        hint = "give the folder above" if _is_number(base_path.name) else f"move its files into {base_path.name}/1"
+        hint = "give the folder above" if is_number(base_path.name) else f"move its files into {base_path.name}/1"
         hint = f"; it is a SavedModel itself: {hint}" if (base_path / FILE_NAME).is_file() else ""
         where = f"{FILE_NAME} or {model_folder}/{FILE_NAME}"
         raise LoadFailed(f"the model's folder has no version: a folder named by a number, with {where} in it{hint}")
