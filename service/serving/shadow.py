@@ -41,7 +41,7 @@ _FLOATS = frozenset("fV")  # the kinds of numpy's dtypes; bfloat16 is V
 Array: TypeAlias = "np.ndarray[Any, np.dtype[Any]]"
 
 
-class Answered(NamedTuple):
+class Compared(NamedTuple):
     """One request that was answered. Those of one kind may share a call, if they are `joined` at all."""
 
     rows: Rows
@@ -96,7 +96,7 @@ class Shadow:
         self._chance = chance
         self._clock = clock
         self._counts = target.metrics.begin_shadow()
-        self._group: list[Answered] = []  # of the next call; all of `_kind`
+        self._group: list[Compared] = []  # of the next call; all of `_kind`
         self._kind: Hashable = None
         self._rows = self._bytes = 0
         self._most = self._fitting()
@@ -158,7 +158,7 @@ class Shadow:
         if len({piece.key for piece in pieces}) != 1:
             return False
         joined = rows.aligned and self._answering.spec.batched and self._target.spec.batched
-        each = Answered(rows, join(pieces), row_bytes, row_pixels, joined)
+        each = Compared(rows, join(pieces), row_bytes, row_pixels, joined)
         if (self._group and not (joined and each.kind == self._kind)) or self._bytes + each.bytes > MAX_BYTES:
             return False
         self._group.append(each)
@@ -167,7 +167,7 @@ class Shadow:
         self._bytes += each.bytes
         return True
 
-    def _taken(self) -> list[Answered]:
+    def _taken(self) -> list[Compared]:
         """What waits, which is taken out."""
         group, self._group = self._group, []
         self._rows = self._bytes = 0
@@ -182,10 +182,10 @@ class Shadow:
         self._timer = asyncio.get_running_loop().call_later(seconds, self.look)
         self._give_up_s = self._clock() + seconds + PATIENCE_S
 
-    def _drop(self, group: Sequence[Answered]) -> None:
+    def _drop(self, group: Sequence[Compared]) -> None:
         self._counts.images["dropped"] += sum([len(each.rows) for each in group])
 
-    def _settle(self, group: Sequence[Answered], answer: Answer) -> None:
+    def _settle(self, group: Sequence[Compared], answer: Answer) -> None:
         """Takes the answer to a call, and compares it."""
         self._is_running = False
         if isinstance(answer.error, (Closed, DeadlineExceeded)):
@@ -211,7 +211,7 @@ class Shadow:
         self._resume_s = self._clock() + self._pause_s
         self._drop(self._taken())
 
-    def _note(self, group: Sequence[Answered], answer: Answer) -> None:
+    def _note(self, group: Sequence[Compared], answer: Answer) -> None:
         """Counts a good answer: its time, its guilty rows, and how it compares; a large one is compared in a thread."""
         counts, timing, joined = self._counts, answer.timing, group[0].joined
         counts.images["failed"] += len(answer.errors)
@@ -235,7 +235,7 @@ class Shadow:
             looking.add_done_callback(lambda done: None if done.cancelled() else count(done.result()))
 
 
-def entry_of(group: Sequence[Answered], deadline: float) -> Entry:
+def entry_of(group: Sequence[Compared], deadline: float) -> Entry:
     """The rows of a group for the batcher.
 
     They do not say how many pixels they have, so that the runner never computes them on the event loop.
