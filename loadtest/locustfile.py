@@ -271,7 +271,8 @@ def tell(environment: Environment) -> None:
         ]
         batch = number(RunState.timings.mean_batch(name))
         rows.append([name, str(seen.num_requests), str(seen.num_failures), *latency, *server, batch])
-    print(f"\n{table(heads, rows)}\n", flush=True)
+    if rows:  # a worker has handed its figures to the master
+        print(f"\n{table(heads, rows)}\n", flush=True)
 
 
 @events.quitting.add_listener

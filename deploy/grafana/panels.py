@@ -227,7 +227,7 @@ HOW_BATCHES_FORM = (
     Panel(
         "Padding",
         "Share of executed rows that only fill a batch up to one of --allowed_batch_sizes.",
-        {"padding": f"sum ({rate('darkroom_padding_images_total')}) / sum ({rate('darkroom_batch_images_sum')})"},
+        {"padding": share(rate("darkroom_padding_images_total"), rate("darkroom_batch_images_sum"))},
         unit="percentunit",
         width=12,
         height=6,

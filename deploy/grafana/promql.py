@@ -16,16 +16,19 @@ def rate(counter: str, more: str = "") -> str:
 
 
 def quantile(share: float, histogram: str, by: str = "") -> str:
-    """Returns a quantile of a histogram over all selected series, or one for each value of the label `by`."""
-    return f"histogram_quantile({share}, sum by ({by + ', ' if by else ''}le) ({rate(histogram + '_bucket')}))"
+    """Returns a quantile of a histogram over all selected series, or one for each value of the label `by`.
+
+    Where nothing arrived there is no value: the comparison drops the NaN.
+    """
+    return f"histogram_quantile({share}, sum by ({by + ', ' if by else ''}le) ({rate(histogram + '_bucket')})) >= 0"
 
 
 def mean(histogram: str, more: str = "", by: str = "") -> str:
-    """Returns the mean of the values in a histogram."""
+    """Returns the mean of the values in a histogram; no value if nothing arrived."""
     head = f"sum by ({by})" if by else "sum"
-    return f"{head} ({rate(histogram + '_sum', more)}) / {head} ({rate(histogram + '_count', more)})"
+    return f"{head} ({rate(histogram + '_sum', more)}) / ({head} ({rate(histogram + '_count', more)}) > 0)"
 
 
 def share(part: str, whole: str) -> str:
     """Returns part / whole: 0 if the part has no series yet, no value if nothing arrived."""
-    return f"(sum ({part}) or vector(0)) / sum ({whole})"
+    return f"(sum ({part}) or vector(0)) / (sum ({whole}) > 0)"

@@ -98,6 +98,13 @@ def test_a_panel_asks_the_chosen_datasource_at_the_steps_that_it_is_drawn_in(pan
         assert set(windows) <= {"$__rate_interval"}
 
 
+def test_a_panel_has_no_value_rather_than_nan_where_nothing_arrived() -> None:
+    for panel in PANELS:
+        for target in panel["targets"]:
+            divisors = re.findall(r"/ ((?:\(sum|sum).*)", target["expr"])
+            assert all(divisor.endswith("> 0)") for divisor in divisors), panel["title"]
+
+
 def test_panels_do_not_overlap_and_stay_on_the_grid() -> None:
     cells: set[tuple[int, int]] = set()
     for panel in DASHBOARD["panels"]:
