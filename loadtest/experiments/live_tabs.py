@@ -73,32 +73,42 @@ async def tabs_open(port: int, count: int) -> AsyncIterator[list[int]]:
         for task, (_, writer) in zip(tasks, pipes, strict=True):
             task.cancel()
             writer.close()
+        await asyncio.gather(*tasks, *(writer.wait_closed() for _, writer in pipes), return_exceptions=True)
 
 
 async def measure(port: int, pid: int, requests: Sequence[bytes], *, clients: int, tabs: int, seconds: float) -> Round:
-    """Loads the server with `clients` connections beside so many tabs; without clients only its CPU time is measured."""
+    """Loads the server with `clients` connections beside so many tabs; without clients only its CPU time is measured.
+
+    Raises:
+        SystemExit: a request was not answered with 200, or a tab was told nothing.
+    """
     pool = ConnectionPool("127.0.0.1", port, limit=max(1, clients))
     times_s: list[float] = []
-    is_over = False
+    is_over, failed = False, 0
 
     async def client(place: int) -> None:
+        nonlocal failed
         while not is_over:
             started_s = time.perf_counter()
-            if (await pool.answer(requests[place % len(requests)])).status != 200:
-                raise SystemExit("a request failed")
+            failed += (await pool.answer(requests[place % len(requests)])).status != 200
             times_s.append(time.perf_counter() - started_s)
             place += clients
 
-    async with tabs_open(port, tabs) as events:
-        loads = [asyncio.ensure_future(client(place)) for place in range(clients)]
-        await asyncio.sleep(SETTLE_S)
-        times_s.clear()
-        started_s, used_s = time.perf_counter(), cpu_s(pid)
-        await asyncio.sleep(seconds)
-        used_s, taken_s = cpu_s(pid) - used_s, time.perf_counter() - started_s
-        counted, is_over = list(times_s), True
+    loads = [asyncio.ensure_future(client(place)) for place in range(clients)]
+    try:
+        async with tabs_open(port, tabs) as events:
+            await asyncio.sleep(SETTLE_S)
+            times_s.clear()
+            started_s, used_s = time.perf_counter(), cpu_s(pid)
+            await asyncio.sleep(seconds)
+            used_s, taken_s = cpu_s(pid) - used_s, time.perf_counter() - started_s
+            counted = list(times_s)
+    finally:
+        is_over = True
         await asyncio.gather(*loads)
-    await pool.close()
+        await pool.close()
+    if failed:
+        raise SystemExit(f"{failed} requests failed")
     cuts = statistics.quantiles(counted, n=100) if len(counted) > 1 else [0.0] * 99
     share = used_s / len(counted) if counted else used_s / taken_s
     return Round(len(counted) / taken_s, cuts[49] * 1e3, cuts[98] * 1e3, share * 1e6, statistics.fmean(events or [0]))
