@@ -133,7 +133,9 @@ class SpanWriter:
             }
         )
         spans = [root]
-        for at, (name, span_id) in enumerate((("collate", ids.collate), ("execute", ids.execute), ("split", ids.split))):
+        for at, (name, span_id) in enumerate(
+            (("collate", ids.collate), ("execute", ids.execute), ("split", ids.split))
+        ):
             span = self._span(ids.trace, span_id, name, ends_s[at], ends_s[at + 1])
             spans.append(span | {"parentSpanId": ids.span})
         return spans
@@ -193,6 +195,7 @@ def _attributes_of(answered: Answered) -> list[Json]:
         "darkroom.version": answered.version or "",
         "darkroom.signature": answered.signature,
         "darkroom.images": answered.images or "",
+        "darkroom.pixels": answered.pixels or "",
         "darkroom.retries": answered.retries or "",
     }
     return _attributes(found)
