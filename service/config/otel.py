@@ -44,6 +44,12 @@ class TraceSettings(NamedTuple):
     max_waiting: int
     tls: ssl.SSLContext | None
 
+    @property
+    def shown(self) -> str:
+        """The endpoint for the log, without what may be secret in it."""
+        parts = urlsplit(self.endpoint)
+        return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+
 
 def read_trace_settings(environment: Mapping[str, str]) -> TraceSettings | None:
     """What the variables say; None if they turn traces off, as having no endpoint does.

@@ -191,5 +191,6 @@ def _explained(answered: Answered, request: PredictRequest) -> Answered:
     return answered._replace(
         outcome=request.outcome or "cancelled",
         images=len(rows) if rows is not None else request.images,
+        pixels=sum(request.pixels),
         stages=tuple(request.stages.items()),
     )

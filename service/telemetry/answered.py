@@ -43,7 +43,7 @@ class Answered(NamedTuple):
         traceparent, tracestate: the headers of the request.
         outcome: of a predict request, as metrics name it; so are all below.
         model, version, signature: which one it meant.
-        images: its rows, as far as they were read.
+        images: its rows, as far as they were read; pixels: of its pictures together, decoded.
         stages: seconds of the stages that the server measured, in their order.
         answered_s: when the batcher answered; 0.0: it did not.
         queue_s: what it waited in the queue.
@@ -69,6 +69,7 @@ class Answered(NamedTuple):
     version: int = 0
     signature: str = ""
     images: int = 0
+    pixels: int = 0
     stages: tuple[tuple[str, float], ...] = ()
     answered_s: float = 0.0
     calls: tuple[EngineCall, ...] = ()
@@ -110,6 +111,7 @@ class Answered(NamedTuple):
             "version": self.version or "",
             "signature": self.signature,
             "images": self.images or "",
+            "pixels": self.pixels or "",
             "request_bytes": self.received,
             "response_bytes": self.sent,
         }

@@ -195,6 +195,7 @@ def _attributes_of(answered: Answered) -> list[Json]:
         "darkroom.version": answered.version or "",
         "darkroom.signature": answered.signature,
         "darkroom.images": answered.images or "",
+        "darkroom.pixels": answered.pixels or "",
         "darkroom.retries": answered.retries or "",
     }
     return _attributes(found)

@@ -148,8 +148,7 @@ class Tracer:
         if is_away == self._is_away:
             return
         self._is_away = is_away
-        address = urlsplit(self._settings.endpoint)
-        fields = {"endpoint": f"{address.scheme}://{address.hostname}:{address.port or ''}{address.path}"}
+        fields = {"endpoint": self._settings.shown}
         if trouble:
             _log.warning(
                 "traces can't be sent; requests are served all the same", extra={"fields": fields | {"reason": trouble}}
@@ -204,6 +203,8 @@ def tracer_of(environment: Mapping[str, str], counts: Counter[str], *, version: 
         return None
     if settings is None:
         return None
+    fields = {"endpoint": settings.shown, "share": settings.share, "follows_parent": settings.follows_parent}
+    _log.info("requests are traced", extra={"fields": fields})
     if urlsplit(settings.endpoint).port == GRPC_PORT:
         _log.warning(f"traces: port {GRPC_PORT} is usually that of OTLP/gRPC, and traces go by OTLP/HTTP: usually 4318")
     return Tracer(settings, counts, version=version)

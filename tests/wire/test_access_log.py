@@ -97,6 +97,7 @@ def test_a_line_has_the_ids_the_model_every_stage_the_batch_and_the_outcome(capl
                 "version": 1,
                 "signature": "serving_default",
                 "images": 1,
+                "pixels": 48,
                 "request_bytes": len(body),
                 "response_bytes": len(answer.content),
                 "batch": serial,
