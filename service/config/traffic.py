@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 PICTURE = "picture"  # for `sticky`, in place of a header's name
 STICKY_HEADER = "X-Darkroom-Sticky"
-BUSY = 0.01  # so at most one request in a hundred finds a shadow's call running, and the 99th percentile hardly moves
+BUSY = 0.005  # so one request in 200 at most finds a shadow's call running, and the 99th percentile hardly moves
 _KEYS = ("split", "sticky", "shadow")
 _SPLIT = 'split: expected weights by version or label, such as {"1": 95, "2": 5}'
 _SHADOW = 'shadow: expected an object such as {"version": 3, "share": 0.5}'

@@ -102,6 +102,7 @@ class Shadow:
         self._most = self._fitting()
         self._timer: asyncio.TimerHandle | None = None
         self._is_running = self._is_closed = False
+        self._spent_s = 0.0  # by the event loop, on the call that runs
         self._give_up_s = 0.0  # when what waits is dropped, if the server is still busy
         self._pause_s = self._resume_s = 0.0
 
@@ -148,7 +149,7 @@ class Shadow:
         group = self._taken()
         try:
             self._target.batcher.submit(entry_of(group, now + TIMEOUT_S), partial(self._settle, group))
-            self._is_running = True
+            self._is_running, self._spent_s = True, self._clock() - now
         except BatchingError:  # it has no room, or is closed
             self._drop(group)
 
@@ -187,7 +188,7 @@ class Shadow:
 
     def _settle(self, group: Sequence[Compared], answer: Answer) -> None:
         """Takes the answer to a call, and compares it."""
-        self._is_running = False
+        self._is_running, now = False, self._clock()
         if isinstance(answer.error, (Closed, DeadlineExceeded)):
             self._drop(group)
         elif answer.error is not None:
@@ -199,7 +200,8 @@ class Shadow:
         self._most = self._fitting()
         if not self._is_closed:
             timing = answer.timing
-            self._look_in(max(GATHER_S, (timing.collate_s + timing.execute_s + timing.split_s) / self._busy))
+            engine_s, loop_s = timing.collate_s + timing.execute_s + timing.split_s, self._clock() - now
+            self._look_in(max(GATHER_S, (engine_s + loop_s + self._spent_s) / self._busy))
 
     def _pause(self, error: BaseException) -> None:
         """Stops for a while, longer after each failure."""

@@ -147,7 +147,7 @@ def test_the_rule_is_shown_and_one_that_names_what_is_not_there_changes_nothing(
     assert told == {
         "split": {"1": 3.0, "2": 1.0},
         "sticky": "X-User",
-        "shadow": {"version": "3", "share": 0.5, "busy": 0.01},
+        "shadow": {"version": "3", "share": 0.5, "busy": 0.005},
         "shares": {"1": 0.75, "2": 0.25},
         "missing": [],
         "trouble": "",

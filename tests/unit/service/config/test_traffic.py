@@ -65,7 +65,7 @@ def test_a_rule_is_told_as_it_can_be_given_again() -> None:
     assert rule.describe() == {
         "split": {"1": 95.0, "new": 5.0},
         "sticky": "X-User",
-        "shadow": {"version": "3", "share": 1.0, "busy": 0.01},
+        "shadow": {"version": "3", "share": 1.0, "busy": 0.005},
     }
     assert TrafficRule.of(rule.describe()) == rule
 
