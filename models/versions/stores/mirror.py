@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from darkroom.models.versions.cache import check_owner
 from darkroom.models.versions.folder import is_number
-from darkroom.models.versions.stores.archive import Refused, unpack
+from darkroom.models.versions.stores.archive import NoRoom, Refused, unpack
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -31,11 +31,8 @@ if TYPE_CHECKING:
 MANIFEST = ".darkroom.json"  # in a version's folder: no object can have such a name
 INCOMING = ".darkroom.incoming"  # as above: the object that is being fetched
 PART, GONE = ".part-", ".gone-"
+MAX_RATIO = 20  # guess: of an archive's unpacked bytes to its own; weights are hardly compressed
 LEASE_S = 60.0  # guess: of what is being fetched; renewed with each piece
-
-
-class NoRoom(Refused):
-    """A version has more bytes than the limit leaves. It is tried again, since others may be needed no longer."""
 
 
 class OnBytes(Protocol):
@@ -75,8 +72,10 @@ class MirrorCache:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 
-    def make_room(self, needed_bytes: int) -> int:
+    def make_room(self, needed_bytes: int, *, wished_bytes: int = 0) -> int:
         """Deletes what nobody needs, the longest unneeded first, until there is room; returns it. To be called locked.
+
+        More than `needed_bytes` are wished for where the size is not known.
 
         Raises:
             NoRoom: there is none.
@@ -85,12 +84,13 @@ class MirrorCache:
         room = self.max_bytes - sum(each.size for each in there)
         ends = sorted((each.folder.stat().st_mtime, each) for each in there)
         for until_s, each in ends:
-            if room < needed_bytes and until_s < self.clock():
+            if room < max(needed_bytes, wished_bytes) and until_s < self.clock():
                 remove(each.folder)
                 room += each.size
         if room < needed_bytes:
             left = f"--store_cache_bytes={self.max_bytes} leaves {max(0, room)}"
-            raise NoRoom(f"it has {needed_bytes} bytes, and {left}: versions that are served or wanted have the rest")
+            text = f"it has {needed_bytes} bytes, and {left}: versions that are served or wanted have the rest"
+            raise NoRoom(text, needed_bytes=needed_bytes)
         return room
 
 
@@ -104,6 +104,7 @@ class Mirror:
     def __init__(self, cache: MirrorCache, address: str) -> None:
         name = re.sub(r"[^\w.-]+", "-", address.partition("://")[2])[-60:].strip("-.")
         self._cache = cache
+        self._unpacked_bytes: dict[str, int] = {}  # of archives that had no room: by digest, what they need at least
         self.folder = cache.folder / f"{name}-{hashlib.sha256(address.encode()).hexdigest()[:12]}"
 
     @contextmanager
@@ -198,7 +199,7 @@ class Mirror:
             remove(each.folder)
         part.mkdir(mode=0o700, exist_ok=True)
         try:
-            self._cache.make_room(listing.size)
+            self._cache.make_room(max(listing.size, self._unpacked_bytes.get(listing.digest, 0)))
         except NoRoom:
             remove(part)
             raise
@@ -211,11 +212,14 @@ class Mirror:
         try:
             with self._cache.locked():
                 shutil.rmtree(part / "unpacked", ignore_errors=True)
-                model = unpack(archive, part / "unpacked", max_bytes=self._cache.make_room(0))
+                room = self._cache.make_room(0, wished_bytes=MAX_RATIO * listing.size)
+                model = unpack(archive, part / "unpacked", max_bytes=room)
                 size = sum(path.stat().st_size for path in model.rglob("*") if path.is_file())
                 _write_manifest(model, listing.digest, size, ())
                 _write_manifest(part, listing.digest, size, ())
-        except Refused:
+        except Refused as err:
+            if isinstance(err, NoRoom):
+                self._unpacked_bytes[listing.digest] = err.needed_bytes
             remove(part)
             raise
         return model

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, TypedDict, cast
 from darkroom.models.errors import LoadFailed, quote
 from darkroom.models.saved_model import FILE_NAME
 from darkroom.models.versions.folder import Found
-from darkroom.models.versions.stores.archive import Refused
+from darkroom.models.versions.stores.archive import NoRoom, Refused
 from darkroom.models.versions.stores.bucket import Bucket
-from darkroom.models.versions.stores.mirror import NoRoom, part_name
+from darkroom.models.versions.stores.mirror import part_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import sys
+import tarfile
 import threading
 import time
 from contextlib import suppress
@@ -45,12 +47,18 @@ class Kept:
     """A model that is kept in a store, in a cache folder of its own; its loads succeed, except of versions in `broken`."""
 
     def __init__(
-        self, folder: Path, *, policy: str = "latest:1", max_bytes: int = 1 << 30, poll_s: float = 0.02
+        self,
+        folder: Path,
+        *,
+        address: str = "s3://bucket/models/digits",
+        policy: str = "latest:1",
+        max_bytes: int = 1 << 30,
+        poll_s: float = 0.02,
     ) -> None:
         self.broken: set[int] = set()
-        mirror = Mirror(MirrorCache(folder, max_bytes=max_bytes), "s3://bucket/models/digits")
+        mirror = Mirror(MirrorCache(folder, max_bytes=max_bytes), address)
         self.source = StoreSource(
-            "s3://bucket/models/digits",
+            address,
             mirror,
             FolderSource(mirror.folder, self._load, settle_s=0),
             policy=Policy.parse(policy),
@@ -255,6 +263,47 @@ def test_the_limit_of_bytes_holds_and_what_is_needed_is_kept(store: Store, tmp_p
     assert {path.partition("/")[0] for path in kept.written()} >= {"4"}
     put(store, 6)
     kept.until_here(6)
+
+
+def test_an_archive_that_has_no_room_is_fetched_again_only_when_there_is(store: Store, tmp_path: Path) -> None:
+    def archive(**files: bytes) -> bytes:
+        out = io.BytesIO()
+        with tarfile.open(fileobj=out, mode="w:gz") as packed:
+            for name, data in {**FILES, **files}.items():
+                info = tarfile.TarInfo(name)
+                info.size = len(data)
+                packed.addfile(info, io.BytesIO(data))
+        return out.getvalue()
+
+    kept = Kept(tmp_path, address="s3://bucket/model.tar.gz", max_bytes=500_000)
+    store.put("model.tar.gz", archive(), age_s=9000)
+    kept.until(lambda found: [each.is_settled for each in found.values()] == [True])
+    (first,) = kept.scan()
+    kept.source.load(first)
+    store.put("model.tar.gz", archive(zeros=bytes(10_000_000)), age_s=100)
+    kept.until(lambda found: first not in found and all(each.is_settled for each in found.values()))
+    (bomb,) = kept.scan()
+    with pytest.raises(
+        LoadFailed, match=r"(the archive|it) has (more than )?\d+ bytes, (which|and) --store_cache_bytes"
+    ):
+        kept.source.load(bomb)
+    listed = len(store.requests)
+    kept.until(lambda _: len(store.requests) > listed + 5)  # each is a look at the archive's head
+    assert store.bodies.count("model.tar.gz") == 2
+    assert {path.partition("/")[0] for path in kept.written()} <= {str(first)}
+    store.put("model.tar.gz", archive(), age_s=50)
+    kept.until(lambda found: [each.is_settled for each in found.values()] == [True] and bomb not in found)
+
+
+def test_the_pauses_double_while_a_store_is_away_and_vary(tmp_path: Path) -> None:
+    source, pauses = Kept(tmp_path, poll_s=30.0).source, []
+    for trouble in ["away"] * 8 + [""]:
+        before_s = time.time()
+        source._end_look(trouble)
+        pauses.append(source._next_s - before_s)
+    for pause_s, middle_s in zip(pauses, [60, 120, 240, 300, 300, 300, 300, 300, 30], strict=True):
+        assert 0.8 * middle_s <= pause_s <= 1.2 * middle_s + 1
+    assert len({round(pause_s, 3) for pause_s in pauses[3:8]}) > 1
 
 
 @pytest.mark.parametrize("path", ["a\\b", "a\u200bb", f"{GRAPH}/x", ".darkroom.json", ".darkroom/x", "x" * 1025])
