@@ -16,6 +16,7 @@ import shutil
 import tempfile
 import time
 from contextlib import contextmanager, suppress
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -43,12 +44,16 @@ class OnBytes(Protocol):
 
 
 class Mirrored(NamedTuple):
-    """A version, or a part of one, that is on disk: what it is a copy of, and its bytes when it is whole."""
+    """A version, or a part of one, that is on disk: what it is a copy of, and its bytes when it is whole.
+
+    `tags` are the size and the ETag of each file by its path; nobody needs it after `until_s`, since the epoch.
+    """
 
     folder: Path
     digest: str
     size: int
-    tags: dict[str, tuple[int, str]]  # by path: size and ETag
+    tags: dict[str, tuple[int, str]]
+    until_s: float
 
 
 class MirrorCache:
@@ -82,9 +87,8 @@ class MirrorCache:
         """
         there = [each for mirror in self.folder.iterdir() if mirror.is_dir() for each in mirrored_in(mirror)]
         room = self.max_bytes - sum(each.size for each in there)
-        ends = sorted((each.folder.stat().st_mtime, each) for each in there)
-        for until_s, each in ends:
-            if room < max(needed_bytes, wished_bytes) and until_s < self.clock():
+        for each in sorted(there, key=attrgetter("until_s")):
+            if room < max(needed_bytes, wished_bytes) and each.until_s < self.clock():
                 remove(each.folder)
                 room += each.size
         if room < needed_bytes:
@@ -241,13 +245,11 @@ def part_name(version: int, listing: Listing) -> str:
 def mirrored_in(folder: Path) -> list[Mirrored]:
     """The versions in a mirror's folder and the parts of versions; other folders and files are left out."""
     found = []
-    with suppress(FileNotFoundError):
-        for each in sorted(folder.iterdir()):
-            if (is_number(each.name) or each.name.startswith(PART)) and (
-                kept := read_json(each / MANIFEST)
-            ) is not None:
-                tags = {path: (size, tag) for path, size, tag in kept["objects"]}
-                found.append(Mirrored(each, kept["digest"], kept["size"], tags))
+    for each in sorted(folder.iterdir()) if folder.is_dir() else ():
+        if (is_number(each.name) or each.name.startswith(PART)) and (kept := read_json(each / MANIFEST)) is not None:
+            tags = {path: (size, tag) for path, size, tag in kept["objects"]}
+            with suppress(FileNotFoundError):  # it was deleted
+                found.append(Mirrored(each, kept["digest"], kept["size"], tags, each.stat().st_mtime))
     return found
 
 

@@ -95,8 +95,9 @@ class Kept:
 
     def written(self) -> dict[str, bytes]:
         """Every file of the versions, by its path below the mirror's folder."""
-        paths = [path for path in self.folder.rglob("*") if path.is_file() and ".darkroom" not in path.name]
-        return {str(path.relative_to(self.folder)): path.read_bytes() for path in paths if path.parent != self.folder}
+        folders = [path for path in self.folder.iterdir() if path.name.isdecimal()]
+        paths = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
+        return {str(path.relative_to(self.folder)): path.read_bytes() for path in paths if ".darkroom" not in path.name}
 
 
 def put(store: Store, version: int | str, files: Mapping[str, bytes] = FILES, *, age_s: float = 3600.0) -> None:
