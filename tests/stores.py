@@ -32,7 +32,9 @@ class Stored:
 
 
 class Store:
-    """The objects of one bucket and what is wrong with their server. `requests` are those that were answered.
+    """The objects of one bucket and what is wrong with their server.
+
+    `requests` are the keys of the requests that were answered, and `bodies` those of the objects that were sent.
 
     Attributes:
         fault: called with each request and its key (a listing: "") before its answer; False: it has answered, or cut it.
@@ -41,6 +43,7 @@ class Store:
     def __init__(self) -> None:
         self.objects: dict[str, Stored] = {}
         self.requests: list[str] = []
+        self.bodies: list[str] = []
         self.fault: Callable[[Handler, str], bool]
         self.heal()
         self.url = ""
@@ -108,6 +111,7 @@ class Handler(BaseHTTPRequestHandler):
             self.say(404, b"<Error><Code>NoSuchKey</Code></Error>")
         else:
             self.send(found)
+            self.store.bodies += [key] if self.command == "GET" else []
 
     def say(self, status: int, body: bytes) -> bool:
         """A whole answer; False, for a fault."""

@@ -24,18 +24,32 @@ class Refused(LoadFailed):
     """A version that can't be mirrored as it is; the message says why. It is not fetched again before it changes."""
 
 
+class NoRoom(Refused):
+    """A version has more bytes than the limit leaves: `needed_bytes` or more. It is tried again when there is room."""
+
+    def __init__(self, message: str, *, needed_bytes: int) -> None:
+        super().__init__(message)
+        self.needed_bytes = needed_bytes
+
+
 class _Headers:
     """The unpacked bytes of an archive, for tarfile, which may read no more than a header or a piece of a file at once."""
 
     def __init__(self, file: gzip.GzipFile | IO[bytes]) -> None:
         self._file = file
-        self.seek, self.tell = file.seek, file.tell
+        self.tell = file.tell
 
     def read(self, size: int) -> bytes:
-        """Raises Refused if more is asked for than any archive needs."""
-        if size > MAX_HEADER_BYTES:
+        """Raises Refused if more is asked for than any archive needs, or less than nothing."""
+        if not 0 <= size <= MAX_HEADER_BYTES:
             raise Refused(f"the archive has a header of {size} bytes")
         return self._file.read(size)
+
+    def seek(self, offset: int) -> int:
+        """Raises Refused if it is before the beginning."""
+        if offset < 0:
+            raise Refused(f"the archive has a header at {offset} bytes")
+        return self._file.seek(offset)
 
 
 def unpack(archive: Path, folder: Path, *, max_bytes: int) -> Path:
@@ -45,7 +59,8 @@ def unpack(archive: Path, folder: Path, *, max_bytes: int) -> Path:
     archive has. Owners, modes and times are not taken over.
 
     Raises:
-        Refused: the archive is damaged, hostile, has more than `max_bytes`, or has no whole SavedModel.
+        NoRoom: it has more than `max_bytes`.
+        Refused: it is damaged or hostile, or has no whole SavedModel.
         OSError: it can't be read, or its files can't be written.
     """
     folder.mkdir()
@@ -70,16 +85,14 @@ def _write_members(packed: tarfile.TarFile, folder: Path, max_bytes: int) -> Non
     for number, member in enumerate(packed, 1):
         name = member.name.removeprefix("./").rstrip("/")
         left -= member.size
-        if number > MAX_MEMBERS or left < 0:
-            what = f"{max_bytes} bytes, which --store_cache_bytes leaves" if left < 0 else f"{MAX_MEMBERS} files"
-            raise Refused(f"the archive has more than {what}")
+        if left < 0:
+            text = f"the archive has more than {max_bytes} bytes, which --store_cache_bytes leaves"
+            raise NoRoom(text, needed_bytes=max_bytes - left)
+        if number > MAX_MEMBERS:
+            raise Refused(f"the archive has more than {MAX_MEMBERS} files")
         if member.isdir() and name in {"", "."}:
             continue
-        if not is_plain(name):
-            raise Refused(f"the archive has a file whose name leads elsewhere: {quote(member.name)!r}")
-        if not member.isreg() and not member.isdir():
-            kind = "a link" if member.islnk() or member.issym() else "a device or a pipe"
-            raise Refused(f"the archive has {kind}: {quote(name)!r}")
+        _refuse_hostile(member, name)
         path = folder / name
         try:
             (path if member.isdir() else path.parent).mkdir(parents=True, exist_ok=True)
@@ -88,6 +101,16 @@ def _write_members(packed: tarfile.TarFile, folder: Path, max_bytes: int) -> Non
                     shutil.copyfileobj(data, target)
         except (FileExistsError, NotADirectoryError):
             raise Refused(f"the archive has two files of one name: {quote(name)!r}") from None
+
+
+def _refuse_hostile(member: tarfile.TarInfo, name: str) -> None:
+    if not is_plain(name):
+        raise Refused(f"the archive has a file whose name leads elsewhere: {quote(member.name)!r}")
+    if member.size < 0:  # and tarfile would read the same header for ever
+        raise Refused(f"the archive has a file of {member.size} bytes: {quote(name)!r}")
+    if not member.isreg() and not member.isdir():
+        kind = "a link" if member.islnk() or member.issym() else "a device or a pipe"
+        raise Refused(f"the archive has {kind}: {quote(name)!r}")
 
 
 def _model_in(folder: Path) -> Path:

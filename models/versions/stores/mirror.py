@@ -16,12 +16,13 @@ import shutil
 import tempfile
 import time
 from contextlib import contextmanager, suppress
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from darkroom.models.versions.cache import check_owner
 from darkroom.models.versions.folder import is_number
-from darkroom.models.versions.stores.archive import Refused, unpack
+from darkroom.models.versions.stores.archive import NoRoom, Refused, unpack
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -31,11 +32,8 @@ if TYPE_CHECKING:
 MANIFEST = ".darkroom.json"  # in a version's folder: no object can have such a name
 INCOMING = ".darkroom.incoming"  # as above: the object that is being fetched
 PART, GONE = ".part-", ".gone-"
+MAX_RATIO = 20  # guess: of an archive's unpacked bytes to its own; weights are hardly compressed
 LEASE_S = 60.0  # guess: of what is being fetched; renewed with each piece
-
-
-class NoRoom(Refused):
-    """A version has more bytes than the limit leaves. It is tried again, since others may be needed no longer."""
 
 
 class OnBytes(Protocol):
@@ -46,12 +44,16 @@ class OnBytes(Protocol):
 
 
 class Mirrored(NamedTuple):
-    """A version, or a part of one, that is on disk: what it is a copy of, and its bytes when it is whole."""
+    """A version, or a part of one, that is on disk: what it is a copy of, and its bytes when it is whole.
+
+    `tags` are the size and the ETag of each file by its path; nobody needs it after `until_s`, since the epoch.
+    """
 
     folder: Path
     digest: str
     size: int
-    tags: dict[str, tuple[int, str]]  # by path: size and ETag
+    tags: dict[str, tuple[int, str]]
+    until_s: float
 
 
 class MirrorCache:
@@ -75,22 +77,24 @@ class MirrorCache:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 
-    def make_room(self, needed_bytes: int) -> int:
+    def make_room(self, needed_bytes: int, *, wished_bytes: int = 0) -> int:
         """Deletes what nobody needs, the longest unneeded first, until there is room; returns it. To be called locked.
+
+        More than `needed_bytes` are wished for where the size is not known.
 
         Raises:
             NoRoom: there is none.
         """
         there = [each for mirror in self.folder.iterdir() if mirror.is_dir() for each in mirrored_in(mirror)]
         room = self.max_bytes - sum(each.size for each in there)
-        ends = sorted((each.folder.stat().st_mtime, each) for each in there)
-        for until_s, each in ends:
-            if room < needed_bytes and until_s < self.clock():
+        for each in sorted(there, key=attrgetter("until_s")):
+            if room < max(needed_bytes, wished_bytes) and each.until_s < self.clock():
                 remove(each.folder)
                 room += each.size
         if room < needed_bytes:
             left = f"--store_cache_bytes={self.max_bytes} leaves {max(0, room)}"
-            raise NoRoom(f"it has {needed_bytes} bytes, and {left}: versions that are served or wanted have the rest")
+            text = f"it has {needed_bytes} bytes, and {left}: versions that are served or wanted have the rest"
+            raise NoRoom(text, needed_bytes=needed_bytes)
         return room
 
 
@@ -104,6 +108,7 @@ class Mirror:
     def __init__(self, cache: MirrorCache, address: str) -> None:
         name = re.sub(r"[^\w.-]+", "-", address.partition("://")[2])[-60:].strip("-.")
         self._cache = cache
+        self._unpacked_bytes: dict[str, int] = {}  # of archives that had no room: by digest, what they need at least
         self.folder = cache.folder / f"{name}-{hashlib.sha256(address.encode()).hexdigest()[:12]}"
 
     @contextmanager
@@ -198,7 +203,7 @@ class Mirror:
             remove(each.folder)
         part.mkdir(mode=0o700, exist_ok=True)
         try:
-            self._cache.make_room(listing.size)
+            self._cache.make_room(max(listing.size, self._unpacked_bytes.get(listing.digest, 0)))
         except NoRoom:
             remove(part)
             raise
@@ -211,11 +216,14 @@ class Mirror:
         try:
             with self._cache.locked():
                 shutil.rmtree(part / "unpacked", ignore_errors=True)
-                model = unpack(archive, part / "unpacked", max_bytes=self._cache.make_room(0))
+                room = self._cache.make_room(0, wished_bytes=MAX_RATIO * listing.size)
+                model = unpack(archive, part / "unpacked", max_bytes=room)
                 size = sum(path.stat().st_size for path in model.rglob("*") if path.is_file())
                 _write_manifest(model, listing.digest, size, ())
                 _write_manifest(part, listing.digest, size, ())
-        except Refused:
+        except Refused as err:
+            if isinstance(err, NoRoom):
+                self._unpacked_bytes[listing.digest] = err.needed_bytes
             remove(part)
             raise
         return model
@@ -237,13 +245,11 @@ def part_name(version: int, listing: Listing) -> str:
 def mirrored_in(folder: Path) -> list[Mirrored]:
     """The versions in a mirror's folder and the parts of versions; other folders and files are left out."""
     found = []
-    with suppress(FileNotFoundError):
-        for each in sorted(folder.iterdir()):
-            if (is_number(each.name) or each.name.startswith(PART)) and (
-                kept := read_json(each / MANIFEST)
-            ) is not None:
-                tags = {path: (size, tag) for path, size, tag in kept["objects"]}
-                found.append(Mirrored(each, kept["digest"], kept["size"], tags))
+    for each in sorted(folder.iterdir()) if folder.is_dir() else ():
+        if (is_number(each.name) or each.name.startswith(PART)) and (kept := read_json(each / MANIFEST)) is not None:
+            tags = {path: (size, tag) for path, size, tag in kept["objects"]}
+            with suppress(FileNotFoundError):  # it was deleted
+                found.append(Mirrored(each, kept["digest"], kept["size"], tags, each.stat().st_mtime))
     return found
 
 

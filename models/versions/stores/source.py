@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, TypedDict, cast
 from darkroom.models.errors import LoadFailed, quote
 from darkroom.models.saved_model import FILE_NAME
 from darkroom.models.versions.folder import Found
-from darkroom.models.versions.stores.archive import Refused
-from darkroom.models.versions.stores.bucket import Bucket
-from darkroom.models.versions.stores.mirror import NoRoom, part_name
+from darkroom.models.versions.stores.archive import NoRoom, Refused
+from darkroom.models.versions.stores.bucket import Bucket, StoreFailed
+from darkroom.models.versions.stores.mirror import part_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -99,13 +99,13 @@ class StoreSource:
         self._next_s = 0.0
         self._tries = 0
         self._has_looked = threading.Event()
-        self._failed: dict[int, str] = {}  # version → its digest when its load failed
+        self._failed: dict[int, str] = {}  # version → its digest when it could not be loaded or fetched
         self._loaded: set[int] = set()
         self._came: dict[int, int] = {}  # version → its bytes that are here, while it is being fetched
 
     def scan(self) -> Mapping[int, Found]:
         """See Source."""
-        if (self._thread is None or not self._thread.is_alive()) and self._clock() >= self._next_s:
+        if (self._thread is None or not self._thread.is_alive()) and time.monotonic() >= self._next_s:
             self._thread = threading.Thread(target=self._look, name="store", daemon=True)
             self._thread.start()
         self._has_looked.wait(FIRST_LOOK_S)
@@ -192,7 +192,7 @@ class StoreSource:
         self._tries = self._tries + 1 if trouble else 0
         pause_s = min(self._poll_s * 2**self._tries, max(MAX_PAUSE_S, self._poll_s))
         pause_s *= random.uniform(1 - JITTER, 1 + JITTER)  # noqa: S311 - no secret
-        self._next_s = self._clock() + pause_s
+        self._next_s = time.monotonic() + pause_s
         fields = {"address": self._address, "next_try_s": round(pause_s, 1)}
         if trouble and trouble != self.trouble:
             _log.error("a store can't be read", extra={"fields": fields | {"reason": trouble}})
@@ -215,17 +215,26 @@ class StoreSource:
         self._mirror.write(kept)
         self._has_looked.set()
         self._mirror.drop_parts(part_name(version, listing) for version, listing in listings.items())
-        for version in self._wanted({int(number): each for number, each in entries.items()}):
-            entry, refused = entries[str(version)], entries[str(version)]["refused"]
-            if not entry["is_settled"] or entry["missing"] or entry["is_final"] or self._is_here(version, entry):
+        broken: StoreFailed | None = None
+        listed = {int(number): each for number, each in entries.items()}
+        for version in self._wanted(listed):
+            entry, refused = listed[version], listed[version]["refused"]
+            is_complete = entry["is_settled"] and not entry["missing"] and not entry["is_final"]
+            if not is_complete or self._is_here(version, entry) or version not in self._wanted(listed):
                 continue
             try:
                 self._fetch(version, listings[version])
+                self._failed.pop(version, None)
                 entry["refused"] = ""
+            except StoreFailed as err:  # the next version may come
+                self._failed[version] = entry["digest"]
+                broken = broken or err
             except Refused as err:
                 entry["refused"], entry["is_final"] = str(err), not isinstance(err, NoRoom)
             if entry["refused"] != refused:
                 self._mirror.write(kept)
+        if broken is not None:
+            raise broken
 
     def _entry(self, listing: Listing, before: ListedVersion | None) -> ListedVersion:
         """A version as the store lists it now; `before` is what was kept of it."""

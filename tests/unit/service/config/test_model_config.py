@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import ssl
+import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -116,6 +117,12 @@ def test_what_has_no_effect_is_logged(tmp_path: Path, caplog: pytest.LogCaptureF
     path.write_text("model_config_list { config { name: 'a' base_path: 'x' logging_config { sampling_config {} } } }")
     assert read_model_config(path) == (ModelEntry.model_validate({"name": "a", "base_path": "x"}),)
     assert "logging_config has no effect" in caplog.text
+
+
+def test_an_address_needs_the_package_that_reads_stores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "obstore", None)
+    said = told(tmp_path, "model_config_list { config { name: 'a' base_path: 's3://bucket/a' } }")
+    assert "base_path: needs the package obstore: pip install 'darkroom[stores]'" in said
 
 
 NAMES = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=8)

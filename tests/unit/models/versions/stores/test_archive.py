@@ -37,10 +37,10 @@ def packed(*members: tuple[tarfile.TarInfo, bytes], files: Mapping[str, bytes] =
     return out.getvalue()
 
 
-def huge_header(size: int) -> bytes:
-    """An archive whose first header says that the next one has so many bytes."""
-    info = tarfile.TarInfo("pax")
-    info.type, info.size = tarfile.XHDTYPE, size
+def wrong_header(kind: bytes, size: int) -> bytes:
+    """An archive whose first header says that so many bytes follow."""
+    info = tarfile.TarInfo("x")
+    info.type, info.size = kind, size
     return info.tobuf(tarfile.GNU_FORMAT) + bytes(1 << 21)
 
 
@@ -69,7 +69,12 @@ def test_a_model_is_found_at_the_top_or_in_the_only_folder(tmp_path: Path, prefi
         (packed(member("x", kind=tarfile.BLKTYPE)), "a device or a pipe: 'x'"),
         (packed(member("x", kind=tarfile.FIFOTYPE)), "a device or a pipe: 'x'"),
         (gzip.compress(packed(member("zeros", bytes(LIMIT)))), f"more than {LIMIT} bytes, which --store_cache_bytes"),
-        (huge_header(1 << 33), "a header of 8589934592 bytes"),
+        (wrong_header(tarfile.XHDTYPE, 1 << 33), "a header of 8589934592 bytes"),
+        (wrong_header(tarfile.XHDTYPE, -1024), "archive"),
+        (wrong_header(tarfile.GNUTYPE_LONGNAME, -1024), "archive"),
+        (wrong_header(tarfile.REGTYPE, -512), "archive"),
+        (wrong_header(tarfile.REGTYPE, -1024), "archive"),
+        (wrong_header(tarfile.GNUTYPE_SPARSE, -1024), "archive"),
         (packed(member("saved_model.pb", b"again")), "two files of one name: 'saved_model.pb'"),
         (packed(member("saved_model.pb/x", b"again")), "two files of one name: 'saved_model.pb/x'"),
         (packed(files={"readme.txt": b"x"}), "has no SavedModel: saved_model.pb at its top, or in its only folder"),

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import sys
+import tarfile
 import threading
 import time
 from contextlib import suppress
@@ -45,12 +47,18 @@ class Kept:
     """A model that is kept in a store, in a cache folder of its own; its loads succeed, except of versions in `broken`."""
 
     def __init__(
-        self, folder: Path, *, policy: str = "latest:1", max_bytes: int = 1 << 30, poll_s: float = 0.02
+        self,
+        folder: Path,
+        *,
+        address: str = "s3://bucket/models/digits",
+        policy: str = "latest:1",
+        max_bytes: int = 1 << 30,
+        poll_s: float = 0.02,
     ) -> None:
         self.broken: set[int] = set()
-        mirror = Mirror(MirrorCache(folder, max_bytes=max_bytes), "s3://bucket/models/digits")
+        mirror = Mirror(MirrorCache(folder, max_bytes=max_bytes), address)
         self.source = StoreSource(
-            "s3://bucket/models/digits",
+            address,
             mirror,
             FolderSource(mirror.folder, self._load, settle_s=0),
             policy=Policy.parse(policy),
@@ -87,8 +95,9 @@ class Kept:
 
     def written(self) -> dict[str, bytes]:
         """Every file of the versions, by its path below the mirror's folder."""
-        paths = [path for path in self.folder.rglob("*") if path.is_file() and ".darkroom" not in path.name]
-        return {str(path.relative_to(self.folder)): path.read_bytes() for path in paths if path.parent != self.folder}
+        folders = [path for path in self.folder.iterdir() if path.name.isdecimal()]
+        paths = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
+        return {str(path.relative_to(self.folder)): path.read_bytes() for path in paths if ".darkroom" not in path.name}
 
 
 def put(store: Store, version: int | str, files: Mapping[str, bytes] = FILES, *, age_s: float = 3600.0) -> None:
@@ -237,6 +246,17 @@ def test_an_older_version_is_fetched_in_place_of_one_that_does_not_load(store: S
     kept.until_here(1)
 
 
+def test_an_older_version_is_fetched_in_place_of_one_that_never_comes_whole(store: Store, tmp_path: Path) -> None:
+    put(store, 1)
+    put(store, 2)
+    store.fault = lambda handler, key: not key.startswith("models/digits/2/") or handler.say(403, b"")
+    kept = Kept(tmp_path)
+    kept.until_here(1)
+    assert "403" in kept.source.trouble
+    store.heal()
+    kept.until_here(2)
+
+
 def test_the_limit_of_bytes_holds_and_what_is_needed_is_kept(store: Store, tmp_path: Path) -> None:
     size = sum(map(len, FILES.values()))
     kept = Kept(tmp_path, max_bytes=2 * size + 1000)
@@ -255,6 +275,47 @@ def test_the_limit_of_bytes_holds_and_what_is_needed_is_kept(store: Store, tmp_p
     assert {path.partition("/")[0] for path in kept.written()} >= {"4"}
     put(store, 6)
     kept.until_here(6)
+
+
+def test_an_archive_that_has_no_room_is_fetched_again_only_when_there_is(store: Store, tmp_path: Path) -> None:
+    def archive(**files: bytes) -> bytes:
+        out = io.BytesIO()
+        with tarfile.open(fileobj=out, mode="w:gz") as packed:
+            for name, data in {**FILES, **files}.items():
+                info = tarfile.TarInfo(name)
+                info.size = len(data)
+                packed.addfile(info, io.BytesIO(data))
+        return out.getvalue()
+
+    kept = Kept(tmp_path, address="s3://bucket/model.tar.gz", max_bytes=500_000)
+    store.put("model.tar.gz", archive(), age_s=9000)
+    kept.until(lambda found: [each.is_settled for each in found.values()] == [True])
+    (first,) = kept.scan()
+    kept.source.load(first)
+    store.put("model.tar.gz", archive(zeros=bytes(10_000_000)), age_s=100)
+    kept.until(lambda found: first not in found and all(each.is_settled for each in found.values()))
+    (bomb,) = kept.scan()
+    with pytest.raises(
+        LoadFailed, match=r"(the archive|it) has (more than )?\d+ bytes, (which|and) --store_cache_bytes"
+    ):
+        kept.source.load(bomb)
+    listed = len(store.requests)
+    kept.until(lambda _: len(store.requests) > listed + 5)  # each is a look at the archive's head
+    assert store.bodies.count("model.tar.gz") == 2
+    assert {path.partition("/")[0] for path in kept.written()} <= {str(first)}
+    store.put("model.tar.gz", archive(), age_s=50)
+    kept.until(lambda found: [each.is_settled for each in found.values()] == [True] and bomb not in found)
+
+
+def test_the_pauses_double_while_a_store_is_away_and_vary(tmp_path: Path) -> None:
+    source, pauses = Kept(tmp_path, poll_s=30.0).source, []
+    for trouble in ["away"] * 8 + [""]:
+        before_s = time.monotonic()
+        source._end_look(trouble)
+        pauses.append(source._next_s - before_s)
+    for pause_s, middle_s in zip(pauses, [60, 120, 240, 300, 300, 300, 300, 300, 30], strict=True):
+        assert 0.8 * middle_s <= pause_s <= 1.2 * middle_s + 1
+    assert len({round(pause_s, 3) for pause_s in pauses[3:8]}) > 1
 
 
 @pytest.mark.parametrize("path", ["a\\b", "a\u200bb", f"{GRAPH}/x", ".darkroom.json", ".darkroom/x", "x" * 1025])
