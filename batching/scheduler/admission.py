@@ -132,7 +132,9 @@ class Admission:
     def _forecast_s(self, rows: int, ahead: int, start_s: float, due_s: float, now: float) -> float:
         """When `rows` new rows behind `ahead` waiting ones would be answered; -inf while nothing is known.
 
-        If the backend has a free place, all waiting rows leave at once. Else batches leave from `start_s` on, when the
+        If the backend has a free place, all waiting rows leave at once. If none waits, the median decides: a row that is
+        next gains nothing by a refusal, and a few slow pictures, which make the tail, would have all others refused. Else
+        batches leave from `start_s` on, when the
         next place is free, over all places at once; the last one takes its tail time. They have the most efficient
         size, but are no larger than a row due at `due_s` allows: it may have to wait for one batch and leave in the
         next, which other rows will fill.
@@ -145,7 +147,7 @@ class Admission:
             self._target = self._sizer.target()
             self._two_s = curve.expected(self._target) + curve.tail(self._target)
         if start_s <= now and ahead + rows <= self._target:
-            alone_s = now + curve.tail(ahead + rows)
+            alone_s = now + (curve.tail(ahead + rows) if ahead else curve.expected(rows))
             if alone_s <= due_s:
                 return alone_s
         size = self._target

@@ -398,12 +398,28 @@ def test_a_forecast_is_by_the_median_of_the_batches_ahead_and_by_the_tail_of_its
     assert refused.value.retry_after_s == pytest.approx(late_s)
 
 
-def test_a_row_that_leaves_at_once_is_answered_by_the_tail_of_its_batch() -> None:
+def test_rows_that_leave_at_once_are_answered_by_the_tail_of_their_batch_if_others_wait_else_by_its_median() -> None:
     known = ServiceCurve(2)
     for pair_s in (1.0, 3.0, 1.0):
         known.seed(2, pair_s)
     queue = BatchQueue(Limits(max_batch_images=2), curve=known)
-    assert queue.judge(2, 0, 99.0, 0.0, is_bulk=False).forecast_s == 3.0
+    assert queue.judge(2, 0, 99.0, 0.0, is_bulk=False).forecast_s == 1.0
+    queue.offer(entry("a"), 0.0)
+    assert queue.judge(1, 0, 99.0, 0.0, is_bulk=False).forecast_s == 3.0
+
+
+def test_a_few_slow_pictures_do_not_refuse_all_others_of_an_idle_engine() -> None:
+    """One picture in sixteen takes a second, the others 10 ms; the rows are due after half a second."""
+    known = ServiceCurve(8)
+    for _ in range(2):
+        for seconds in (*[0.01] * 15, 1.0):
+            known.learn(1, seconds, 0.0)
+    assert known.tail(1) > 0.5
+    queue = BatchQueue(Limits(max_batch_images=8), curve=known)
+    assert queue.judge(1, 0, 0.5, 0.0, is_bulk=False).forecast_s < 0.1
+    queue.offer(entry("next"), 0.0)
+    with pytest.raises(PredictedLate):
+        queue.judge(1, 0, 0.5, 0.0, is_bulk=False)
 
 
 def test_a_forecast_takes_no_batches_whose_tail_would_be_late() -> None:
