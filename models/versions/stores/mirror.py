@@ -185,7 +185,10 @@ class Mirror:
             with (part / INCOMING).open("wb") as file:
                 bucket.fetch(wanted, file, count)
             (part / INCOMING).rename(path)
-        self._place(self._unpacked(part, listing) if listing.is_archive else part, version)
+        whole = self._unpacked(part, listing) if listing.is_archive else part
+        self._lease(whole, LEASE_S)
+        target = self.folder / str(version)
+        remove(target, then=lambda: whole.rename(target))
         remove(part)
 
     def _reserve(self, part: Path, version: int, listing: Listing) -> None:
@@ -227,14 +230,6 @@ class Mirror:
             remove(part)
             raise
         return model
-
-    def _place(self, whole: Path, version: int) -> None:
-        target = self.folder / str(version)
-        self._lease(whole, LEASE_S)
-        if target.exists():
-            remove(target, then=lambda: whole.rename(target))
-        else:
-            whole.rename(target)
 
 
 def part_name(version: int, listing: Listing) -> str:

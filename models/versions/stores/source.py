@@ -204,8 +204,10 @@ class StoreSource:
     def _refresh(self) -> None:
         """Lists the store and fetches what is wanted. To be called in a turn of the mirror."""
         kept, now_s = self._kept(), self._clock()
-        if kept["listed_s"] > now_s - self._poll_s / 2 and self._is_whole(kept):  # as another process found it
-            return
+        listed = {int(number): each for number, each in kept["versions"].items()}
+        is_fresh = kept["listed_s"] > now_s - self._poll_s / 2
+        if is_fresh and all(self._is_here(version, listed[version]) for version in self._wanted(listed)):
+            return  # another process has just been here
         listings = self._bucket.versions()
         entries = {
             str(version): self._entry(listing, kept["versions"].get(str(version)))
@@ -253,11 +255,6 @@ class StoreSource:
         """Whether a version is mirrored as it is listed."""
         here = self._mirror.versions().get(version)
         return here is not None and here.digest == listed["digest"]
-
-    def _is_whole(self, kept: Kept) -> bool:
-        """Whether everything that is wanted is mirrored."""
-        listed = {int(number): each for number, each in kept["versions"].items()}
-        return all(self._is_here(version, listed[version]) for version in self._wanted(listed))
 
     def _fetch(self, version: int, listing: Listing) -> None:
         """Fetches one version. See `Mirror.put`."""
