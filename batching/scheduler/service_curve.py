@@ -125,8 +125,8 @@ class ServiceCurve:
             self._measured[size] = deque(maxlen=_TAIL_SAMPLES)
             insort(self._known, size)
         measured = self._measured[size]
-        is_full = len(samples) == _TAIL_SAMPLES
-        lost, lost_s = (samples[0], measured[0]) if is_full else (0.0, 0.0)
+        lost = samples[0] if len(samples) == _TAIL_SAMPLES else 0.0
+        lost_s = measured[0] if lost else 0.0
         samples.append(seconds)
         measured.append(measured_s)
         if max(measured_s, lost_s) >= self._longest.get(size, 0.0):

@@ -56,8 +56,8 @@ FIELD_BUGS = [
             ("driver/settlement.py", "error = report.error or _misfit(batch, results)", "error = report.error"),
             (
                 "driver/settlement.py",
-                "zip(batch.spans, results, strict=True)",
-                "zip(batch.spans, results, strict=False)",
+                "zip(spans, results, strict=True)",
+                "zip(spans, results, strict=False)",
             ),
         ),
     ),
