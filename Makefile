@@ -41,7 +41,7 @@ compiled-once: | $(VENV)/models.done
 	  echo "no C compiler, or no Python headers: served interpreted, which takes a third more CPU a request (Debian: gcc, python3-dev)"; \
 	elif ! $(MAKE) --no-print-directory $(COMPILED); then echo "it could not be compiled: it is served interpreted"; fi
 
-compiled: $(COMPILED)  ## compile the request path (takes a minute and a C compiler; a third less CPU a request)
+compiled: $(COMPILED)  ## compile the request path (takes one to three minutes and a C compiler; a third less CPU a request)
 	@$(COMPILED) --version
 
 models: $(MODELS)  ## build the models that ship, into model/
@@ -128,7 +128,7 @@ model/%/1: | $(VENV)/models.done
 
 # pip builds a wheel and unpacks it. The script below replaces the wheel's own, which would not find the packages.
 $(COMPILED): setup.py pyproject.toml $(shell find batching models service -name '*.py') | $(VENV)/build.done
-	@echo "compiling (about a minute) …"
+	@echo "compiling (one to three minutes) …"
 	@rm -rf build/compiled build/lib* build/temp.*
 	@DARKROOM_COMPILED=1 $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps \
 	  --target build/compiled . || { echo "this takes a C compiler and Python's headers (Debian: gcc, python3-dev)" >&2; exit 1; }
