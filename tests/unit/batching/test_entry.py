@@ -44,6 +44,7 @@ def test_the_times_of_an_entry_are_those_of_all_its_batches_each_counted_once() 
         for _ in range(2):
             progress.add_call(call)
     assert entry.timing(9.0) == Timing(1.0, 3.0, 4, Reason.FULL, 0.75, 0.375, 2, calls)
+    assert [call.seconds for call in calls] == [1.375] * 3
 
 
 def test_pieces_are_in_the_order_of_their_rows_whatever_they_are() -> None:
