@@ -68,6 +68,12 @@ class Rows:
         ]
         return *inner, () if self.shares else self.asked, self.aligned
 
+    @property
+    def size_bytes(self) -> int:
+        """The bytes of all columns together."""
+        columns = self.columns.values()
+        return sum([sum(map(len, column)) if isinstance(column, list) else column.nbytes for column in columns])
+
     def digest(self) -> str:
         """Returns a hash of all values, the same in every process."""
         found = blake2b(digest_size=16)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import socket
-import threading
 import time
 from contextlib import contextmanager
 from email.utils import formatdate
@@ -14,6 +13,8 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from xml.sax.saxutils import escape
 
 import certifi
+
+from tests.httpserver import in_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -173,12 +174,5 @@ def storing() -> Iterator[Store]:
     """A store on a free port of loopback, until the block ends."""
     store = Store()
     handler = type("StoreHandler", (Handler,), {"store": store})
-    with _Server(("127.0.0.1", 0), handler) as server:
-        store.url = f"http://127.0.0.1:{server.server_address[1]}"
-        thread = threading.Thread(target=server.serve_forever, args=(0.02,), name="store")
-        thread.start()
-        try:
-            yield store
-        finally:
-            server.shutdown()
-            thread.join()
+    with in_thread(_Server(("127.0.0.1", 0), handler)) as store.url:
+        yield store

@@ -133,11 +133,10 @@ class Admission:
         """When `rows` new rows behind `ahead` waiting ones would be answered; -inf while nothing is known.
 
         If the backend has a free place, all waiting rows leave at once. If none waits, the median decides: a row that is
-        next gains nothing by a refusal, and a few slow pictures, which make the tail, would have all others refused. Else
-        batches leave from `start_s` on, when the
-        next place is free, over all places at once; the last one takes its tail time. They have the most efficient
-        size, but are no larger than a row due at `due_s` allows: it may have to wait for one batch and leave in the
-        next, which other rows will fill.
+        next gains nothing by a refusal, and a few slow pictures, which make the tail, would have all others refused.
+        Without a free place batches leave from `start_s` on, when the next one is free, over all places at once; the last
+        one takes its tail time. They have the most efficient size, but are no larger than a row due at `due_s` allows: it
+        may have to wait for one batch and leave in the next, which other rows will fill.
         """
         curve = self._curve
         if curve is None or not curve.version:

@@ -35,12 +35,12 @@ class Apart:
         self.level = TOGETHER
         self._misfits = 0.0
 
-    def note_success(self, halves: Halves | None, entry: Entry | None = None) -> None:
+    def note_success(self, halves: Halves | None, entry: Entry) -> None:
         """A batch of several rows was answered, or a half of a failed one, with what became of its `halves`.
 
         A batch whose `entry` came before the level rose says nothing: it may hold rows that share no batch now.
         """
-        if self.level != TOGETHER and entry is not None and not isinstance(entry.key, KeptApart):
+        if self.level != TOGETHER and not isinstance(entry.key, KeptApart):
             return
         if halves is None:
             self._misfits = max(0.0, self._misfits - FORGIVEN)

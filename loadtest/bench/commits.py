@@ -70,13 +70,13 @@ def _flat(picture: Picture) -> bytes:
 
 NUMBERS = {
     "rows": replace(
-        BODIES["json"],
+        DARKROOM,
         path="/v1/models/default:predict",
         encode=_rows,
         predicted=lambda body: round(json.loads(body)["predictions"][0], DIGITS),
     ),
     "flat": replace(
-        BODIES["json"],
+        DARKROOM,
         path="/v2/models/default/infer",
         encode=_flat,
         predicted=lambda body: round(json.loads(body)["outputs"][0]["data"][0], DIGITS),

@@ -21,7 +21,7 @@ from darkroom.service.predict import codec
 from darkroom.service.predict.call import Call, first_values, joined
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
     from types import SimpleNamespace
 
     from sanic import Sanic
@@ -72,7 +72,7 @@ class Middleware:
                 return response
             finally:
                 template = getattr(request.ctx, "template", path)
-                _record(self._request_log.leave, request, template, response, started_s=started_s)
+                _record(self._request_log, request, template, response, started_s=started_s)
 
         methods = ["GET", "HEAD"] if method == "GET" else [method]
         app.add_route(handle, path, methods=methods, name=re.sub(r"\W", "_", f"{method}{path}"))
@@ -127,7 +127,8 @@ class Middleware:
         if is_last and response.status in {400, 408, 413, 431} and (connection := _connection(request)) is not None:
             connection.leave_unread()
         self._finish(request, response, UNROUTED, started_s)
-        _record(self._request_log.note, request, UNROUTED, response, started_s=started_s)
+        self._request_log.enter()
+        _record(self._request_log, request, UNROUTED, response, started_s=started_s)
         return response
 
     def _options(self, request: Request, error: MethodNotAllowed) -> HTTPResponse:
@@ -161,13 +162,13 @@ def _connection(request: Request) -> Connection | None:
 
 
 def _record(
-    record: Callable[..., None], request: Request, route: str, response: HTTPResponse | None, *, started_s: float
+    request_log: RequestLog, request: Request, route: str, response: HTTPResponse | None, *, started_s: float
 ) -> None:
     """Records a request; an unknown method is recorded as "other", so that a scanner cannot fill the metrics.
 
     No response: the client left.
     """
-    record(
+    request_log.leave(
         route,
         request.method if request.method in _METHODS else "other",
         CLIENT_LEFT if response is None else response.status,

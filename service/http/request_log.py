@@ -51,6 +51,8 @@ class RequestLog:
     def enter(self, *, is_fast: bool = False) -> float:
         """Counts a request as in flight: it has been received completely, by the fast lane if `is_fast`.
 
+        One that no route took enters too, and leaves at once.
+
         Returns:
             When that was, on the monotonic clock; to be given to `leave`.
         """
@@ -79,7 +81,7 @@ class RequestLog:
             route: the template of its path, never the raw path.
             method: GET, POST, …
             code: the status of the answer.
-            started_s: what `enter` returned.
+            started_s: what `enter` returned; of one that no route took, when it came.
             asked: the headers of the request.
             headers: those of the answer, signed; empty if there was none.
             received: bytes of its body.
@@ -88,34 +90,6 @@ class RequestLog:
             request: what the predictor made of it; None if it was none for the predictor.
         """
         self._metrics.http_in_flight -= 1
-        self.note(
-            route,
-            method,
-            code,
-            started_s,
-            asked=asked,
-            headers=headers,
-            received=received,
-            sent=sent,
-            client=client,
-            request=request,
-        )
-
-    def note(
-        self,
-        route: str,
-        method: str,
-        code: int,
-        started_s: float,
-        *,
-        asked: Mapping[str, str],
-        headers: Mapping[str, str],
-        received: int,
-        sent: int,
-        client: str,
-        request: PredictRequest | None,
-    ) -> None:
-        """As `leave`, for a request that did not enter because no route took it."""
         ended_s = time.monotonic()
         duration_s = ended_s - started_s
         self._metrics.http_ended(

@@ -514,7 +514,7 @@ class PredictRequest:
         try:
             answered = self._answered(answer)
             limit = self.large_bytes if self._pack is None else min(self.large_bytes, codec.LARGE_TO_PACK_BYTES)
-            if self._off_loop is not None and (size := _bytes(answered)) > limit:
+            if self._off_loop is not None and (size := answered.size_bytes) > limit:
                 self._write_off_loop(self._off_loop, size, answered, on_reply)
                 return
             reply = self._sign(self._write(answered))
@@ -551,9 +551,8 @@ class PredictRequest:
         if verdict is UNKNOWN:
             self.failure = error
         self._count(verdict.outcome)
-        headers = {"Server-Timing": self.server_timing(), ERROR_HEADER: verdict.code}
-        if self.target is not None and self.target.split is not None:
-            headers[VERSION_HEADER] = str(self.target.model.version)
+        headers = {ERROR_HEADER: verdict.code}
+        self._stamp(headers)
         wait_s = retry_after_s(error)
         if wait_s is not None or status == 503:
             headers["Retry-After"] = str(max(1, math.ceil(wait_s or 1)))
@@ -562,12 +561,14 @@ class PredictRequest:
             body["code"] = verdict.code
         return Reply(status, codec.dump_json(body), headers)
 
-    def server_timing(self) -> str:
-        """The `Server-Timing` header: milliseconds of each stage, and of the whole."""
+    def _stamp(self, headers: dict[str, str]) -> None:
+        """Adds `Server-Timing`, milliseconds of each stage and of the whole, and the version if `--traffic` chose it."""
         stages = self.stages
         total_s = monotonic() - self.started_s
         times_ms = [seconds * 1000 for seconds in stages.values()]
-        return _timing_template(tuple(stages), self._batch_times) % (*times_ms, total_s * 1000)
+        headers["Server-Timing"] = _timing_template(tuple(stages), self._batch_times) % (*times_ms, total_s * 1000)
+        if self.target is not None and self.target.split is not None:
+            headers[VERSION_HEADER] = str(self.target.model.version)
 
     def _write(self, rows: Rows) -> Reply:
         """The reply with these rows, without the headers of `_sign`; may run in a thread."""
@@ -584,9 +585,7 @@ class PredictRequest:
         """A good reply with its times; counts it."""
         self.end_stage("serialize")
         self._count("ok")
-        reply.headers["Server-Timing"] = self.server_timing()
-        if self.target is not None and self.target.split is not None:
-            reply.headers[VERSION_HEADER] = str(self.target.model.version)
+        self._stamp(reply.headers)
         return reply
 
     def ready(self) -> tuple[Target, Rows]:
@@ -733,12 +732,6 @@ def _by_row(values: list[int], count: int) -> list[int]:
     if rest or not each:
         return [sum(values), *[0] * (count - 1)]
     return [sum(values[at : at + each]) for at in range(0, len(values), each)]
-
-
-def _bytes(rows: Rows) -> int:
-    """The bytes of all columns together."""
-    columns = rows.columns.values()
-    return sum([sum(map(len, column)) if isinstance(column, list) else column.nbytes for column in columns])
 
 
 @lru_cache(256)

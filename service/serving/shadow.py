@@ -58,7 +58,7 @@ class Compared(NamedTuple):
     @property
     def bytes(self) -> int:
         """What it holds in memory."""
-        return sum(self.row_bytes) + size_of(self.answer)
+        return sum(self.row_bytes) + self.answer.size_bytes
 
 
 class Shadow:
@@ -230,7 +230,7 @@ class Shadow:
             for distance in found.distances:
                 counts.distance.observe(distance)
 
-        if size_of(answered) <= LARGE_BYTES:
+        if answered.size_bytes <= LARGE_BYTES:
             count(look())
         else:
             looking = asyncio.get_running_loop().run_in_executor(None, look)
@@ -330,9 +330,3 @@ def distance_of(one: Array, two: Array) -> Array:
     gap = np.nan_to_num(np.where(is_equal, 0.0, gap), nan=HUGE, posinf=HUGE)
     nearest: Array = np.minimum(gap, HUGE).max(axis=1, initial=0.0)
     return nearest
-
-
-def size_of(rows: Rows) -> int:
-    """The bytes of all columns together."""
-    columns = rows.columns.values()
-    return sum([sum(map(len, column)) if isinstance(column, list) else column.nbytes for column in columns])

@@ -260,29 +260,20 @@ class Metrics(Collector):
         failing = (((model,), float(is_failing)) for model, (is_failing, _) in stores.items())
         text = "1 if a model's store can't be read, or a version in it can't be fetched, else 0."
         yield _gauge("darkroom_store_failing", text, failing, ("model",))
-        fetched = CounterMetricFamily("darkroom_store_fetched_bytes", "Bytes fetched from a store.", labels=("model",))
-        for model, (_, size) in stores.items():
-            fetched.add_metric((model,), size)
-        yield fetched
+        fetched = (((model,), size) for model, (_, size) in stores.items())
+        yield _counter("darkroom_store_fetched_bytes", "Bytes fetched from a store.", fetched, ("model",))
 
     def _collect_server(self) -> Iterator[Metric]:
         """What no model version owns: HTTP, the event loop and the build."""
-        requests = CounterMetricFamily(
-            "darkroom_http_requests", "HTTP requests answered.", labels=("route", "method", "code")
-        )
-        for (route, method, code), count in self.http_requests.items():
-            requests.add_metric((route, method, str(code)), count)
-        yield requests
+        requests = (((route, method, str(code)), count) for (route, method, code), count in self.http_requests.items())
+        yield _counter("darkroom_http_requests", "HTTP requests answered.", requests, ("route", "method", "code"))
         yield _gauge("darkroom_http_requests_in_flight", "HTTP requests in progress.", [((), self.http_in_flight)])
-        fast = CounterMetricFamily("darkroom_fast_lane_requests", "HTTP requests that bypassed Sanic.")
-        fast.add_metric((), self.fast_lane_requests)
-        yield fast
+        text = "HTTP requests that bypassed Sanic."
+        yield _counter("darkroom_fast_lane_requests", text, [((), self.fast_lane_requests)])
         yield task_failures_family(self.task_failures)
         text = "Traced requests: sent to the collector, dropped as too many waited, failed to be sent."
-        traces = CounterMetricFamily("darkroom_traces", text, labels=("result",))
-        for result, number in self.traces.items():
-            traces.add_metric((result,), number)
-        yield traces
+        traces = (((result,), number) for result, number in self.traces.items())
+        yield _counter("darkroom_traces", text, traces, ("result",))
         routes = self.routes.items()
         for name, text, pick in (
             ("darkroom_http_request_duration_seconds", FROM_REQUEST_TO_ANSWER, attrgetter("duration")),
@@ -345,11 +336,8 @@ def _collect_counts(models: Sequence[ModelMetrics]) -> Iterator[Metric]:
         ("darkroom_batches", "Engine calls by the reason for dispatch.", "reason", attrgetter("batches")),
         ("darkroom_device_batches", "Engine calls by device.", "device", attrgetter("device_batches")),
     ):
-        family = CounterMetricFamily(name, text, labels=(*MODEL_LABELS, label))
-        for model in models:
-            for value, count in counts_of(model).items():
-                family.add_metric((*model.labels, value), count)
-        yield family
+        counts = (((*model.labels, value), count) for model in models for value, count in counts_of(model).items())
+        yield _counter(name, text, counts, (*MODEL_LABELS, label))
     for name, text, pick in (
         ("darkroom_request_duration_seconds", FROM_REQUEST_TO_ANSWER, attrgetter("duration")),
         ("darkroom_queue_wait_seconds", "From submit to the start of the engine call.", attrgetter("queue_wait")),
@@ -368,10 +356,7 @@ def _collect_counts(models: Sequence[ModelMetrics]) -> Iterator[Metric]:
         ("darkroom_batch_retries", "Engine calls made to find a guilty row.", attrgetter("batch_retries")),
         ("darkroom_model_load_failures", "Loads of a version that failed.", attrgetter("load_failures")),
     ):
-        family = CounterMetricFamily(name, text, labels=MODEL_LABELS)
-        for model in models:
-            family.add_metric(model.labels, pick(model))
-        yield family
+        yield _counter(name, text, ((model.labels, pick(model)) for model in models), MODEL_LABELS)
 
 
 def _collect_shadows(shadows: Sequence[tuple[tuple[str, str], ShadowMetrics]]) -> Iterator[Metric]:
@@ -390,11 +375,8 @@ def _collect_shadows(shadows: Sequence[tuple[tuple[str, str], ShadowMetrics]]) -
             attrgetter("seconds"),
         ),
     ):
-        family = CounterMetricFamily(name, text, labels=(*MODEL_LABELS, label))
-        for labels, shadow in shadows:
-            for value, count in counts_of(shadow).items():
-                family.add_metric((*labels, value), count)
-        yield family
+        counts = (((*labels, value), count) for labels, shadow in shadows for value, count in counts_of(shadow).items())
+        yield _counter(name, text, counts, (*MODEL_LABELS, label))
     text = "Largest absolute difference of any float between a shadow's answer and the one that was given, by image."
     yield _histogram("darkroom_shadow_distance", text, ((labels, shadow.distance) for labels, shadow in shadows))
 
@@ -405,6 +387,13 @@ def _histogram(
     family = HistogramMetricFamily(name, text, labels=labels)
     for values, child in children:
         child.add_to(family, values)
+    return family
+
+
+def _counter(name: str, text: str, counts: Iterable[tuple[Sequence[str], float]], labels: Sequence[str] = ()) -> Metric:
+    family = CounterMetricFamily(name, text, labels=labels)
+    for label_values, count in counts:
+        family.add_metric(label_values, count)
     return family
 
 

@@ -19,6 +19,7 @@ from tests.faults.checked_clients import CheckedClients, Exchange, Outcome, ques
 from tests.faults.fault import Fault, Setup
 from tests.faults.result import Result, longest_gap_s
 from tests.faults.server import Resources
+from tests.httpserver import in_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -55,14 +56,8 @@ def _served(answer: Callable[[], Answer | None]) -> Iterator[str]:
         def log_message(self, *_: Any) -> None:
             pass
 
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_address[1]}"
-        finally:
-            server.shutdown()
-            thread.join()
+    with in_thread(http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)) as url:
+        yield url
 
 
 @pytest.mark.parametrize(

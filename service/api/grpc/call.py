@@ -399,12 +399,14 @@ class Exchange:
     ) -> None:
         log = self._parts.request_log
         entered_s, self._entered_s = self._entered_s, None
-        record = log.note if entered_s is None else log.leave
-        record(
+        if entered_s is None:  # refused before it was whole
+            log.enter()
+            entered_s = self.started_s
+        log.leave(
             self._template,
             "gRPC",
             status,
-            self.started_s if entered_s is None else entered_s,
+            entered_s,
             asked=self.headers,
             headers=headers,
             received=self._received_bytes,

@@ -3,13 +3,14 @@
 import base64
 import json
 import struct
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from email.parser import BytesParser
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import cast
 from zlib import crc32
+
+from tests.httpserver import in_thread
 
 TIMING = 'queue;dur=1.25, execute;dur=3.5, total;dur=5, batch;desc="8"'
 
@@ -96,11 +97,5 @@ class _Handler(BaseHTTPRequestHandler):
 @contextmanager
 def serving(server: PictureServer) -> Iterator[PictureServer]:
     """The server, answering in a thread of its own until the block ends."""
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    try:
+    with in_thread(server):
         yield server
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()

@@ -106,10 +106,10 @@ def test_merged_calls_that_succeed_outweigh_a_few_that_do_not(successes: int, le
     apart = Apart()
     for _ in range(round(MISFITS)):
         halves = Halves()
-        apart.note_success(halves)
-        apart.note_success(halves)
+        apart.note_success(halves, _new(apart))
+        apart.note_success(halves, _new(apart))
         for _ in range(successes):
-            apart.note_success(None)
+            apart.note_success(None, _new(apart))
     assert apart.level == level
 
 
@@ -118,16 +118,24 @@ def test_so_many_misfits_raise_the_level_by_one_until_rows_are_alone(successes: 
     apart = Apart()
     levels = [apart.level]
     for _ in range(successes):
-        apart.note_success(None)
+        apart.note_success(None, _new(apart))
     for _ in range(3 * int(MISFITS)):
         _misfit(apart)
         levels.append(apart.level)
     assert [levels.count(level) for level in (TOGETHER, BY_KIND, ALONE)] == [MISFITS, MISFITS, MISFITS + 1]
 
 
+def _new(apart: Apart) -> Entry:
+    """An entry that comes now."""
+    entry = Entry(None, 2)
+    if apart.level != TOGETHER:
+        apart.place(entry)
+    return entry
+
+
 def _misfit(apart: Apart) -> None:
     for halves in [Halves()] * 2:
-        apart.note_success(halves)
+        apart.note_success(halves, _new(apart))
 
 
 def test_a_pair_that_is_answered_counts_for_sharing_and_a_single_row_does_not() -> None:
