@@ -84,11 +84,11 @@ NUMBERS = {
 }
 
 
-def write_mean(folder: Path) -> Path:
-    """Writes the model of `--numbers` and returns its folder."""
+def write_mean(folder: Path, side: int = SHAPE[1]) -> Path:
+    """Writes a model whose work is nearly all JSON, `x: float32[n, side, side, 3]` to its mean; returns its folder."""
     from darkroom.models.runtime.tensorflow import tf  # noqa: PLC0415 - takes seconds to import
 
-    root, spec = tf.Module(), tf.TensorSpec([None, *SHAPE[1:]], tf.float32, name="x")
+    root, spec = tf.Module(), tf.TensorSpec([None, side, side, 3], tf.float32, name="x")
     root.serve = tf.function(lambda x: {"mean": tf.reduce_mean(x, axis=[1, 2, 3])}, input_signature=[spec])
     tf.saved_model.save(root, str(folder / "mean" / "1"), signatures=root.serve)
     return folder / "mean"

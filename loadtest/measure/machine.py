@@ -39,9 +39,8 @@ def command(arguments: list[str]) -> str:
     program, *rest = arguments
     path = Path(program).with_suffix("")
     parts = path.parts
-    if "loadtest" in parts:
-        parts = parts[len(parts) - 1 - parts[::-1].index("loadtest") :]
-    module = ".".join(part for part in parts[-3:] if part != "__main__")
+    start = len(parts) - 1 - parts[::-1].index("loadtest") if "loadtest" in parts else -3
+    module = ".".join(part for part in parts[start:] if part != "__main__")
     return shlex.join(["python", "-m", module, *rest])
 
 

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from darkroom.models.runtime.tensorflow import tf
+from loadtest.bench.commits import write_mean
 from loadtest.measure import machine
 from loadtest.measure.processes import cpu_s, free_port, running
 from loadtest.traffic.closed_loop import WARM_UP_S, capacity
@@ -34,13 +34,6 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
 
 PAUSE_S = 0.01  # between two looks at /health
-
-
-def write_model(folder: Path, side: int) -> None:
-    """Writes the model: `x` → `mean`."""
-    spec = tf.TensorSpec([None, side, side, 3], tf.float32, name="x")
-    serve = tf.function(lambda x: {"mean": tf.reduce_mean(x, [1, 2])}, input_signature=[spec])
-    tf.saved_model.save(tf.Module(), str(folder), signatures={"serving_default": serve.get_concrete_function()})
 
 
 def body_of(side: int) -> RequestBody:
@@ -85,10 +78,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--most_ms", type=float, default=50.0, help="p99 above which the exit status is 1")
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as made, ProcessPoolExecutor(1) as others:
-        write_model(Path(made) / "mean" / "1", options.side)
+        model = write_mean(Path(made), options.side)
         port = free_port()
         command = [sys.executable, "-m", "darkroom", "serve", "--host=127.0.0.1", f"--port={port}", "--workers=1"]
-        command.append(f"--model_base_path={made}/mean")
+        command.append(f"--model_base_path={model}")
         with running(command, port=port, ready_path="/v2/health/ready", log=Path(made) / "log") as pid:
             used_s = cpu_s(pid)
             loading = others.submit(load, port, options.side, options.clients, options.seconds)

@@ -39,6 +39,7 @@ def test_pages_are_kept_by_the_makers_name_and_the_extensions_for_neural_network
     ("program", "module"),
     [
         ("/home/loadtest/loadtest/bench/commits.py", "loadtest.bench.commits"),
+        ("/home/darkroom/loadtest/experiments/models/grow.py", "loadtest.experiments.models.grow"),
         ("/home/darkroom/loadtest/bench/__main__.py", "loadtest.bench"),
         ("/home/darkroom/loadtest/load.py", "loadtest.load"),
     ],
