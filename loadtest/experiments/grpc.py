@@ -3,6 +3,7 @@
     python -m loadtest.experiments.grpc
     python -m loadtest.experiments.grpc --models model/digits --rounds 5 --in_flight 64
     python -m loadtest.experiments.grpc --darkroom build/compiled/bin/darkroom      # as the image is
+    python -m loadtest.experiments.grpc --idle --in_flight 64 --rounds 40 --seconds 1
 
 Each measurement takes --seconds and half a second before it. There are 15 of them in a round of 1, 16, 64 and 256 in flight, so
 a model takes rounds x 15 x (seconds + 0.5), and half a minute to start: some four minutes as the defaults are, and the two models
@@ -12,7 +13,8 @@ Starts the servers itself. HTTP sends the picture as base64 in JSON, on a connec
 `string_val` of a Predict call: on one connection, as one channel of a client does, and on a connection for each call.
 A round has every way once, the next one in the other order, so that background load affects all of them. `HTTP, no gRPC` is a
 second server without --grpc_port; the last line is what HTTP has beside an idle gRPC server, of what it has without one, as
-the median of the rounds. One in flight also measures latency.
+the median of the rounds, with its 95 % interval where there are at least six. --idle measures these two alone, so that many short
+rounds fit. One in flight also measures latency.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ import argparse
 import asyncio
 import base64
 import json
+import math
 import re
 import statistics
 import sys
@@ -189,9 +192,10 @@ async def compare(
             ways = {
                 ALONE: partial(over_http, requests, alone, **load_of),
                 HTTP: partial(over_http, requests, server, **load_of),
-                "gRPC, 1 connection": partial(over_grpc, calls, server, connections=1, **load_of),
             }
-            if in_flight > 1:
+            if not options.idle:
+                ways["gRPC, 1 connection"] = partial(over_grpc, calls, server, connections=1, **load_of)
+            if not options.idle and in_flight > 1:
                 ways["gRPC, a connection each"] = partial(over_grpc, calls, server, connections=in_flight, **load_of)
             for way in ways if round_number % 2 == 0 else reversed(ways):
                 found[way, in_flight].append(await ways[way]())
@@ -212,6 +216,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="folders of models' versions; photographs are sent, or digits [model/digits model/efficientnet_lite0]",
     )  # fmt: skip
     parser.add_argument("--darkroom", default=f"{sys.executable} -m darkroom", help="the command to measure")
+    parser.add_argument("--idle", action="store_true", help="HTTP alone: beside an idle gRPC server, and without one")
     parser.add_argument("--rounds", type=int, default=3, help="rounds of each [3]")
     parser.add_argument("--seconds", type=float, default=4.0, help="of each load [4]")
     parser.add_argument("--in_flight", type=int, nargs="+", default=[1, 16, 64, 256], help="[1 16 64 256]")
@@ -249,15 +254,26 @@ def report(model: str, found: dict[tuple[str, int], list[Result]]) -> None:
              number(best[1], digits=2), number(best[2]), number(best[3], digits=0)]
         )  # fmt: skip
     print(f"\n{model}\n\n{table(['in flight', 'requests/s', 'of HTTP', 'median ms', 'rows a batch', 'CPU us'], rows)}")
-    idle = {
-        in_flight: statistics.median(
-            one.rate / other.rate for one, other in zip(results, found[ALONE, in_flight], strict=True)
-        )
-        for (name, in_flight), results in found.items()
-        if name == HTTP
-    }
-    told = ", ".join(f"{ratio:.3f} at {in_flight}" for in_flight, ratio in idle.items())
-    print(f"\nHTTP beside an idle gRPC server, of HTTP without one: {told} in flight")
+    for (name, in_flight), results in found.items():
+        if name == HTTP:
+            pairs = list(zip(results, found[ALONE, in_flight], strict=True))
+            rates = told_ratio([one.rate / other.rate for one, other in pairs])
+            costs = told_ratio([one.cpu_us / other.cpu_us for one, other in pairs])
+            print(
+                f"\nHTTP beside an idle gRPC server, of HTTP without one, {in_flight} in flight: rate {rates}, CPU {costs}"
+            )
+
+
+def told_ratio(ratios: Sequence[float]) -> str:
+    """The median; of six or more also the interval in which the true median lies with 95 % certainty, by the sign test."""
+    median, count = statistics.median(ratios), len(ratios)
+    outside = 0  # the largest number of values that may be cut off at each end
+    while 2 * sum(math.comb(count, k) for k in range(outside + 1)) / 2**count <= 0.05:
+        outside += 1
+    if not outside:
+        return f"{median:.3f}"
+    inside = sorted(ratios)[outside - 1 : count - outside + 1]
+    return f"{median:.3f} ({inside[0]:.3f} to {inside[-1]:.3f})"
 
 
 if __name__ == "__main__":
