@@ -50,6 +50,7 @@ class ServerVariant(NamedTuple):
 
 VARIANTS = (
     ServerVariant("as it is"),
+    ServerVariant("one process", ("--workers=1",)),
     ServerVariant("batches of 8", ("--max_batch_images=8",)),
     ServerVariant("one call at once", ("--max_inflight_batches=1",)),
     ServerVariant("MALLOC_ARENA_MAX=1", environment={"MALLOC_ARENA_MAX": "1"}),
@@ -64,6 +65,7 @@ VARIANTS = (
 class MemorySize:
     """The memory of a server and its children at one time, in MB: resident, proportional, and proportional by kind."""
 
+    processes: int
     resident: float
     proportional: float
     kinds: dict[str, float]
@@ -83,14 +85,15 @@ class VariantResult:
 def size_of(pid: int) -> MemorySize:
     """Returns the memory of a process and its descendants now."""
     kinds: Counter[str] = Counter()
-    for each in processes.tree(pid):
+    tree = processes.tree(pid)
+    for each in tree:
         try:
             kinds.update(breakdown(Path(f"/proc/{each}/smaps").read_text().splitlines()))
         except OSError:  # the process has ended
             continue
     total = processes.memory(pid)
     megabytes = {kind: kinds[kind] / 1e6 for kind in KINDS_OF_MEMORY}
-    return MemorySize(total.resident / 1e6, total.proportional / 1e6, megabytes)
+    return MemorySize(len(tree), total.resident / 1e6, total.proportional / 1e6, megabytes)
 
 
 def breakdown(smaps: Iterable[str]) -> dict[str, int]:
@@ -138,6 +141,7 @@ def measure(variant: ServerVariant, model: Path, pictures: Sequence[Picture], se
     with ExitStack() as stack:
         logs = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="memory-")))
         server = stack.enter_context(started(contender, model, version_folder(model), logs))
+        processes.wait_idle([server.pid])  # further processes start when the first one is ready
         ready = size_of(server.pid)
         rates = asyncio.run(drive(server, pictures, seconds))
         return VariantResult(variant.name, ready, size_of(server.pid), *rates)
@@ -145,12 +149,13 @@ def measure(variant: ServerVariant, model: Path, pictures: Sequence[Picture], se
 
 def draw_table(rows: Iterable[VariantResult]) -> str:
     """Returns a line for each variant; sizes in MB."""
-    heads = ("", "ready, Pss", "after, Pss", "after, Rss", *KINDS_OF_MEMORY, "pictures/s by 1", "by 32")
+    heads = ("", "processes", "ready, Pss", "after, Pss", "after, Rss", *KINDS_OF_MEMORY, "pictures/s by 1", "by 32")
     return table(
         heads,
         (
             [
                 row.variant,
+                str(row.after.processes),
                 *(
                     number(size, digits=0)
                     for size in (row.ready.proportional, row.after.proportional, row.after.resident)

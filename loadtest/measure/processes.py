@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-START_TIMEOUT_S = 120.0
+START_TIMEOUT_S = 300.0  # two models on a busy machine took two minutes
 STOP_TIMEOUT_S = 15.0
 IDLE_TIMEOUT_S = 10.0
 IDLE_S, IDLE_SHARE = 0.2, 0.1  # idle: less than a tenth of a core during 0.2 s (guess)
@@ -119,7 +119,7 @@ def running(
     Ctrl-C raises KeyboardInterrupt.
 
     Raises:
-        DidNotStart: the server ended, or was not ready within two minutes.
+        DidNotStart: the server ended, or was not ready within five minutes.
     """
     with _sigterm_leaves_blocks(), log.open("wb") as out:
         process = subprocess.Popen(  # noqa: S603 - our own commands

@@ -3,9 +3,9 @@
 import asyncio
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-from loadtest.traffic.connections import ConnectionPool, retry_after_s
+from loadtest.traffic.connections import ConnectionPool, HttpResponse, retry_after_s
 
 WARM_UP_S = 2.0  # not counted: the server's batch sizes have to settle
 SETTLE_S = 1.0  # before the next load, so that it does not start with this one's queue
@@ -42,6 +42,38 @@ async def capacity(pool: ConnectionPool, requests: Sequence[bytes], *, clients: 
     await pool.close()
     await asyncio.sleep(SETTLE_S)
     return rate
+
+
+async def answer_each(
+    pool: ConnectionPool,
+    request: Callable[[int], bytes],
+    *,
+    clients: int,
+    requests: int,
+    done: Callable[[int, HttpResponse], None],
+) -> float:
+    """Sends exactly `requests` requests from closed-loop clients, each once; returns the seconds from the first to the last.
+
+    Closes the connections of the pool.
+
+    Args:
+        pool: the connections.
+        request: number of a request, from 0 on → its bytes.
+        clients: requests in flight at most.
+        requests: how many are sent.
+        done: takes the number of a request and its answer, whatever it is.
+    """
+    places = iter(range(requests))
+
+    async def client() -> None:
+        for place in places:
+            done(place, await pool.answer(request(place)))
+
+    start_s = time.perf_counter()
+    await asyncio.gather(*(client() for _ in range(clients)))
+    took_s = time.perf_counter() - start_s
+    await pool.close()
+    return took_s
 
 
 def show_progress(text: str) -> None:

@@ -133,13 +133,20 @@ def test_the_forms_that_the_server_offers_are_asked_for_and_drawn(show: Callable
             mask: [png(64, 64, 3)], out: [png(8, 8, 200)], odds: [[0.25, 0.75]],
           };
           const parts = await drawOutputs(body, { target, labels: ["no", "yes"], view, name: "p", memory: new Map() });
-          return { as: JSON.parse(queryOf(target).get("as")), text: parts.map((part) => part.textContent).join(" | "), layers: view.element.querySelectorAll(".layer").length };
+          const text = parts.map((part) => part.textContent).join(" | ");
+          const count = () => view.element.querySelectorAll(".layer").length;
+          const layers = [count()];
+          const slider = parts.map((part) => part.querySelector("input[type=range]")).find(Boolean);
+          slider.value = "0.9";
+          slider.dispatchEvent(new Event("input"));
+          layers.push(count());
+          return { as: JSON.parse(queryOf(target).get("as")), text, layers };
         }"""
     )
     assert drawn["as"] == {"found": "objects", "mask": "png", "out": "png"}
     for text in ("a cup100 \u00d7 200 at 10, 2075.0 %", "class 3100.0 %", "yes75.0 %"):
         assert text in drawn["text"]
-    assert drawn["layers"] == 2
+    assert drawn["layers"] == [2, 2], "the slider of the boxes takes no mask away"
 
 
 def test_another_model_or_version_or_signature_clears_the_answer_and_asks_again(show: Callable[..., Page]) -> None:

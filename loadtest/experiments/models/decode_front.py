@@ -60,7 +60,7 @@ FITS: dict[str, Callable[[Any], Any]] = {
     "crop": lambda pixels: tf.keras.preprocessing.image.smart_resize(np.asarray(pixels, np.float32), (224, 224)),
     "pad": lambda pixels: tf.image.resize_with_pad(pixels, 224, 224),
 }
-FORMS = ("JSON", "form", "raw", "b64", "V2")
+FORMS = ("JSON", "form", "raw body", "b64", "V2")  # no name of a preset
 CHANNELS_FIRST = "NCHW"
 WAYS = ("export", "save", "TF1", CHANNELS_FIRST)
 SERVED_FIT = "crop"
@@ -68,10 +68,11 @@ EQUAL = 1e-5
 SHIPPED, WRAPPED = "shipped", "wrapped"
 
 
-def save(name: str, way: str, folder: Path) -> None:
-    """Writes a network of keras.applications with random weights in one of four ways."""
+def save(name: str, way: str, folder: Path, *, shape: tuple[int, int, int] | None = None) -> None:
+    """Writes a network of keras.applications with random weights in one of four ways; `shape`: of its input, if not its own."""
+    tf.keras.backend.clear_session()  # or its layers' names depend on the networks before it
     tf.keras.utils.set_random_seed(1)
-    model = getattr(tf.keras.applications, name)(weights=None)
+    model = getattr(tf.keras.applications, name)(weights=None, input_shape=shape)
     if way == "export":
         model.export(str(folder), verbose=False)
     elif way == "save":
@@ -117,7 +118,8 @@ def through_server(folder: Path, said: Mapping[str, Any], pictures: tuple[Pictur
     tensor = {"name": "images", "datatype": "BYTES", "shape": [1], "data": [base64.b64encode(picture.data).decode()]}
     v2 = RequestBody("application/json", json.dumps({"inputs": [tensor]}).encode(), (), "/v2/models/default/infer")
     bodies = {
-        "JSON": json_body(pictures), "form": form_body(pictures), "raw": raw_body(picture), "b64": row_body(pictures), "V2": v2,
+        "JSON": json_body(pictures), "form": form_body(pictures), "raw body": raw_body(picture), "b64": row_body(pictures),
+        "V2": v2,
     }  # fmt: skip
     with running(command, port=port, ready_path="/v2/health/live", log=folder.parent / "log"):
         url = f"http://127.0.0.1:{port}"

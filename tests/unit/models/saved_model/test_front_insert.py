@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -12,9 +13,11 @@ from darkroom.models.engines.open import load_model
 from darkroom.models.errors import LoadFailed
 from darkroom.models.export.errors import ExportFailed
 from darkroom.models.export.wrap import wrap_saved_model
+from darkroom.models.graph.reachability import reachable_names
 from darkroom.models.rewriting.job import Job
+from darkroom.models.rewriting.prepare import prepare
 from darkroom.models.rows import Rows
-from darkroom.models.runtime.tensorflow import meta_graph_pb2, tf
+from darkroom.models.runtime.tensorflow import SessionOptions, graph_pb2, meta_graph_pb2, tf
 from darkroom.models.saved_model.front.geometry import read_fit
 from darkroom.models.saved_model.front.insert import add_front
 from darkroom.models.saved_model.front.preprocess import Preprocess
@@ -117,6 +120,32 @@ def test_every_kind_of_picture_input_is_served(
     assert engine.spec.batched is batched, engine.spec.unbatched_reason
     assert_equal(engine.run(Rows(columns)).columns, direct(folder, **tensors))
     model.close()
+
+
+@pytest.mark.parametrize("is_written", [False, True], ids=["served", "written"])
+def test_a_network_of_any_size_becomes_the_graph_of_one_with_fixed_sides(tmp_path: Path, is_written: bool) -> None:
+    kernel = tf.random.stateless_normal([3, 3, 3, 4], [1, 2])
+
+    def network(x: Any) -> Any:
+        x = tf.nn.relu6(tf.nn.conv2d(tf.pad(x, [[0, 0], [0, 1], [0, 1], [0, 0]]), kernel, 2, "VALID"))
+        x = x * tf.reduce_mean(x, [1, 2], keepdims=True)
+        return tf.reshape(tf.reduce_mean(x, [1, 2]), [-1, 4])
+
+    found = []
+    for number, sides in enumerate([(None, None), (SIDE, SIDE)]):
+        folder = savedmodels.numbers(tmp_path / str(number) / "1", network, shape=(None, *sides, 3))
+        said: Preprocess | None = Preprocess(preprocess="tf", size=(SIDE, SIDE))
+        if is_written and said is not None:
+            folder, said = wrap_saved_model(folder, tmp_path / f"m{number}", said)[0], None
+        made = prepare(folder, name="m", version=1, options=SessionOptions(), pictures=said)
+        graph_def = graph_pb2.GraphDef.FromString(made.graph)
+        with tf.Graph().as_default() as graph:
+            tf.graph_util.import_graph_def(graph_def, name="")
+        nodes, _ = reachable_names(graph_def, list(made.bindings["serving_default"].fetches.values()))
+        layers = [each for each in graph.get_operations() if each.name in nodes and each.type != "Const"]
+        found.append(Counter((each.type, *(str(output.shape) for output in each.outputs)) for each in layers))
+    assert found[0] == found[1]
+    assert found[0]["Conv2D", f"(None, {SIDE // 2}, {SIDE // 2}, 4)"] == 1
 
 
 @pytest.mark.parametrize(

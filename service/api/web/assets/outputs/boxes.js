@@ -14,11 +14,13 @@ export function drawObjects(objects, view) {
   const best = Math.max(...sorted.map(({ score }) => score ?? 1));
   const list = make("ol", { className: "objects" });
   const told = make("output");
+  let layer = null;
   const show = (least) => {
     const kept = sorted.filter(({ score }) => (score ?? 1) >= least);
     told.textContent = ` ${percent(least)}: ${kept.length} of ${objects.length}`;
-    view?.clear();
-    if (view?.width) drawBoxes(view.layer(), kept);
+    layer?.canvas.remove(); // this one alone: a mask may lie over the picture too
+    layer = view?.width ? view.layer() : null;
+    if (layer) drawBoxes(layer, kept);
     list.replaceChildren(...kept.map(drawItem));
   };
   const slider = make("input", { type: "range", min: 0, max: 1, step: 0.01, value: Math.min(LEAST, Math.max(0, best)) });
