@@ -37,5 +37,5 @@ def share(part: str, whole: str) -> str:
 
 
 def or_zero(expression: str) -> str:
-    """Returns the expression, or a line at 0 where it has no series."""
-    return f"{expression} or vector(0)"
+    """Returns the expression, or a line at 0 if it has no series at all."""
+    return f"{expression} or on () vector(0)"

@@ -2,7 +2,7 @@
 
 from promql import M, mean, quantile, rate, share
 
-from panels import OUTCOMES, QUANTILES, Dashboard, Panel, bars
+from panels import OUTCOMES, QUANTILES, Dashboard, Panel
 
 ERROR = "darkroom_predicted_wait_error_seconds"
 
@@ -51,7 +51,7 @@ HOW_WELL_IT_PREDICTS = (
         is_signed=True,
         colours=QUANTILES,
     ),
-    bars(
+    Panel(
         "Service curve",
         "What an engine call takes now, by its size (images, rounded up to a power of two). A call of 8 should take far less than "
         "eight calls of 1: that is what batching is for.",

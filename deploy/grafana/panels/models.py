@@ -73,21 +73,21 @@ WHO_GETS_THE_TRAFFIC = (
         "Share by --traffic",
         "The share that each version should get of requests that name none; 0: it should get some and is not served. None without "
         "--traffic.",
-        {VERSION: or_zero(f"max by (model, version) (darkroom_traffic_share{M})")},
+        {"share " + VERSION: or_zero(f"max by (model, version) (darkroom_traffic_share{M})")},
         unit="percentunit",
     ),
     Panel(
         "Shadow answers",
         "Images that a shadow got, by how its answer compares. Many dropped ones: the server is rarely idle. None without a shadow.",
-        {"{{outcome}}": or_zero(f"sum by (outcome) ({rate('darkroom_shadow_images_total')})")},
+        {"shadow {{outcome}}": or_zero(f"sum by (outcome) ({rate('darkroom_shadow_images_total')})")},
         unit="suffix: images/s",
         is_stacked=True,
-        colours={"same": GREEN, "different": AMBER, "unranked": PURPLE, "failed": RED},
+        colours={"shadow same": GREEN, "shadow different": AMBER, "shadow unranked": PURPLE, "shadow failed": RED},
     ),
     Panel(
         "Shadow's engine time",
         "Engine seconds per second of the shadow's calls, and of calls of the same sizes by the version that answered.",
-        {"{{side}}": or_zero(f"sum by (side) ({rate('darkroom_shadow_engine_seconds_total')})")},
+        {"seconds {{side}}": or_zero(f"sum by (side) ({rate('darkroom_shadow_engine_seconds_total')})")},
         unit="s",
     ),
     Panel(

@@ -69,7 +69,7 @@ MEMORY_AND_CPU = (
     Panel(
         "CPU throttling",
         "Share of the quota's periods in which the server was stopped: more threads than the quota has cores. 0 without a quota.",
-        {"{{instance}}": or_zero(f"{THROTTLED} / ({PERIODS} > 0)")},
+        {"throttled {{instance}}": or_zero(f"{THROTTLED} / ({PERIODS} > 0)")},
         unit="percentunit",
     ),
 )
@@ -129,7 +129,7 @@ DEVICES = (
     Panel(
         "GPU memory",
         "What TensorFlow uses of it, now and at its peak. 0 without a GPU.",
-        {"{{instance}} {{device}} {{kind}}": or_zero(f"darkroom_device_memory_bytes{HOST}")},
+        {"memory {{instance}} {{device}} {{kind}}": or_zero(f"darkroom_device_memory_bytes{HOST}")},
         unit="bytes",
         width=8,
     ),

@@ -69,7 +69,7 @@ def test_every_metric_that_is_asked_for_is_exported(where: str, expression: str)
 
 def test_every_label_that_is_asked_for_is_in_the_contract() -> None:
     known = {"instance", "job", "model", "version", "outcome", "reason", "stage", "state", "route", "code", "le", "pod"}
-    known |= {"alertname", "alertstate", "result", "task", "device", "images", "pass", "side"}
+    known |= {"alertname", "alertstate", "result", "task", "device", "images", "pass", "side", ""}
     for expression in expressions().values():
         groups = re.findall(r"\b(?:by|on)\s*\(([^)]*)\)", expression)
         matchers = re.findall(r'(\w+)=~?"', expression)
@@ -113,7 +113,7 @@ def test_a_panel_asks_the_chosen_datasource_at_the_steps_that_it_is_drawn_in(pan
 @pytest.mark.parametrize("panel", PANELS, ids=lambda panel: panel["title"])
 def test_a_panel_has_no_value_rather_than_nan_where_nothing_arrived(panel: dict[str, Any]) -> None:
     for target in panel["targets"]:
-        divisors = re.findall(r"/ (\((?:sum|rate).*)", target["expr"].removesuffix(" or vector(0)"))
+        divisors = re.findall(r"/ (\((?:sum|rate).*)", target["expr"].removesuffix(" or on () vector(0)"))
         assert all(divisor.endswith("> 0)") for divisor in divisors)
         assert "histogram_quantile" not in target["expr"] or target["expr"].endswith("> -Inf")
     assert panel["fieldConfig"]["defaults"]["noValue"]
