@@ -13,6 +13,12 @@ COMPILED := build/compiled/bin/darkroom
 IS_COMPILED = [ -x $(COMPILED) ] && [ -z "$$(find setup.py pyproject.toml batching models service \( -name '*.py' -o -name pyproject.toml \) -newer $(COMPILED) -print -quit)" ]
 CAN_COMPILE = { command -v $${CC:-cc} >/dev/null && \
   [ -e "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("include"))')/Python.h" ]; }
+# `make image`: the time of the commit, not of the build, so that one commit makes one image.
+IMAGE ?= darkroom
+TARGET ?= server
+VERSION := $(shell sed -n 's/^version = "\(.*\)"$$/\1/p' pyproject.toml)
+REVISION = $$(git describe --always --abbrev=40 --dirty --exclude '*')
+COMMITTED = $$(git show --no-patch --format=%cI)
 FUZZ_SECONDS ?= 3600
 MINUTES ?= 30
 # A server and what is compared with it allocate by jemalloc where it is installed (Debian: libjemalloc2), as the image does.
@@ -21,7 +27,7 @@ JEMALLOC_CONF := dirty_decay_ms:-1,oversize_threshold:0
 WITH_JEMALLOC := $(if $(JEMALLOC),env LD_PRELOAD="$(JEMALLOC) $$LD_PRELOAD" MALLOC_CONF="$${MALLOC_CONF:-$(JEMALLOC_CONF)}")
 
 .DEFAULT_GOAL := help
-.PHONY: help serve compiled compiled-once models test test-compiled check format lint types fast coverage docs hostile shapes faults faults-short soak mutants fuzz clean requirements bench has-wrk load
+.PHONY: help image serve compiled compiled-once models test test-compiled check format lint types fast coverage docs hostile shapes faults faults-short soak mutants fuzz clean requirements bench has-wrk load
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,7 +52,7 @@ compiled: $(COMPILED)  ## compile the request path (takes one to three minutes a
 
 models: $(MODELS)  ## build the models that ship, into model/
 
-test: $(VENV)/dev.done $(MODELS) .bench/grpc-clients.done .bench/tensorflow-serving-api.done .bench/axe.done  ## set up if necessary, then run all tests
+test: $(VENV)/dev.done $(MODELS) .bench/grpc-clients.done .bench/tensorflow-serving-api.done .bench/axe.done .bench/release.done  ## set up if necessary, then run all tests
 	$(BIN)/python -m pytest $(TWO)
 
 # The tests that use the request path: scheduler, dialects, whole servers; not the other commands, the wheel, or the bugs
@@ -90,11 +96,21 @@ has-wrk:
 	@command -v wrk >/dev/null || { echo "bench: wrk is missing: apt-get install wrk (or brew install wrk), then run this again" >&2; exit 2; }
 
 requirements: $(VENV)/dev.done  ## update the pinned versions and hashes of requirements/*.txt, for Python 3.11 to 3.13
-	for name in serve stores gpu models dev build bench-mosec bench-mlserver bench-grpc-clients bench-kserve tensorflow-serving-api axe mutants fuzz; do \
+	for name in serve stores gpu models dev build bench-mosec bench-mlserver bench-grpc-clients bench-kserve bench-release tensorflow-serving-api axe mutants fuzz; do \
 	  case $$name in tensorflow-serving-api|axe) alone=--no-deps ;; *) alone= ;; esac; \
 	  $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --upgrade $$alone \
 	    --custom-compile-command "make requirements" requirements/$$name.in -o requirements/$$name.txt; \
 	done
+	$(BIN)/python deploy/packages.py arm64 deploy/arm64_wheels.txt
+
+image: build/sbom.cdx.json  ## build the image with its version and commit as labels, and the list of its packages (IMAGE=darkroom)
+	docker build --file deploy/Dockerfile --target $(TARGET) --tag $(IMAGE):$(VERSION) \
+	  --label org.opencontainers.image.version=$(VERSION) \
+	  --label org.opencontainers.image.revision=$(REVISION) \
+	  --label org.opencontainers.image.created=$(COMMITTED) $(DOCKER_FLAGS) .
+
+build/sbom.cdx.json: requirements/serve.txt requirements/stores.txt deploy/packages.py pyproject.toml .bench/release.done | $(VENV)/dev.done
+	$(BIN)/python deploy/packages.py sbom $@
 
 hostile: $(VENV)/dev.done  ## run the hostile tests at length: 10,000 broken requests and a long run of schemathesis, in each lane
 	HOSTILE_REQUESTS=10000 HOSTILE_EXAMPLES=100 $(BIN)/python -m pytest -q --timeout 1800 tests/wire/test_hostile.py

@@ -1,6 +1,6 @@
-"""Writes the JSON of the Grafana dashboard from `panels.py`.
+"""Writes the JSON of the Grafana dashboards from `panels`.
 
-    python deploy/grafana/generate.py deploy/grafana/dashboards/darkroom.json
+    python deploy/grafana/generate.py deploy/grafana/dashboards
 
 The JSON is committed; a test checks that it is up to date. Standard library only.
 """  # noqa: INP001 - a program, not a package
@@ -10,9 +10,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from panels import ROWS, Panel
+from panels import Dashboard, Panel, batching, models, overview, runtime
 
 WIDTH = 24  # of Grafana's grid
+DASHBOARDS = (overview.DASHBOARD, batching.DASHBOARD, models.DASHBOARD, runtime.DASHBOARD)
 
 
 def targets(panel: Panel) -> list[dict[str, Any]]:
@@ -34,7 +35,9 @@ def field_config(panel: Panel) -> dict[str, Any]:
         "spanNulls": 15_000,  # ms: three missing scrapes make a gap
         "stacking": {"mode": "normal" if panel.is_stacked else "none", "group": "A"},
     }
-    defaults: dict[str, Any] = {"unit": panel.unit, "min": 0}
+    defaults: dict[str, Any] = {"unit": panel.unit, "noValue": "nothing arrived"}
+    if not panel.is_signed:
+        defaults["min"] = 0
     if panel.kind == "timeseries":
         defaults["custom"] = custom
     if panel.steps:
@@ -60,6 +63,13 @@ def options(panel: Panel) -> dict[str, Any]:
             "colorMode": "background" if panel.steps else "value",
             "graphMode": "area",
             "textMode": "value",
+        }
+    if panel.kind == "bargauge":
+        return {
+            "reduceOptions": {"calcs": ["lastNotNull"], "fields": "", "values": False},
+            "orientation": "horizontal",
+            "displayMode": "basic",
+            "showUnfilled": False,
         }
     if panel.kind == "heatmap":
         return {
@@ -116,11 +126,11 @@ def variable(name: str, query: str) -> dict[str, Any]:
     }
 
 
-def dashboard() -> dict[str, Any]:
-    """Returns the whole dashboard."""
+def dashboard(of: Dashboard) -> dict[str, Any]:
+    """Returns a whole dashboard, with links to the others."""
     panels: list[dict[str, Any]] = []
     top = 0
-    for title, content in ROWS.items():
+    for title, content in of.rows.items():
         grid = {"x": 0, "y": top, "w": WIDTH, "h": 1}
         panels.append(
             {"id": len(panels) + 1, "type": "row", "title": title, "collapsed": False, "gridPos": grid, "panels": []}
@@ -129,9 +139,9 @@ def dashboard() -> dict[str, Any]:
         panels += drawn
     source = {"name": "datasource", "type": "datasource", "query": "prometheus", "label": "Prometheus"}
     return {
-        "uid": "darkroom",
-        "title": "Darkroom",
-        "description": "Written by deploy/grafana/generate.py: change it there.",
+        "uid": of.name,
+        "title": of.title,
+        "description": f"{of.about} Written by deploy/grafana/generate.py: change it there.",
         "tags": ["darkroom"],
         "schemaVersion": 39,
         "editable": False,
@@ -147,14 +157,16 @@ def dashboard() -> dict[str, Any]:
             ]
         },
         "annotations": {"list": []},
+        "links": [{"type": "dashboards", "tags": ["darkroom"], "title": "", "includeVars": True, "keepTime": True}],
         "panels": panels,
     }
 
 
-def render() -> str:
+def render(of: Dashboard) -> str:
     """Returns the text of the JSON file."""
-    return json.dumps(dashboard(), indent=1, ensure_ascii=False) + "\n"
+    return json.dumps(dashboard(of), indent=1, ensure_ascii=False) + "\n"
 
 
 if __name__ == "__main__":
-    Path(sys.argv[1]).write_text(render(), encoding="utf-8")
+    for each in DASHBOARDS:
+        (Path(sys.argv[1]) / f"{each.name}.json").write_text(render(each), encoding="utf-8")

@@ -30,9 +30,9 @@ def add_health_routes(app: App, darkroom: Darkroom) -> None:
         is_moving = lifecycle.state is not ServerState.READY
         return text_response(lifecycle.state.name.lower() if is_moving else f"unhealthy: {lifecycle.trouble}", 503)
 
-    async def metrics(_: Request) -> HTTPResponse:
-        """Prometheus' text format."""
-        body, content_type = await darkroom.peers.render()
+    async def metrics(request: Request) -> HTTPResponse:
+        """Prometheus' text format, or OpenMetrics for who accepts it."""
+        body, content_type = await darkroom.peers.render(request.headers.get("accept", ""))
         return HTTPResponse(body, 200, {}, content_type)
 
     middleware.route(app, "GET", "/health", healthy, scope=None)

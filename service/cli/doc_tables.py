@@ -30,13 +30,15 @@ similar servers do), measured, or guess. Traces are set up by OpenTelemetry's va
 
 METRICS_HEAD = """# Metrics
 
-`GET /metrics` (and TensorFlow Serving's path, `/monitoring/prometheus/metrics`) answers in Prometheus' text format.
-Names and labels are an interface: a change is announced in the changelog. When a version is unloaded, its series
-disappear. The metrics of the process (`process_*`, `python_gc_*`) come from prometheus_client.
+`GET /metrics` (and TensorFlow Serving's path, `/monitoring/prometheus/metrics`) answers in Prometheus' text format, or in
+OpenMetrics if the Accept header asks for it, as Prometheus' own does. Names and labels are an interface: a change is
+announced in the changelog. When a version is unloaded, its series disappear. The metrics of the process (`process_*`,
+`python_gc_*`) come from prometheus_client.
 
 With several workers, every scrape covers all of them. Counters and histograms are summed, including those of workers that
 have ended. Gauges for queues, in-flight requests, memory and file descriptors are summed; for every other gauge the
-maximum is reported. See service/workers/merge_metrics.py.
+maximum is reported. `darkroom_cgroup_*` is what all processes of the server use together. See
+service/workers/merge_metrics.py.
 
 `make docs` writes this page from service/telemetry/metrics.py.
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, GCCollector, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
-from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from darkroom.batching.entry import Reason
@@ -24,6 +24,7 @@ from darkroom.batching.observer import Observer, Outcome
 from darkroom.models.runtime.gpu_memory import device_memory
 from darkroom.models.versions.policy import STATES
 from darkroom.service.errors import TABLE
+from darkroom.service.telemetry.cgroup import read_usage
 from darkroom.service.telemetry.histogram import (
     DISTANCE_EDGES,
     LATENCY_EDGES,
@@ -101,6 +102,7 @@ class ModelMetrics(Observer):
         self.padding_images = 0
         self.batch_retries = 0
         self.load_failures = 0
+        self.late_requests = 0  # succeeded after the SLO
         self.ok_s = 0.0  # of the requests that succeeded, from their arrival to their answer
         self.last_call_s = 0.0  # when the last engine call succeeded, since the epoch
         self.batch_sizes: dict[int, list[float]] = {}  # images → calls, and their seconds to join, run and split
@@ -134,6 +136,8 @@ class ModelMetrics(Observer):
         self.duration.observe(duration_s)
         if outcome == "ok":
             self.ok_s += duration_s
+            if 0.0 < self.slo_s < duration_s:
+                self.late_requests += 1
 
     def ended(self, rows: int, outcome: Outcome, timing: Timing, error: BaseException | None) -> None:  # noqa: ARG002 - the observer's signature
         """Observes how long an entry waited for the engine; one that its client left tells nothing of that."""
@@ -177,6 +181,15 @@ class ModelMetrics(Observer):
     def guilty(self, error: BaseException) -> None:  # noqa: ARG002 - the observer's signature
         """Counts an image that the graph refused."""
         self.poison["graph"] += 1
+
+    def curve(self) -> dict[int, list[float]]:
+        """The engine calls that succeeded and their seconds, by size: images, rounded up to a power of two."""
+        found: dict[int, list[float]] = {}
+        for images, (calls, _, execute_s, _) in self.batch_sizes.items():
+            total = found.setdefault(1 << (images - 1).bit_length(), [0.0, 0.0])
+            total[0] += calls
+            total[1] += execute_s
+        return found
 
     def predicted(self, error_s: float) -> None:
         """Observes the error of the predicted wait, in seconds; positive: the entry waited longer."""
@@ -241,9 +254,10 @@ class Metrics(Collector):
             for histogram in owner.histograms:
                 histogram.fold()
 
-    def render(self) -> tuple[bytes, str]:
-        """The text exposition and its content type."""
-        return generate_latest(self.registry), CONTENT_TYPE_LATEST
+    def render(self, accept: str = "") -> tuple[bytes, str]:
+        """The exposition in the format that an Accept header asks for, and its content type; Prometheus' text by default."""
+        encode, content_type = choose_encoder(accept)
+        return encode(self.registry), content_type
 
     def collect(self) -> Iterator[Metric]:
         """Every family, even if it has no child yet, so that a dashboard can be checked against an idle server."""
@@ -251,8 +265,10 @@ class Metrics(Collector):
         versions = list(self._versions())
         yield from _collect_counts([model for model, _ in versions])
         yield from _collect_shadows([(model.labels, model.shadow) for model, _ in versions if model.shadow is not None])
+        yield from _collect_curves([(model.labels, model.curve()) for model, _ in versions])
         yield from self._collect_gauges(versions)
         yield from self._collect_stores()
+        yield from _collect_cgroup()
 
     def _collect_stores(self) -> Iterator[Metric]:
         """Of the models that are kept in a store."""
@@ -352,11 +368,49 @@ def _collect_counts(models: Sequence[ModelMetrics]) -> Iterator[Metric]:
     labels = (*MODEL_LABELS, "stage")
     yield _histogram("darkroom_stage_duration_seconds", "Each stage of a request or a batch.", stages, labels)
     for name, text, pick in (
+        (
+            "darkroom_late_requests",
+            "Requests with the outcome ok that took longer than the SLO.",
+            attrgetter("late_requests"),
+        ),
         ("darkroom_padding_images", "Rows added to reach an allowed batch size.", attrgetter("padding_images")),
         ("darkroom_batch_retries", "Engine calls made to find a guilty row.", attrgetter("batch_retries")),
         ("darkroom_model_load_failures", "Loads of a version that failed.", attrgetter("load_failures")),
     ):
         yield _counter(name, text, ((model.labels, pick(model)) for model in models), MODEL_LABELS)
+
+
+def _collect_curves(curves: Sequence[tuple[tuple[str, str], dict[int, list[float]]]]) -> Iterator[Metric]:
+    """What a call of each size took, as far as there were any: the service curve as it is."""
+    labels = (*MODEL_LABELS, "images")
+    for at, name, text in (
+        (
+            0,
+            "darkroom_service_curve_calls",
+            "Engine calls that succeeded, by size: images, rounded up to a power of two.",
+        ),
+        (1, "darkroom_service_curve_seconds", "Their time in the engine."),
+    ):
+        values = (((*own, str(size)), total[at]) for own, curve in curves for size, total in sorted(curve.items()))
+        yield _counter(name, text, values, labels)
+
+
+def _collect_cgroup() -> Iterator[Metric]:
+    """What the control group uses that all processes of the server share; no series where there is none."""
+    usage = read_usage()
+    for make, name, text, value in (
+        (
+            _gauge,
+            "memory_bytes",
+            "Memory of the control group (container), without droppable files.",
+            usage.memory_bytes,
+        ),
+        (_gauge, "memory_limit_bytes", "Memory limit of the control group.", usage.limit_bytes),
+        (_counter, "cpu_periods", "Periods of the control group's CPU quota.", usage.periods),
+        (_counter, "cpu_throttled_periods", "Those in which it was throttled.", usage.throttled_periods),
+        (_counter, "cpu_throttled_seconds", "How long its threads were throttled.", usage.throttled_s),
+    ):
+        yield make(f"darkroom_cgroup_{name}", text, [] if value is None else [((), float(value))])
 
 
 def _collect_shadows(shadows: Sequence[tuple[tuple[str, str], ShadowMetrics]]) -> Iterator[Metric]:

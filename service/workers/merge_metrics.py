@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import Metric
-from prometheus_client.exposition import generate_latest
+from prometheus_client.exposition import choose_encoder
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
@@ -38,6 +38,8 @@ GAUGES: dict[str, Callable[[float, float], float]] = {
     "darkroom_signature_batched": max,
     "darkroom_traffic_share": max,
     "darkroom_device_memory_bytes": add,
+    "darkroom_cgroup_memory_bytes": max,  # all processes are in one group
+    "darkroom_cgroup_memory_limit_bytes": max,
     "process_virtual_memory_bytes": add,
     "process_resident_memory_bytes": add,
     "process_start_time_seconds": min,  # the supervisor is the oldest
@@ -45,22 +47,27 @@ GAUGES: dict[str, Callable[[float, float], float]] = {
     "process_open_fds": add,
     "process_max_fds": add,
 }
+# Counters that are not summed: each process reads the same ones, those of the group.
+SHARED = frozenset(
+    {"darkroom_cgroup_cpu_periods", "darkroom_cgroup_cpu_throttled_periods", "darkroom_cgroup_cpu_throttled_seconds"}
+)
 
 
-def merge(expositions: Iterable[str], *, ended: str = "") -> str:
-    """One exposition for all processes.
+def merge(expositions: Iterable[str], *, ended: str = "", accept: str = "") -> tuple[str, str]:
+    """One exposition for all processes, and its content type.
 
     Args:
-        expositions: of each process.
+        expositions: of each process, in Prometheus' text format.
         ended: the `counts` of the workers that ended. They stay in the sums, so that no counter decreases, except for
             versions that no worker has any more.
+        accept: the Accept header that the format is chosen by.
     """
     whole = _Sum()
     for text in expositions:
         whole.add(text)
     versions = whole.versions()
     whole.add(ended, versions=versions)
-    return whole.print()
+    return whole.print(accept)
 
 
 def counts(*expositions: str) -> str:
@@ -68,7 +75,7 @@ def counts(*expositions: str) -> str:
     whole = _Sum()
     for text in expositions:
         whole.add(text, kinds=COUNTS)
-    return whole.print()
+    return whole.print()[0]
 
 
 class _Sum(Collector):
@@ -85,7 +92,7 @@ class _Sum(Collector):
                 continue
             self._families.setdefault(family.name, Metric(family.name, family.documentation, family.type))
             values = self._values.setdefault(family.name, {})
-            fold = GAUGES.get(family.name, max) if family.type == "gauge" else add
+            fold = GAUGES.get(family.name, max) if family.type == "gauge" else max if family.name in SHARED else add
             for sample in family.samples:
                 key = sample.name, tuple(sample.labels.items())
                 if versions is None or _version(key) in versions:
@@ -95,11 +102,12 @@ class _Sum(Collector):
         """The model versions that samples are labelled with, and None for samples without a version."""
         return {None, *(_version(key) for values in self._values.values() for key in values)}
 
-    def print(self) -> str:
-        """The merged exposition as text."""
+    def print(self, accept: str = "") -> tuple[str, str]:
+        """The merged exposition as text, in the format that an Accept header asks for, and its content type."""
         registry = CollectorRegistry(auto_describe=False)
         registry.register(self)
-        return generate_latest(registry).decode()
+        encode, content_type = choose_encoder(accept)
+        return encode(registry).decode(), content_type
 
     def collect(self) -> Iterator[Metric]:
         """The merged families."""

@@ -8,8 +8,6 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
 
-from prometheus_client.exposition import CONTENT_TYPE_LATEST
-
 from darkroom.models.errors import LoadFailed, ModelError
 from darkroom.service.config.model_config import ModelEntry
 from darkroom.service.config.traffic import TrafficRule
@@ -32,8 +30,8 @@ CONNECTIONS_A_TURN = 64  # guess: connections that are taken before the event lo
 class Peers(Protocol):
     """Reaches every process of the address, whichever of them got the request."""
 
-    async def render(self) -> tuple[bytes, str]:
-        """The merged text exposition of all processes, and its content type.
+    async def render(self, accept: str = "") -> tuple[bytes, str]:
+        """The merged exposition of all processes in the format of an Accept header, and its content type.
 
         Raises:
             NotReady: the supervisor is gone.
@@ -77,9 +75,9 @@ class Alone:
         self._manager = manager
         self._recent = recent
 
-    async def render(self) -> tuple[bytes, str]:
-        """The text exposition and its content type."""
-        return self._metrics.render()
+    async def render(self, accept: str = "") -> tuple[bytes, str]:
+        """The exposition in the format of an Accept header, and its content type."""
+        return self._metrics.render(accept)
 
     async def recent(self, second: int) -> list[Second]:
         """The last seconds of this process."""
@@ -193,10 +191,10 @@ class Member:
         """Sends a message to the supervisor."""
         self._channel.notify(message)
 
-    async def render(self) -> tuple[bytes, str]:
-        """The merged exposition of all workers, and its content type."""
-        text: str = await self._request({"type": "metrics"})
-        return text.encode(), CONTENT_TYPE_LATEST
+    async def render(self, accept: str = "") -> tuple[bytes, str]:
+        """The merged exposition of all workers in the format of an Accept header, and its content type."""
+        text, content_type = await self._request({"type": "metrics", "accept": accept})
+        return text.encode(), content_type
 
     async def recent(self, second: int) -> list[Second]:
         """The last seconds of all workers."""

@@ -240,7 +240,7 @@ class Supervisor(Collector):
         """Replies to a worker's message."""
         match message["type"]:
             case "metrics":
-                return await self._merged_metrics()
+                return await self._merged_metrics(message["accept"])
             case "recent":
                 return await self._recent(message["second"])
             case "statistics":
@@ -266,13 +266,13 @@ class Supervisor(Collector):
         self._changes.pop((kind, message["name"]), None)
         self._changes[kind, message["name"]] = message
 
-    async def _merged_metrics(self) -> str:
-        """The exposition of all workers; of one that has just ended or does not reply, the last one."""
+    async def _merged_metrics(self, accept: str) -> tuple[str, str]:
+        """The exposition of all workers as an Accept header asks for it, and its content type; of a worker that has just ended or does not reply, the last one."""
         await asyncio.gather(*(worker.refresh() for worker in self._workers.values()))
         own = generate_latest(self._registry).decode()
         expositions = [own, *(worker.exposition for worker in self._workers.values())]
         # In a thread: parsing takes 23 ms per worker (measured, two versions), in which no connection is accepted.
-        return await asyncio.to_thread(merge, expositions, ended=self._ended_counts)
+        return await asyncio.to_thread(merge, expositions, ended=self._ended_counts, accept=accept)
 
     async def _recent(self, second: int) -> list[Second]:
         """The last seconds of all workers, added up."""

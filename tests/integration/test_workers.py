@@ -109,6 +109,9 @@ def test_a_scrape_and_the_live_page_of_either_worker_tell_what_all_of_them_did()
             assert metric(process.url, "darkroom_requests_total", outcome="ok") == 8
             assert metric(process.url, "darkroom_batch_images_count") == 8
             assert metric(process.url, "darkroom_http_requests_total", route="/") == 8
+        asked = clients[0].get("/metrics", headers={"Accept": "application/openmetrics-text;version=1.0.0"})
+        assert asked.headers["content-type"].startswith("application/openmetrics-text")
+        assert asked.text.endswith("# EOF\n")
         assert metric(process.url, "darkroom_build_info") == 1
         assert metric(process.url, "darkroom_model_state") == 1
         assert metric(process.url, "darkroom_workers", state="ready") == 2

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
 from typing import TYPE_CHECKING
 
 import httpx
 import pytest
+from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from darkroom.models.engines.fakes import fake_model
 from tests.held import wait_for
@@ -75,6 +78,35 @@ def test_requests_are_counted_by_route_and_outcome_and_none_is_left_in_flight(ur
     body = httpx.get(url + "/monitoring/prometheus/metrics").text
     assert "darkroom_build_info" in body
     assert "process_resident_memory_bytes" in body
+
+
+def test_metrics_are_openmetrics_for_who_accepts_it_and_text_for_all_others(url: str) -> None:
+    httpx.post(url, files={"image": ("a", picture())})
+    accept = "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5,*/*;q=0.1"  # Prometheus'
+    answer = httpx.get(url + "/metrics", headers={"Accept": accept})
+    assert answer.headers["content-type"].startswith("application/openmetrics-text; version=1.0.0")
+    families = {family.name: family.type for family in text_string_to_metric_families(answer.text)}
+    assert (families["darkroom_requests"], families["darkroom_stage_duration_seconds"]) == ("counter", "histogram")
+    plain = httpx.get(url + "/metrics")
+    assert plain.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
+    assert "# EOF" not in plain.text
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed (Debian: prometheus)")
+def test_promtool_finds_no_fault_in_a_live_page_and_reads_openmetrics(url: str, tmp_path: Path) -> None:
+    httpx.post(url, files={"image": ("a", picture())})
+    page = httpx.get(url + "/metrics").text
+    checked = subprocess.run(
+        ["promtool", "check", "metrics"], input=page, capture_output=True, text=True, check=False, timeout=60
+    )
+    assert (checked.returncode, checked.stdout + checked.stderr) == (0, "")
+    # `check metrics` reads only the text format. What reads OpenMetrics wants a time behind each sample.
+    page = httpx.get(url + "/metrics", headers={"Accept": "application/openmetrics-text;version=1.0.0"}).text
+    timed = re.sub(r"^([^#].*)$", r"\1 1700000000", page, flags=re.MULTILINE)
+    (tmp_path / "page").write_text(timed, encoding="utf-8")
+    command = ["promtool", "tsdb", "create-blocks-from", "openmetrics", "page", "blocks"]
+    read = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60)
+    assert read.returncode == 0, read.stderr
 
 
 @pytest.mark.parametrize("path", ["/", "/image_inference", "/json_inference", "/generate_clients"])

@@ -14,7 +14,7 @@ each_service = pytest.mark.parametrize("name", SERVICES)
 
 
 def test_the_house_is_complete() -> None:
-    assert set(SERVICES) == {"server", "balancer", "prometheus", "grafana", "locust", "locust-worker"}
+    assert set(SERVICES) == {"server", "balancer", "prometheus", "alertmanager", "grafana", "locust", "locust-worker"}
 
 
 @each_service
@@ -34,7 +34,7 @@ def test_a_service_has_a_health_check(name: str) -> None:
 def test_a_service_waits_until_what_it_needs_is_healthy(name: str) -> None:
     conditions = [need["condition"] for need in SERVICES[name].get("depends_on", {}).values()]
     assert set(conditions) <= {"service_healthy"}
-    assert conditions or name == "server"
+    assert conditions or name in {"server", "alertmanager"}
 
 
 @each_service
@@ -131,3 +131,27 @@ def test_every_variable_of_the_server_is_a_setting_and_every_other_has_a_default
 def test_grafana_asks_for_a_password_of_its_own_where_others_can_reach_it() -> None:
     password = SERVICES["grafana"]["environment"]["GF_SECURITY_ADMIN_PASSWORD"]
     assert re.search(r"\$\{GRAFANA_ADDRESS:\+\$\{GRAFANA_ADMIN_PASSWORD:\?", password)
+
+
+class _Loader(yaml.SafeLoader):
+    """Knows compose's own tag for a value that is taken away."""
+
+
+_Loader.add_constructor("!reset", lambda _, __: None)
+
+
+def test_secrets_come_in_files_and_prometheus_differs_only_in_its_token() -> None:
+    text = (ROOT / "deploy/docker-compose.secrets.yml").read_text(encoding="utf-8")
+    overlay = yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
+    used = {name for service in overlay["services"].values() for name in service["secrets"]}
+    assert used == set(overlay["secrets"])
+    command = overlay["services"]["prometheus"]["command"]
+    assert command[1:] == SERVICES["prometheus"]["command"][1:]
+    folder = ROOT / "deploy/prometheus"
+    secured = yaml.safe_load((folder / Path(command[0]).name).read_text(encoding="utf-8"))
+    (job,) = (job for job in secured["scrape_configs"] if job["job_name"] == "darkroom")
+    assert job.pop("authorization") == {"credentials_file": "/run/secrets/metrics_token"}
+    assert secured == yaml.safe_load((folder / "prometheus.yml").read_text(encoding="utf-8"))
+    environments = [service.get("environment", {}) for service in overlay["services"].values()]
+    paths = {value for environment in environments for value in environment.values() if value}
+    assert paths <= {f"/run/secrets/{name}" for name in used}

@@ -226,3 +226,12 @@ def test_the_health_check_is_readiness(status: int | None, code: int) -> None:
         assert subprocess.run(command, env=environment, check=False, timeout=60).returncode == code
         if status is not None:
             thread.join()
+
+
+def test_hadolint_finds_no_fault() -> None:
+    hadolint = ROOT / ".bench/release/bin/hadolint"
+    if not hadolint.exists():
+        pytest.skip("hadolint is not installed (make .bench/release.done)")
+    command = [str(hadolint), "--config", "deploy/.hadolint.yaml", "deploy/Dockerfile"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stdout

@@ -119,3 +119,29 @@ def test_a_gpu_that_a_version_runs_on_is_asked_at_each_scrape_for_its_memory() -
         ("darkroom_device_memory_bytes", (("device", "gpu:0"), ("kind", "current"))): 104,
         ("darkroom_device_memory_bytes", (("device", "gpu:0"), ("kind", "peak"))): 300,
     }
+
+
+def test_an_answer_is_late_only_after_the_slo_and_only_if_there_is_one() -> None:
+    promised, free = ModelMetrics("m", 1, slo_s=0.1), ModelMetrics("m", 2)
+    for model in (promised, free):
+        for outcome, duration_s in (("ok", 0.1), ("ok", 0.2), ("queue_full", 0.2)):
+            model.request_ended(outcome, 1, duration_s)
+    assert (promised.late_requests, free.late_requests) == (1, 0)
+
+
+def test_the_service_curve_adds_up_calls_of_about_one_size() -> None:
+    metrics = Metrics(version="1", tensorflow="2")
+    model = _shown(metrics, ModelMetrics("m", 1))
+    model.batch_sizes = {1: [2, 0, 0.2, 0], 3: [1, 0, 0.3, 0], 4: [1, 0, 0.5, 0]}
+    samples = _samples(metrics)
+    found = {
+        (name.rpartition("_curve_")[2], dict(labels)["images"]): value
+        for (name, labels), value in samples.items()
+        if "_curve_" in name
+    }
+    assert found == {
+        ("calls_total", "1"): 2,
+        ("seconds_total", "1"): 0.2,
+        ("calls_total", "4"): 2,
+        ("seconds_total", "4"): 0.8,
+    }

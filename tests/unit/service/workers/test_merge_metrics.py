@@ -3,11 +3,12 @@ from __future__ import annotations
 import asyncio
 
 from prometheus_client.exposition import generate_latest
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics_families
 from prometheus_client.parser import text_string_to_metric_families
 
 from darkroom.service.config.settings import Settings
 from darkroom.service.telemetry.metrics import Metrics, ModelMetrics
-from darkroom.service.workers.merge_metrics import GAUGES, counts, merge
+from darkroom.service.workers.merge_metrics import GAUGES, SHARED, counts, merge
 from darkroom.service.workers.supervisor import Supervisor, worker_families
 
 START_S = "process_start_time_seconds"
@@ -28,6 +29,10 @@ def _worker(oks: int, *versions: int, state: str = "AVAILABLE") -> str:
     return metrics.render()[0].decode()
 
 
+def _merged(expositions: list[str], *, ended: str = "") -> str:
+    return merge(expositions, ended=ended)[0]
+
+
 def _value(text: str, name: str, **labels: str) -> float | None:
     found = [
         sample.value
@@ -40,7 +45,7 @@ def _value(text: str, name: str, **labels: str) -> float | None:
 
 
 def test_counts_of_all_workers_are_summed_also_in_each_bucket() -> None:
-    whole = merge([_worker(3, 1), _worker(2, 1)])
+    whole = _merged([_worker(3, 1), _worker(2, 1)])
     assert _value(whole, "darkroom_requests_total", outcome="ok") == 5
     assert _value(whole, "darkroom_images_total", outcome="ok") == 10
     assert _value(whole, "darkroom_request_duration_seconds_count") == 5
@@ -52,7 +57,7 @@ def test_counts_of_all_workers_are_summed_also_in_each_bucket() -> None:
 
 def test_gauges_are_what_is_true_of_all_together() -> None:
     texts = [_worker(3, 1), _worker(2, 1, state="LOADING")]
-    whole = merge(texts)
+    whole = _merged(texts)
     assert _value(whole, "darkroom_http_requests_in_flight") == 5
     assert _value(whole, "darkroom_device_memory_bytes") == 14
     assert _value(whole, "darkroom_store_failing", model="m") == 1
@@ -70,20 +75,20 @@ def test_every_gauge_has_its_rule() -> None:
 
 def test_one_worker_s_exposition_stays_as_it_is() -> None:
     text = _worker(2, 1, 2)
-    assert sorted(merge([text]).splitlines()) == sorted(text.splitlines())
+    assert sorted(_merged([text]).splitlines()) == sorted(text.splitlines())
 
 
 def test_no_counter_goes_back_when_a_worker_is_gone_and_its_gauges_go_with_it() -> None:
     texts = [_worker(3, 1), _worker(2, 1)]
-    after = merge(texts[1:], ended=counts("", texts[0]))
+    after = _merged(texts[1:], ended=counts("", texts[0]))
     assert _value(after, "darkroom_requests_total", outcome="ok") == 5
     assert _value(after, "darkroom_http_requests_in_flight") == 2
-    again = merge(texts[1:], ended=counts(counts(texts[0]), texts[0]))
+    again = _merged(texts[1:], ended=counts(counts(texts[0]), texts[0]))
     assert _value(again, "darkroom_requests_total", outcome="ok") == 8
 
 
 def test_a_version_that_nobody_has_any_more_takes_its_past_along() -> None:
-    after = merge([_worker(2, 2)], ended=counts(_worker(3, 1)))
+    after = _merged([_worker(2, 2)], ended=counts(_worker(3, 1)))
     assert _value(after, "darkroom_requests_total", outcome="ok", version="1") is None
     assert _value(after, "darkroom_requests_total", outcome="ok", version="2") == 2
     assert _value(after, "darkroom_http_requests_total", route="/") == 2
@@ -93,7 +98,24 @@ def test_the_supervisor_s_own_families_stand_beside_them() -> None:
     async def own() -> str:
         return generate_latest(Supervisor(Settings(workers=2), [])).decode()
 
-    whole = merge([asyncio.run(own()), _worker(1, 1), ""])
+    whole = _merged([asyncio.run(own()), _worker(1, 1), ""])
     assert _value(whole, "darkroom_workers", state="absent") == 2
     assert _value(whole, "darkroom_worker_restarts_total") == 0
     assert _value(whole, "darkroom_requests_total", outcome="ok") == 1
+
+
+def test_what_all_processes_read_of_their_one_group_is_not_summed() -> None:
+    text = "".join(f"# TYPE {name}_total counter\n{name}_total 7.0\n" for name in sorted(SHARED))
+    whole = _merged([text, text], ended=counts(text))
+    assert {_value(whole, f"{name}_total") for name in SHARED} == {7}
+    exported = {family.name for family in Metrics(version="1", tensorflow="2").collect()}
+    assert exported >= SHARED
+
+
+def test_merged_metrics_are_openmetrics_for_who_accepts_it() -> None:
+    text, content_type = merge([_worker(3, 1), _worker(2, 1)], accept="application/openmetrics-text;version=1.0.0")
+    assert content_type.startswith("application/openmetrics-text; version=1.0.0")
+    families = {family.name: family for family in openmetrics_families(text)}  # raises if it breaks a rule
+    (ok,) = (each for each in families["darkroom_requests"].samples if each.labels["outcome"] == "ok")
+    assert ok.value == 5
+    assert families["darkroom_request_duration_seconds"].type == "histogram"

@@ -301,16 +301,17 @@ def test_a_scrape_asks_all_workers_and_keeps_the_counts_of_one_that_ended() -> N
         async with _supervised() as rig:
             for worker, count in zip(rig.made, (3, 5), strict=True):
                 worker.next_exposition = COUNTS.format("requests", count)
-            text: str = await rig.made[1].tells({"type": "metrics"})
+            scrape = {"type": "metrics", "accept": ""}
+            text, _ = await rig.made[1].tells(scrape)
             assert "darkroom_requests_total 8.0" in text
             assert 'darkroom_workers{state="absent"} 2.0' in text
             rig.made[0].end(1)
             for _ in range(10):  # its keeper notices
                 await asyncio.sleep(0)
             rig.made[1].next_exposition = COUNTS.format("requests", 6)
-            text = await rig.made[1].tells({"type": "metrics"})
+            text, _ = await rig.made[1].tells(scrape)
             assert "darkroom_requests_total 9.0" in text
-            return text
+            return str(text)
 
     assert "darkroom_worker_restarts_total 1.0" in asyncio.run(run())
 
