@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from contextlib import nullcontext
+from contextlib import asynccontextmanager, nullcontext
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -24,7 +24,8 @@ from darkroom.service.serving.sources import Sources, is_lazy, policy_of, settin
 from darkroom.service.telemetry.metrics import ModelMetrics
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
+    from contextlib import AbstractAsyncContextManager
 
     from darkroom.models.engine import LoadedModel
     from darkroom.models.versions.folder import Found, Source
@@ -150,7 +151,7 @@ class ModelManager:
         metrics.show_versions(registry.exported, registry.shares)
         metrics.show_stores(self.stores)
         metrics.show_memory(self._memory)
-        self.on_demand = OnDemand(settings, registry, self._wake, self._put_to_sleep)
+        self.on_demand = OnDemand(settings, registry, self._wake, self._put_to_sleep, clock=clock)
         self._clock = clock
         self._in_thread = in_thread
         self._sources = Sources(settings)
@@ -195,9 +196,10 @@ class ModelManager:
         loaded = sum(bool(self._registry.versions(name)) for name in self._registry.models())
         return loaded, self.on_demand.waiting, self.on_demand.unloads
 
-    def know(self, name: str, source: Source, policy: Policy) -> None:
-        """Adds a model, in place of those of the settings. `load_all` loads it."""
+    def know(self, name: str, source: Source, policy: Policy, *, is_lazy: bool = False) -> None:
+        """Adds a model, in place of those of the settings. `load_all` loads it, unless it is lazy."""
         model = self._models[name] = Model(name, source, policy, self._settings)
+        model.is_lazy = model.is_asleep = is_lazy
         self._registry.know(name)
         if (entry := self._entry(model)) is not None:
             self._registry.direct(name, rule_of(entry))
@@ -406,11 +408,8 @@ class ModelManager:
         """
 
         async def load_now() -> None:
-            async with self.on_demand.room(name) if model.is_lazy else nullcontext(), model.change:
-                self._check_known(model)
-                model.is_asleep = False
+            async with self._waking(model):
                 todo = await self._refresh(model)
-                self._rest_if_unserved(model)
                 is_whole = not self._failures(model) and not todo.unsettled and bool(self._registry.versions(name))
             if not is_whole:
                 raise LoadFailed(self._registry.story(name))
@@ -640,7 +639,7 @@ class ModelManager:
             now = found.get(record.version)
             is_whole = now is not None and (now.is_settled or record.stamp is CHANGED)
             if now is not None and is_whole and record.servable is not None and record.stamp != now.stamp:
-                async with self._turns.take(now.size):
+                async with self._turns.take(now.size), self._room(model):
                     await self._load(model, record.version, now)
         return await self._update(model)
 
@@ -708,7 +707,7 @@ class ModelManager:
                     self._note_unsettled(self._record(model, version), found[version])
                 break
             version = todo.loads[0]
-            async with self._turns.take(found[version].size):
+            async with self._turns.take(found[version].size), self._room(model):
                 await self._load(model, version, found[version])
         return todo
 
@@ -744,15 +743,27 @@ class ModelManager:
     async def _wake(self, name: str) -> None:
         """Loads what the policy selects of a lazy model. What fails is told by the registry."""
         model = self._find(name)
+        async with self._waking(model):
+            await self._update(model)
+
+    @asynccontextmanager
+    async def _waking(self, model: Model) -> AsyncIterator[None]:
+        """Context manager in which a model is changed, and loaded if it is lazy. If that loads nothing, it sleeps again.
+
+        Raises:
+            UnknownModel: it was dropped, or replaced by another, while the caller waited.
+        """
         async with model.change:
             self._check_known(model)
             model.is_asleep = False
-            await self._update(model)
-            self._rest_if_unserved(model)
+            try:
+                yield
+            finally:
+                model.is_asleep = model.is_lazy and not self._registry.versions(model.name)
 
-    def _rest_if_unserved(self, model: Model) -> None:
-        """Has a lazy model of which nothing is loaded sleep; until a look finds something to load, requests get the reason."""
-        model.is_asleep = model.is_lazy and not self._registry.versions(model.name)
+    def _room(self, model: Model) -> AbstractAsyncContextManager[None]:
+        """Context manager in which a version of a model may be loaded: see `OnDemand.room`."""
+        return self.on_demand.room(model.name) if model.is_lazy else nullcontext()
 
     async def _put_to_sleep(self, name: str, reason: str) -> bool:
         """Frees a lazy model that has no requests; the next one loads it again. Returns False if it is busy or being changed."""
@@ -764,7 +775,7 @@ class ModelManager:
             targets = [target for named in served.values() for target in named.values()]
             if not all(target.batcher.is_idle for target in targets):
                 return False
-            idle_s = round(time.monotonic() - self._registry.last_used_s(name), 1)
+            idle_s = round(self._clock() - self._registry.last_used_s(name), 1)
             model.is_asleep = True
             self.on_demand.unloads[name, reason] += 1
             await asyncio.gather(*[self._free(*self._hide(name, version)) for version in list(served)])
@@ -833,7 +844,7 @@ class ModelManager:
         self._registry.add(model.name, version, servable.targets)
         record.note(AVAILABLE)
         if record.metrics is not None:
-            record.metrics.last_request_s = time.monotonic()
+            record.metrics.last_request_s = self._clock()
         self.on_served()
         fields = {"load_s": round(load_s, 2), "warmup_s": round(self._clock() - started_s - load_s, 2)}
         _log.info("model is served", extra={"fields": describe_loaded(loaded) | fields})

@@ -43,8 +43,9 @@ class OnDemand:
     Args:
         settings: of the server.
         registry: tells which models are lazy, and which of these are loaded.
-        load: loads a model. It may fail: the registry then says why.
+        load: loads a model, in a `room`. It may fail: the registry then says why.
         unload: unloads a model that has no requests, for a reason; returns False if it is being changed or has some.
+        clock: in seconds; the monotonic one.
 
     Attributes:
         unloads: how often each model was unloaded, by model and reason.
@@ -56,11 +57,14 @@ class OnDemand:
         registry: Registry,
         load: Callable[[str], Awaitable[None]],
         unload: Callable[[str, str], Awaitable[bool]],
+        *,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._settings = settings
         self._registry = registry
         self._load = load
         self._unload = unload
+        self._clock = clock
         self._waiting: dict[str, dict[object, Waiting]] = {}
         self._loading: dict[str, asyncio.Task[None]] = {}
         self._claimed: Counter[str] = Counter()  # models that are being loaded and count as loaded
@@ -89,7 +93,7 @@ class OnDemand:
         waiting = self._waiting.setdefault(name, {})
         self._check_room(name, size, waiting)
         key = object()
-        delay_s = max(0.0, deadline_s - time.monotonic())
+        delay_s = max(0.0, deadline_s - self._clock())
         timer = asyncio.get_running_loop().call_later(delay_s, self._expire, name, key)
         waiting[key] = Waiting(size, then, timer)
         if name not in self._loading:
@@ -105,7 +109,7 @@ class OnDemand:
         if not self._registry.is_unloaded(name):
             return
         done: asyncio.Future[BaseException | None] = asyncio.get_running_loop().create_future()
-        deadline_s = time.monotonic() + self._settings.request_timeout_ms / 1000
+        deadline_s = self._clock() + self._settings.request_timeout_ms / 1000
         leave = self.wait(name, 0, deadline_s, lambda error: None if done.done() else done.set_result(error))
         try:
             if (error := await done) is not None:
@@ -122,10 +126,10 @@ class OnDemand:
         """
         most, patience_s = self._settings.max_loaded_models, self._settings.request_timeout_ms / 1000
         async with self._turn:
-            until_s = time.monotonic() + patience_s
+            until_s = self._clock() + patience_s
             while most and len(self._loaded() - {name}) >= most:
                 if not await self._unload_one(name):
-                    if self._is_closed or time.monotonic() > until_s:
+                    if self._is_closed or self._clock() > until_s:
                         busy = f"all {most} that may be loaded (--max_loaded_models) are answering requests"
                         raise NotLoaded(f"model {name!r} can't be loaded now: {busy}", model=name)
                     await asyncio.sleep(POLL_S)
@@ -142,7 +146,7 @@ class OnDemand:
             await asyncio.sleep(min(1.0, idle_s / 4))
             async with self._turn:
                 for name in self._loaded() - self._claimed.keys():
-                    if time.monotonic() - self._registry.last_used_s(name) >= idle_s and not self._waiting.get(name):
+                    if self._clock() - self._registry.last_used_s(name) >= idle_s and not self._waiting.get(name):
                         await self._unload(name, IDLE)
 
     def forget(self, name: str) -> None:
@@ -171,14 +175,13 @@ class OnDemand:
     async def _load_for_all(self, name: str) -> None:
         """Loads a model, then lets all go on that wait for it."""
         error: BaseException | None = None
-        started_s = time.monotonic()
+        started_s = self._clock()
         try:
-            async with self.room(name):
-                await self._load(name)
+            await self._load(name)
         except Exception as err:  # noqa: BLE001 - it is answered to those that wait
             error = err
         else:
-            self._load_s = time.monotonic() - started_s
+            self._load_s = self._clock() - started_s
         finally:
             del self._loading[name]
         self._end(name, error)

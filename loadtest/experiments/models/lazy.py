@@ -57,6 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--loads", type=int, default=300, help="the run ends after so many loads [300]")
     parser.add_argument("--skew", type=float, default=1.0, help="Zipf's exponent; 0: all models alike [1]")
     parser.add_argument("--warmup-ms", type=float, default=5000.0, help="the server's --warmup_budget_ms [5000]")
+    parser.add_argument("--timeout-ms", type=float, default=120_000, help="the server's --request_timeout_ms [120000]")
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory(prefix="darkroom-lazy-") as folder:
         return _measure(options, Path(folder))
@@ -73,6 +74,7 @@ def _measure(options: argparse.Namespace, folder: Path) -> int:
     command = [sys.executable, "-m", "darkroom", "serve", "--host=127.0.0.1", f"--port={port}", "--workers=1"]
     command += [f"--model_config_file={folder / 'models.json'}", "--load=lazy", f"--max_loaded_models={options.limit}"]
     command += [f"--cache_dir={folder / 'cache'}", f"--warmup_budget_ms={options.warmup_ms}"]
+    command += [f"--request_timeout_ms={options.timeout_ms}"]
     with processes.running(command, port=port, ready_path="/v2/health/ready", log=folder / "log") as pid:
         run = LazyExperiment(options, names, port, pid)
         asyncio.run(run.go())
@@ -143,7 +145,7 @@ class LazyExperiment:
             return False
         said: dict[str, Any] = json.loads(reply.body)
         pairs = zip(said["outputs"][0]["data"], self._expected[picture], strict=True)
-        return said["model_name"] == self._names[place] and max(abs(one - two) for one, two in pairs) < TOLERANCE
+        return bool(said["model_name"] == self._names[place] and all(abs(one - two) < TOLERANCE for one, two in pairs))
 
     async def _end_turn(self) -> None:
         loads = await self._count("darkroom_model_load_seconds_count")
