@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.slow
 FACTORS = (1, 2, 3, 4)
 LIMIT, WORKERS = 2, 2
+ROW = [1.0, 2.0, 3.0, 4.0]
 
 
 def test_four_models_under_a_limit_of_two_lose_no_request_and_go_when_nobody_asks(tmp_path: Path) -> None:
@@ -36,7 +37,7 @@ def test_four_models_under_a_limit_of_two_lose_no_request_and_go_when_nobody_ask
     with serving(f"--model_config_file={config}", *limits, "--request_timeout_ms=120000") as url:
 
         def ask(factor: int) -> list[list[float]]:
-            body = {"model_name": f"times-{factor}", "data": {"x": [[1.0, 2.0]]}}
+            body = {"model_name": f"times-{factor}", "data": {"x": [ROW]}}
             answer = httpx.post(url, json=body, timeout=180)
             assert answer.status_code == 200, answer.text
             rows: list[list[float]] = answer.json()["y"]
@@ -44,9 +45,9 @@ def test_four_models_under_a_limit_of_two_lose_no_request_and_go_when_nobody_ask
 
         asked = random.Random(2).choices(FACTORS, k=24)  # noqa: S311 - no secret
         with ThreadPoolExecutor(4) as threads:
-            assert list(threads.map(ask, asked)) == [[[factor, 2.0 * factor]] for factor in asked]
+            assert list(threads.map(ask, asked)) == [[[factor * value for value in ROW]] for factor in asked]
         assert 0 < metric(url, "darkroom_models_loaded") <= LIMIT * WORKERS
         wait_for(lambda: metric(url, "darkroom_models_loaded") == 0)
         assert metric(url, "darkroom_model_unloads_total", reason="idle") > 0
         assert httpx.get(f"{url}/v2/health/ready", timeout=60).status_code == 200
-        assert ask(3) == [[3.0, 6.0]]
+        assert ask(3) == [[3.0 * value for value in ROW]]

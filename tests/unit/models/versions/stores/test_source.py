@@ -266,15 +266,14 @@ def test_the_limit_of_bytes_holds_and_what_is_needed_is_kept(store: Store, tmp_p
         there = sum(len(data) for data in kept.written().values())
         assert there <= 2 * size
     assert {path.partition("/")[0] for path in kept.written()} == {"3", "4"}
-    put(store, 5, FILES | {WEIGHTS: b"w" * 2 * size})
-    kept.until(lambda found: 5 in found and found[5].is_settled)
-    with pytest.raises(
-        LoadFailed, match=r"it has \d+ bytes, and --store_cache_bytes=\d+ leaves \d+: versions that are"
-    ):
-        kept.source.load(5)
+    for version, large, why in ((5, 1.5, r"and \S+ leaves \d+: versions that are"), (6, 3, r"more than \S+ allows")):
+        put(store, version, FILES | {WEIGHTS: b"w" * int(large * size)})
+        kept.until(lambda found, version=version: version in found and found[version].is_settled)
+        with pytest.raises(LoadFailed, match=rf"it has \d+ bytes, {why}"):
+            kept.source.load(version)
     assert {path.partition("/")[0] for path in kept.written()} >= {"4"}
-    put(store, 6)
-    kept.until_here(6)
+    put(store, 7)
+    kept.until_here(7)
 
 
 def test_an_archive_that_has_no_room_is_fetched_again_only_when_there_is(store: Store, tmp_path: Path) -> None:
