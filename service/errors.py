@@ -82,11 +82,11 @@ class NotLoaded(NotReady):
     """A lazy model that is not in memory; a predict request waits until it is loaded.
 
     Attributes:
-        model: its name.
+        model: its name; empty: nobody may wait for it.
         retry_after_s: when a repeat is likely to be answered; None where that is not known.
     """
 
-    def __init__(self, message: str, *, model: str, retry_after_s: float | None = None) -> None:
+    def __init__(self, message: str, *, model: str = "", retry_after_s: float | None = None) -> None:
         super().__init__(message)
         self.model = model
         self.retry_after_s = retry_after_s

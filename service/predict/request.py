@@ -46,8 +46,8 @@ if TYPE_CHECKING:
     from darkroom.service.predict.compression import Compression
     from darkroom.service.predict.image_guard import ImageGuard
     from darkroom.service.predict.off_loop import OffLoop
+    from darkroom.service.serving.lazy_models import LazyModels
     from darkroom.service.serving.lifecycle import Lifecycle
-    from darkroom.service.serving.on_demand import OnDemand
     from darkroom.service.serving.registry import Registry
     from darkroom.service.serving.servable import Target
 
@@ -660,7 +660,7 @@ class Predictor:
         self,
         lifecycle: Lifecycle,
         registry: Registry,
-        on_demand: OnDemand,
+        lazy_models: LazyModels,
         compression: Compression,
         off_loop: OffLoop,
         *,
@@ -668,7 +668,7 @@ class Predictor:
     ) -> None:
         self._lifecycle = lifecycle
         self._registry = registry
-        self._on_demand = on_demand
+        self._on_demand = lazy_models
         self._compression = compression
         self._off_loop = off_loop
         self._timeout_s = timeout_s

@@ -16,8 +16,8 @@ from darkroom.models.versions.stores.source import StoreSource
 from darkroom.service.config.model_config import BadSettingsError, ModelEntry
 from darkroom.service.config.traffic import TrafficRule, number_of
 from darkroom.service.errors import NotReady, Unimplemented
+from darkroom.service.serving.lazy_models import REQUEST, LazyModels
 from darkroom.service.serving.load_turns import LoadTurns
-from darkroom.service.serving.on_demand import REQUEST, OnDemand
 from darkroom.service.serving.registry import NO_VERSION, NOT_LOADED
 from darkroom.service.serving.servable import InThread, Servable, describe_loaded
 from darkroom.service.serving.sources import Sources, is_lazy, policy_of, settings_of
@@ -131,7 +131,7 @@ class ModelManager:
         in_thread: runs a function that blocks.
 
     Attributes:
-        on_demand: loads lazy models when requests need them.
+        lazy_models: loads lazy models when requests need them.
         on_served: called each time requests find a new version.
         awaits_models: whether the start waits because the folder of models has none yet.
     """
@@ -151,7 +151,7 @@ class ModelManager:
         metrics.show_versions(registry.exported, registry.shares)
         metrics.show_stores(self.stores)
         metrics.show_memory(self._memory)
-        self.on_demand = OnDemand(settings, registry, self._wake, self._put_to_sleep, clock=clock)
+        self.lazy_models = LazyModels(settings, registry, self._wake, self._put_to_sleep, clock=clock)
         self._clock = clock
         self._in_thread = in_thread
         self._sources = Sources(settings)
@@ -194,7 +194,7 @@ class ModelManager:
     def _memory(self) -> tuple[int, int, Mapping[tuple[str, str], int]]:
         """What metrics tell: models in memory, requests that wait for one, and unloads by model and reason."""
         loaded = sum(bool(self._registry.versions(name)) for name in self._registry.models())
-        return loaded, self.on_demand.waiting, self.on_demand.unloads
+        return loaded, self.lazy_models.waiting, self.lazy_models.unloads
 
     def know(self, name: str, source: Source, policy: Policy, *, is_lazy: bool = False) -> None:
         """Adds a model, in place of those of the settings. `load_all` loads it, unless it is lazy."""
@@ -432,7 +432,7 @@ class ModelManager:
                 self._check_known(model)
                 model.is_wanted, model.is_asleep = False, model.is_lazy
                 self._registry.loadable.discard(name)
-                self.on_demand.unloads[name, REQUEST] += bool(self._registry.versions(name))
+                self.lazy_models.unloads[name, REQUEST] += bool(self._registry.versions(name))
                 versions = [
                     each.version
                     for each in self._registry.records(name)
@@ -514,7 +514,7 @@ class ModelManager:
             How many were not answered in time.
         """
         self._is_stopping = True
-        self.on_demand.close()
+        self.lazy_models.close()
         self._sources.stop()
         drained = await asyncio.gather(
             *(servable.drain(timeout_s) for servable in self._servables()), return_exceptions=True
@@ -613,7 +613,7 @@ class ModelManager:
             await asyncio.gather(*(self._retire(model, each) for each in list(self._registry.versions(model.name))))
             self._models.pop(model.name)
             self._registry.forget_model(model.name)
-            self.on_demand.forget(model.name)
+            self.lazy_models.forget(model.name)
         _log.info("model is dropped", extra={"fields": {"model": model.name}})
 
     async def _bring(self, model: Model) -> None:
@@ -762,8 +762,8 @@ class ModelManager:
                 model.is_asleep = model.is_lazy and not self._registry.versions(model.name)
 
     def _room(self, model: Model) -> AbstractAsyncContextManager[None]:
-        """Context manager in which a version of a model may be loaded: see `OnDemand.room`."""
-        return self.on_demand.room(model.name) if model.is_lazy else nullcontext()
+        """Context manager in which a version of a model may be loaded: see `LazyModels.room`."""
+        return self.lazy_models.room(model.name) if model.is_lazy else nullcontext()
 
     async def _put_to_sleep(self, name: str, reason: str) -> bool:
         """Frees a lazy model that has no requests; the next one loads it again. Returns False if it is busy or being changed."""
@@ -777,7 +777,7 @@ class ModelManager:
                 return False
             idle_s = round(self._clock() - self._registry.last_used_s(name), 1)
             model.is_asleep = True
-            self.on_demand.unloads[name, reason] += 1
+            self.lazy_models.unloads[name, reason] += 1
             await asyncio.gather(*[self._free(*self._hide(name, version)) for version in list(served)])
         fields = {"model": name, "reason": reason, "idle_s": idle_s}
         _log.info("model is unloaded; the next request loads it", extra={"fields": fields})

@@ -1,4 +1,4 @@
-"""A fleet of lazy models under a limit: random requests, how many had to wait for a load, and the memory after each turn.
+"""A fleet of lazy models under a limit: random requests, how many had to wait for a load, and the memory after each part.
 
     python -m loadtest.experiments.models.lazy --model model/digits --models 50 --limit 8 --loads 300
 
@@ -32,11 +32,11 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 TOLERANCE = 1e-3  # of a probability: the order of additions depends on the batch size
-TURNS = 10  # of the run, each with as many loads: the memory is noted after each
+PARTS = 10  # of the run, each with as many loads: the memory is noted after each
 SEED = 1
 
 
-class Turn(NamedTuple):
+class RunPart(NamedTuple):
     """A part of the run: its end, and what the server had done and held by then."""
 
     end_s: float
@@ -96,7 +96,7 @@ class LazyExperiment:
         self._expected: list[list[float]] = []  # by picture: probabilities
         self._failed: list[HttpResponse] = []
         self._found, self._waited = LatencyHistogram(), LatencyHistogram()
-        self._turns: list[Turn] = []
+        self._parts: list[RunPart] = []
         self._most_loaded = 0
         self._is_over = False
 
@@ -105,14 +105,14 @@ class LazyExperiment:
         for picture in range(len(self._pictures)):
             reply = await self._pool.answer(self._request(0, picture))
             self._expected.append(json.loads(reply.body)["outputs"][0]["data"])
-        await self._end_turn()
+        await self._end_part()
         clients = [asyncio.create_task(self._client()) for _ in range(self._options.clients)]
-        first = self._turns[0].loads
-        for turn in range(1, TURNS + 1):
-            while await self._count("darkroom_model_load_seconds_count") - first < self._options.loads * turn / TURNS:
+        first = self._parts[0].loads
+        for part in range(1, PARTS + 1):
+            while await self._count("darkroom_model_load_seconds_count") - first < self._options.loads * part / PARTS:
                 self._most_loaded = max(self._most_loaded, await self._count("darkroom_models_loaded"))
                 await asyncio.sleep(0.5)
-            await self._end_turn()
+            await self._end_part()
         self._is_over = True
         await asyncio.wait(clients)
         await self._pool.close()
@@ -147,11 +147,11 @@ class LazyExperiment:
         pairs = zip(said["outputs"][0]["data"], self._expected[picture], strict=True)
         return bool(said["model_name"] == self._names[place] and all(abs(one - two) < TOLERANCE for one, two in pairs))
 
-    async def _end_turn(self) -> None:
+    async def _end_part(self) -> None:
         loads = await self._count("darkroom_model_load_seconds_count")
         resident_mb = processes.memory(self._pid).resident / 1e6
         requests = len(self._found) + len(self._waited)
-        self._turns.append(Turn(time.perf_counter(), requests, loads, resident_mb))
+        self._parts.append(RunPart(time.perf_counter(), requests, loads, resident_mb))
         show_progress(f"{requests} requests, {loads} loads, resident {resident_mb:.0f} MB, {len(self._failed)} failed")
 
     async def _count(self, metric: str) -> int:
@@ -162,7 +162,7 @@ class LazyExperiment:
 
     def report(self) -> int:
         """Prints the figures; returns 1 if a request failed, or more models were loaded than may be."""
-        first, last = self._turns[0], self._turns[-1]
+        first, last = self._parts[0], self._parts[-1]
         seconds, loads = last.end_s - first.end_s, last.loads - first.loads
         print(f"{self._options.models} models, {self._options.limit} at a time, {self._options.clients} clients")
         print(
@@ -172,7 +172,7 @@ class LazyExperiment:
         for name, times in (("model in memory", self._found), ("waited for its load", self._waited)):
             shown = "  ".join(f"p{share * 100:g} {times.quantile_ms(share) or 0:.1f} ms" for share in (0.5, 0.99))
             print(f"  {name:20} {len(times) / max(1, last.requests):6.1%}  {shown}")
-        print("resident MB after each turn:", " ".join(f"{turn.resident_mb:.0f}" for turn in self._turns))
+        print("resident MB after each part:", " ".join(f"{part.resident_mb:.0f}" for part in self._parts))
         for reply in self._failed[:3]:
             print(f"  {reply.status} {reply.body[:200]!r}")
         return 1 if self._failed or self._most_loaded > self._options.limit else 0

@@ -121,7 +121,7 @@ class InferenceService:
     async def model(self, body: bytes, _: Mapping[str, str]) -> bytes:
         """The metadata of a model."""
         asked = parse(message("inference.ModelMetadataRequest"), body)
-        await self._darkroom.manager.on_demand.ensure(asked.name)
+        await self._darkroom.manager.lazy_models.ensure(asked.name)
         return _answer(
             "ModelMetadataResponse", **describe_model(self._darkroom.registry, asked.name, asked.version or None)
         )
@@ -129,7 +129,7 @@ class InferenceService:
     async def config(self, body: bytes, _: Mapping[str, str]) -> bytes:
         """The configuration of a model, as Triton's extension has it."""
         asked = parse(message("inference.ModelConfigRequest"), body)
-        await self._darkroom.manager.on_demand.ensure(asked.name)
+        await self._darkroom.manager.lazy_models.ensure(asked.name)
         config = describe_config(self._darkroom, asked.name, asked.version or None)
         answer = message("inference.ModelConfigResponse")()
         answer.config.CopyFrom(config)

@@ -138,7 +138,7 @@ class PredictionService:
         if not asked.metadata_field:
             raise CodecError("GetModelMetadataRequest must specify at least one metadata_field")
         address = address_of(asked.model_spec, "metadata")
-        await self._darkroom.manager.on_demand.ensure(address.model)
+        await self._darkroom.manager.lazy_models.ensure(address.model)
         targets = paths.lookup(self._registry, address)
         model = next(iter(targets.values())).model
         described = ParseDict(

@@ -108,7 +108,7 @@ def _install_health(app: App, darkroom: Darkroom) -> None:
 
 
 def _install_models(app: App, darkroom: Darkroom) -> None:
-    registry, middleware, on_demand = darkroom.registry, darkroom.middleware, darkroom.manager.on_demand
+    registry, middleware, lazy_models = darkroom.registry, darkroom.middleware, darkroom.manager.lazy_models
 
     async def server(_: Request) -> HTTPResponse:
         """The name, the version and the extensions of this server."""
@@ -116,7 +116,7 @@ def _install_models(app: App, darkroom: Darkroom) -> None:
 
     async def model(_: Request, name: str, version: str | None = None) -> HTTPResponse:
         """The metadata of a model; a lazy one is loaded for it."""
-        await on_demand.ensure(unquote(name))
+        await lazy_models.ensure(unquote(name))
         return json_response(describe_model(registry, unquote(name), version and unquote(version)))
 
     async def model_ready(_: Request, name: str, version: str | None = None) -> HTTPResponse:
@@ -127,7 +127,7 @@ def _install_models(app: App, darkroom: Darkroom) -> None:
 
     async def config(_: Request, name: str, version: str | None = None) -> HTTPResponse:
         """The configuration of a model, as Triton's extension has it; a lazy one is loaded for it."""
-        await on_demand.ensure(unquote(name))
+        await lazy_models.ensure(unquote(name))
         return json_response(as_json(describe_config(darkroom, unquote(name), version and unquote(version))))
 
     async def stats(_: Request, name: str | None = None, version: str | None = None) -> HTTPResponse:

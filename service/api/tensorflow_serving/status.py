@@ -56,7 +56,7 @@ def add_status_routes(app: App, darkroom: Darkroom) -> None:
             raise paths.malformed(request.method, request.path)
         request.ctx.template = address.template
         if address.act in {"metadata", "labels"}:  # a status loads nothing
-            await darkroom.manager.on_demand.ensure(address.model)
+            await darkroom.manager.lazy_models.ensure(address.model)
         return answers[address.act](address)
 
     darkroom.middleware.route(app, "GET", paths.ANY, read)

@@ -10,6 +10,7 @@ import tarfile
 import threading
 import time
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
@@ -103,6 +104,11 @@ class Kept:
 def put(store: Store, version: int | str, files: Mapping[str, bytes] = FILES, *, age_s: float = 3600.0) -> None:
     for path, data in files.items():
         store.put(f"models/digits/{version}/{path}", data, age_s=age_s)
+
+
+def is_refused(version: int, found: Mapping[int, Found]) -> bool:
+    """Whether a version that can't be fetched is to be loaded, which tells why."""
+    return version in found and found[version].is_settled
 
 
 def cut_weights(handler: Handler, key: str) -> bool:
@@ -268,7 +274,7 @@ def test_the_limit_of_bytes_holds_and_what_is_needed_is_kept(store: Store, tmp_p
     assert {path.partition("/")[0] for path in kept.written()} == {"3", "4"}
     for version, large, why in ((5, 1.5, r"and \S+ leaves \d+: versions that are"), (6, 3, r"more than \S+ allows")):
         put(store, version, FILES | {WEIGHTS: b"w" * int(large * size)})
-        kept.until(lambda found, version=version: version in found and found[version].is_settled)
+        kept.until(partial(is_refused, version))
         with pytest.raises(LoadFailed, match=rf"it has \d+ bytes, {why}"):
             kept.source.load(version)
     assert {path.partition("/")[0] for path in kept.written()} >= {"4"}

@@ -76,7 +76,7 @@ class Fleet:
         def then(error: BaseException | None) -> None:
             self.answers.append((name, type(error).__name__ if error else "served"))
 
-        return self.manager.on_demand.wait(name, size, self.now_s() + timeout_s, then)
+        return self.manager.lazy_models.wait(name, size, self.now_s() + timeout_s, then)
 
     def loaded(self) -> str:
         return "".join(name for name in self.disks if self.registry.versions(name))
@@ -85,7 +85,7 @@ class Fleet:
         return "".join(name * len(disk.loads) for name, disk in self.disks.items())
 
     def unloads(self) -> dict[tuple[str, str], int]:
-        return dict(self.manager.on_demand.unloads)
+        return dict(self.manager.lazy_models.unloads)
 
     def value(self, metric: str) -> float:
         families = {family.name: family for family in self.metrics.collect()}
@@ -101,7 +101,7 @@ def check(test: Callable[[Fleet], Coroutine[Any, Any, None]], **settings: Any) -
         assert fleet.loads() == ""
         assert fleet.manager.are_healthy
         tasks = [asyncio.create_task(fleet.manager.watch())]
-        tasks += [asyncio.create_task(fleet.manager.on_demand.run())] if settings.get("unload_idle_ms") else []
+        tasks += [asyncio.create_task(fleet.manager.lazy_models.run())] if settings.get("unload_idle_ms") else []
         await test(fleet)
         assert not any(task.done() for task in tasks)
         for task in tasks:
@@ -124,9 +124,9 @@ def test_the_first_request_loads_a_model_and_others_wait_for_the_same_load() -> 
         assert fleet.answers == [("a", "served")] * 2
         assert (fleet.loads(), fleet.value("darkroom_models_loaded")) == ("a", 1)
         assert [(each.state, each.message) for each in fleet.registry.states("a")] == [("AVAILABLE", "")]
-        await fleet.manager.on_demand.ensure("a")
-        await fleet.manager.on_demand.ensure("b")
-        await fleet.manager.on_demand.ensure("unknown")
+        await fleet.manager.lazy_models.ensure("a")
+        await fleet.manager.lazy_models.ensure("b")
+        await fleet.manager.lazy_models.ensure("unknown")
         assert fleet.loads() == "ab"
 
     check(test)
@@ -135,7 +135,7 @@ def test_the_first_request_loads_a_model_and_others_wait_for_the_same_load() -> 
 def test_the_least_recently_used_model_makes_room_but_never_one_with_a_request() -> None:
     async def test(fleet: Fleet) -> None:
         for name in "ab":
-            await fleet.manager.on_demand.ensure(name)
+            await fleet.manager.lazy_models.ensure(name)
         batcher = fleet.registry.find("a").batcher
         answers: list[object] = []
         HeldDisk.go.clear()
@@ -154,7 +154,7 @@ def test_the_least_recently_used_model_makes_room_but_never_one_with_a_request()
                 break
             time.sleep(0.01)  # noqa: ASYNC251 - the engine's thread is in real time
             await asyncio.sleep(0)
-        await fleet.manager.on_demand.ensure("b")
+        await fleet.manager.lazy_models.ensure("b")
         assert fleet.loaded() == "bc"
         assert fleet.disks["a"].freed == [1]
 
@@ -163,7 +163,7 @@ def test_the_least_recently_used_model_makes_room_but_never_one_with_a_request()
 
 def test_while_every_model_has_requests_a_load_waits_and_then_says_why() -> None:
     async def test(fleet: Fleet) -> None:
-        await fleet.manager.on_demand.ensure("a")
+        await fleet.manager.lazy_models.ensure("a")
         async with fleet.manager._models["a"].change:  # it is being changed, so it can't go
             with pytest.raises(NotLoaded, match="all 1 that may be loaded"):
                 await fleet.manager.load("b")
@@ -189,7 +189,7 @@ def test_a_request_waits_no_longer_than_its_deadline_and_the_load_goes_on() -> N
 @pytest.mark.parametrize(("size", "flag"), [(1, "max_queue_images"), (400, "max_queue_bytes")])
 def test_requests_that_wait_are_bounded(size: int, flag: str) -> None:
     async def test(fleet: Fleet) -> None:
-        await fleet.manager.on_demand.ensure("b")
+        await fleet.manager.lazy_models.ensure("b")
         most = 32 if size == 1 else 2
         for _ in range(most):
             fleet.ask("a", size=size)
@@ -207,7 +207,7 @@ def test_a_model_that_fails_says_why_and_is_tried_again_by_a_request_after_the_b
     async def test(fleet: Fleet) -> None:
         disk = fleet.disks["a"]
         disk.broken.add(1)
-        await fleet.manager.on_demand.ensure("a")
+        await fleet.manager.lazy_models.ensure("a")
         with pytest.raises(NotReady, match="version 1 is END: 1 is damaged") as caught:
             fleet.registry.version("a")
         assert type(caught.value) is NotReady  # so that nobody waits
@@ -217,7 +217,7 @@ def test_a_model_that_fails_says_why_and_is_tried_again_by_a_request_after_the_b
         assert fleet.registry.is_available("a")
         assert [each.state for each in fleet.registry.states("a")] == ["END"]
         disk.broken.clear()
-        await fleet.manager.on_demand.ensure("a")
+        await fleet.manager.lazy_models.ensure("a")
         assert (disk.loads, fleet.loaded()) == ([1, 1], "a")
 
     check(test)
@@ -225,9 +225,9 @@ def test_a_model_that_fails_says_why_and_is_tried_again_by_a_request_after_the_b
 
 def test_a_model_that_nobody_asks_is_unloaded_and_its_counts_stay() -> None:
     async def test(fleet: Fleet) -> None:
-        await fleet.manager.on_demand.ensure("a")
+        await fleet.manager.lazy_models.ensure("a")
         await asyncio.sleep(4)
-        await fleet.manager.on_demand.ensure("b")
+        await fleet.manager.lazy_models.ensure("b")
         await asyncio.sleep(3)
         assert fleet.loaded() == "b"
         await asyncio.sleep(10)
@@ -282,7 +282,7 @@ def test_a_label_of_a_model_that_is_not_loaded_leads_to_it() -> None:
         number = fleet.registry.labelled("a", "stable")
         with pytest.raises(NotLoaded):
             fleet.registry.version("a", number)
-        await fleet.manager.on_demand.ensure("a")
+        await fleet.manager.lazy_models.ensure("a")
         assert fleet.registry.labels("a") == {"stable": 1}
 
     check(test)

@@ -33,7 +33,7 @@ class Waiting(NamedTuple):
     timer: asyncio.TimerHandle
 
 
-class OnDemand:
+class LazyModels:
     """Loads lazy models when requests need them, and unloads the least recently used ones. On the event loop.
 
     A request waits until its model is loaded, or its own deadline has passed; the load goes on then. As many requests
