@@ -43,6 +43,7 @@ class RunPart(NamedTuple):
     requests: int
     loads: int
     resident_mb: float
+    private_mb: float
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -149,9 +150,10 @@ class LazyExperiment:
 
     async def _end_part(self) -> None:
         loads = await self._count("darkroom_model_load_seconds_count")
-        resident_mb = processes.memory(self._pid).resident / 1e6
+        held = processes.memory(self._pid)
+        resident_mb, private_mb = held.resident / 1e6, held.unique / 1e6
         requests = len(self._found) + len(self._waited)
-        self._parts.append(RunPart(time.perf_counter(), requests, loads, resident_mb))
+        self._parts.append(RunPart(time.perf_counter(), requests, loads, resident_mb, private_mb))
         show_progress(f"{requests} requests, {loads} loads, resident {resident_mb:.0f} MB, {len(self._failed)} failed")
 
     async def _count(self, metric: str) -> int:
@@ -173,6 +175,7 @@ class LazyExperiment:
             shown = "  ".join(f"p{share * 100:g} {times.quantile_ms(share) or 0:.1f} ms" for share in (0.5, 0.99))
             print(f"  {name:20} {len(times) / max(1, last.requests):6.1%}  {shown}")
         print("resident MB after each part:", " ".join(f"{part.resident_mb:.0f}" for part in self._parts))
+        print("private MB after each part: ", " ".join(f"{part.private_mb:.0f}" for part in self._parts))
         for reply in self._failed[:3]:
             print(f"  {reply.status} {reply.body[:200]!r}")
         return 1 if self._failed or self._most_loaded > self._options.limit else 0
