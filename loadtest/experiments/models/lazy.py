@@ -165,15 +165,17 @@ class LazyExperiment:
     def report(self) -> int:
         """Prints the figures; returns 1 if a request failed, or more models were loaded than may be."""
         first, last = self._parts[0], self._parts[-1]
-        seconds, loads = last.end_s - first.end_s, last.loads - first.loads
-        print(f"{self._options.models} models, {self._options.limit} at a time, {self._options.clients} clients")
-        print(
-            f"{last.requests} requests in {seconds:.0f} s ({last.requests / seconds:.1f}/s), {len(self._failed)} failed"
+        seconds, loads, requests = (
+            last.end_s - first.end_s,
+            last.loads - first.loads,
+            len(self._found) + len(self._waited),
         )
+        print(f"{self._options.models} models, {self._options.limit} at a time, {self._options.clients} clients")
+        print(f"{requests} requests in {seconds:.0f} s ({requests / seconds:.1f}/s), {len(self._failed)} failed")
         print(f"{loads} loads ({loads / seconds:.2f}/s), at most {self._most_loaded} models in memory")
         for name, times in (("model in memory", self._found), ("waited for its load", self._waited)):
             shown = "  ".join(f"p{share * 100:g} {times.quantile_ms(share) or 0:.1f} ms" for share in (0.5, 0.99))
-            print(f"  {name:20} {len(times) / max(1, last.requests):6.1%}  {shown}")
+            print(f"  {name:20} {len(times) / max(1, requests):6.1%}  {shown}")
         print("resident MB after each part:", " ".join(f"{part.resident_mb:.0f}" for part in self._parts))
         print("private MB after each part: ", " ".join(f"{part.private_mb:.0f}" for part in self._parts))
         for reply in self._failed[:3]:
