@@ -431,7 +431,7 @@ class ModelManager:
             async with model.change:
                 self._check_known(model)
                 model.is_wanted, model.is_asleep = False, model.is_lazy
-                self._registry.loadable.discard(name)
+                self._registry.allow_loading(name, is_allowed=False)
                 self.lazy_models.unloads[name, REQUEST] += bool(self._registry.versions(name))
                 versions = [
                     each.version
@@ -734,10 +734,9 @@ class ModelManager:
 
     def _mark_loadable(self, model: Model, *, is_loadable: bool) -> None:
         """Notes whether a request for a model finds it or loads it, where it is lazy."""
-        if not is_loadable or not model.is_lazy:
-            self._registry.loadable.discard(model.name)
-        elif model.name not in self._registry.loadable:
-            self._registry.loadable.add(model.name)
+        was_loadable = model.name in self._registry.loadable
+        self._registry.allow_loading(model.name, is_allowed=is_loadable and model.is_lazy)
+        if not was_loadable and model.name in self._registry.loadable:
             self.on_served()
 
     async def _wake(self, name: str) -> None:

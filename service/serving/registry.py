@@ -132,7 +132,7 @@ class Registry:
     The records are the only store. What requests read is derived from them at each change.
 
     Attributes:
-        loadable: the lazy models that a request finds or loads. The model manager writes it.
+        loadable: the lazy models that a request finds or loads; `allow_loading` changes it.
         sole: the only target, if there is exactly one; a request can mean no other.
         usual: the target of a request that names no model, version and signature; None: it is not served now, or a rule
             chooses it.
@@ -146,7 +146,7 @@ class Registry:
         self._served: dict[str, dict[int, dict[str, Target]]] = {}  # derived: versions in rising order
         self._routes: dict[str, Routes] = {}  # derived: of the models that have a rule and are served
         self._batchers: tuple[Batcher, ...] = ()  # derived: of all targets, if a model has a rule
-        self.loadable: set[str] = set()
+        self.loadable: frozenset[str] = frozenset()
         self.sole: Target | None = None
         self.usual: Target | None = None
 
@@ -172,7 +172,7 @@ class Registry:
         """Deletes a model of which no version is served, with all that is known of it."""
         for known in (self._records, self._labels, self._before, self._rules):
             known.pop(model, None)
-        self.loadable.discard(model)
+        self.loadable -= {model}
         self._derive()
 
     def add(self, model: str, version: int, targets: dict[str, Target]) -> None:
@@ -271,6 +271,12 @@ class Registry:
             return labels[label]
         except KeyError:
             raise UnknownLabel(model, label, tuple(labels)) from None
+
+    def allow_loading(self, model: str, *, is_allowed: bool) -> None:
+        """Sets whether a request for a model that is not served may load it."""
+        if is_allowed != (model in self.loadable):
+            self.loadable ^= {model}
+            self._derive()
 
     def is_unloaded(self, model: str) -> bool:
         """Whether a model is lazy and not in memory, and a request would load it."""

@@ -116,6 +116,7 @@ def test_the_first_request_loads_a_model_and_others_wait_for_the_same_load() -> 
         assert [(each.state, each.message) for each in fleet.registry.states("a")] == [("AVAILABLE", NOT_LOADED)]
         with pytest.raises(NotLoaded):
             fleet.registry.version("a")
+        assert fleet.registry.sole is None
         fleet.ask("a")
         await asyncio.sleep(LOAD_S / 2)
         fleet.ask("a")
@@ -124,6 +125,7 @@ def test_the_first_request_loads_a_model_and_others_wait_for_the_same_load() -> 
         assert fleet.answers == [("a", "served")] * 2
         assert (fleet.loads(), fleet.value("darkroom_models_loaded")) == ("a", 1)
         assert [(each.state, each.message) for each in fleet.registry.states("a")] == [("AVAILABLE", "")]
+        assert fleet.registry.sole is None  # a request may mean another model
         await fleet.manager.lazy_models.ensure("a")
         await fleet.manager.lazy_models.ensure("b")
         await fleet.manager.lazy_models.ensure("unknown")
