@@ -369,7 +369,8 @@ class Registry:
         }
         targets = self.targets()
         self._batchers = tuple({target.batcher for target in targets} if self._rules else ())
-        self.sole = targets[0] if len(targets) == 1 and self.loadable <= {targets[0].model.name} else None
+        is_sole = len(targets) == 1 and all(self._served[model] for model in self.loadable)
+        self.sole = targets[0] if is_sole else None
         before, self._routes = self._routes, {}
         for model, rule in self._rules.items():
             if served := self._served.get(model):
