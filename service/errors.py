@@ -7,6 +7,7 @@
     ├── TooLarge               over a limit; the message names its flag
     └── Unimplemented          the protocol has it, this server does not; the message says what there is instead
     NotReady                   the server or the model is starting or stopping
+    └── NotLoaded              the model is loaded when a request needs it (`--load=lazy`), and is not in memory now
     Forbidden                  only the operator may do this
 
 The exceptions of `batching` and `models` are drawn in their own modules. None of them knows a status code.
@@ -77,6 +78,20 @@ class NotReady(RuntimeError):
     """The server or the model is starting or stopping; the client may try again soon."""
 
 
+class NotLoaded(NotReady):
+    """A lazy model that is not in memory; a predict request waits until it is loaded.
+
+    Attributes:
+        model: its name; empty: nobody may wait for it.
+        retry_after_s: when a repeat is likely to be answered; None where that is not known.
+    """
+
+    def __init__(self, message: str, *, model: str = "", retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.model = model
+        self.retry_after_s = retry_after_s
+
+
 class Forbidden(PermissionError):
     """Only the operator may do this, and the request does not show that it is his; the message says what would."""
 
@@ -99,6 +114,7 @@ TABLE: dict[type[Exception], Verdict] = {
     TooLarge: Verdict(413, 413, "invalid_input", "too_large"),
     Unimplemented: Verdict(501, 400, "invalid_input", "unimplemented"),
     NotReady: Verdict(503, 503, "draining", "not_ready"),
+    NotLoaded: Verdict(503, 503, "draining", "not_ready"),
     Forbidden: Verdict(403, 403, "invalid_input", "forbidden"),
     InvalidInput: Verdict(400, 400, "invalid_input", "invalid_input"),
     UnknownModel: Verdict(404, 400, "invalid_input", "not_found"),

@@ -49,6 +49,7 @@ class Darkroom:
         self.predictor = Predictor(
             self.lifecycle,
             self.registry,
+            self.manager.lazy_models,
             compression,
             OffLoop(settings.max_receiving_bytes),
             timeout_s=settings.request_timeout_ms / 1000,

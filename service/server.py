@@ -296,7 +296,8 @@ def _hint(url: str, darkroom: Darkroom) -> str:
     lines = [f"darkroom: ready, {url}/image_inference is the page, {url}/metrics the metrics"]
     for name in darkroom.registry.models():
         versions = ", ".join(map(str, darkroom.registry.versions(name)))
-        lines.append(f"  {name}, version {versions}" if versions else f"  {name}, not served now")
+        unserved = "loaded at its first request" if darkroom.registry.is_unloaded(name) else "not served now"
+        lines.append(f"  {name}, version {versions}" if versions else f"  {name}, {unserved}")
     target = next((t for t in darkroom.registry.targets() if t.spec.image_input and len(t.spec.inputs) == 1), None)
     if target is not None:
         picture = "tests/images/chelsea.jpg"

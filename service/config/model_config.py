@@ -79,6 +79,7 @@ def _lower(value: object) -> object:
 LogLevel = Annotated[Literal["debug", "info", "warning", "error", "critical"], BeforeValidator(_lower)]
 Numbers = Annotated[tuple[int, ...], BeforeValidator(_split_numbers)]
 Paths = Annotated[tuple[str, ...], BeforeValidator(_split_numbers)]
+Load = Literal["eager", "lazy"]
 JsonObject = Annotated[dict[str, Any], BeforeValidator(parse_json)]
 Labels = Annotated[dict[str, int], BeforeValidator(parse_json)]
 Pictures = Annotated[JsonObject | None, _checked(Preprocess.of)]
@@ -100,12 +101,13 @@ class ModelEntry(BaseModel):
     custom_op_paths: Paths = ()
     session_config: JsonObject = {}
     model_version_policy: VersionPolicy | None = (
-        None  # None: the server's policy. STS does not have this key, nor the next four
+        None  # None: the server's policy. STS does not have this key, nor the next five
     )
     version_labels: Labels = {}
     pictures: Pictures = None  # how pictures become the input of a model that takes tensors
     outputs: Outputs = {}  # what its outputs are, and the form in which they are answered
     traffic: Traffic = None  # which versions answer requests that name none
+    load: Load | None = None  # when it is loaded; None: as the server's
 
 
 def read_model_config(path: Path) -> tuple[ModelEntry, ...]:

@@ -19,6 +19,7 @@ from darkroom.service.config.model_config import (
     BasePath,
     JsonObject,
     Labels,
+    Load,
     LogLevel,
     ModelEntry,
     Numbers,
@@ -124,6 +125,9 @@ class Settings(BaseModel):
     pictures: Annotated[dict[str, Pictures], BeforeValidator(parse_json)] = Field({}, description='JSON: how pictures become the input of models that take tensors, for example {"default": {"size": [224, 224], "preprocess": "torch"}}; see docs/models.md (precedent: none)')
     outputs: Annotated[dict[str, Outputs], BeforeValidator(parse_json)] = Field({}, description='JSON: what the outputs of models are, and the form in which they are answered, for example {"default": {"mask": {"kind": "mask", "as": "png"}}}; see docs/models.md (precedent: none)')
     traffic: Annotated[dict[str, Traffic], BeforeValidator(parse_json)] = Field({}, description='JSON: which versions of a model answer requests that name none, by weight, and which one runs beside them to be compared, for example {"default": {"split": {"1": 95, "2": 5}, "shadow": {"version": 3, "share": 0.5}}}; see docs/models.md. Default: the newest version answers (precedent: Seldon, Istio)')
+    load: Load = Field("eager", description="when models are loaded: eager: at the start; lazy: each at its first request, which waits for it. Of one model also by the key `load` in --model_config_file (precedent: Triton, TF Serving load at the start; KServe's ModelMesh at the first request)")
+    max_loaded_models: int = Field(0, ge=0, description="how many lazy models one process has in memory at most; for one more, the one that was unused for longest is unloaded. 0: no limit (guess)")
+    unload_idle_ms: float = Field(0.0, ge=0, description="a lazy model that got no request for this long is unloaded; 0: never (guess)")
     cache_dir: Path | None = Field(None, description="folder for prepared models, and for the copies of models that are kept in a store; only this user may have access. Default: darkroom in $XDG_CACHE_HOME or ~/.cache (precedent)")
     store_cache_bytes: int = Field(20 << 30, gt=0, description="size limit of the copies of models that are kept in a store, in --cache_dir; what no model needs is deleted when there is no room (guess)")
     store_poll_ms: float = Field(30_000.0, gt=0, description="how often a store is asked for new versions, give or take a fifth (guess: S3 bills each listing)")

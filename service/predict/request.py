@@ -17,11 +17,20 @@ from time import monotonic
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from darkroom.batching.entry import Entry
-from darkroom.batching.errors import DeadlineExceeded
+from darkroom.batching.errors import Closed, DeadlineExceeded
 from darkroom.models.errors import InvalidInput
 from darkroom.models.rows import Rows, join, row_bytes
 from darkroom.models.spec import np_shape
-from darkroom.service.errors import ERROR_HEADER, UNKNOWN, CodecError, NotReady, describe, judge, retry_after_s
+from darkroom.service.errors import (
+    ERROR_HEADER,
+    UNKNOWN,
+    CodecError,
+    NotLoaded,
+    NotReady,
+    describe,
+    judge,
+    retry_after_s,
+)
 from darkroom.service.predict import codec
 from darkroom.service.predict.call import Call, Rendered, Reply, joined
 from darkroom.service.predict.image_guard import FORMATS, measure
@@ -37,6 +46,7 @@ if TYPE_CHECKING:
     from darkroom.service.predict.compression import Compression
     from darkroom.service.predict.image_guard import ImageGuard
     from darkroom.service.predict.off_loop import OffLoop
+    from darkroom.service.serving.lazy_models import LazyModels
     from darkroom.service.serving.lifecycle import Lifecycle
     from darkroom.service.serving.registry import Registry
     from darkroom.service.serving.servable import Target
@@ -82,12 +92,13 @@ class PredictRequest:
         timing: what the batcher answered about its times; None if it did not come so far.
         answered_s: when the batcher answered.
         is_reading: whether a thread reads the body now. It must not touch the batcher.
+        entry: what the batcher has of it, if that is not what `Predictor.begin` returned.
+        leave: takes it back while it waits for its model to be loaded; None: it does not.
         large_bytes: an answer of more bytes, as the model returned it, is written in a thread.
     """
 
     __slots__ = (
         "_batch_times",
-        "_entry",
         "_has_error_code",
         "_is_gone",
         "_is_sts",
@@ -99,11 +110,13 @@ class PredictRequest:
         "answered_s",
         "bulk",
         "deadline_s",
+        "entry",
         "failure",
         "headers",
         "images",
         "is_reading",
         "large_bytes",
+        "leave",
         "outcome",
         "partial",
         "pixels",
@@ -145,7 +158,8 @@ class PredictRequest:
         self._has_error_code = has_error_code
         self._batch_times: BatchTimes | None = None
         self._ticket: Ticket | None = None
-        self._entry: Entry | None = None  # of a second run, or after the body was read in a thread
+        self.entry: Entry | None = None  # of a second run, or after the body was read in a thread
+        self.leave: Callable[[], None] | None = None
         self._off_loop = off_loop
         self._pack = pack
         self.is_reading = self._is_gone = False
@@ -389,9 +403,13 @@ class PredictRequest:
         self.headers = {**self.headers, split.header: key}
         if split.pick(key) == target.model.version:
             return False
+        self.forget()
+        return True
+
+    def forget(self) -> None:
+        """Forgets what was read, so that the call can be read again."""
         self.target = self.rows = self.partial = self.render = self._ticket = None
         self.images, self.sizes, self.pixels = 0, [], []
-        return True
 
     # Sent to the batcher.
 
@@ -438,15 +456,19 @@ class PredictRequest:
                 return
             self._ticket = None
             try:
-                self._entry = self._send(target, rows, on_reply, whole=True)
+                self.entry = self._send(target, rows, on_reply, whole=True)
             except Exception as err:  # noqa: BLE001 - the edge: a refusal becomes an answer, by the one table
                 on_reply(self.fail(err), self)
 
         target.batcher.submit(entry, settle, self._ticket)
         return entry
 
-    def read_off_loop(self, size: int, read: Callable[[], None], on_reply: OnReply) -> None:
-        """Reads the body of `size` bytes by `read` in a thread, then submits. `on_reply` is called once, on the loop.
+    def read_off_loop(
+        self, size: int, read: Callable[[], None], on_reply: OnReply, on_error: Callable[[BaseException], None]
+    ) -> None:
+        """Reads the body of `size` bytes by `read` in a thread, then submits.
+
+        On the loop, either `on_reply` is called once, or `on_error` with what can't be read or is refused.
 
         Raises:
             QueueFull: too many bytes wait to be read.
@@ -467,12 +489,12 @@ class PredictRequest:
                 self._count("cancelled")
                 return
             if isinstance(error, BaseException):
-                on_reply(self.fail(error), self)
+                on_error(error)
                 return
             try:
-                self._entry = self.submit(on_reply)
+                self.entry = self.submit(on_reply)
             except Exception as err:  # noqa: BLE001 - the edge: every exception becomes an answer, by the one table
-                on_reply(self.fail(err), self)
+                on_error(err)
 
         off_loop.check_room(size)
         self.is_reading, self._poison = True, Counter()
@@ -492,7 +514,11 @@ class PredictRequest:
         if self.is_reading:
             self._is_gone = True
             return
-        entry = self._entry or entry  # it may run a second time
+        if self.leave is not None:
+            self.leave()
+            self._count("cancelled")
+            return
+        entry = self.entry or entry  # it may run a second time
         if entry is not None and self.target is not None and self.target.batcher.withdraw(entry):
             self._count("cancelled")
 
@@ -600,8 +626,9 @@ class PredictRequest:
         if self.target is None:
             return
         metrics = self.target.metrics
+        now_s = metrics.last_request_s = monotonic()
         images = len(self.rows) if self.rows is not None else self.images
-        metrics.request_ended(outcome, images, monotonic() - self.started_s)
+        metrics.request_ended(outcome, images, now_s - self.started_s)
         stages, histograms = self.stages, metrics.stages
         for stage in _STAGES:
             if stage in stages:
@@ -630,10 +657,18 @@ class Predictor:
     """Turns calls into replies, the same way for every dialect, by the fast lane and by Sanic's request path."""
 
     def __init__(
-        self, lifecycle: Lifecycle, registry: Registry, compression: Compression, off_loop: OffLoop, *, timeout_s: float
+        self,
+        lifecycle: Lifecycle,
+        registry: Registry,
+        lazy_models: LazyModels,
+        compression: Compression,
+        off_loop: OffLoop,
+        *,
+        timeout_s: float,
     ) -> None:
         self._lifecycle = lifecycle
         self._registry = registry
+        self._on_demand = lazy_models
         self._compression = compression
         self._off_loop = off_loop
         self._timeout_s = timeout_s
@@ -653,6 +688,8 @@ class Predictor:
     def begin(self, route: Route, call: Call, on_reply: OnReply) -> tuple[PredictRequest, Entry | None]:
         """Reads a call and submits it; `on_reply` is called exactly once, on the loop, perhaps before this returns.
 
+        A request for a lazy model that is not in memory waits until it is loaded, then it is read again.
+
         Returns:
             The request, and the entry for its `withdraw` if the client leaves.
         """
@@ -669,18 +706,60 @@ class Predictor:
         request.headers = call.headers
         try:
             self._admit(request, route, call.headers)
-            is_packed = "content-encoding" in call.headers
-            if codec.is_large(call.body, is_packed=is_packed):
-                read = partial(
-                    self._read, request, route, call, is_packed=is_packed
-                )  # compiled, a lambda would cost each call
-                request.read_off_loop(len(call.body), read, on_reply)
-                return request, None
-            self._read(request, route, call, is_packed=is_packed)
-            return request, request.submit(on_reply)
+            return request, self._start(request, route, call, on_reply)
         except Exception as err:  # noqa: BLE001 - the edge: every exception becomes an answer, by the one table
-            on_reply(request.fail(err), request)
+            self._fail(request, route, call, on_reply, err)
             return request, None
+
+    def _start(self, request: PredictRequest, route: Route, call: Call, on_reply: OnReply) -> Entry | None:
+        """Reads a call and submits it, or has a thread read it: then there is no entry yet."""
+        is_packed = "content-encoding" in call.headers
+        if codec.is_large(call.body, is_packed=is_packed):
+            read = partial(
+                self._read, request, route, call, is_packed=is_packed
+            )  # compiled, a lambda would cost each call
+            request.read_off_loop(len(call.body), read, on_reply, partial(self._fail, request, route, call, on_reply))
+            return None
+        self._read(request, route, call, is_packed=is_packed)
+        return request.submit(on_reply)
+
+    def _fail(self, request: PredictRequest, route: Route, call: Call, on_reply: OnReply, error: BaseException) -> None:
+        """Answers an error; but a request whose model is not in memory waits until it is, and is read again."""
+
+        def then(failure: BaseException | None) -> None:
+            request.leave = None
+            request.end_stage("load")
+            if failure is not None:
+                on_reply(request.fail(failure), request)
+                return
+            request.forget()
+            try:
+                request.entry = self._start(request, route, call, on_reply)
+            except Exception as err:  # noqa: BLE001 - the edge: every exception becomes an answer, by the one table
+                self._fail(request, route, call, on_reply, err)
+
+        name = self._to_await(request, error)
+        if not name:
+            on_reply(request.fail(error), request)
+        elif not self._registry.is_unloaded(name):  # it was loaded again meanwhile
+            then(None)
+        else:
+            try:
+                request.leave = self._on_demand.wait(name, len(call.body), request.deadline_s, then)
+            except NotReady as err:
+                on_reply(request.fail(err), request)
+
+    def _to_await(self, request: PredictRequest, error: BaseException) -> str:
+        """The lazy model that an error says is not in memory; empty: it says something else, or there is no time."""
+        if not self._lifecycle.is_serving or monotonic() > request.deadline_s:
+            return ""
+        if isinstance(error, NotLoaded):
+            return error.model
+        target = request.target
+        if not isinstance(error, Closed) or target is None or target.model.name not in self._registry.loadable:
+            return ""
+        is_served = any(each.batcher is target.batcher for each in self._registry.targets())
+        return "" if is_served else target.model.name  # it was unloaded while a thread read the body
 
     async def answer(self, route: Route, call: Call, on_begun: Callable[[PredictRequest], None]) -> Reply:
         """`begin` for a coroutine, with a body of one piece; cancelling it withdraws the request.

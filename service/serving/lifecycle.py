@@ -113,6 +113,8 @@ class Lifecycle:
         freeze()
         self.tasks.start("event-loop-lag", self._watch_loop)
         self.tasks.start("watchdog", self.watchdog.run)
+        if self._settings.unload_idle_ms:
+            self.tasks.start("unload-idle", self._manager.lazy_models.run)
         if models:
             self._manager.give(models)
             await self._manager.load_all()

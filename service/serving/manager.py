@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from contextlib import asynccontextmanager, nullcontext
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -15,14 +16,16 @@ from darkroom.models.versions.stores.source import StoreSource
 from darkroom.service.config.model_config import BadSettingsError, ModelEntry
 from darkroom.service.config.traffic import TrafficRule, number_of
 from darkroom.service.errors import NotReady, Unimplemented
+from darkroom.service.serving.lazy_models import REQUEST, LazyModels
 from darkroom.service.serving.load_turns import LoadTurns
-from darkroom.service.serving.registry import NO_VERSION
+from darkroom.service.serving.registry import NO_VERSION, NOT_LOADED
 from darkroom.service.serving.servable import InThread, Servable, describe_loaded
-from darkroom.service.serving.sources import Sources, policy_of, settings_of
+from darkroom.service.serving.sources import Sources, is_lazy, policy_of, settings_of
 from darkroom.service.telemetry.metrics import ModelMetrics
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
+    from contextlib import AbstractAsyncContextManager
 
     from darkroom.models.engine import LoadedModel
     from darkroom.models.versions.folder import Found, Source
@@ -72,6 +75,8 @@ class Model:
         is_missing: the last look at the folder of models did not find it.
         is_awaited: a version of it is being fetched from a store.
         is_wanted: False after it was unloaded on request.
+        is_lazy: it is loaded when a request needs it, and may be unloaded when none does.
+        is_asleep: it is lazy, and nothing of it is loaded until a request needs it.
         inflight: the calls in flight of each signature, from the version that was loaded last.
         trouble: why the last scan of its source failed; empty if it did not.
         scanning: the scan of its source.
@@ -90,6 +95,7 @@ class Model:
         self.entry = entry
         self.is_missing = self.is_awaited = False
         self.is_wanted = True
+        self.is_lazy = self.is_asleep = is_lazy(entry, settings)
         self.inflight: dict[str, int] = {}
         self.trouble = self.bug = ""
         self.scanning: Scan[Mapping[int, Found]] = Scan(MODEL_FOLDER)
@@ -125,6 +131,7 @@ class ModelManager:
         in_thread: runs a function that blocks.
 
     Attributes:
+        lazy_models: loads lazy models when requests need them.
         on_served: called each time requests find a new version.
         awaits_models: whether the start waits because the folder of models has none yet.
     """
@@ -143,6 +150,8 @@ class ModelManager:
         self._registry = registry
         metrics.show_versions(registry.exported, registry.shares)
         metrics.show_stores(self.stores)
+        metrics.show_memory(self._memory)
+        self.lazy_models = LazyModels(settings, registry, self._wake, self._put_to_sleep, clock=clock)
         self._clock = clock
         self._in_thread = in_thread
         self._sources = Sources(settings)
@@ -162,8 +171,8 @@ class ModelManager:
 
     @property
     def are_healthy(self) -> bool:
-        """Whether there is a model and every batcher is alive."""
-        return bool(self._registry.targets()) and not self._dead
+        """Whether there is a model, be it one that would be loaded, and every batcher is alive."""
+        return self._are_some_available and not self._dead
 
     @property
     def _dead(self) -> list[Target]:
@@ -176,11 +185,21 @@ class ModelManager:
         """Why the models are not healthy, for people; empty if they are."""
         if dead := self._dead:
             return f"the batcher of model {dead[0].model.name!r}, signature {dead[0].spec.name!r}, is broken"
-        return "" if self._registry.targets() else "no model is served"
+        return "" if self._are_some_available else "no model is served"
 
-    def know(self, name: str, source: Source, policy: Policy) -> None:
-        """Adds a model, in place of those of the settings. `load_all` loads it."""
+    @property
+    def _are_some_available(self) -> bool:
+        return bool(self._registry.loadable or self._registry.targets())
+
+    def _memory(self) -> tuple[int, int, Mapping[tuple[str, str], int]]:
+        """What metrics tell: models in memory, requests that wait for one, and unloads by model and reason."""
+        loaded = sum(bool(self._registry.versions(name)) for name in self._registry.models())
+        return loaded, self.lazy_models.waiting, self.lazy_models.unloads
+
+    def know(self, name: str, source: Source, policy: Policy, *, is_lazy: bool = False) -> None:
+        """Adds a model, in place of those of the settings. `load_all` loads it, unless it is lazy."""
         model = self._models[name] = Model(name, source, policy, self._settings)
+        model.is_lazy = model.is_asleep = is_lazy
         self._registry.know(name)
         if (entry := self._entry(model)) is not None:
             self._registry.direct(name, rule_of(entry))
@@ -240,14 +259,14 @@ class ModelManager:
         while True:
             left = await asyncio.gather(*map(self._follow, ordered))
             is_left = any(
-                todo.unsettled and not self._registry.versions(model.name)
+                todo.unsettled and not self._registry.is_available(model.name)
                 for model, todo in zip(ordered, left, strict=True)
             )
             is_awaited = any(model.is_awaited and not self._registry.versions(model.name) for model in ordered)
-            if not is_left or (self._registry.targets() and self._settings.reload_models and not is_awaited):
+            if not is_left or (self._are_some_available and self._settings.reload_models and not is_awaited):
                 break
             await asyncio.sleep(self._settings.reload_interval_ms / 1000)
-        if not self._registry.targets():
+        if not self._are_some_available:
             # The operator reads this, who may know the folders.
             folders = {name: f" ({path})" for name, path in self.folders().items()}
             stories = [f"{name}{folders.get(name, '')}: {self._registry.story(name)}" for name in self._models]
@@ -310,7 +329,7 @@ class ModelManager:
                 if model.name in moved or not model.is_wanted:
                     await self._bring(model)
             here = [model.name for model in models if self._models.get(model.name) is model]  # no later list dropped it
-            unserved = [name for name in here if not self._registry.versions(name)]
+            unserved = [name for name in here if not self._registry.is_available(name)]
             if unserved:
                 raise LoadFailed("; ".join(f"{name}: {self._registry.story(name)}" for name in unserved))
 
@@ -385,11 +404,11 @@ class ModelManager:
         Raises:
             UnknownModel: the server was not started with such a model.
             LoadFailed: a version could not be loaded; the versions that are served stay.
+            NotLoaded: it is lazy, and the models that are loaded have requests.
         """
 
         async def load_now() -> None:
-            async with model.change:
-                self._check_known(model)
+            async with self._waking(model):
                 todo = await self._refresh(model)
                 is_whole = not self._failures(model) and not todo.unsettled and bool(self._registry.versions(name))
             if not is_whole:
@@ -411,8 +430,14 @@ class ModelManager:
         async def unload_now() -> None:
             async with model.change:
                 self._check_known(model)
-                model.is_wanted = False
-                versions = [each.version for each in self._registry.records(name) if each.servable or each.failure]
+                model.is_wanted, model.is_asleep = False, model.is_lazy
+                self._registry.allow_loading(name, is_allowed=False)
+                self.lazy_models.unloads[name, REQUEST] += bool(self._registry.versions(name))
+                versions = [
+                    each.version
+                    for each in self._registry.records(name)
+                    if each.servable or each.failure or each.message == NOT_LOADED
+                ]
                 await asyncio.gather(*(self._retire(model, each) for each in list(self._registry.versions(name))))
                 for version in versions:
                     record = self._registry.record(name, version)
@@ -489,6 +514,7 @@ class ModelManager:
             How many were not answered in time.
         """
         self._is_stopping = True
+        self.lazy_models.close()
         self._sources.stop()
         drained = await asyncio.gather(
             *(servable.drain(timeout_s) for servable in self._servables()), return_exceptions=True
@@ -558,6 +584,8 @@ class ModelManager:
         """
         before, model.entry = model.entry, entry
         model.policy, model.settings = policy_of(entry, self._settings), settings_of(entry, self._settings)
+        model.is_lazy = is_lazy(entry, self._settings)
+        model.is_asleep = model.is_asleep and model.is_lazy
         if isinstance(model.source, StoreSource):
             model.source.policy = model.policy
         if _origin(before) == _origin(entry):
@@ -585,6 +613,7 @@ class ModelManager:
             await asyncio.gather(*(self._retire(model, each) for each in list(self._registry.versions(model.name))))
             self._models.pop(model.name)
             self._registry.forget_model(model.name)
+            self.lazy_models.forget(model.name)
         _log.info("model is dropped", extra={"fields": {"model": model.name}})
 
     async def _bring(self, model: Model) -> None:
@@ -610,7 +639,7 @@ class ModelManager:
             now = found.get(record.version)
             is_whole = now is not None and (now.is_settled or record.stamp is CHANGED)
             if now is not None and is_whole and record.servable is not None and record.stamp != now.stamp:
-                async with self._turns.take(now.size):
+                async with self._turns.take(now.size), self._room(model):
                     await self._load(model, record.version, now)
         return await self._update(model)
 
@@ -650,10 +679,21 @@ class ModelManager:
         return todo
 
     async def _update(self, model: Model) -> Plan:
-        """Loads and unloads until the served versions are those that the policy selects. Returns what is left."""
-        todo = Plan([], [], [])
+        """Loads and unloads until the served versions are those that the policy selects. Returns what is left.
+
+        Of a lazy model that sleeps it notes only what a request would load.
+        """
         if not model.is_wanted or self._is_stopping or self._models.get(model.name) is not model:
-            return todo
+            return Plan([], [], [])
+        if model.is_asleep:
+            return self._note_loadable(model, await self._scan(model))
+        todo = await self._load_wanted(model)
+        self._mark_loadable(model, is_loadable=bool(self._registry.versions(model.name)))
+        return todo
+
+    async def _load_wanted(self, model: Model) -> Plan:
+        """Loads what the policy selects, then unloads the rest. Returns what is left."""
+        todo = Plan([], [], [])
         while found := await self._scan(model):
             served = self._registry.versions(model.name)
             todo = plan(found, served, self._failures(model), model.policy, self._clock())
@@ -667,9 +707,89 @@ class ModelManager:
                     self._note_unsettled(self._record(model, version), found[version])
                 break
             version = todo.loads[0]
-            async with self._turns.take(found[version].size):
+            async with self._turns.take(found[version].size), self._room(model):
                 await self._load(model, version, found[version])
         return todo
+
+    def _note_loadable(self, model: Model, found: Mapping[int, Found]) -> Plan:
+        """Notes which versions of a lazy model a request would load. Returns what is left: none of these."""
+        name = model.name
+        todo = plan(found, (), self._failures(model), model.policy, self._clock())
+        kept = {*todo.loads, *todo.unsettled, *(self._failures(model).keys() & found.keys())}
+        for record in self._registry.records(name):
+            if not found:
+                record.note(END, model.trouble)
+            elif record.version not in kept:
+                self._registry.forget(name, record.version)
+        for version in todo.loads:
+            record = self._registry.record(name, version)
+            record.stamp = None
+            if record.failure is None:
+                record.note(AVAILABLE, NOT_LOADED)
+        for version in todo.unsettled:
+            self._note_unsettled(self._record(model, version), found[version])
+        self._mark_loadable(model, is_loadable=bool(todo.loads))
+        model.is_awaited = False
+        return todo._replace(loads=[])
+
+    def _mark_loadable(self, model: Model, *, is_loadable: bool) -> None:
+        """Notes whether a request for a model finds it or loads it, where it is lazy."""
+        was_loadable = model.name in self._registry.loadable
+        self._registry.allow_loading(model.name, is_allowed=is_loadable and model.is_lazy)
+        if not was_loadable and model.name in self._registry.loadable:
+            self.on_served()
+
+    async def _wake(self, name: str) -> None:
+        """Loads what the policy selects of a lazy model. What fails is told by the registry."""
+        model = self._find(name)
+        async with self._waking(model):
+            await self._update(model)
+
+    @asynccontextmanager
+    async def _waking(self, model: Model) -> AsyncIterator[None]:
+        """Context manager in which a model is changed, and loaded if it is lazy. If that loads nothing, it sleeps again.
+
+        Raises:
+            UnknownModel: it was dropped, or replaced by another, while the caller waited.
+        """
+        async with model.change:
+            self._check_known(model)
+            model.is_asleep = False
+            try:
+                yield
+            finally:
+                model.is_asleep = model.is_lazy and not self._registry.versions(model.name)
+
+    def _room(self, model: Model) -> AbstractAsyncContextManager[None]:
+        """Context manager in which a version of a model may be loaded: see `LazyModels.room`."""
+        return self.lazy_models.room(model.name) if model.is_lazy else nullcontext()
+
+    async def _put_to_sleep(self, name: str, reason: str) -> bool:
+        """Frees a lazy model that has no requests; the next one loads it again. Returns False if it is busy or being changed."""
+        model = self._find(name)
+        if model.change.locked():
+            return False
+        async with model.change:
+            served = self._registry.versions(name)
+            targets = [target for named in served.values() for target in named.values()]
+            if not all(target.batcher.is_idle for target in targets):
+                return False
+            idle_s = round(self._clock() - self._registry.last_used_s(name), 1)
+            model.is_asleep = True
+            self.lazy_models.unloads[name, reason] += 1
+            await asyncio.gather(*[self._free(*self._hide(name, version)) for version in list(served)])
+        fields = {"model": name, "reason": reason, "idle_s": idle_s}
+        _log.info("model is unloaded; the next request loads it", extra={"fields": fields})
+        return True
+
+    def _hide(self, name: str, version: int) -> tuple[Servable, VersionRecord]:
+        """Hides a version that a request may load again, and returns it; its time series go on."""
+        record = self._registry.record(name, version)
+        servable, record.servable = record.servable, None
+        assert servable is not None  # noqa: S101 - it is served
+        self._registry.remove(name, version)
+        record.note(AVAILABLE, NOT_LOADED)
+        return servable, record
 
     def _note_unsettled(self, record: VersionRecord, found: Found) -> None:
         """Notes that a version is still being copied; logs what it waits for, each time that changes."""
@@ -722,6 +842,8 @@ class ModelManager:
         record.stamp, record.failure = found.stamp, None
         self._registry.add(model.name, version, servable.targets)
         record.note(AVAILABLE)
+        if record.metrics is not None:
+            record.metrics.last_request_s = self._clock()
         self.on_served()
         fields = {"load_s": round(load_s, 2), "warmup_s": round(self._clock() - started_s - load_s, 2)}
         _log.info("model is served", extra={"fields": describe_loaded(loaded) | fields})

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from darkroom.models.errors import UnknownLabel, UnknownModel, UnknownSignature, UnknownVersion
 from darkroom.models.versions.policy import START
 from darkroom.service.config.traffic import Split
-from darkroom.service.errors import NotReady
+from darkroom.service.errors import NotLoaded, NotReady
 from darkroom.service.serving.shadow import Shadow, take_the_same
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ DEFAULT_MODEL = "default"  # the model of a request that names none (STS)
 DEFAULT_SIGNATURE = "serving_default"
 NO_VERSION = 0  # stands for a model of which no version was found
 MAX_REASON_CHARS = 1024  # guess: room for the reasons of a few versions
+NOT_LOADED = "it is not loaded yet; the first request loads it"
 
 
 class VersionState(NamedTuple):
@@ -35,6 +36,11 @@ class VersionState(NamedTuple):
     version: int
     state: str
     message: str
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether the message tells of a failure."""
+        return bool(self.message) and self.message != NOT_LOADED
 
 
 @dataclass(slots=True, eq=False)
@@ -126,6 +132,7 @@ class Registry:
     The records are the only store. What requests read is derived from them at each change.
 
     Attributes:
+        loadable: the lazy models that a request finds or loads; `allow_loading` changes it.
         sole: the only target, if there is exactly one; a request can mean no other.
         usual: the target of a request that names no model, version and signature; None: it is not served now, or a rule
             chooses it.
@@ -139,6 +146,7 @@ class Registry:
         self._served: dict[str, dict[int, dict[str, Target]]] = {}  # derived: versions in rising order
         self._routes: dict[str, Routes] = {}  # derived: of the models that have a rule and are served
         self._batchers: tuple[Batcher, ...] = ()  # derived: of all targets, if a model has a rule
+        self.loadable: frozenset[str] = frozenset()
         self.sole: Target | None = None
         self.usual: Target | None = None
 
@@ -164,6 +172,7 @@ class Registry:
         """Deletes a model of which no version is served, with all that is known of it."""
         for known in (self._records, self._labels, self._before, self._rules):
             known.pop(model, None)
+        self.loadable -= {model}
         self._derive()
 
     def add(self, model: str, version: int, targets: dict[str, Target]) -> None:
@@ -237,8 +246,10 @@ class Registry:
         return routes is not None and routes.is_on_trial(target.model.version)
 
     def labels(self, model: str) -> dict[str, int]:
-        """The labels of a model whose version is served."""
+        """The labels of a model whose version is served; all of a lazy model that is not loaded."""
         served, before = self._served.get(model, {}), self._before.get(model, {})
+        if self.is_unloaded(model):
+            return dict(self._labels.get(model, {}))
         found = {}
         for label, version in self._labels.get(model, {}).items():
             if version in served:
@@ -260,6 +271,24 @@ class Registry:
             return labels[label]
         except KeyError:
             raise UnknownLabel(model, label, tuple(labels)) from None
+
+    def allow_loading(self, model: str, *, is_allowed: bool) -> None:
+        """Sets whether a request for a model that is not served may load it."""
+        if is_allowed != (model in self.loadable):
+            self.loadable ^= {model}
+            self._derive()
+
+    def is_unloaded(self, model: str) -> bool:
+        """Whether a model is lazy and not in memory, and a request would load it."""
+        return model in self.loadable and not self._served[model]
+
+    def last_used_s(self, model: str) -> float:
+        """When the last request for a model ended, or when it was loaded, on the monotonic clock; 0: neither has happened."""
+        return max((each.metrics.last_request_s for each in self.records(model) if each.metrics), default=0.0)
+
+    def is_available(self, model: str) -> bool:
+        """Whether a request for a model is answered: it is served, or would be loaded."""
+        return bool(self._served.get(model)) or model in self.loadable
 
     def __contains__(self, model: str) -> bool:
         """Whether there is a model of that name, served or not."""
@@ -290,9 +319,14 @@ class Registry:
 
         Raises:
             UnknownModel, UnknownVersion: there is none; lists those that exist.
+            NotLoaded: it is to be loaded first.
             NotReady: no version of the model is served now; says why.
         """
         versions = self.versions(model)
+        if not versions and model in self.loadable:
+            if version not in {None, *self._records[model]}:
+                raise UnknownVersion(model, str(version), tuple(sorted(self._records[model])))
+            raise NotLoaded(f"model {model!r} is not served: {NOT_LOADED}", model=model)
         if not versions:
             raise NotReady(f"model {model!r} is not served: {self.story(model)}"[:MAX_REASON_CHARS])
         if version is None and (routes := self._routes.get(model)) is not None:
@@ -335,7 +369,8 @@ class Registry:
         }
         targets = self.targets()
         self._batchers = tuple({target.batcher for target in targets} if self._rules else ())
-        self.sole = targets[0] if len(targets) == 1 else None
+        is_sole = len(targets) == 1 and all(self._served[model] for model in self.loadable)
+        self.sole = targets[0] if is_sole else None
         before, self._routes = self._routes, {}
         for model, rule in self._rules.items():
             if served := self._served.get(model):

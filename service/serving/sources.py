@@ -17,6 +17,7 @@ from darkroom.models.versions.policy import Policy
 from darkroom.models.versions.stores.mirror import Mirror, MirrorCache
 from darkroom.models.versions.stores.source import StoreSource
 from darkroom.service.config.machine import cores_each
+from darkroom.service.config.model_config import ModelEntry
 from darkroom.service.config.repository import RepositoryEntry
 
 if TYPE_CHECKING:
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 
     from darkroom.models.engine import LoadedModel
     from darkroom.models.versions.folder import Found, Source
-    from darkroom.service.config.model_config import ModelEntry
     from darkroom.service.config.settings import Settings
     from darkroom.service.serving.repository import Repository, Wanted
 
@@ -132,6 +132,12 @@ def policy_of(entry: Wanted, settings: Settings) -> Policy:
     """The version policy of a model: its own, else the server's."""
     own = None if isinstance(entry, str) else entry.model_version_policy
     return Policy.parse(own or settings.model_version_policy)
+
+
+def is_lazy(entry: Wanted | None, settings: Settings) -> bool:
+    """Whether a model is loaded when a request needs it: as it says itself, else as the server does. None: it was given."""
+    own = entry.load if isinstance(entry, ModelEntry) else None
+    return entry is not None and (own or settings.load) == "lazy"
 
 
 def settings_of(entry: Wanted, settings: Settings) -> Settings:

@@ -105,6 +105,7 @@ class ModelMetrics(Observer):
         self.late_requests = 0  # succeeded after the SLO
         self.ok_s = 0.0  # of the requests that succeeded, from their arrival to their answer
         self.last_call_s = 0.0  # when the last engine call succeeded, since the epoch
+        self.last_request_s = 0.0  # when the last request ended, on the monotonic clock
         self.batch_sizes: dict[int, list[float]] = {}  # images → calls, and their seconds to join, run and split
         self.duration = Histogram(latency)
         self.queue_wait = Histogram(latency)
@@ -206,6 +207,7 @@ class Metrics(Collector):
         self._versions: Callable[[], Iterable[tuple[ModelMetrics, str]]] = tuple
         self._shares: Callable[[], Iterable[tuple[str, str, float]]] = tuple
         self._stores: Callable[[], Mapping[str, tuple[bool, int]]] = dict
+        self._memory: Callable[[], tuple[int, int, Mapping[tuple[str, str], int]]] = lambda: (0, 0, {})
         self.http_requests: Counter[tuple[str, str, int]] = Counter()
         self.routes: dict[str, RouteMetrics] = {}
         self.http_in_flight = 0
@@ -231,6 +233,10 @@ class Metrics(Collector):
     def show_stores(self, stores: Callable[[], Mapping[str, tuple[bool, int]]]) -> None:
         """Shows what `stores` returns at every scrape: by model, whether its store can't be read, and the bytes fetched."""
         self._stores = stores
+
+    def show_memory(self, memory: Callable[[], tuple[int, int, Mapping[tuple[str, str], int]]]) -> None:
+        """Shows what `memory` returns at every scrape: loaded models, waiting requests, and unloads by model and reason."""
+        self._memory = memory
 
     def http_ended(
         self, route: str, method: str, code: int, *, duration_s: float, request_bytes: int, response_bytes: int
@@ -269,6 +275,16 @@ class Metrics(Collector):
         yield from self._collect_gauges(versions)
         yield from self._collect_stores()
         yield from _collect_cgroup()
+        yield from self._collect_memory()
+
+    def _collect_memory(self) -> Iterator[Metric]:
+        """Which models are in memory, and which were unloaded."""
+        loaded, waiting, unloads = self._memory()
+        yield _gauge("darkroom_models_loaded", "Models in memory.", [((), loaded)])
+        text = "Requests that wait until a lazy model is loaded."
+        yield _gauge("darkroom_load_waiting_requests", text, [((), waiting)])
+        text = "Models unloaded: limit (--max_loaded_models), idle (--unload_idle_ms), request (an operator's)."
+        yield _counter("darkroom_model_unloads", text, unloads.items(), ("model", "reason"))
 
     def _collect_stores(self) -> Iterator[Metric]:
         """Of the models that are kept in a store."""

@@ -32,6 +32,8 @@ GAUGES: dict[str, Callable[[float, float], float]] = {
     "darkroom_engine_failing": add,
     "darkroom_slo_seconds": max,
     "darkroom_store_failing": max,
+    "darkroom_models_loaded": add,
+    "darkroom_load_waiting_requests": add,
     "darkroom_model_state": max,
     "darkroom_rewrite_applied": max,
     "darkroom_model_info": max,

@@ -193,6 +193,23 @@ def test_pages_that_need_a_model_say_that_there_is_none_and_go_on_when_there_is(
         expect(home.locator(".versions")).to_have_text("available version 1")
 
 
+def test_a_lazy_model_is_not_loaded_yet_and_the_pages_load_it(visit: Callable[..., Page], tmp_path: Path) -> None:
+    config = tmp_path / "models.json"
+    listed = [{"name": name, "base_path": "fake"} for name in ("one", "two")]
+    config.write_text(json.dumps({"model_config_list": listed}))
+    with running(model_config_file=config, load="lazy", max_loaded_models=1) as server:
+        home = visit(server.url)
+        unloaded = "not loaded yet version 1: the first request loads it"
+        expect(home.locator(".versions")).to_have_text([unloaded, unloaded])
+        assert metric(server.url, "darkroom_models_loaded") == 0
+        home.get_by_role("link", name="Load it and try").last.click()
+        expect(home.locator("#model")).to_have_value("two")
+        home.locator("#model").select_option("one")
+        home.wait_for_url("**/image_inference?model=one")
+        expect(home.locator("#model")).to_have_value("one")
+        assert metric(server.url, "darkroom_model_unloads_total", model="two", reason="limit") == 1
+
+
 def test_the_first_page_says_which_versions_answer_and_how_one_beside_them_compares(
     visit: Callable[..., Page], find_barriers: Callable[..., list[str]]
 ) -> None:

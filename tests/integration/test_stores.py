@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.slow
 QUICK = ("--reload_interval_ms=100", "--store_poll_ms=100")
+LIMIT_BYTES = 4_000_000
+LIMITED = f"--store_cache_bytes={LIMIT_BYTES}"
 BUCKET = {"name": "default", "base_path": "s3://bucket/models/default"}
 WEIGHTS = "variables/variables.data-00000-of-00001"
 
@@ -50,22 +52,23 @@ class Site:
     process: Process
     clients: Load
     config: Path
+    cache: Path
 
 
 @pytest.fixture(scope="module")
 def site(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    config = tmp_path_factory.mktemp("config") / "models.json"
+    config, cache = tmp_path_factory.mktemp("config") / "models.json", tmp_path_factory.mktemp("cache")
     with storing() as store:
         store.put_folder(built / "1", "models/default/1")
         store.put("model.tar.gz", _archive(built / "1"), age_s=9000)
         listed = [{"name": "packed", "base_path": f"{store.url}/bucket/model.tar.gz"}, BUCKET]
         config.write_text(json.dumps({"model_config_list": listed}))
         flags = (f"--model_config_file={config}", "--model_config_poll_ms=100", "--log_format=json", *QUICK)
-        process = Process(*flags, environment=store.environment)
+        process = Process(*flags, LIMITED, f"--cache_dir={cache}", environment=store.environment)
         try:
             url = process.wait_ready()
             with load(url, pause_s=0.05) as clients:  # fails if a request does
-                yield Site(store, url, process, clients, config)
+                yield Site(store, url, process, clients, config, cache)
         finally:
             assert process.stop() == 0
         said = [json.loads(line) for line in process.lines if line.startswith("{")]
@@ -113,6 +116,26 @@ def test_whatever_happens_to_a_bucket_costs_no_request(built: Path, site: Site) 
     store.put("models/default/4/a\\b", b"x")
     until(url, partial(_says, "4", "END", "no file can have the name of the object 'a\\\\b'"))
     _until_answers_come_from(site.clients, 2.0, url)
+
+
+def test_a_version_over_the_limit_of_bytes_is_refused_with_both_sizes_and_never_fetched(
+    built: Path, site: Site
+) -> None:
+    store, url = site.store, site.url
+    large = bytes(LIMIT_BYTES + 1)
+    store.put_folder(built / "1", "models/default/5")
+    store.put("models/default/5/assets/large.bin", large)
+    until(url, partial(_says, "5", "END", f"bytes, more than {LIMITED} allows"))
+    size = sum(len(each.data) for key, each in store.objects.items() if key.startswith("models/default/5/"))
+    until(url, partial(_says, "5", "END", f"it has {size} bytes, "))
+    listings = store.requests.count("")
+    wait_for(lambda: store.requests.count("") > listings + 6)  # three more looks: none fetches
+    _until_answers_come_from(site.clients, 2.0, url)
+    assert store.fetched("models/default/5/") == []
+    assert list(site.cache.glob("stores/*/.part-5-*")) == []
+    store.drop("models/default/5/assets/large.bin")
+    until(url, lambda states: states.get("5") == ("AVAILABLE", ""))
+    _until_answers_come_from(site.clients, 1.0, url)
 
 
 def test_archives_are_swapped_and_models_come_and_go_with_the_config_file(built: Path, site: Site) -> None:

@@ -83,18 +83,21 @@ class MirrorCache:
         More than `needed_bytes` are wished for where the size is not known.
 
         Raises:
-            NoRoom: there is none.
+            NoRoom: there is none; nothing was deleted.
         """
         there = [each for mirror in self.folder.iterdir() if mirror.is_dir() for each in mirrored_in(mirror)]
         room = self.max_bytes - sum(each.size for each in there)
-        for each in sorted(there, key=attrgetter("until_s")):
-            if room < max(needed_bytes, wished_bytes) and each.until_s < self.clock():
+        spare = sorted((each for each in there if each.until_s < self.clock()), key=attrgetter("until_s"))
+        most = room + sum(each.size for each in spare)
+        if most < needed_bytes:
+            limit = f"--store_cache_bytes={self.max_bytes}"
+            why = f"and {limit} leaves {max(0, most)}: versions that are served or wanted have the rest"
+            why = why if needed_bytes <= self.max_bytes else f"more than {limit} allows"
+            raise NoRoom(f"it has {needed_bytes} bytes, {why}", needed_bytes=needed_bytes)
+        for each in spare:
+            if room < max(needed_bytes, wished_bytes):
                 remove(each.folder)
                 room += each.size
-        if room < needed_bytes:
-            left = f"--store_cache_bytes={self.max_bytes} leaves {max(0, room)}"
-            text = f"it has {needed_bytes} bytes, and {left}: versions that are served or wanted have the rest"
-            raise NoRoom(text, needed_bytes=needed_bytes)
         return room
 
 

@@ -38,6 +38,8 @@ class HealthService:
     def status(self, name: str) -> int:
         """The status of a model or a service; of the whole server without a name."""
         if name in self._registry:
+            if self._registry.is_unloaded(name):  # a request loads it
+                return SERVING if self._lifecycle.is_serving else NOT_SERVING
             versions = self._registry.versions(name)
             every = [target for named in versions.values() for target in named.values()]
             targets = [target for target in every if not self._registry.is_on_trial(target)]

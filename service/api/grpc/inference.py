@@ -16,7 +16,7 @@ from darkroom.service.api.open_inference.request import Infer, find
 from darkroom.service.api.open_inference.response import classify
 from darkroom.service.api.open_inference.routes import EXTENSIONS, describe_model, describe_state
 from darkroom.service.config.tokens import Scope
-from darkroom.service.errors import CodecError, NotReady, Unimplemented
+from darkroom.service.errors import CodecError, NotLoaded, NotReady, Unimplemented
 from darkroom.service.predict import codec
 from darkroom.service.predict.request import Route
 
@@ -100,10 +100,15 @@ class InferenceService:
         return _answer("ServerReadyResponse", ready=self._darkroom.lifecycle.is_ready)
 
     async def model_ready(self, body: bytes, _: Mapping[str, str]) -> bytes:
-        """Whether a version takes requests; a model that is loading is not ready, one that does not exist is NOT_FOUND."""
+        """Whether a version takes requests; a model that is loading is not ready, one that does not exist is NOT_FOUND.
+
+        A lazy model that is not loaded is ready: a request loads it.
+        """
         asked = parse(message("inference.ModelReadyRequest"), body)
         try:
             target = find(self._darkroom.registry, asked.name, asked.version or None)
+        except NotLoaded:
+            return _answer("ModelReadyResponse", ready=self._darkroom.lifecycle.is_serving)
         except NotReady:
             return _answer("ModelReadyResponse", ready=False)
         is_ready = self._darkroom.lifecycle.is_serving and target.batcher.is_healthy
@@ -116,6 +121,7 @@ class InferenceService:
     async def model(self, body: bytes, _: Mapping[str, str]) -> bytes:
         """The metadata of a model."""
         asked = parse(message("inference.ModelMetadataRequest"), body)
+        await self._darkroom.manager.lazy_models.ensure(asked.name)
         return _answer(
             "ModelMetadataResponse", **describe_model(self._darkroom.registry, asked.name, asked.version or None)
         )
@@ -123,6 +129,7 @@ class InferenceService:
     async def config(self, body: bytes, _: Mapping[str, str]) -> bytes:
         """The configuration of a model, as Triton's extension has it."""
         asked = parse(message("inference.ModelConfigRequest"), body)
+        await self._darkroom.manager.lazy_models.ensure(asked.name)
         config = describe_config(self._darkroom, asked.name, asked.version or None)
         answer = message("inference.ModelConfigResponse")()
         answer.config.CopyFrom(config)

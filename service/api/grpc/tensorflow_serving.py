@@ -137,7 +137,9 @@ class PredictionService:
                 raise CodecError(f"Metadata field {quote(field)} is not supported")
         if not asked.metadata_field:
             raise CodecError("GetModelMetadataRequest must specify at least one metadata_field")
-        targets = paths.lookup(self._registry, address_of(asked.model_spec, "metadata"))
+        address = address_of(asked.model_spec, "metadata")
+        await self._darkroom.manager.lazy_models.ensure(address.model)
+        targets = paths.lookup(self._registry, address)
         model = next(iter(targets.values())).model
         described = ParseDict(
             {"signature_def": describe_signatures(model)}, _SignatureDefMap(), ignore_unknown_fields=True
@@ -158,7 +160,7 @@ class PredictionService:
         address = address_of(spec, "status")
         answer = _StatusResponse()
         for state in states_of(self._registry, address.model, paths.version_of(self._registry, address)):
-            status = {"error_code": UNKNOWN if state.message else 0, "error_message": state.message}
+            status = {"error_code": UNKNOWN if state.has_failed else 0, "error_message": state.message}
             answer.model_version_status.add(version=state.version, state=state.state, status=status)
         return bytes(answer.SerializeToString())
 

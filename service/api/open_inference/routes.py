@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
@@ -14,7 +15,7 @@ from darkroom.service.api.open_inference.extensions import as_json, describe_con
 from darkroom.service.api.open_inference.request import Infer, find
 from darkroom.service.api.open_inference.tensors import DATATYPES
 from darkroom.service.config.tokens import Scope
-from darkroom.service.errors import NotReady
+from darkroom.service.errors import NotLoaded, NotReady
 from darkroom.service.http.middleware import json_response, predict_response
 from darkroom.service.predict import codec
 from darkroom.service.predict.request import Route
@@ -107,26 +108,26 @@ def _install_health(app: App, darkroom: Darkroom) -> None:
 
 
 def _install_models(app: App, darkroom: Darkroom) -> None:
-    registry, middleware = darkroom.registry, darkroom.middleware
+    registry, middleware, lazy_models = darkroom.registry, darkroom.middleware, darkroom.manager.lazy_models
 
     async def server(_: Request) -> HTTPResponse:
         """The name, the version and the extensions of this server."""
         return json_response({"name": "darkroom", "version": darkroom.version, "extensions": EXTENSIONS})
 
     async def model(_: Request, name: str, version: str | None = None) -> HTTPResponse:
-        """The metadata of a model."""
+        """The metadata of a model; a lazy one is loaded for it."""
+        await lazy_models.ensure(unquote(name))
         return json_response(describe_model(registry, unquote(name), version and unquote(version)))
 
     async def model_ready(_: Request, name: str, version: str | None = None) -> HTTPResponse:
-        """Whether a version would take a request; the latest if none is named."""
+        """Whether a version would take a request; the latest if none is named. A lazy model is not loaded for it."""
         darkroom.lifecycle.check_ready()
-        target = find(registry, unquote(name), version and unquote(version))
-        if not target.batcher.is_healthy:
-            raise NotReady(f"model {target.model.name!r} is not ready")
-        return json_response({"name": target.model.name, "ready": True})
+        _check_model_ready(registry, unquote(name), version and unquote(version))
+        return json_response({"name": unquote(name), "ready": True})
 
     async def config(_: Request, name: str, version: str | None = None) -> HTTPResponse:
-        """The configuration of a model, as Triton's extension has it."""
+        """The configuration of a model, as Triton's extension has it; a lazy one is loaded for it."""
+        await lazy_models.ensure(unquote(name))
         return json_response(as_json(describe_config(darkroom, unquote(name), version and unquote(version))))
 
     async def stats(_: Request, name: str | None = None, version: str | None = None) -> HTTPResponse:
@@ -141,6 +142,13 @@ def _install_models(app: App, darkroom: Darkroom) -> None:
         middleware.route(app, "GET", f"{path}/stats", stats)
         middleware.route(app, "GET", path, model)
         middleware.route(app, "GET", f"{path}/ready", model_ready)
+
+
+def _check_model_ready(registry: Registry, name: str, version: str | None) -> None:
+    """Returns if a version would take a request, be it that the request loads it; raises NotReady of any other."""
+    with suppress(NotLoaded):
+        if not find(registry, name, version).batcher.is_healthy:
+            raise NotReady(f"model {name!r} is not ready")
 
 
 def _install_infer(app: App, darkroom: Darkroom) -> None:

@@ -55,6 +55,8 @@ def add_status_routes(app: App, darkroom: Darkroom) -> None:
             request.ctx.template = paths.MALFORMED
             raise paths.malformed(request.method, request.path)
         request.ctx.template = address.template
+        if address.act in {"metadata", "labels"}:  # a status loads nothing
+            await darkroom.manager.lazy_models.ensure(address.model)
         return answers[address.act](address)
 
     darkroom.middleware.route(app, "GET", paths.ANY, read)
@@ -138,7 +140,8 @@ def _tensor_infos(tensors: Iterable[TensorSpec]) -> dict[str, Any]:
 def describe_model(registry: Registry, name: str, folders: Mapping[str, str]) -> dict[str, Any]:
     """STS's description of a model, and what STS did not have: state, formats, batching and passes of each signature.
 
-    `name` and `ready` are KServe's, which asks by its V1 protocol whether a model is ready.
+    `name` and `ready` are KServe's, which asks by its V1 protocol whether a model is ready. A lazy model that is not loaded
+    is: a request loads it.
 
     `folders` has the path of each model if the client may know it; otherwise the model's name takes its place.
 
@@ -152,7 +155,7 @@ def describe_model(registry: Registry, name: str, folders: Mapping[str, str]) ->
     first = targets.get(DEFAULT_SIGNATURE) or next(iter(targets.values()), None)
     return {
         "name": name,
-        "ready": any(target.batcher.is_healthy for target in targets.values()),
+        "ready": registry.is_unloaded(name) or any(target.batcher.is_healthy for target in targets.values()),
         "model_name": name,
         "model_base_path": folders.get(name, name),
         "model_version_list": [str(version) for version in versions],
@@ -173,7 +176,7 @@ def describe_model(registry: Registry, name: str, folders: Mapping[str, str]) ->
 
 def _describe_state(state: VersionState) -> dict[str, Any]:
     """One version in TensorFlow Serving's words."""
-    status = {"error_code": "UNKNOWN" if state.message else "OK", "error_message": state.message}
+    status = {"error_code": "UNKNOWN" if state.has_failed else "OK", "error_message": state.message}
     return {"version": str(state.version), "state": state.state, "status": status}
 
 

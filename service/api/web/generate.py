@@ -35,10 +35,12 @@ def add_client_routes(app: App, darkroom: Darkroom) -> None:
 
     async def gen_json(request: Request, name: str) -> HTTPResponse:
         """A body of `POST /` that the model answers."""
+        await darkroom.manager.lazy_models.ensure(unquote(name))
         return json_response(example_json(_find(registry, unquote(name), request)), headers=_NOT_KEPT)
 
     async def gen_client(request: Request, name: str) -> HTTPResponse:
         """A program in `language`, by default bash; `json` is the body alone."""
+        await darkroom.manager.lazy_models.ensure(unquote(name))
         target = _find(registry, unquote(name), request)
         language = request.args.get("language", DEFAULT_LANGUAGE)
         if language == "json":

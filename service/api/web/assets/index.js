@@ -1,6 +1,6 @@
 // The first page: the server, every model with the state of its versions, what it takes and gives, and where to go next.
 import { byId, code, make, milliseconds, number, percent, plural, say } from "/web/page.js";
-import { fetchModels, isServed, shapeText, signaturesOf, takesPicture, takesPictures, typeOf } from "/web/models.js";
+import { fetchModels, isServed, isUnloaded, shapeText, signaturesOf, takesPicture, takesPictures, typeOf } from "/web/models.js";
 import { addUp, quantile, total, within, wordOf } from "/web/seconds.js";
 
 const REFRESH_MS = 5000; // while the page is seen
@@ -51,9 +51,13 @@ function drawSignature(name, signature, labels) {
 
 // TensorFlow Serving has one state, END, for a version that failed and for one that was unloaded; the reason stands beside it.
 const wordOfState = (state) => (state === "END" ? "not served" : state.toLowerCase());
+// A version of a lazy model that is not in memory: nothing is wrong with it.
+const isAsleep = ({ state, status }) => state === "AVAILABLE" && status.error_code === "OK" && status.error_message !== "";
 
 function drawVersions(states) {
-  const items = states.map(({ version, state, status }) => {
+  const items = states.map((each) => {
+    const { version, state, status } = each;
+    if (isAsleep(each)) return make("li", {}, make("span", { className: "state" }, "not loaded yet"), ` version ${version}`, make("span", { className: "soft" }, ": the first request loads it"));
     const name = version === "0" ? "no version" : `version ${version}`;
     const why = status.error_message ? make("span", { className: "soft" }, `: ${status.error_message}`) : "";
     return make("li", {}, make("span", { className: `state ${state === "AVAILABLE" ? "good" : status.error_message ? "wrong" : ""}` }, wordOfState(state)), ` ${name}`, why);
@@ -92,7 +96,8 @@ function comparedTexts(seconds, keptS, name) {
 function linksOf(model) {
   const query = new URLSearchParams({ model: model.model_name });
   const link = (page, text, className = "button") => make("a", { href: `/${page}?${query}`, className }, text);
-  const links = [link("image_inference", takesPictures(model) ? "Try a picture" : "Fill in a form", "button main"), link("json_inference", "Send JSON"), link("generate_clients", "Get a client"), link("live", "Watch it live")];
+  const what = isUnloaded(model) ? "Load it and try" : takesPictures(model) ? "Try a picture" : "Fill in a form";
+  const links = [link("image_inference", what, "button main"), link("json_inference", "Send JSON"), link("generate_clients", "Get a client"), link("live", "Watch it live")];
   const name = encodeURIComponent(model.model_name);
   if (model.label_count) links.push(make("a", { href: `/v1/models/${name}/labels` }, plural(model.label_count, "label")));
   links.push(make("a", { href: `/v1/models/${name}` }, "As JSON"));
@@ -106,7 +111,7 @@ function drawModel(model) {
     const signatures = Object.entries(signaturesOf(model)).map(([name, signature]) => drawSignature(name, signature, model.label_count));
     const refused = Object.entries(model.refused_signatures).map(([name, reason]) => make("p", { className: "note" }, `Signature ${name} is refused: ${reason}`));
     parts.push(make("p", { className: "recent soft small" }), make("div", { className: "compared soft small" }), ...signatures, ...refused, linksOf(model));
-  }
+  } else if (isUnloaded(model)) parts.push(linksOf(model));
   const card = make("article", { className: "card model" }, ...parts);
   card.dataset.model = model.model_name;
   return card;

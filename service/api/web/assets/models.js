@@ -25,6 +25,8 @@ export async function fetchModels() {
 }
 
 export const isServed = (model) => model.model_signature !== null;
+// Whether a model is lazy and not in memory: a request loads it.
+export const isUnloaded = (model) => !isServed(model) && model.ready;
 // Whether a signature takes one picture and nothing else, so that a picture alone is a request.
 export const takesPicture = (signature) => Boolean(signature.image_input) && signature.inputs.length === 1;
 export const takesPictures = (model) => Object.values(model.signatures).some(takesPicture);
@@ -52,18 +54,30 @@ function giveWay(...why) {
   setInterval(() => again().catch(() => {}), RETRY_MS);
 }
 
+// The models of the menu, with the one that the address names in memory; the first one, if none is.
+async function fetchAwake(name) {
+  const listed = await fetchModels();
+  const unloaded = listed.filter(isUnloaded);
+  const wanted = unloaded.find((each) => each.model_name === name) ?? (listed.some(isServed) ? undefined : unloaded[0]);
+  if (!wanted) return listed;
+  byId("status")?.replaceChildren(`Model ${wanted.model_name} is being loaded.`);
+  await fetchJson(`/v1/models/${encodeURIComponent(wanted.model_name)}/metadata`); // only a loaded model can answer that
+  return fetchModels();
+}
+
 // Fills the menus of the page (those of model, version and signature that it has) and calls `chosen` with the target now
 // and at each change: {model, version (empty: the latest), name (of the signature), signature}.
 export async function chooseTarget(chosen) {
   const [model, version, signature] = ["model", "version", "signature"].map(byId);
-  let served = [];
+  const asked = new URLSearchParams(location.search);
+  let listed = [];
   try {
-    served = (await fetchModels()).filter(isServed);
+    listed = await fetchAwake(asked.get("model"));
   } catch (error) {
     return giveWay(`The list of models did not come: ${error.message}`);
   }
+  const served = listed.filter(isServed);
   if (!served.length) return giveWay("No model is served yet. ", make("a", { href: "/" }, "The first page says why."));
-  const asked = new URLSearchParams(location.search);
   const found = () => served.find((each) => each.model_name === model.value);
   const prefer = (menu, value) => { if ([...menu.options].some((option) => option.value === value)) menu.value = value; };
   const tell = () => {
@@ -83,13 +97,17 @@ export async function chooseTarget(chosen) {
     if (version) fill(version, [[found().traffic ? "as the rule says" : `latest (${numbers.at(-1)})`, ""], ...numbers.map((each) => [each, each])]);
     fillSignatures();
   };
-  fill(model, served.map((each) => [each.model_name, each.model_name]));
+  fill(model, [...served, ...listed.filter(isUnloaded)].map((each) => [each.model_name, each.model_name]));
   prefer(model, asked.get("model"));
   fillVersions();
   if (version) prefer(version, asked.get("version"));
   fillSignatures();
   if (signature) prefer(signature, asked.get("signature"));
-  model.addEventListener("change", () => { fillVersions(); tell(); });
+  model.addEventListener("change", () => {
+    if (!found()) return location.assign(`?${new URLSearchParams({ model: model.value })}`); // the page loads it
+    fillVersions();
+    return tell();
+  });
   version?.addEventListener("change", () => { fillSignatures(); tell(); });
   signature?.addEventListener("change", tell);
   tell();
