@@ -33,7 +33,7 @@ SIDE, CHANNELS = 224, 64
 SIZES = (1, 2, 4)  # of the batches that the engine alone is asked for
 
 
-class Found(NamedTuple):
+class SlowStart(NamedTuple):
     """What one start and its traffic told: seconds to ready, and of each part of the load its answers, refusals and batches."""
 
     ready_s: float
@@ -110,7 +110,7 @@ async def drive(
     return answered, refused, [Counter({size: round(seen / size) for size, seen in part.items()}) for part in rows]
 
 
-def measure(darkroom: str, model: Path, folder: Path, options: argparse.Namespace) -> Found:
+def measure(darkroom: str, model: Path, folder: Path, options: argparse.Namespace) -> SlowStart:
     """Starts one server with every default, waits until it is ready, and drives it."""
     port = free_port()
     command = [*darkroom.split(), "serve", "--host=127.0.0.1", f"--port={port}"]
@@ -120,10 +120,10 @@ def measure(darkroom: str, model: Path, folder: Path, options: argparse.Namespac
         ready_s = time.perf_counter() - began_s
         part_s = options.seconds / options.parts
         found = asyncio.run(drive(port, clients=options.clients, parts=options.parts, part_s=part_s))
-    return Found(ready_s, *found)
+    return SlowStart(ready_s, *found)
 
 
-def row(name: str, found: Found, part_s: float) -> list[str]:
+def row(name: str, found: SlowStart, part_s: float) -> list[str]:
     """One line of the table."""
     batches = [
         " ".join(f"{size}x{seen}" for size, seen in sorted(part.items()) if seen) or "-" for part in found.batches
