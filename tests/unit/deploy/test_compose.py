@@ -1,6 +1,8 @@
 """Properties of docker-compose.yml: pinned images, health checks, limits, ports on loopback only."""
 
+import os
 import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -155,3 +157,18 @@ def test_secrets_come_in_files_and_prometheus_differs_only_in_its_token() -> Non
     environments = [service.get("environment", {}) for service in overlay["services"].values()]
     paths = {value for environment in environments for value in environment.values() if value}
     assert paths <= {f"/run/secrets/{name}" for name in used}
+
+
+@pytest.mark.parametrize("overlay", ["", "deploy/docker-compose.gpu.yml", "deploy/docker-compose.secrets.yml"])
+def test_compose_itself_takes_the_files(overlay: str) -> None:
+    compose = ROOT / ".bench/release/bin/docker-compose"
+    if not compose.exists():
+        pytest.skip("docker-compose is not installed (make .bench/release.done)")
+    files = [word for name in ("docker-compose.yml", overlay) if name for word in ("--file", name)]
+    command = [str(compose), *files, "--profile=*", "config", "--format=json"]
+    environment = {"PATH": os.environ["PATH"], "MODELS_DIR": "./mymodels", "SERVER_PORTS": ""}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr
+    server = yaml.safe_load(done.stdout)["services"]["server"]
+    mounted = {mount["target"]: mount for mount in server["volumes"]}["/srv/models"]
+    assert (mounted["source"], mounted["read_only"]) == (str(ROOT / "mymodels"), True)
