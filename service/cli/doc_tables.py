@@ -32,8 +32,8 @@ METRICS_HEAD = """# Metrics
 
 `GET /metrics` (and TensorFlow Serving's path, `/monitoring/prometheus/metrics`) answers in Prometheus' text format, or in
 OpenMetrics if the Accept header asks for it, as Prometheus' own does. Names and labels are an interface: a change is
-announced in the changelog. When a version is unloaded, its series disappear. The metrics of the process (`process_*`,
-`python_gc_*`) come from prometheus_client.
+announced in the changelog. When a version is unloaded, its series disappear; those of a lazy model that may be loaded again
+stay. The metrics of the process (`process_*`, `python_gc_*`) come from prometheus_client.
 
 With several workers, every scrape covers all of them. Counters and histograms are summed, including those of workers that
 have ended. Gauges for queues, in-flight requests, memory and file descriptors are summed; for every other gauge the

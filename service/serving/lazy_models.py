@@ -44,7 +44,7 @@ class LazyModels:
         settings: of the server.
         registry: tells which models are lazy, and which of these are loaded.
         load: loads a model, in a `room`. It may fail: the registry then says why.
-        unload: unloads a model that has no requests, for a reason; returns False if it is being changed or has some.
+        unload: unloads a model that has no requests, for a reason; returns False if it can't now.
         clock: in seconds; the monotonic one.
 
     Attributes:

@@ -765,14 +765,17 @@ class ModelManager:
         return self.lazy_models.room(model.name) if model.is_lazy else nullcontext()
 
     async def _put_to_sleep(self, name: str, reason: str) -> bool:
-        """Frees a lazy model that has no requests; the next one loads it again. Returns False if it is busy or being changed."""
-        model = self._find(name)
-        if model.change.locked():
+        """Frees a lazy model that has no requests; the next one loads it again.
+
+        Returns False if it is busy, being changed, or not loaded any more.
+        """
+        model = self._models.get(name)
+        if model is None or model.change.locked():
             return False
         async with model.change:
             served = self._registry.versions(name)
             targets = [target for named in served.values() for target in named.values()]
-            if not all(target.batcher.is_idle for target in targets):
+            if not served or not all(target.batcher.is_idle for target in targets):
                 return False
             idle_s = round(self._clock() - self._registry.last_used_s(name), 1)
             model.is_asleep = True

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from google.protobuf import text_format
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from darkroom.service.config.model_config import BadSettingsError, ModelEntry, entries_of, read_model_config
@@ -135,6 +135,7 @@ POLICIES = st.one_of(
 )
 
 
+@settings(deadline=None)  # on a busy machine a call may take any time
 @given(
     st.lists(st.tuples(NAMES, POLICIES, st.dictionaries(NAMES, VERSIONS, max_size=3)), unique_by=lambda each: each[0])
 )

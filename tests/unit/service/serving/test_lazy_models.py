@@ -267,6 +267,15 @@ def test_what_the_operator_unloads_stays_unloaded() -> None:
     check(test)
 
 
+def test_models_that_went_meanwhile_are_not_unloaded() -> None:
+    async def test(fleet: Fleet) -> None:
+        assert not await fleet.manager._put_to_sleep("a", "idle")
+        assert not await fleet.manager._put_to_sleep("unknown", "idle")
+        assert fleet.unloads() == {}
+
+    check(test)
+
+
 def test_those_that_wait_are_refused_when_the_server_drains() -> None:
     async def test(fleet: Fleet) -> None:
         fleet.ask("a")
