@@ -58,8 +58,9 @@ class Receiving:
 class Sending:
     """The bytes of answers that wait for clients to read them, and their limit, all connections together.
 
-    Only answers that the system does not take at once are counted: what waits on a connection above 64 KB. Above the
-    limit, the connection that has waited longest is closed. One answer alone may be larger than the limit.
+    Only answers that the system does not take at once are counted: what waits on a connection above `SMALL_BYTES`. Above
+    the limit, the connection that has waited longest is closed; one that reads begins to wait again. One answer alone may
+    be larger than the limit.
     """
 
     __slots__ = ("_waiting", "bytes", "limit_bytes")
@@ -71,9 +72,11 @@ class Sending:
 
     def add(self, connection: Connection, count: int) -> None:
         """Counts what waits to be sent on a connection."""
-        self.remove(connection)
+        before = self._waiting.get(connection, 0)
+        if count < before:
+            del self._waiting[connection]
         self._waiting[connection] = count
-        self.bytes += count
+        self.bytes += count - before
         while self.bytes > self.limit_bytes and len(self._waiting) > 1:
             slowest = next(iter(self._waiting))
             self.remove(slowest)
