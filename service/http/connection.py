@@ -401,26 +401,32 @@ class Connection(HttpProtocol):
         super().check_timeouts()  # type: ignore[no-untyped-call] # Sanic types in parts
 
     def close_if_idle(self) -> bool:
-        """Closes the connection unless a request is on it; returns whether it did."""
-        if self.transport is None or self.transport.is_closing():
+        """Closes the connection unless a request is on it, or its client still reads; returns whether it did."""
+        if self.transport is None or self.transport.is_closing() or self._is_lingering:
             return False
-        if self._is_lingering:
-            self.transport.abort()
-            return True
         return super().close_if_idle() is True
 
     def make_room(self, now: float) -> bool:
         """Closes the connection if nothing has happened on it for `IDLE_S`, and nothing has arrived; returns whether it did."""
-        return now - self._time >= IDLE_S and not has_arrived(self.transport) and self.close_if_idle()
+        if now - self._time < IDLE_S or has_arrived(self.transport):
+            return False
+        if self._is_lingering and self.transport is not None:
+            self.transport.abort()
+            return True
+        return self.close_if_idle()
 
     def leave_unread(self) -> None:
         """Notes that the current request is answered although its body was not read completely."""
         self._has_unread = True
 
     def close(self, timeout: float | None = None) -> None:
-        """Closes the connection; a client that is still sending has `LINGER_S` to read its answer."""
+        """Closes the connection; a client that is still sending has `LINGER_S` to read its answer.
+
+        So has one that has sent further requests already: TCP resets a connection that is closed before all is read.
+        """
         transport = self.transport
-        if not self._has_unread or transport is None or transport.is_closing() or not transport.can_write_eof():
+        has_unread = self._has_unread or bool(self.recv_buffer) or has_arrived(transport)
+        if not has_unread or transport is None or transport.is_closing() or not transport.can_write_eof():
             super().close(timeout)
         elif not self._is_lingering:
             self._is_lingering = True
