@@ -46,6 +46,14 @@ def test_a_server_tells_how_to_ask_it_and_ends_with_0_on_sigterm() -> None:
     assert "Traceback" not in text
 
 
+def test_sigterm_while_the_models_load_ends_with_0() -> None:
+    process = Process("--model_base_path=model/digits")
+    _until(lambda: process.url)
+    assert process.stop(signal.SIGTERM) == 0
+    assert "Traceback" not in "".join(process.lines)
+    assert not any("darkroom: ready" in line for line in process.lines)
+
+
 @pytest.mark.parametrize("workers", [1, 2])
 def test_sighup_changes_nothing(workers: int) -> None:
     process = Process("--model_base_path=fake", f"--workers={workers}")
