@@ -55,14 +55,16 @@ models: $(MODELS)  ## build the models that ship, into model/
 test: $(VENV)/dev.done $(MODELS) .bench/grpc-clients.done .bench/tensorflow-serving-api.done .bench/axe.done .bench/release.done  ## set up if necessary, then run all tests
 	$(BIN)/python -m pytest $(TWO)
 
-# The tests that use the request path: scheduler, dialects, whole servers; not the other commands, the wheel, or the bugs
-# that are put into a copy of the source.
+# The tests that use the request path: scheduler, dialects, whole servers; not the other commands, the wheel, stores,
+# folders and allocators, clients that are generated, or the bugs that are put into a copy of the source.
 test-compiled: $(COMPILED) $(MODELS)  ## run the tests of the request path on the compiled modules
 	PYTHONSAFEPATH=1 PYTHONPATH=$(CURDIR)/build/compiled EXPECT_COMPILED=1 \
 	  $(BIN)/python -m pytest $(TWO) -o "pythonpath=build/compiled ." tests/meta/test_compiled.py tests/unit/batching \
 	  tests/unit/service tests/unit/models/test_rows.py tests/unit/models/engines/test_runner.py \
 	  tests/unit/models/profile/test_trial.py tests/property tests/wire tests/integration \
 	  --ignore-glob='*_command*.py' --ignore=tests/integration/test_custom_op.py --ignore=tests/integration/test_wheel.py \
+	  --ignore=tests/integration/test_stores.py --ignore=tests/integration/test_repository.py \
+	  --ignore=tests/integration/test_allocator.py --ignore=tests/wire/test_generate.py \
 	  --ignore=tests/property/test_field_bugs.py
 
 check: format lint types fast  ## everything a commit must pass: format, lint, types, fast tests

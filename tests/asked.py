@@ -48,7 +48,7 @@ class Load:
 
 
 @contextmanager
-def load(url: str, *, pause_s: float = 0.005) -> Iterator[Load]:
+def load(url: str, *, pause_s: float = 0.02) -> Iterator[Load]:
     """Clients that ask until the block ends, each with a pause after each answer; fails if an answer was wrong."""
     clients = Load(url, pause_s=pause_s)
     with ThreadPoolExecutor(CLIENTS) as threads:

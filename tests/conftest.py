@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +19,11 @@ if TYPE_CHECKING:
 # No test asks another machine. httpx would read all root certificates again for each client: 20 ms.
 os.environ.pop("SSL_CERT_FILE", None)
 os.environ["SSL_CERT_DIR"] = os.devnull
+
+# Before xdist starts its processes, which inherit it: what one of them has prepared, the others find.
+if "TESTS_CACHE" not in os.environ:
+    CACHE = tempfile.TemporaryDirectory(prefix="darkroom-cache-")
+    os.environ["TESTS_CACHE"] = CACHE.name
 
 SHARE_A_SERVER = (
     "browser/test_outputs.py",
@@ -35,6 +42,11 @@ def efficientnet() -> Iterator[str]:
         "--workers=auto", f"--model_base_path={Path(__file__).parents[1] / 'model' / 'efficientnet_lite0'}"
     ) as url:
         yield url
+
+
+def pytest_collection_finish() -> None:
+    """Spares every collection of garbage a walk through all modules and tests: a model that is loaded asks for four."""
+    gc.freeze()
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -26,10 +26,11 @@ if TYPE_CHECKING:
     from darkroom.models.engine import LoadedModel
 
 START_TIMEOUT_S = 120
-_CACHE = tempfile.TemporaryDirectory(prefix="darkroom-cache-")  # of this run of the tests; a model is prepared once
+_CACHE = tempfile.TemporaryDirectory(prefix="darkroom-cache-")  # where nobody has named one
 DEFAULTS: dict[str, Any] = {
     "workers": 1,  # who tests several, or how many are chosen, says so
-    "cache_dir": _CACHE.name,
+    "warmup_budget_ms": 100,  # traffic measures the rest; what the warm-up does has tests of its own
+    "cache_dir": os.environ.get("TESTS_CACHE", _CACHE.name),  # a model is prepared once
 }  # settings of every server that a test starts and does not set itself
 
 

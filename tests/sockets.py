@@ -24,9 +24,11 @@ class Client:
 
     def __init__(self, url: str, receive_bytes: int = 0) -> None:
         parts = urlsplit(url)
-        self.socket = socket.create_connection((parts.hostname, parts.port), timeout=60)
-        if receive_bytes:
+        self.socket = socket.socket()
+        self.socket.settimeout(60)
+        if receive_bytes:  # before it connects, or the server has been told of more room
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
+        self.socket.connect((parts.hostname, parts.port))
         self._file = self.socket.makefile("rb")
 
     def send(self, data: bytes) -> None:

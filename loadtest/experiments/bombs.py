@@ -329,7 +329,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     rows = []
     with tempfile.TemporaryDirectory(prefix="bombs-") as kept:
         config = write_models(Path(kept), parsed.digits)
-        server = Process(f"--model_config_file={config}")
+        server = Process(f"--model_config_file={config}", "--warmup_budget_ms=5000")  # as users have it
         try:
             url, pid = server.wait_ready(), server.process.pid
             for name, make in KINDS.items():

@@ -230,7 +230,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _with_server(flags: Sequence[str], run: Callable[[Process], Any]) -> int:
     """Runs the coroutine that `run` makes beside a server that is ready."""
-    process = Process(*flags)
+    process = Process("--warmup_budget_ms=5000", *flags)  # as users have it
     try:
         process.wait_ready()
         status: int = asyncio.run(run(process))

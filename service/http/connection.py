@@ -58,8 +58,9 @@ class Receiving:
 class Sending:
     """The bytes of answers that wait for clients to read them, and their limit, all connections together.
 
-    Only answers that the system does not take at once are counted: what waits on a connection above 64 KB. Above the
-    limit, the connection that has waited longest is closed. One answer alone may be larger than the limit.
+    Only answers that the system does not take at once are counted: what waits on a connection above `SMALL_BYTES`. Above
+    the limit, the connection that has waited longest is closed; one that reads begins to wait again. One answer alone may
+    be larger than the limit.
     """
 
     __slots__ = ("_waiting", "bytes", "limit_bytes")
@@ -71,9 +72,11 @@ class Sending:
 
     def add(self, connection: Connection, count: int) -> None:
         """Counts what waits to be sent on a connection."""
-        self.remove(connection)
+        before = self._waiting.get(connection, 0)
+        if count < before:
+            del self._waiting[connection]
         self._waiting[connection] = count
-        self.bytes += count
+        self.bytes += count - before
         while self.bytes > self.limit_bytes and len(self._waiting) > 1:
             slowest = next(iter(self._waiting))
             self.remove(slowest)
@@ -398,26 +401,32 @@ class Connection(HttpProtocol):
         super().check_timeouts()  # type: ignore[no-untyped-call] # Sanic types in parts
 
     def close_if_idle(self) -> bool:
-        """Closes the connection unless a request is on it; returns whether it did."""
-        if self.transport is None or self.transport.is_closing():
+        """Closes the connection unless a request is on it, or its client still reads; returns whether it did."""
+        if self.transport is None or self.transport.is_closing() or self._is_lingering:
             return False
-        if self._is_lingering:
-            self.transport.abort()
-            return True
         return super().close_if_idle() is True
 
     def make_room(self, now: float) -> bool:
         """Closes the connection if nothing has happened on it for `IDLE_S`, and nothing has arrived; returns whether it did."""
-        return now - self._time >= IDLE_S and not has_arrived(self.transport) and self.close_if_idle()
+        if now - self._time < IDLE_S or has_arrived(self.transport):
+            return False
+        if self._is_lingering and self.transport is not None:
+            self.transport.abort()
+            return True
+        return self.close_if_idle()
 
     def leave_unread(self) -> None:
         """Notes that the current request is answered although its body was not read completely."""
         self._has_unread = True
 
     def close(self, timeout: float | None = None) -> None:
-        """Closes the connection; a client that is still sending has `LINGER_S` to read its answer."""
+        """Closes the connection; a client that is still sending has `LINGER_S` to read its answer.
+
+        So has one that has sent further requests already: TCP resets a connection that is closed before all is read.
+        """
         transport = self.transport
-        if not self._has_unread or transport is None or transport.is_closing() or not transport.can_write_eof():
+        has_unread = self._has_unread or bool(self.recv_buffer) or has_arrived(transport)
+        if not has_unread or transport is None or transport.is_closing() or not transport.can_write_eof():
             super().close(timeout)
         elif not self._is_lingering:
             self._is_lingering = True

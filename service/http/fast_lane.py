@@ -260,7 +260,9 @@ class FastLane(Connection):
         self._head, self._is_waiting, self._time = None, False, time.monotonic()
         self._log_end(head, status, size, headers, request)
         if not is_kept:
-            self._ahead.clear()
+            if self._ahead:
+                self.leave_unread()
+                self._ahead.clear()
             self.close()
         elif was_submitted and self._ahead:
             data = bytes(self._ahead)

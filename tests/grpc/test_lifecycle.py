@@ -8,9 +8,12 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections import Counter
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import grpc
 import httpx
@@ -18,10 +21,13 @@ import numpy as np
 import pytest
 
 from darkroom.models.engines.fakes import fake_model
+from darkroom.service.api.grpc import http2
+from darkroom.service.api.grpc.http2 import frame
 from darkroom.service.config.model_config import BadSettingsError
 from darkroom.service.config.settings import read_settings
 from loadtest.measure.processes import free_port
 from tests.grpc.calls import PREDICT, ask, channel, digests, predict, served, stub
+from tests.grpc.test_limits import framed, headers, until, wire
 from tests.held import Held, wait_for
 from tests.pictures import picture
 from tests.serving import Process, metric, running
@@ -122,3 +128,23 @@ def test_a_port_that_is_taken_stops_the_start() -> None:
         port: Any = int(server.grpc_address.rpartition(":")[2])
         with pytest.raises(OSError, match="in use"), running(fake_model(name="default"), grpc_port=port):
             pass
+
+
+def test_during_the_delay_of_a_stop_new_connections_calls_and_half_messages_are_answered() -> None:
+    with ExitStack() as stack:
+        server, made = stack.enter_context(served(fake_model(name="default"), drain_delay_ms=500))
+        ask(made, PREDICT, predict(picture(1)))
+        raw = stack.enter_context(wire(server))
+        sent = framed(predict(picture(2)))
+        raw.sendall(headers(1) + frame(http2.DATA, 0, 1, sent[:9]))
+        server.loop.call_soon_threadsafe(server.stop)
+        wait_for(lambda: server.darkroom.lifecycle.is_draining)
+        with channel(server.grpc_address) as new:
+            assert [digests(ask(each, PREDICT, predict(picture(3)))) for each in (made, new)] == [
+                [crc32(picture(3))]
+            ] * 2
+        time.sleep(0.6)  # the delay is over
+        raw.sendall(frame(http2.DATA, http2.END_STREAM, 1, sent[9:]))
+        assert b"grpc-status\x010" in until(raw, b"grpc-status")
+        until(raw, b"never")  # it is closed
+    assert server.exit_status == 0

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 import pytest
 import tensorflow as tf
 
+from darkroom.service.cli.main import main
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -77,7 +79,9 @@ def check(*arguments: object) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="an op is built with a C++ compiler, and there is none")
-def test_a_missing_op_is_named_with_its_flag_and_served_once_its_library_is_given(tmp_path: Path) -> None:
+def test_a_missing_op_is_named_with_its_flag_and_served_once_its_library_is_given(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     source, library = tmp_path / "triple.cc", tmp_path / "ops" / "triple.so"
     source.write_text(OP, encoding="utf-8")
     library.parent.mkdir()
@@ -86,9 +90,8 @@ def test_a_missing_op_is_named_with_its_flag_and_served_once_its_library_is_give
     model = tmp_path / "tripler" / "1"
     subprocess.run([sys.executable, "-c", SAVE, library, model], check=True, timeout=200)
 
-    without = check(model)
-    assert without.returncode == 1
-    assert "no op DarkroomTriple: give its library with --custom_op_paths" in without.stderr
+    assert main(["check", str(model)]) == 1
+    assert "no op DarkroomTriple: give its library with --custom_op_paths" in capsys.readouterr().err
     with_it = check(model, f"--custom_op_paths={library.parent}")
     assert with_it.returncode == 0, with_it.stderr
     assert "pass    freeze: in force" in with_it.stdout

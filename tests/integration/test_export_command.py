@@ -53,11 +53,11 @@ def export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int
     return lambda *arguments: main(["export", *arguments])
 
 
-def test_a_model_of_one_s_own_is_exported_and_served_with_its_labels(tmp_path: Path) -> None:
-    (tmp_path / "mine.py").write_text(FACTORY)
+def test_a_model_of_one_s_own_is_exported_and_served_with_its_labels(
+    export: Callable[..., int], tmp_path: Path
+) -> None:
     (tmp_path / "labels.txt").write_text("cat\ndog\n")
-    made = _export(*TINY, "--labels=labels.txt", "--wire=bytes", cwd=tmp_path)
-    assert made.returncode == 0, made.stderr
+    assert export(*TINY, "--labels=labels.txt", "--wire=bytes") == 0
     with serving(f"--model_base_path={tmp_path / 'model' / 'tiny'}") as url:
         answer = httpx.post(f"{url}/?top_k=2", content=picture(3), headers={"Content-Type": "image/png"}, timeout=60)
     assert answer.status_code == 200

@@ -100,7 +100,12 @@ def test_profile_recommends_writes_and_draws(tmp_path: Path) -> None:
         (["profile"], 2, "MODEL"),
     ],
 )
-def test_a_wrong_call_says_what_is_wrong(arguments: list[str], status: int, words: str) -> None:
-    done = darkroom(*arguments)
-    assert done.returncode == status
-    assert words in done.stderr
+def test_a_wrong_call_says_what_is_wrong(
+    arguments: list[str], status: int, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    try:
+        ended: object = main(arguments)
+    except SystemExit as err:
+        ended = err.code
+    assert ended == status
+    assert words in capsys.readouterr().err

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from darkroom.models.runtime.tensorflow import tf
+from darkroom.service.cli.main import main
 from tests import savedmodels
 from tests.pictures import photograph, standard, url_safe
 from tests.serving import metric, serving
@@ -69,19 +70,24 @@ def test_every_dialect_and_form_gets_the_answer_of_a_client_that_makes_the_tenso
         assert metric(url, "darkroom_requests_total", model="mine", outcome="ok") == len(answers) + 1
 
 
-def test_export_and_check_say_what_they_did_and_what_to_type_next(tmp_path: Path) -> None:
+def test_export_and_check_say_what_they_did_and_what_to_type_next(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     source = savedmodels.pixels(tmp_path / "mine" / "1", scale=1 / 255)
     (tmp_path / "cat.jpg").write_bytes(PICTURE)
 
-    def darkroom(*arguments: object) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "darkroom", *map(str, arguments)]
-        return subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
+    def darkroom(*arguments: object) -> tuple[int, str, str]:
+        return main(list(map(str, arguments))), *capsys.readouterr()
 
-    asked = darkroom("export", "mine", f"--from={source}", f"--out={tmp_path / 'out'}")
-    assert (asked.returncode, "x * 0.003922" in asked.stderr, "Traceback" in asked.stderr) == (1, True, False)
-    made = darkroom("export", "mine", f"--from={tmp_path / 'mine'}", "--preprocess=raw", f"--out={tmp_path / 'out'}")
-    assert f"darkroom serve --model_base_path={tmp_path / 'out' / 'mine'}" in made.stdout
-    checked = darkroom("check", source, "--picture", tmp_path / "cat.jpg").stdout
+    status, _, asked = darkroom("export", "mine", f"--from={source}", f"--out={tmp_path / 'out'}")
+    assert (status, "x * 0.003922" in asked, "Traceback" in asked) == (1, True, False)
+    status, made, _ = darkroom(
+        "export", "mine", f"--from={tmp_path / 'mine'}", "--preprocess=raw", f"--out={tmp_path / 'out'}"
+    )
+    assert status == 0
+    assert f"darkroom serve --model_base_path={tmp_path / 'out' / 'mine'}" in made
+    status, checked, _ = darkroom("check", source, "--picture", tmp_path / "cat.jpg")
+    assert status == 0
     assert "seems to take pixels from 0 to 255: raw" in checked
     assert [line.split()[0] for line in checked.splitlines() if " scores: class " in line] == [
         "tf", "torch", "caffe", "unit", "raw",

@@ -203,12 +203,31 @@ def test_a_worker_whose_engine_hangs_is_replaced_while_the_other_goes_on(tmp_pat
         assert httpx.post(url, json={"instances": [{"turns": [3]}]}).json() == {"predictions": [[3]]}
 
 
-def test_sigterm_ends_every_process_with_0_and_answers_what_was_accepted() -> None:
-    with _two_workers() as process, httpx.Client(base_url=process.url) as client:
-        assert _ask(client)[0] == 200
+def test_sigterm_ends_every_process_with_0_and_loses_no_request_of_those_who_ask_on() -> None:
+    counts: list[int] = [0] * 8
+    is_over = threading.Event()
+
+    def keep_asking(number: int) -> set[int]:
+        """On one connection as long as it is kept; an error of the connection fails the test."""
+        found = set()
+        with httpx.Client(base_url=process.url, timeout=60) as client:
+            while not is_over.is_set():
+                found.add(_ask(client)[0])
+                counts[number] += 1
+        return found
+
+    with _two_workers(FAKE, "--drain_delay_ms=3000") as process, ThreadPoolExecutor(len(counts)) as threads:
+        asking = [threads.submit(keep_asking, number) for number in range(len(counts))]
+        _until(lambda: min(counts) > 3)
+        process.process.send_signal(signal.SIGTERM)
+        _until(lambda: "still answering" in "".join(process.lines))
+        before = list(counts)
+        _until(lambda: all(now > then + 2 for now, then in zip(counts, before, strict=True)))
+        is_over.set()
+        assert [each.result() for each in asking] == [{200}] * len(counts)
         pids = _pids(process)
         assert len(pids) == 2
-        assert process.stop(signal.SIGTERM) == 0
+        assert process.process.wait(60) == 0
         assert not any(map(_is_alive, pids))
         assert "Traceback" not in "".join(process.lines)
 

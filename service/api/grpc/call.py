@@ -71,7 +71,7 @@ class Method(NamedTuple):
 class CallParts:
     """The parts of a server that its gRPC calls use."""
 
-    __slots__ = ("auth", "max_message_bytes", "methods", "predictor", "receiving", "request_log")
+    __slots__ = ("auth", "max_message_bytes", "max_unread_bytes", "methods", "predictor", "receiving", "request_log")
 
     def __init__(
         self,
@@ -82,6 +82,7 @@ class CallParts:
         auth: Auth,
         *,
         max_message_bytes: int,
+        max_unread_bytes: int,
     ) -> None:
         self.methods = methods
         self.predictor = predictor
@@ -89,10 +90,14 @@ class CallParts:
         self.receiving = receiving
         self.auth = auth
         self.max_message_bytes = max_message_bytes
+        self.max_unread_bytes = max_unread_bytes  # of one connection's answers
 
 
 class Exchange:
     """One call, from its headers to its status. It is the listener of its stream.
+
+    Args:
+        count_unread: counts the bytes of all answers that the client has not taken, and returns their number.
 
     Attributes:
         headers: the metadata, by name in lower case.
@@ -102,6 +107,7 @@ class Exchange:
 
     __slots__ = (
         "_client",
+        "_count_unread",
         "_entered_s",
         "_held_bytes",
         "_http2",
@@ -124,7 +130,16 @@ class Exchange:
         "started_s",
     )
 
-    def __init__(self, parts: CallParts, http2: Http2, stream: Stream, headers: dict[str, str], client: str) -> None:
+    def __init__(
+        self,
+        parts: CallParts,
+        http2: Http2,
+        stream: Stream,
+        headers: dict[str, str],
+        client: str,
+        *,
+        count_unread: Callable[[], int],
+    ) -> None:
         self.headers = headers
         self.started_s = time.monotonic()
         self.handler: Route | Handler | None = None
@@ -132,6 +147,7 @@ class Exchange:
         self._http2 = http2
         self._stream = stream
         self._client = client
+        self._count_unread = count_unread
         self._template = UNKNOWN_METHOD
         self._entered_s: float | None = None  # when it was received completely
         self._pieces: list[bytes] = []  # of a message that is not whole
@@ -260,10 +276,10 @@ class Exchange:
         self._sent_bytes += len(message)
         self._http2.send(self._stream, PREFIX.pack(0, len(message)) + message)
 
-    def fail(self, error: BaseException) -> None:
+    def fail(self, error: BaseException, request: PredictRequest | None = None) -> None:
         """Ends the call with the status of an exception, by the one table."""
         headers = {ERROR_HEADER: (verdict := judge(error)).code}
-        self._finish(verdict.status, describe(error), headers)
+        self._finish(verdict.status, describe(error), headers, request)
         if verdict is UNKNOWN:
             fields = {"request_id": headers.get("X-Request-Id", "")}
             _log.error("a request failed", extra={"fields": fields}, exc_info=error)
@@ -359,8 +375,13 @@ class Exchange:
         if encoding is not None:
             begin += literal("grpc-encoding", encoding)
         message = joined(reply.body)
+        unread_bytes = self._count_unread()
+        if unread_bytes and unread_bytes + len(message) > self._parts.max_unread_bytes:
+            self.fail(NotReady("the client does not read its other answers: --max_sending_bytes"), request)
+            return
         body = PREFIX.pack(encoding is not None, len(message)) + message
         self._http2.answer(self._stream, begin, body, self._trailers(0, headers))
+        self._count_unread()
         self._log(200, len(body), headers, request)
 
     async def _run(self, handler: Handler) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 from darkroom.service.api.grpc.call import Exchange
 from darkroom.service.api.grpc.http2 import Http2
 from darkroom.service.errors import NotReady
+from darkroom.service.http.connection import SMALL_BYTES
 
 if TYPE_CHECKING:
     from darkroom.service.api.grpc.call import CallParts
@@ -51,6 +52,7 @@ class GrpcConnection(asyncio.Protocol):
         self._heard_s = self._progress_s = time.monotonic()
         self._pinged_s: float | None = None
         self._unread_bytes = 0
+        self._is_unread = False  # more than `SMALL_BYTES` of answers wait for the client
         self.transport: asyncio.Transport | None = None
         self._http2: Http2 | None = None
 
@@ -78,7 +80,9 @@ class GrpcConnection(asyncio.Protocol):
         if self._http2 is not None:
             self._heard_s, self._pinged_s = time.monotonic(), None
             self._http2.receive(data)
-            if self._http2.is_over:
+            if self._is_unread:
+                self._count_unread()  # the client may have taken more
+            if self._http2 is not None and self._http2.is_over:
                 self._http2.leave_all()
                 self._close()
 
@@ -142,7 +146,7 @@ class GrpcConnection(asyncio.Protocol):
 
     def _open(self, stream: Stream, headers: dict[str, str]) -> Exchange:
         assert self._http2 is not None  # noqa: S101 - it is what calls
-        call = Exchange(self._parts, self._http2, stream, headers, self._client)
+        call = Exchange(self._parts, self._http2, stream, headers, self._client, count_unread=self._count_unread)
         call.open()
         return call
 
@@ -154,8 +158,9 @@ class GrpcConnection(asyncio.Protocol):
         """Counts the bytes that the client does not read, for the limit of all connections together."""
         if self.transport is None or self._http2 is None:
             return 0
-        unread = self._http2.unsent_bytes + self.transport.get_write_buffer_size()
-        if unread:
+        unread: int = self._http2.unsent_bytes + self.transport.get_write_buffer_size()
+        self._is_unread = unread > SMALL_BYTES
+        if self._is_unread:
             self._sending.add(self, unread)
         else:
             self._sending.remove(self)

@@ -41,6 +41,7 @@ class GrpcFront:
             darkroom.receiving,
             darkroom.auth,
             max_message_bytes=settings.max_body_bytes,
+            max_unread_bytes=settings.max_sending_bytes,
         )
         self.connections: set[GrpcConnection] = set()
         self._connect = partial(
