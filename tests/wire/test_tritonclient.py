@@ -223,7 +223,7 @@ class CheapTogether(EchoEngine):
 
 def test_its_requests_ride_in_one_batch_with_those_of_other_clients_whatever_outputs_they_name() -> None:
     held = Held(fake_model(CheapTogether(), name="default"), [Rows({"images": [picture(1)]})])
-    with running(held.model, max_inflight_batches=1) as server:
+    with running(held.model, max_inflight_batches=1, warmup_budget_ms=5_000) as server:  # time to find it out
 
         def ask_triton(seed: int) -> int:
             with http.InferenceServerClient(server.url.removeprefix("http://")) as client:
