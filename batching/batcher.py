@@ -155,7 +155,7 @@ class Batcher:
             QueueFull, PredictedLate, Closed: as `submit` would; counted as its refusal.
         """
         try:
-            return self._queue.judge(rows, size_bytes, deadline, self._clock(), is_bulk=is_bulk)
+            return self._queue.judge(rows, size_bytes, deadline, self._now(), is_bulk=is_bulk)
         except BatchingError as error:
             self._delivery.tell(self._observer.refused, rows, error)
             raise
@@ -174,7 +174,7 @@ class Batcher:
         try:
             if not self._is_started:
                 raise Closed("the batcher was not started")
-            now = self._clock()
+            now = self._now()
             guilty = NO_ERRORS if self._poison_cache is None else self._poison_cache.find(entry, now)
             self._queue.offer(entry, now, guilty=guilty, ticket=ticket)
         except BatchingError as error:
@@ -246,6 +246,14 @@ class Batcher:
             failing=int(bool(self.failing)),
             stuck_batches=sum([batch.is_stuck for batch in queue.in_flight.batches]),
         )
+
+    def _now(self) -> float:
+        """The time, for rows that come; before them goes what should not wait for the end of a long pass of the loop."""
+        now = self._clock()
+        if not self._dispatcher.is_behind(now):
+            return now
+        self._dispatcher.catch_up()
+        return self._clock()
 
     def _note_guilty(self, entry: Entry, row: int, error: BaseException, is_alone: bool) -> None:  # noqa: FBT001 - a callback
         """A row was found guilty: it failed alone, after a bisection, or was named."""

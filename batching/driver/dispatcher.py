@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
+from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 
 GATHER_S = 0.001  # a guess: a pass of a busy loop takes less, and no row should wait longer for others
+# A guess: a pass that takes longer has hundreds of requests, most of which are refused, and what it admitted becomes late.
+PASS_S = 0.02
 
 
 class Dispatcher:
@@ -33,6 +36,9 @@ class Dispatcher:
     A turn follows new entries, a batch that the backend gave back, or the timer. After new entries it waits until the
     loop has nothing more to bring, so that entries that arrive together share a batch: while each pass of the loop
     brings another entry and no batch is full, the turn is postponed, for `GATHER_S` at most.
+
+    A pass of the loop brings all requests that have come, and under overload it may take longer than their rows have time. So once
+    something has waited for its end for `PASS_S`, `catch_up` does it in the middle of the pass, and from then on every `GATHER_S`.
 
     The timer fires no later than the time that the last turn named, and may fire for nothing: nearly every entry is
     answered before it is due, and a timer for each entry would cost more than an occasional useless turn.
@@ -63,6 +69,9 @@ class Dispatcher:
         self._delivery = delivery
         self._observer = observer
         self._clock = clock
+        self._reports: deque[tuple[float, Batch, BatchReport]] = deque()  # given back when, and not settled yet
+        self._is_catching_up = False
+        self._patience_s = PASS_S  # for the end of this pass of the loop
         self._has_guilty: list[Entry] = []  # new entries of which some rows are known to be guilty
         self._is_asked = False  # a turn is to come
         self._arrived = 0  # entries until the last pass of the loop
@@ -77,6 +86,28 @@ class Dispatcher:
             self._ask()
         elif self._queue.in_flight.is_free or entry.due_s < self._timer_s:
             self._ask()
+
+    def is_behind(self, now: float) -> bool:
+        """Whether something has waited too long for the end of this pass of the loop: see `catch_up`."""
+        if self._is_asked and self._gather_until_s + self._patience_s <= now:
+            return True
+        return bool(self._reports) and self._reports[0][0] + self._patience_s <= now
+
+    def catch_up(self) -> None:
+        """Settles what the backend has given back, and runs a turn, in the middle of a pass of the loop.
+
+        To be called before the queue takes an entry, so that no caller is answered before its `submit` returns.
+        """
+        if self._is_catching_up:  # a caller that was answered here submits its next entry
+            return
+        if self._patience_s == PASS_S:
+            self._patience_s = GATHER_S
+            asyncio.get_running_loop().call_soon(self._end_pass)
+        self._is_catching_up = True
+        try:
+            self._guard(self._catch_up)
+        finally:
+            self._is_catching_up = False
 
     def turn(self) -> None:
         """Starts the batches that are due and ends the entries whose time is over, now."""
@@ -111,6 +142,14 @@ class Dispatcher:
         else:
             self._is_asked = False
             self._guard(self._turn)
+
+    def _catch_up(self, now: float) -> None:
+        self._collect(now)
+        self._turn(now)
+        self._gather_until_s = now
+
+    def _end_pass(self) -> None:
+        self._patience_s = PASS_S
 
     def _guard(self, step: Callable[..., None], *event: object) -> None:
         """Runs `step` at the present time with `event`, then tells the callers of the entries that it ended."""
@@ -174,9 +213,16 @@ class Dispatcher:
 
     def _hand_over(self, loop: asyncio.AbstractEventLoop, batch: Batch, report: BatchReport) -> None:
         """Carries a report to the loop; called from the backend's thread."""
-        batch.returned_s = self._clock()
+        batch.returned_s = now = self._clock()
+        self._reports.append((now, batch, report))
         with contextlib.suppress(RuntimeError):  # the loop is closed: no caller waits any more
-            loop.call_soon_threadsafe(self._guard, self._settle, batch, report)
+            loop.call_soon_threadsafe(self._guard, self._collect)
+
+    def _collect(self, now: float) -> None:
+        """Settles what the backend has given back, in order."""
+        while self._reports:
+            _, batch, report = self._reports.popleft()
+            self._settle(now, batch, report)
 
     def _settle(self, now: float, batch: Batch, report: BatchReport) -> None:
         """Takes a batch back, once; a second report, or one after `close`, is ignored."""

@@ -246,8 +246,8 @@ def speed(options: argparse.Namespace) -> int:
         rates: dict[tuple[str, int], list[float]] = {}
         with running([*command, f"--model_config_file={config}"], port=port, ready_path="/v2/health/ready", log=log):
             url = f"http://127.0.0.1:{port}/"
-            same = [expect(url, pictures, model=name) for name in (SHIPPED, WRAPPED)]
-            print("the same labels" if same[0] == same[1] else f"OTHER LABELS: {same}")
+            shipped, wrapped = (expect(url, pictures, model=name).table for name in (SHIPPED, WRAPPED))
+            print("the same labels" if shipped == wrapped else f"OTHER LABELS: {shipped}, {wrapped}")
             for turn in range(options.rounds):
                 for connections in options.connections:
                     names = list(bodies) if turn % 2 == 0 else list(reversed(bodies))

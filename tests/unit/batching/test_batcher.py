@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import threading
 import time
@@ -12,12 +13,21 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from darkroom.batching.batcher import Batcher
-from darkroom.batching.driver.dispatcher import GATHER_S
+from darkroom.batching.driver.dispatcher import GATHER_S, PASS_S
 from darkroom.batching.entry import Entry, Reason
 from darkroom.batching.errors import BadOutput, Closed, DeadlineExceeded, PredictedLate, QueueFull
 from darkroom.batching.limits import Limits
 from darkroom.batching.observer import Observer, Outcome
-from tests.property.rig import BadPictureError, Diary, EchoBackend, FakeReport, batcher_of, is_client_fault, name_all
+from tests.property.rig import (
+    BadPictureError,
+    Call,
+    Diary,
+    EchoBackend,
+    FakeReport,
+    batcher_of,
+    is_client_fault,
+    name_all,
+)
 from tests.vclock import VirtualLoop, run
 
 if TYPE_CHECKING:
@@ -25,7 +35,6 @@ if TYPE_CHECKING:
 
     from darkroom.batching.backend import BatchReport
     from darkroom.batching.entry import Answer
-    from tests.property.rig import Call
 
 
 def test_entries_of_one_pass_of_the_loop_share_a_batch() -> None:
@@ -97,6 +106,122 @@ def test_a_loop_that_is_always_busy_keeps_a_batch_no_longer_than_a_moment() -> N
 
 async def _one_a_pass_of(backend: EchoBackend, limits: Limits, count: int) -> list[Answer]:
     return await _one_a_pass(batcher_of(backend, limits), count)
+
+
+class _Thread(EchoBackend):
+    """Gives back the calls that have taken their time when it is asked to, as its thread would, in the middle of a pass."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(seconds=lambda _: seconds)
+        self._out: list[tuple[float, Call, Callable[[BatchReport], None]]] = []
+
+    def start(self, parts: Sequence[tuple[Any, int, int]], padding: int, done: Callable[[BatchReport], None]) -> None:
+        """As `EchoBackend`, but without a timer."""
+        call = Call(asyncio.get_running_loop().time(), list(parts), padding)
+        self.calls.append(call)
+        self._out.append((call.at_s + self.seconds(1), call, done))
+
+    def give_back(self) -> None:
+        """Reports the calls whose time is over."""
+        now = asyncio.get_running_loop().time()
+        over = [each for each in self._out if each[0] <= now]
+        self._out = [each for each in self._out if each not in over]
+        for _, call, done in over:
+            done(self.report(call, self.seconds(1)))
+
+
+def _passes(limits: Limits, *passes: tuple[int, float]) -> tuple[_Thread, list[float]]:
+    """So many entries in each pass of the loop, one every so many seconds, due in 0.2 s; a call takes 4 ms.
+
+    Returns:
+        The backend, and how long each accepted entry waited for its answer; infinity if it ended otherwise.
+    """
+    backend, loop, waited_s = _Thread(0.004), VirtualLoop(), list[float]()
+
+    async def main() -> None:
+        batcher = batcher_of(backend, limits, slo_s=0.2)
+
+        def submit(n: int) -> None:
+            came_s = loop.time()
+
+            def answered(answer: Answer) -> None:
+                waited_s.append(math.inf if answer.error else loop.time() - came_s)
+
+            with contextlib.suppress(PredictedLate):
+                batcher.admit(1, math.inf)
+                batcher.submit(Entry([n], 1), answered)
+
+        for count, each_s in passes:
+            for n in range(count):
+                submit(n)
+                loop.pass_time(each_s)
+                backend.give_back()
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+        while not batcher.is_idle:
+            await asyncio.sleep(0.004)
+            backend.give_back()
+
+    run(main(), loop)
+    return backend, waited_s
+
+
+def test_a_pass_of_the_loop_that_takes_longer_than_rows_have_time_does_not_make_them_late() -> None:
+    _, waited_s = _passes(Limits(max_batch_images=8), (600, 0.001))
+    assert len(waited_s) == 600  # the backend takes two rows a millisecond, so none has to be refused
+    assert max(waited_s) < 0.1
+
+
+def test_a_long_pass_of_the_loop_takes_the_answers_of_a_call_that_began_before_it() -> None:
+    _, waited_s = _passes(Limits(max_batch_images=8, max_inflight_batches=1), (1, 0.0), (100, 0.001))
+    assert len(waited_s) == 101
+    assert max(waited_s) < 0.06
+
+
+def test_a_long_pass_of_the_loop_still_makes_batches() -> None:
+    backend, waited_s = _passes(Limits(max_batch_images=64, max_inflight_batches=64), (600, GATHER_S / 10))
+    assert len(waited_s) == 600
+    assert len(backend.calls) < 600 / 8
+
+
+@pytest.mark.parametrize("before", [(), ((300, 0.001),)], ids=["at first", "after a long one"])
+def test_a_pass_of_the_loop_that_is_short_keeps_its_rows_together(before: tuple[tuple[int, float], ...]) -> None:
+    backend, _ = _passes(Limits(), *before, (8, PASS_S / 10))
+    assert backend.calls[-1].rows[-8:] == list(range(8))
+
+
+def test_in_a_long_pass_no_caller_is_answered_before_its_submit_returns_and_none_within_another() -> None:
+    backend, loop, open_submits, answered = _Thread(0.001), VirtualLoop(), list[int](), list[int]()
+
+    async def main() -> None:
+        batcher = batcher_of(backend, Limits(max_batch_images=4))
+
+        def submit(n: int) -> None:
+            def on_done(_: Answer) -> None:
+                assert len(open_submits) <= 1
+                assert n not in open_submits
+                answered.append(n)
+                if n < 300:
+                    loop.pass_time(2 * GATHER_S)
+                    backend.give_back()
+                    submit(n + 300)
+
+            open_submits.append(n)
+            batcher.submit(Entry([n], 1), on_done)
+            open_submits.remove(n)
+
+        for n in range(300):
+            submit(n)
+            loop.pass_time(GATHER_S)
+            backend.give_back()
+        assert len(answered) > 300  # in this very pass
+        while len(answered) < 600:
+            await asyncio.sleep(GATHER_S)
+            backend.give_back()
+
+    run(main(), loop)
+    assert sorted(answered) == list(range(600))
+    assert loop.failures == []
 
 
 def test_an_answer_explains_where_its_time_went() -> None:
