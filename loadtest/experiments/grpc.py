@@ -23,7 +23,6 @@ import argparse
 import asyncio
 import base64
 import json
-import math
 import re
 import statistics
 import sys
@@ -41,7 +40,7 @@ import uvloop
 
 from loadtest.measure import machine
 from loadtest.measure.processes import cpu_s, free_port, running
-from loadtest.measure.tables import number, table
+from loadtest.measure.tables import number, ratio, table
 from loadtest.traffic.connections import ConnectionPool, request_bytes
 from loadtest.traffic.grpc_calls import GrpcPipe, call_frames
 from loadtest.traffic.pictures import RequestBody, load
@@ -257,23 +256,11 @@ def report(model: str, found: dict[tuple[str, int], list[Result]]) -> None:
     for (name, in_flight), results in found.items():
         if name == HTTP:
             pairs = list(zip(results, found[ALONE, in_flight], strict=True))
-            rates = told_ratio([one.rate / other.rate for one, other in pairs])
-            costs = told_ratio([one.cpu_us / other.cpu_us for one, other in pairs])
+            rates = ratio([one.rate / other.rate for one, other in pairs])
+            costs = ratio([one.cpu_us / other.cpu_us for one, other in pairs])
             print(
                 f"\nHTTP beside an idle gRPC server, of HTTP without one, {in_flight} in flight: rate {rates}, CPU {costs}"
             )
-
-
-def told_ratio(ratios: Sequence[float]) -> str:
-    """The median; of six or more also the interval in which the true median lies with 95 % certainty, by the sign test."""
-    median, count = statistics.median(ratios), len(ratios)
-    outside = 0  # the largest number of values that may be cut off at each end
-    while 2 * sum(math.comb(count, k) for k in range(outside + 1)) / 2**count <= 0.05:
-        outside += 1
-    if not outside:
-        return f"{median:.3f}"
-    inside = sorted(ratios)[outside - 1 : count - outside + 1]
-    return f"{median:.3f} ({inside[0]:.3f} to {inside[-1]:.3f})"
 
 
 if __name__ == "__main__":

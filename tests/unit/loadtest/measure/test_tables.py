@@ -2,7 +2,7 @@
 
 import pytest
 
-from loadtest.experiments.grpc import told_ratio
+from loadtest.measure.tables import ratio
 
 
 @pytest.mark.parametrize(
@@ -15,4 +15,4 @@ from loadtest.experiments.grpc import told_ratio
     ],
 )
 def test_the_median_of_ratios_comes_with_the_interval_of_the_sign_test(ratios: list[float], told: str) -> None:
-    assert told_ratio(ratios) == told
+    assert ratio(ratios) == told
