@@ -39,6 +39,18 @@ def test_two_cores_get_two_processes_for_a_model_that_costs_less_than_its_reques
     assert choose_workers({"efficientnet": EFFICIENTNET_S}, two)[:2] == (1, ENGINE)
 
 
+@pytest.mark.parametrize(
+    ("row_s", "workers"),
+    [
+        (30e-6, [1, 2, 4, 8, 15, 16, 16]),  # the 28x28 model
+        (0.5e-3, [1, 1, 1, 2, 3, 6, 11]),
+        (5.5e-3, [1, 1, 1, 1, 1, 1, 2]),  # EfficientNet-Lite0
+    ],
+)
+def test_many_cores_get_as_many_processes_as_decision_50_says(row_s: float, workers: list[int]) -> None:
+    assert [choose_workers({"m": row_s}, machine(1 << power)).workers for power in range(7)] == workers
+
+
 def test_of_several_models_the_one_whose_loop_is_the_bound_counts_and_the_log_can_name_it() -> None:
     found = choose_workers({"large": EFFICIENTNET_S, "small": DIGITS_S}, machine(2))
     assert (found.workers, found.fields["model"], found.fields["engine_us"]) == (2, "small", 25)
