@@ -1,7 +1,7 @@
 """How the default server uses many cores: pictures/s a core, the share of the busiest event loop and p99, by number of cores.
 
-    python -m loadtest.bench.many_cores                                     # both models; half of the cores at most
-    python -m loadtest.bench.many_cores --models model/efficientnet_lite0 --cores 1,2,4,8 --seconds 4
+    python -m loadtest.many_cores                                     # both models; half of the cores at most
+    python -m loadtest.many_cores --models model/efficientnet_lite0 --cores 1,2,4,8 --seconds 4
 
 One server at a time, with every default, compiled if `make compiled` has run. It may use the first cores of the machine, as `taskset`
 says; wrk uses the others, or all if there are none. A start takes 15 to 60 s: with both models and four numbers of cores six to eight
@@ -87,7 +87,7 @@ def run(options: argparse.Namespace) -> list[list[str]]:
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Reads and checks the command line."""
     parser = argparse.ArgumentParser(
-        prog="python -m loadtest.bench.many_cores",
+        prog="python -m loadtest.many_cores",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
