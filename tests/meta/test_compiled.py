@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-NAMES = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["darkroom"]["compiled"]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+NAMES = PROJECT["tool"]["darkroom"]["compiled"]
 IS_EXPECTED = os.environ.get("EXPECT_COMPILED") == "1"
 
 
@@ -26,3 +27,11 @@ def test_a_module_is_compiled_where_that_is_asked_for_and_nowhere_else(name: str
     assert (ROOT / f"{name.replace('.', '/')}.py").exists()
     file = str(importlib.import_module(f"darkroom.{name}").__file__)
     assert file.endswith(".so") is IS_EXPECTED
+
+
+def test_what_an_extra_brings_may_be_missing_where_the_modules_are_compiled() -> None:
+    """mypyc checks types before it compiles, and `make serve` installs no extra: it would serve interpreted."""
+    extras = {name for names in PROJECT["project"]["optional-dependencies"].values() for name in names}
+    overrides = [each for each in PROJECT["tool"]["mypy"]["overrides"] if each.get("ignore_missing_imports")]
+    assert extras
+    assert {f"{name}.*" for name in extras} <= {module for each in overrides for module in each["module"]}
