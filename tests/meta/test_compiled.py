@@ -30,7 +30,7 @@ def test_a_module_is_compiled_where_that_is_asked_for_and_nowhere_else(name: str
 
 
 def test_what_an_extra_brings_may_be_missing_where_the_modules_are_compiled() -> None:
-    """mypyc checks types before it compiles, and `make serve` installs no extra: it would serve interpreted."""
+    """Types are checked before the modules are compiled, and `make serve` installs no extra: it would serve interpreted."""
     extras = {name for names in PROJECT["project"]["optional-dependencies"].values() for name in names}
     overrides = [each for each in PROJECT["tool"]["mypy"]["overrides"] if each.get("ignore_missing_imports")]
     assert extras
