@@ -60,7 +60,7 @@ def _painted(layer: Locator, x: float, y: float) -> bool:
 def test_several_outputs_are_drawn_by_what_they_are_scores_first(show: Callable[..., Page]) -> None:
     page = show("default", ("coffee", "rocket"))
     card = page.locator(".picture-card").first
-    assert card.locator("h4").all_inner_texts() == ["probability", "a_vector", "predict"]
+    expect(card.locator("h4")).to_have_text(["probability", "a_vector", "predict"])
     expect(_output(page, "probability").locator("li").first).to_contain_text("%")
     expect(_output(page, "a_vector")).to_contain_text("32 numbers, length")
     expect(_output(page, "a_vector")).to_contain_text(re.compile(r"pictures before it:\s*coffee.jpg\s*-?0\.\d+"))

@@ -82,8 +82,8 @@ class Kept:
         return {}
 
     def until(self, is_so: Callable[[Mapping[int, Found]], object]) -> None:
-        """Scans until it is so; fails after half a minute."""
-        ends_s = time.monotonic() + 30
+        """Scans until it is so; fails after two minutes: the client waits 20 s for an answer before it asks again."""
+        ends_s = time.monotonic() + 120
         while not is_so(found := self.scan()):
             assert time.monotonic() < ends_s, f"{found} {self.source.trouble}"
             time.sleep(0.01)
