@@ -11,6 +11,9 @@ def chosen(more: str = "", of: str = M) -> str:
     return of.replace("}", f", {more}}}") if more else of
 
 
+AVAILABLE = "darkroom_model_state" + chosen('state="AVAILABLE"')  # 1 for each version that takes requests
+
+
 def rate(counter: str, more: str = "", of: str = M) -> str:
     """Returns a counter's rate on the selected instances and models, narrowed by `more`."""
     return f"rate({counter}{chosen(more, of)}[$__rate_interval])"

@@ -23,7 +23,6 @@ import argparse
 import asyncio
 import base64
 import json
-import re
 import statistics
 import sys
 import time
@@ -39,6 +38,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import uvloop
 
 from loadtest.measure import machine
+from loadtest.measure.exposition import total
 from loadtest.measure.processes import cpu_s, free_port, running
 from loadtest.measure.tables import number, ratio, table
 from loadtest.traffic.connections import ConnectionPool, request_bytes
@@ -139,11 +139,7 @@ def _batches(port: int) -> tuple[float, float]:
     """The engine calls and their rows so far, from /metrics."""
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
         text = answer.read().decode()
-    sums = [
-        sum(float(value) for value in re.findall(rf"^darkroom_batch_images_{what}\{{.*\}} (\S+)$", text, re.MULTILINE))
-        for what in ("count", "sum")
-    ]
-    return sums[0], sums[1]
+    return total(text, "darkroom_batch_images_count"), total(text, "darkroom_batch_images_sum")
 
 
 async def over_http(requests: Sequence[bytes], server: Running, *, in_flight: int, seconds: float) -> Result:

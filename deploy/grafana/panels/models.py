@@ -1,10 +1,9 @@
 """Which versions are served, how they were loaded and rewritten, and who gets the traffic."""
 
-from promql import HOST, M, chosen, mean, or_zero, rate
+from promql import AVAILABLE, HOST, M, mean, or_zero, rate
 
 from panels import AMBER, BLUE, GREEN, PURPLE, RED, Dashboard, Panel, bars
 
-AVAILABLE = "darkroom_model_state" + chosen('state="AVAILABLE"')
 VERSION = "{{model}}/{{version}}"
 
 WHAT_IS_SERVED = (

@@ -1,6 +1,6 @@
 """Is it well, does the budget burn, what is saturated, where does the time go."""
 
-from promql import HOST, PROCESS, RECORDED, M, chosen, mean, or_zero, quantile, rate, share
+from promql import AVAILABLE, HOST, PROCESS, RECORDED, M, mean, or_zero, quantile, rate, share
 
 from panels import AMBER, BLUE, GREEN, OUTCOMES, PURPLE, QUANTILES, RED, Dashboard, Panel, stat
 
@@ -10,7 +10,6 @@ ANSWERED = rate("darkroom_requests_total", 'outcome="ok"')
 LATE = rate("darkroom_late_requests_total")
 SERVER_FAULT = rate("darkroom_requests_total", 'outcome=~"model_error|out_of_memory"')
 REFUSED = rate("darkroom_requests_total", 'outcome=~"queue_full|predicted_late|expired|draining"')
-AVAILABLE = "darkroom_model_state" + chosen('state="AVAILABLE"')
 GOODPUT = f"sum ({ANSWERED}) - sum ({LATE})"
 BURN = {0: GREEN, 1: AMBER, 6: RED}
 

@@ -14,7 +14,6 @@ import argparse
 import asyncio
 import json
 import random
-import re
 import shutil
 import sys
 import tempfile
@@ -23,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from loadtest.measure import processes
+from loadtest.measure.exposition import total
 from loadtest.measure.latencies import LatencyHistogram
 from loadtest.traffic.closed_loop import show_progress
 from loadtest.traffic.connections import ConnectionPool, HttpResponse, header, request_bytes
@@ -160,7 +160,7 @@ class LazyExperiment:
         """The sum of a metric over all models."""
         question = f"GET /metrics HTTP/1.1\r\nHost: {self._host}\r\n\r\n".encode()
         text = (await self._pool.answer(question)).body.decode()
-        return int(sum(float(value) for value in re.findall(rf"(?m)^{metric}(?:{{.*}})? (\S+)$", text)))
+        return int(total(text, metric))
 
     def report(self) -> int:
         """Prints the figures; returns 1 if a request failed, or more models were loaded than may be."""

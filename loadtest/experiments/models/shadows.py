@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import re
 import shutil
 import statistics
 import sys
@@ -24,6 +23,7 @@ from typing import TYPE_CHECKING
 import uvloop
 
 from loadtest.measure import machine
+from loadtest.measure.exposition import total
 from loadtest.measure.processes import free_port, running
 from loadtest.measure.tables import number, ratio, table
 from loadtest.openloop import generator
@@ -37,9 +37,7 @@ if TYPE_CHECKING:
 
 WITHOUT, WITH = "without", "with a shadow"
 RULES = {WITHOUT: {"split": {"1": 1}}, WITH: {"split": {"1": 1}, "shadow": {"version": 2, "share": 0.5}}}
-COMPARED = re.compile(
-    r'^darkroom_shadow_images_total\{.*outcome="(?:same|different|unranked)".*\} (\S+)$', re.MULTILINE
-)
+COMPARED = 'outcome="(?:same|different|unranked)"'
 
 
 def put(url: str, rule: object) -> None:
@@ -53,7 +51,7 @@ def put(url: str, rule: object) -> None:
 def compared(url: str) -> float:
     """How many rows of a shadow were compared so far."""
     with urllib.request.urlopen(f"{url}/metrics", timeout=30) as answer:  # noqa: S310 - loopback
-        return sum(map(float, COMPARED.findall(answer.read().decode())))
+        return total(answer.read().decode(), "darkroom_shadow_images_total", COMPARED)
 
 
 async def compare(url: str, options: argparse.Namespace) -> dict[str, list[tuple[float, float]]]:

@@ -116,7 +116,7 @@ def measure(darkroom: str, model: Path, folder: Path, options: argparse.Namespac
     command = [*darkroom.split(), "serve", "--host=127.0.0.1", f"--port={port}"]
     command += [f"--model_base_path={model}", f"--cache_dir={folder}"]
     began_s = time.perf_counter()
-    with running(command, port=port, ready_path="/v2/health/ready", log=folder / "log") as _:
+    with running(command, port=port, ready_path="/v2/health/ready", log=folder / "log"):
         ready_s = time.perf_counter() - began_s
         part_s = options.seconds / options.parts
         found = asyncio.run(drive(port, clients=options.clients, parts=options.parts, part_s=part_s))
